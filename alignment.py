@@ -1,0 +1,91 @@
+"""Alignment of two recordings of one sentence, known in advance because both are speech: DTW, cuts and crops."""
+import math
+import random
+
+import librosa
+import numpy as np
+import scipy.ndimage
+import scipy.spatial.distance
+
+import utils
+from hyperparams import HyperParams
+
+COARSE = 8            # frames averaged for the alignment of recordings too long for a full one
+PAUSE_SECONDS = 0.15  # shortest silence at which a long recording may be cut
+
+
+def dtw(source: np.ndarray, target: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Dynamic time warping of (S, C) and (T, C) by Euclidean distance.
+
+    Returns the path (L, 2) of frame pairs from the first to the last, and the distances (L,) along it.
+    """
+    cost = scipy.spatial.distance.cdist(source, target).astype(np.float32)
+    _, path = librosa.sequence.dtw(C=cost)
+    return path[::-1], cost[path[::-1, 0], path[::-1, 1]]
+
+
+def warp(source: np.ndarray, target: np.ndarray) -> tuple[np.ndarray, float]:
+    """Align two sequences of speaker-normalised cepstra, (S, C) and (T, C).
+
+    Returns the source position of each target frame, (T,) rising from 0 to S - 1, smoothed over 50 ms because the
+    raw path is a staircase, and the mean distance along the raw path.
+    """
+    path, distances = dtw(source, target)
+    counts = np.bincount(path[:, 1], minlength=len(target))
+    positions = np.bincount(path[:, 1], weights=path[:, 0], minlength=len(target)) / counts
+    positions = scipy.ndimage.gaussian_filter1d(positions, 2.0, mode="nearest")
+    positions[0], positions[-1] = 0.0, len(source) - 1.0
+    return np.maximum.accumulate(positions).astype(np.float32), float(distances.mean())
+
+
+def pauses(mel: np.ndarray, hp: HyperParams) -> list[int]:
+    """Middle frames of the silences of at least PAUSE_SECONDS."""
+    level = scipy.ndimage.uniform_filter1d(mel.mean(axis=1), 3)
+    quiet = level < 0.5 * np.percentile(level, 80)
+    runs, n_runs = scipy.ndimage.label(quiet)
+    return [(run[0].start + run[0].stop) // 2 for run in scipy.ndimage.find_objects(runs, n_runs)
+            if run[0].stop - run[0].start >= PAUSE_SECONDS * hp.frames_per_second]
+
+
+def cut_long(source: np.ndarray, target: np.ndarray, hp: HyperParams) -> list[tuple[int, int, int, int]]:
+    """Cut a pair of mel spectrograms into stretches of at most `hp.max_seconds` at pauses that match in both.
+
+    Returns (source start, source end, target start, target end) in frames; a stretch with no matching pause stays
+    longer than that, and the caller drops it.
+    """
+    longest = hp.max_seconds * hp.frames_per_second
+    if max(len(source), len(target)) <= longest:
+        return [(0, len(source), 0, len(target))]
+    step = max(COARSE, math.ceil(max(len(source), len(target)) / 4000))  # bounds the memory of an hour's alignment
+    coarse = [utils.cepstra(utils.reduce_frames(mel, step).reshape(-1, step, hp.n_mels).mean(axis=1), hp)
+              for mel in (source, target)]
+    path, _ = warp(*[(x - x.mean(axis=0)) / (x.std(axis=0) + 1e-6) for x in coarse])
+    source_pauses = np.array(pauses(source, hp) or [-10 ** 9])
+    cuts = []
+    for frame in pauses(target, hp):
+        expected = np.interp(frame, np.arange(len(path)) * step, path * step)
+        nearest = int(source_pauses[np.abs(source_pauses - expected).argmin()])
+        if abs(nearest - expected) <= 3 * step and (not cuts or nearest > cuts[-1][0]):
+            cuts.append((nearest, frame))
+    stretches, start = [], (0, 0)
+    for cut, following in zip(cuts, cuts[1:] + [(len(source), len(target))]):
+        if max(following[0] - start[0], following[1] - start[1]) > longest:
+            stretches.append((start[0], cut[0], start[1], cut[1]))
+            start = cut
+    return stretches + [(start[0], len(source), start[1], len(target))]
+
+
+def make_slices(path: np.ndarray, seed: str, hp: HyperParams) -> list[tuple[int, int, int, int]]:
+    """Crops of `slice_min_seconds` to `slice_max_seconds` of the target, each overlapping the next by half.
+
+    Returns (target start, target end, source start, source end) in frames, the source's along the DTW `path`.
+    """
+    rng = random.Random(seed)
+    rows, start = [], 0
+    while not rows or start + hp.slice_min_seconds * hp.frames_per_second / 2 < len(path):
+        length = round(rng.uniform(hp.slice_min_seconds, hp.slice_max_seconds) * hp.frames_per_second)
+        end = min(start + length, len(path))
+        start = max(0, min(start, end - round(hp.slice_min_seconds * hp.frames_per_second)))
+        rows.append((start, end, int(path[start]), math.ceil(path[end - 1]) + 1))
+        start += length // 2
+    return rows

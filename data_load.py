@@ -1,0 +1,156 @@
+"""Prepared features to batches.
+
+A batch is a function of the seed and the step alone, so training that resumes at step n sees exactly what an unbroken
+run would have seen there, and there is no state to save.
+"""
+import csv
+import functools
+import pathlib
+
+import numpy as np
+import tensorflow as tf
+
+import prepro
+from hyperparams import HyperParams
+
+POSTNET, PAIRED = "postnet", "paired"
+
+
+class Corpus:
+    """The features below `data`, memory-mapped; raises PreproError if they are missing."""
+
+    def __init__(self, data: pathlib.Path, hp: HyperParams):
+        self.data, self.hp = pathlib.Path(data), hp
+        self.target = prepro.check_signal(self.data, hp)["target"]
+        self.pairs = {(pair.source, pair.name): pair for pair in prepro.read_manifest(self.data)
+                      if pair.split != "dropped"}
+        self.train = [pair for pair in self.pairs.values() if pair.split == "train"]
+        with open(self.data / "slices.csv", newline="", encoding="utf-8") as file:
+            self.slices = [(self.pairs[row["source"], row["name"]], *(int(row[key]) for key in (
+                "target_start", "target_end"))) for row in csv.DictReader(file)
+                if self.pairs[row["source"], row["name"]].split == "train"]
+        self.by_length = sorted(self.train, key=lambda pair: (pair.target_end - pair.target_start, pair.name))
+        # The target's speech once, however many sources there are
+        self.spoken = list({pair.utterance: pair for pair in self.train}.values())
+
+    def split(self, name: str) -> list[prepro.Pair]:
+        """The pairs of a split, in a fixed order."""
+        return sorted((pair for pair in self.pairs.values() if pair.split == name),
+                      key=lambda pair: (pair.source, pair.name))
+
+    @functools.lru_cache(maxsize=65536)
+    def features(self, speaker: str, utterance: str, kind: str) -> np.ndarray:
+        """Memory-mapped (T, bins) float16 of `kind` mel or linear."""
+        return np.load(self.data / "features" / speaker / f"{utterance}.{kind}.npy", mmap_mode="r", allow_pickle=False)
+
+    def source(self, pair: prepro.Pair, start: int = 0, end: int | None = None) -> np.ndarray:
+        """(S, F) linear spectrogram of the source of a pair."""
+        frames = self.features(pair.source, pair.utterance, "linear")[pair.source_start:pair.source_end]
+        return frames[start:end].astype(np.float32)
+
+    def spoken_target(self, pair: prepro.Pair, kind: str, start: int = 0, end: int | None = None) -> np.ndarray:
+        """(T, bins) mel or linear spectrogram of the target of a pair."""
+        frames = self.features(self.target, pair.utterance, kind)[pair.target_start:pair.target_end]
+        return frames[start:end].astype(np.float32)
+
+    @functools.lru_cache(maxsize=65536)
+    def path(self, pair_key: tuple[str, str]) -> np.ndarray:
+        """(T,) source position of each target frame, by dynamic time warping."""
+        source, name = pair_key
+        return np.load(self.data / "paths" / source / f"{name}.npy", allow_pickle=False)
+
+    def positions(self, pair: prepro.Pair, start: int, steps: int) -> np.ndarray:
+        """(Ty + 1,) source position at the start of each decoder step and at the end of the last; slope 1 past the
+        end of the path."""
+        path = self.path((pair.source, pair.name))
+        frames = start + np.arange(steps + 1) * self.hp.r
+        return path[np.minimum(frames, len(path) - 1)] + np.maximum(frames - len(path) + 1, 0)
+
+    def rng(self, kind: str, step: int) -> np.random.Generator:
+        return np.random.default_rng([self.hp.seed, {POSTNET: 1, PAIRED: 2}[kind], step])
+
+    def draw(self, items: list, kind: str, step: int) -> list:
+        """The items of batch `step`: all once an epoch, in an order of its own each time."""
+        numbers = step * self.hp.batch_size + np.arange(self.hp.batch_size)
+        orders = {epoch: self.rng(kind, -1 - int(epoch) + 2 ** 32).permutation(len(items))
+                  for epoch in set(numbers // len(items))}
+        return [items[orders[n // len(items)][n % len(items)]] for n in numbers]
+
+    def postnet_batch(self, step: int) -> dict[str, np.ndarray]:
+        """Windows of the target's own speech: mel (N, T, M), linear (N, T, F), mask (N, T)."""
+        rng, windows = self.rng(POSTNET, step), []
+        for pair in self.draw(self.spoken, POSTNET, step):
+            length = pair.target_end - pair.target_start
+            start = int(rng.integers(max(1, length - self.hp.postnet_frames + 1)))
+            end = min(length, start + self.hp.postnet_frames)
+            windows.append([self.spoken_target(pair, kind, start, end) for kind in ("mel", "linear")])
+        mel, mask = pad([mel for mel, _ in windows], self.hp.postnet_frames)
+        linear, _ = pad([linear for _, linear in windows], self.hp.postnet_frames)
+        return {"mel": mel, "linear": linear, "mask": mask}
+
+    def paired_batch(self, step: int) -> dict[str, np.ndarray]:
+        """Slices with their counterparts, or whole utterances of similar length; see `assemble`."""
+        rng = self.rng(PAIRED, step)
+        if rng.random() >= self.hp.whole_share:
+            crops = self.draw(self.slices, PAIRED, step)
+            return self.assemble([self.jitter(pair, start, end, rng) for pair, start, end in crops])
+        # As many frames as a batch of slices has, from neighbours in length so that little is padded
+        first = int(rng.integers(len(self.by_length)))
+        budget = self.hp.batch_size * self.hp.slice_max_seconds * self.hp.frames_per_second
+        chosen: list[prepro.Pair] = []
+        for pair in self.by_length[first:first + self.hp.batch_size]:
+            if chosen and (pair.target_end - pair.target_start) * (len(chosen) + 1) > budget:
+                break
+            chosen.append(pair)
+        return self.assemble([self.whole(pair) for pair in chosen])
+
+    def whole(self, pair: prepro.Pair) -> tuple[prepro.Pair, int, int, int, int]:
+        return pair, 0, pair.target_end - pair.target_start, 0, pair.source_end - pair.source_start
+
+    def jitter(self, pair: prepro.Pair, start: int, end: int, rng: np.random.Generator):
+        """Move a slice by up to `r` frames and add a random margin to its source, so that no edge tells a place."""
+        path = self.path((pair.source, pair.name))
+        shift = int(rng.integers(max(-self.hp.r, -start), min(self.hp.r, len(path) - end) + 1))
+        start, end = start + shift, end + shift
+        before, after = rng.integers(self.hp.context_frames + 1, size=2)
+        source_start = max(0, int(path[start]) - int(before))
+        source_end = min(pair.source_end - pair.source_start, int(np.ceil(path[end - 1])) + 1 + int(after))
+        return pair, start, end, source_start, source_end
+
+    def assemble(self, crops: list[tuple[prepro.Pair, int, int, int, int]]) -> dict[str, np.ndarray]:
+        """Crops (pair, target start, target end, source start, source end) to a padded batch:
+
+        source (N, S, F), source_mask (N, S), mel (N, T, M), linear (N, T, F), mask (N, T), positions (N, Ty + 1).
+        S is a multiple of `encoder_stack`, T = Ty * r.
+        """
+        hp = self.hp
+        source, source_mask = pad([self.source(pair, s0, s1) for pair, _, _, s0, s1 in crops], hp.encoder_stack)
+        mel, mask = pad([self.spoken_target(pair, "mel", t0, t1) for pair, t0, t1, _, _ in crops], hp.r)
+        linear, _ = pad([self.spoken_target(pair, "linear", t0, t1) for pair, t0, t1, _, _ in crops], hp.r)
+        positions = np.stack([self.positions(pair, t0, mask.shape[1] // hp.r) - s0 for pair, t0, _, s0, _ in crops])
+        return {"source": source, "source_mask": source_mask, "mel": mel, "linear": linear, "mask": mask,
+                "positions": positions.astype(np.float32)}
+
+    def dataset(self, kind: str, start: int, stop: int) -> tf.data.Dataset:
+        """Batches `start` to `stop` - 1 of a kind, prepared ahead of the training step."""
+        make = {POSTNET: self.postnet_batch, PAIRED: self.paired_batch}[kind]
+        example = make(0)
+
+        def batch(step):
+            arrays = tf.numpy_function(lambda step: list(make(int(step)).values()), [step],
+                                       [tf.float32] * len(example))
+            for array, like in zip(arrays, example.values()):
+                array.set_shape([None, None, *like.shape[2:]])
+            return dict(zip(example, arrays))
+        return tf.data.Dataset.range(start, stop).map(batch, num_parallel_calls=2).prefetch(4)
+
+
+def pad(arrays: list[np.ndarray], multiple: int) -> tuple[np.ndarray, np.ndarray]:
+    """(T_i, C) arrays to (N, T, C), padded with silence to a multiple, and their mask (N, T)."""
+    length = max(len(array) for array in arrays)
+    length += -length % multiple
+    padded = np.zeros((len(arrays), length, arrays[0].shape[1]), np.float32)
+    mask = np.zeros((len(arrays), length), np.float32)
+    for i, array in enumerate(arrays):
+        padded[i, :len(array)], mask[i, :len(array)] = array, 1.0
+    return padded, mask

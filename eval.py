@@ -1,0 +1,257 @@
+"""Convert speech with a trained model.
+
+    python eval.py                                         # the held-out sentences of the demo corpus, with measures
+    python eval.py --data DIR --logdir logdir/mine         # those of another corpus
+    python eval.py FILE_OR_FOLDER ... --out DIR            # any recordings of the source speaker, of any length
+
+Writes 16-bit wav files, spectrograms with alignments, metrics.json and index.html, a page to look and listen.
+Everything is free running: the model hears nothing but the source.
+"""
+import argparse
+import concurrent.futures
+import os
+import pathlib
+import sys
+from typing import NamedTuple
+
+import alignment
+import data_load
+import metrics
+import prepro
+import report
+import trainer
+import utils
+import librosa
+import numpy as np
+import tensorflow as tf
+from tqdm import tqdm
+
+from convert import Converted, Converter
+from hyperparams import HyperParams
+from networks import Generator
+
+HERE = pathlib.Path(__file__).resolve().parent
+PIECE_SECONDS = 8.0  # recordings are converted in pieces of at most this length, cut at pauses
+FADE_SECONDS = 0.005  # at both ends of a piece, so that joints do not click
+
+
+class Piece(NamedTuple):
+    """A stretch of a recording between pauses."""
+    wav: np.ndarray   # (samples,) speech, trimmed
+    start: int        # sample of the recording where it begins
+
+
+def load_converter(logdir: pathlib.Path, checkpoint: str | None = None) -> Converter:
+    """Load the generator of a run, its best checkpoint unless another is named; raises TrainingError."""
+    path = pathlib.Path(logdir) / "hparams.json"
+    if not path.exists():
+        raise trainer.TrainingError(f"{path} does not exist: {logdir} is no run folder; train first, or give --logdir")
+    generator = Generator(HyperParams.from_json(path))
+    prefix = checkpoint or trainer.best_checkpoint(logdir)
+    trainer.restore(tf.train.Checkpoint(generator=generator), prefix)
+    return Converter(generator)
+
+
+def split_at_pauses(wav: np.ndarray, hp: HyperParams) -> list[Piece]:
+    """Cut a recording (samples,) into pieces of at most PIECE_SECONDS, at pauses, or else where it is quietest."""
+    mel, _ = utils.spectrograms(wav, hp)
+    longest = round(PIECE_SECONDS * hp.frames_per_second)
+    silences = np.array(alignment.pauses(mel, hp), int)
+    cuts = [0]
+    while len(mel) - cuts[-1] > longest:
+        near = silences[(silences > cuts[-1] + longest // 8) & (silences <= cuts[-1] + longest)]
+        late = mel[cuts[-1] + longest // 2:cuts[-1] + longest].mean(axis=1)
+        cuts.append(int(near[-1]) if len(near) else cuts[-1] + longest // 2 + int(late.argmin()))
+    pieces = []
+    for start, end in zip(cuts, cuts[1:] + [len(mel)]):
+        part = wav[start * hp.hop_length:end * hp.hop_length]
+        if np.abs(part).max(initial=0.0) < 1e-3:  # nothing but a pause
+            continue
+        speech, (first, _) = librosa.effects.trim(part, top_db=hp.trim_db, frame_length=hp.win_length,
+                                                  hop_length=hp.hop_length)
+        pieces.append(Piece(speech, start * hp.hop_length + int(first)))
+    return pieces
+
+
+def join(pieces: list[Piece], voices: list[np.ndarray], hp: HyperParams) -> np.ndarray:
+    """Put converted pieces (samples,) one after the other, with the pauses of the source between them."""
+    parts, source_end = [], 0
+    for piece, voice in zip(pieces, voices):
+        fade = np.ones_like(voice)
+        n = min(round(FADE_SECONDS * hp.sample_rate), len(voice) // 2)
+        fade[:n] = np.linspace(0.0, 1.0, n)
+        fade[len(voice) - n:] = np.linspace(1.0, 0.0, n)
+        parts += [np.zeros(max(0, piece.start - source_end), np.float32), voice * fade]
+        source_end = piece.start + len(piece.wav)
+    return np.concatenate(parts)
+
+
+def convert_recording(wav: np.ndarray, converter: Converter, pool) -> tuple[np.ndarray, list[Piece], list[Converted]]:
+    """Convert a recording (samples,) of any length; returns the new one, its pieces and their conversions."""
+    hp = converter.hp
+    pieces = split_at_pauses(wav, hp)
+    outputs = converter([utils.spectrograms(piece.wav, hp)[1] for piece in pieces])
+    voices = list(pool.map(lambda out: utils.griffin_lim(out.linear, hp), outputs))
+    return join(pieces, voices, hp), pieces, outputs
+
+
+def find_recordings(paths: list[pathlib.Path]) -> list[pathlib.Path]:
+    """Expand folders to the recordings in them; raises ValueError if there are none."""
+    found = []
+    for path in paths:
+        if path.is_dir():
+            found += sorted(file for file in path.rglob("*") if file.suffix.lower() in utils.AUDIO_SUFFIXES)
+        elif path.exists():
+            found.append(path)
+        else:
+            raise ValueError(f"{path} does not exist; give a recording or a folder of recordings")
+    if not found:
+        raise ValueError(f"no recordings ({', '.join(utils.AUDIO_SUFFIXES)}) in {', '.join(map(str, paths))}")
+    return found
+
+
+def unique_names(paths: list[pathlib.Path]) -> list[str]:
+    """Stems of the files, numbered where they repeat."""
+    names: list[str] = []
+    for path in paths:
+        name, n = path.stem, 2
+        while name in names:
+            name, n = f"{path.stem}_{n}", n + 1
+        names.append(name)
+    return names
+
+
+def convert_files(paths: list[pathlib.Path], out: pathlib.Path, converter: Converter, title: str) -> int:
+    """Convert recordings into `out`; a bad one is named and skipped. Returns the number of those skipped."""
+    hp, rows, refused = converter.hp, [], []
+    recordings = find_recordings(paths)
+    out.mkdir(parents=True, exist_ok=True)
+    with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool:
+        for path, name in zip(tqdm(recordings, "converting", disable=None), unique_names(recordings)):
+            try:
+                wav = utils.load_wav(path, hp)
+            except utils.BadAudio as error:
+                refused.append(str(error))
+                continue
+            voice, pieces, outputs = convert_recording(wav, converter, pool)
+            utils.save_wav(out / f"{name}.wav", voice, hp)
+            utils.save_wav(out / f"{name}.source.wav", wav, hp)
+            shown = f"{name}" if len(pieces) == 1 else f"{name}, first of {len(pieces)} pieces"
+            draw(out / f"{name}.png", utils.spectrograms(pieces[0].wav, hp)[1], outputs[0], None, None, hp, shown)
+            rows.append({"id": name, "audio": {"source": f"{name}.source.wav", "converted": f"{name}.wav"},
+                         "picture": f"{name}.png",
+                         "measures": {"source s": len(wav) / hp.sample_rate, "converted s": len(voice) / hp.sample_rate,
+                                      "stops by itself": all(output.stopped for output in outputs)}})
+    for reason in refused:
+        print(f"refused {reason}", file=sys.stderr)
+    if rows:
+        finish(out, title, rows, {"converted": len(rows), "refused": len(refused)})
+    return len(refused)
+
+
+def draw(path: pathlib.Path, source: np.ndarray, output: Converted, target: np.ndarray | None,
+         dtw_path: np.ndarray | None, hp: HyperParams, title: str) -> None:
+    """Picture of one conversion: spectrograms and alignment."""
+    panels = {"source": source, "converted": output.linear} | ({} if target is None else {"target": target})
+    report.plot_utterance(path, panels, output.weights, output.positions, dtw_path, hp, title)
+
+
+def finish(out: pathlib.Path, title: str, rows: list[dict], summary: dict) -> None:
+    """Write metrics.json and index.html, and say where they are."""
+    utils.write_json(out / "metrics.json", {"summary": summary,
+                                            "utterances": {row["id"]: row["measures"] for row in rows}})
+    report.write_page(out, title, rows, summary)
+    print(f"open {out / 'index.html'}")
+
+
+def convert_heldout(corpus: data_load.Corpus, out: pathlib.Path, converter: Converter, title: str) -> dict:
+    """Convert the test sentences of a corpus and measure them; returns the summary."""
+    hp, pairs = converter.hp, corpus.split("test")
+    (out / "audio").mkdir(parents=True, exist_ok=True)
+    outputs = converter([corpus.source(pair) for pair in pairs])
+    with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool:
+        def voice(linear):
+            return utils.griffin_lim(linear, hp)
+        converted = list(tqdm(pool.map(voice, [output.linear for output in outputs]), "Griffin-Lim", len(pairs),
+                              disable=None))
+        copies = list(pool.map(voice, [corpus.spoken_target(pair, "linear") for pair in pairs]))
+    recordings = [[load_stretch(path, start, end, hp) for path, start, end in (
+        (pair.source_file, pair.source_start, pair.source_end),
+        (pair.target_file, pair.target_start, pair.target_end))] for pair in pairs]
+    targets = [metrics.wav_cepstra(target, hp) for _, target in recordings]
+    rows = []
+    for i, pair in enumerate(tqdm(pairs, "measuring", disable=None)):
+        name = f"{pair.source}-{pair.name}"
+        path = corpus.path((pair.source, pair.name))
+        files = {}
+        for kind, wav in zip(("source", "converted", "target"), (recordings[i][0], converted[i], recordings[i][1])):
+            files[kind] = f"audio/{name}.{kind}.wav"
+            utils.save_wav(out / files[kind], wav, hp)
+        draw(out / "audio" / f"{name}.png", corpus.source(pair), outputs[i], corpus.spoken_target(pair, "linear"), path,
+             hp, f"{pair.source} to {corpus.target}, {pair.name}")
+        cepstra = metrics.wav_cepstra(converted[i], hp)
+        distances = metrics.retrieve(cepstra, targets)
+        n_frames, n_target = len(outputs[i].linear), len(path)
+        rows.append({"id": name, "audio": files, "picture": f"audio/{name}.png", "measures": {
+            "MCD dB": distances[i],
+            "MCD source dB": metrics.mel_cepstral_distortion(metrics.wav_cepstra(recordings[i][0], hp), targets[i]),
+            "MCD copy dB": metrics.mel_cepstral_distortion(metrics.wav_cepstra(copies[i], hp), targets[i]),
+            "retrieved": bool(distances.argmin() == i),
+            "path distance frames": metrics.path_distance(outputs[i].positions, path),
+            "duration error": metrics.duration_error(n_frames, n_target),
+            "stops within 15 %": bool(outputs[i].stopped and metrics.duration_error(n_frames, n_target) <= 0.15),
+            "global variance ratio": metrics.global_variance_ratio(cepstra, targets[i])}})
+    summary = summarise(rows)
+    finish(out, title, rows, summary)
+    return summary
+
+
+def load_stretch(path: str, start: int, end: int, hp: HyperParams) -> np.ndarray:
+    """The samples of frames `start` to `end` of a recording."""
+    return utils.load_wav(path, hp)[start * hp.hop_length:end * hp.hop_length]
+
+
+def summarise(rows: list[dict]) -> dict:
+    """Means over the utterances, and what they amount to."""
+    mean = {name: float(np.mean([row["measures"][name] for row in rows])) for name in rows[0]["measures"]}
+    gap = mean["MCD source dB"] - mean["MCD copy dB"]
+    right = sum(row["measures"]["retrieved"] for row in rows)
+    return {"utterances": len(rows), "content retrieval": f"{right} of {len(rows)}",
+            "MCD gap closed": (mean["MCD source dB"] - mean["MCD dB"]) / gap,
+            **{name: value for name, value in mean.items() if name != "retrieved"}}
+
+
+def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("inputs", nargs="*", type=pathlib.Path, metavar="FILE_OR_FOLDER", help="recordings to convert")
+    parser.add_argument("--out", type=pathlib.Path, metavar="DIR", help="where results go (default: results/ in the run folder)")
+    parser.add_argument("--data", type=pathlib.Path, metavar="DIR", help="what prepro.py wrote (default: the demo corpus)")
+    parser.add_argument("--logdir", type=pathlib.Path, metavar="DIR", help="run folder (default: logdir/demo)")
+    parser.add_argument("--checkpoint", metavar="PREFIX", help="another checkpoint than the best one")
+    args = parser.parse_args(argv)
+    if args.inputs and not args.out:
+        parser.error("--out DIR says where the converted recordings go")
+    args.logdir = args.logdir or HERE / "logdir" / ("paired" if args.data else "demo")
+    args.out = args.out or args.logdir / "results"
+    return args
+
+
+def main(argv: list[str] | None = None) -> int:
+    args = parse_arguments(argv)
+    title = f"Voice conversion, {args.logdir.name}"
+    try:
+        converter = load_converter(args.logdir, args.checkpoint)
+        if args.inputs:
+            return 1 if convert_files(args.inputs, args.out, converter, title) else 0
+        corpus = data_load.Corpus(args.data or prepro.prepare_demo(converter.hp), converter.hp)
+        summary = convert_heldout(corpus, args.out, converter, title)
+        for name, value in summary.items():
+            print(f"{name:24} {value if isinstance(value, (str, int)) else format(value, '.3f')}")
+    except (ValueError, OSError, trainer.TrainingError) as error:
+        print(f"eval.py: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

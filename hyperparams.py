@@ -1,0 +1,155 @@
+"""Every number of the system: one table, three presets, strict overrides.
+
+Letters for shapes, used in every docstring and comment: N batch, Tx source steps (of `r` frames), Ty target steps
+(of `r` frames), T frames, r reduction factor, M mel bands, F linear bins, E model width, C channels.
+
+"paper" is Tacotron (Wang et al. 2017, arXiv:1703.10135, table 1); "2017" is the system this project re-makes.
+"""
+import dataclasses
+import difflib
+import json
+import pathlib
+
+
+@dataclasses.dataclass(frozen=True)
+class HyperParams:
+    """All settings of features, networks, training and synthesis."""
+
+    # Signal
+    sample_rate: int = 16000        # Hz                                      (paper 24000, 2017 16000)
+    n_fft: int = 1024               # samples                                 (paper 2048)
+    win_length: int = 800           # samples = 50 ms                         (paper 50 ms)
+    hop_length: int = 200           # samples = 12.5 ms                       (paper 12.5 ms)
+    n_mels: int = 80                # bands                                   (paper 80)
+    preemphasis: float = 0.97       #                                         (paper 0.97)
+    loudness_db: float = -26.0      # dBFS, root mean square every recording is brought to
+    top_db: float = 25.0            # dB of magnitude that maps to 1
+    range_db: float = 80.0          # dB below it that map to 0 = silence
+    trim_db: float = 40.0           # dB below the loudest frame that count as silence at both ends
+
+    # Corpus
+    min_seconds: float = 0.4        # s, shorter recordings are dropped
+    max_seconds: float = 12.0       # s, longer recordings are cut at pauses that match in both speakers
+    max_ratio: float = 3.0          # pairs whose lengths differ by more are dropped
+    slice_min_seconds: float = 1.0  # s, crops for training
+    slice_max_seconds: float = 2.0  # s
+    validation: float = 0.05        # share of the pairs that selects the best checkpoint
+    test: float = 0.05              # share of the pairs that no training decision sees (unless a list names them)
+
+    # Networks
+    r: int = 5                      # frames a decoder step                   (paper 2, 2017 5)
+    width: int = 256                # E                                       (paper 256, 2017 512)
+    norm: str = "bn"                # bn | ln | ins, always masked            (paper bn)
+    encoder_stack: int = 5          # source frames an encoder step
+    encoder_banks: int = 16         # K                                       (paper 16)
+    postnet_banks: int = 8          # K                                       (paper 8)
+    highway_layers: int = 4         #                                         (paper 4)
+    dropout: float = 0.5            # of both pre-nets, in training           (paper 0.5)
+    hide_frame: float = 0.85        # share of decoder steps that do not see the frame before    (paper 0)
+    sigma: float = 1.5              # frames, width of the attention window (Luong et al. 2015, eq. 10)
+    max_advance: float = 3.0        # source frames an output frame, the fastest the position moves
+
+    # Training
+    batch_size: int = 32            #                                         (paper 32)
+    postnet_steps: int = 2000       # stage 1: post-net alone on the target's own speech
+    mel_steps: int = 4000           # stage 2: encoder and decoder on mel
+    finetune_steps: int = 1000         # stage 3: post-net on the decoder's own output
+    postnet_frames: int = 64        # frames, window of stage 1
+    whole_share: float = 0.2        # share of the batches made of whole utterances instead of slices
+    learning_rate: float = 1e-3     # highest; rises and falls along a cosine (paper 1e-3, stepwise decay)
+    warmup_steps: int = 100         # steps until the highest learning rate
+    clip_norm: float = 1.0          # global gradient norm
+    own_position: float = 0.2       # share of the decoder steps that go on from the model's own position
+    context_frames: int = 10        # frames of source around a slice, at most, beyond its counterpart
+    position_noise: float = 1.5     # frames, uniform noise on the true position in the others
+    position_weight: float = 0.1    # of the Huber loss between position and DTW path
+    seed: int = 2017
+
+    # Checks, checkpoints and samples
+    log_steps: int = 20             # steps between scalars in TensorBoard
+    save_steps: int = 500           # steps between checkpoints, each with a validation in free running
+    keep_checkpoints: int = 3       # newest ones to keep beside the best
+    n_samples: int = 3              # held-out utterances drawn and played in TensorBoard
+
+    # Synthesis
+    griffin_lim_iters: int = 60     #                                         (paper 50)
+    power: float = 1.0              # sharpening of the magnitude before Griffin-Lim             (paper 1.2)
+
+    @property
+    def n_linear(self) -> int:
+        """F, bins of a linear-scale spectrogram."""
+        return self.n_fft // 2 + 1
+
+    @property
+    def frames_per_second(self) -> float:
+        return self.sample_rate / self.hop_length
+
+    @property
+    def total_steps(self) -> int:
+        return self.postnet_steps + self.mel_steps + self.finetune_steps
+
+    def replace(self, **changes) -> "HyperParams":
+        return dataclasses.replace(self, **changes)
+
+    def override(self, assignments: list[str]) -> "HyperParams":
+        """Apply `name=value` strings; raises ValueError on an unknown name or a value of the wrong type."""
+        types = {field.name: field.type for field in dataclasses.fields(self)}
+        changes = {}
+        for assignment in assignments:
+            name, equals, text = assignment.partition("=")
+            if not equals:
+                raise ValueError(f"--set {assignment}: write it as name=value")
+            if name not in types:
+                close = difflib.get_close_matches(name, types, n=1, cutoff=0.0)
+                raise ValueError(f"--set {assignment}: there is no hyperparameter {name!r}; "
+                                 f"the closest is {close[0]!r}")
+            try:
+                changes[name] = types[name](text)
+            except ValueError:
+                raise ValueError(f"--set {assignment}: {name} is of type {types[name].__name__}, "
+                                 f"{text!r} is not") from None
+        return self.replace(**changes).check()
+
+    def check(self) -> "HyperParams":
+        """Return self; raises ValueError if values contradict each other."""
+        if self.norm not in ("bn", "ln", "ins"):
+            raise ValueError(f"norm={self.norm}: choose bn, ln or ins")
+        if self.width % 2:
+            raise ValueError(f"width={self.width}: must be even, half of it goes to each direction of a GRU")
+        if self.win_length > self.n_fft:
+            raise ValueError(f"win_length={self.win_length} is longer than n_fft={self.n_fft}")
+        for field in dataclasses.fields(self):
+            value = getattr(self, field.name)
+            if field.type is int and field.name != "seed" and value < (field.name.endswith("_steps") is False):
+                raise ValueError(f"{field.name}={value}: must be positive")
+        return self
+
+    @classmethod
+    def from_json(cls, path: pathlib.Path) -> "HyperParams":
+        """Read the hparams.json of a run; raises ValueError if names or types do not fit this version."""
+        values = json.loads(pathlib.Path(path).read_text(encoding="utf-8"))
+        names = {field.name for field in dataclasses.fields(cls)}
+        if set(values) != names:
+            raise ValueError(f"{path} is of another version of this project: "
+                             f"unknown {sorted(set(values) - names)}, missing {sorted(names - set(values))}")
+        return cls(**values).check()
+
+
+PRESETS: dict[str, HyperParams] = {
+    "default": HyperParams(),
+    "demo": HyperParams(width=128, encoder_banks=10, postnet_steps=1200, mel_steps=1600, finetune_steps=400,
+                        save_steps=400),
+    "paper": HyperParams(width=256),
+    "2017": HyperParams(width=512),
+}
+
+# The values that features on disk depend on: prepro.py stores them, training and evaluation compare.
+SIGNAL = ("sample_rate", "n_fft", "win_length", "hop_length", "n_mels", "preemphasis", "loudness_db", "top_db",
+          "range_db", "trim_db")
+
+
+def get(preset: str, assignments: list[str]) -> HyperParams:
+    """Return a preset with `name=value` overrides applied; raises ValueError with the cure."""
+    if preset not in PRESETS:
+        raise ValueError(f"--preset {preset}: choose one of {', '.join(PRESETS)}")
+    return PRESETS[preset].override(assignments)

@@ -1,0 +1,22 @@
+"""Losses: small pure functions of tensors and masks, divided by the number of valid elements."""
+from keras import ops
+
+
+def masked_mean(x, mask):
+    """Mean of x (N, T, ...) over the valid frames of mask (N, T) and all channels."""
+    mask = ops.reshape(mask, tuple(ops.shape(mask)) + (1,) * (len(x.shape) - 2))
+    channels = 1.0
+    for size in x.shape[2:]:
+        channels *= size
+    return ops.sum(x * mask) / (ops.maximum(ops.sum(mask), 1.0) * channels)
+
+
+def l1(predicted, true, mask):
+    """Masked mean absolute difference of spectrograms (N, T, C) (Tacotron, section 4.2)."""
+    return masked_mean(ops.abs(predicted - true), mask)
+
+
+def huber(predicted, true, mask):
+    """Masked Huber loss of positions (N, T): squared within 1, linear beyond, so that a jump of the path is no shock."""
+    error = ops.abs(predicted - true)
+    return masked_mean(ops.where(error < 1.0, 0.5 * ops.square(error), error - 0.5), mask)

@@ -1,0 +1,245 @@
+"""Building blocks of the networks as Keras layers; all respect true lengths through a mask (N, T) of 0 and 1.
+
+Letters of shapes: see hyperparams.py. Random numbers are drawn from the one `keras.random.SeedGenerator` that a
+network hands to its blocks, so that a training step is a function of its number and can be repeated exactly.
+"""
+from typing import NamedTuple
+
+import keras
+from keras import layers, ops
+
+
+def length_mask(lengths, size):
+    """Lengths (N,) to a mask (N, size), 1.0 within the length."""
+    return ops.cast(ops.arange(size)[None, :] < ops.cast(lengths, "int32")[:, None], "float32")
+
+
+def scan(step, state, inputs):
+    """Apply `state = step(state, input)` along the first axis of `inputs`; returns all states, stacked there.
+
+    `keras.ops.scan` needs a static length under TensorFlow (3.15), hence tf.scan.
+    """
+    if keras.backend.backend() == "tensorflow":
+        import tensorflow as tf
+        return tf.scan(step, inputs, state)
+
+    def twice(carry, now):
+        following = step(carry, now)
+        return following, following
+    return ops.scan(twice, state, inputs)[1]
+
+
+class MaskedNorm(layers.Layer):
+    """Normalisation whose statistics see valid frames only; padding comes out as zero.
+
+    `kind`: "bn" over batch and time (Ioffe & Szegedy 2015) with moving statistics at synthesis, "ln" over channels
+    (Ba et al. 2016), "ins" over the time of one utterance (Ulyanov et al. 2016).
+    """
+
+    def __init__(self, kind: str, momentum: float = 0.98, epsilon: float = 1e-3, **kwargs):
+        super().__init__(**kwargs)
+        self.kind, self.momentum, self.epsilon = kind, momentum, epsilon
+        self.axes = {"bn": (0, 1), "ln": (2,), "ins": (1,)}[kind]
+
+    def build(self, shape):
+        channels = (shape[-1],)
+        self.gamma = self.add_weight(name="gamma", shape=channels, initializer="ones")
+        self.beta = self.add_weight(name="beta", shape=channels, initializer="zeros")
+        if self.kind == "bn":
+            self.mean = self.add_weight(name="mean", shape=channels, initializer="zeros", trainable=False)
+            self.variance = self.add_weight(name="variance", shape=channels, initializer="ones", trainable=False)
+
+    def call(self, x, mask, training=False):
+        """x (N, T, C), mask (N, T) to (N, T, C)."""
+        mask = mask[:, :, None]
+        if self.kind == "bn" and not training:
+            mean, variance = self.mean, self.variance
+        elif self.kind == "ln":  # no statistic crosses frames, so padding cannot enter
+            mean, variance = ops.moments(x, axes=self.axes, keepdims=True)
+        else:
+            count = ops.maximum(ops.sum(mask, axis=self.axes, keepdims=True), 1.0)
+            mean = ops.sum(x * mask, axis=self.axes, keepdims=True) / count
+            variance = ops.sum(ops.square(x - mean) * mask, axis=self.axes, keepdims=True) / count
+        if self.kind == "bn" and training:
+            for moving, now in ((self.mean, mean), (self.variance, variance)):
+                moving.assign(moving * self.momentum + ops.reshape(now, (-1,)) * (1.0 - self.momentum))
+        scale = self.gamma * ops.rsqrt(variance + self.epsilon)
+        return ((x - mean) * scale + self.beta) * mask
+
+
+class PreNet(layers.Layer):
+    """Two fully connected layers with ReLU and dropout (Tacotron, table 1: FC-256, FC-128)."""
+
+    def __init__(self, width: int, dropout: float, seeds: keras.random.SeedGenerator, **kwargs):
+        super().__init__(**kwargs)
+        self.dense = [layers.Dense(width, "relu"), layers.Dense(width // 2, "relu")]
+        self.dropout, self.seeds = dropout, seeds
+
+    def call(self, x, training=False):
+        """(..., C) to (..., width / 2)."""
+        for dense in self.dense:
+            x = dense(x)
+            if training:
+                x = keras.random.dropout(x, self.dropout, seed=self.seeds)
+        return x
+
+
+class ConvNorm(layers.Layer):
+    """Convolution over time without bias, masked normalisation, activation."""
+
+    def __init__(self, channels: int, kernel: int, norm: str, activation: str | None, **kwargs):
+        super().__init__(**kwargs)
+        self.conv = layers.Conv1D(channels, kernel, padding="same", use_bias=False)
+        self.norm = MaskedNorm(norm)
+        self.activation = layers.Activation(activation)
+
+    def call(self, x, mask, training=False):
+        """x (N, T, C), already zero where masked, to (N, T, channels)."""
+        return self.activation(self.norm(self.conv(x), mask, training=training))
+
+
+class Highway(layers.Layer):
+    """Highway layer (Srivastava et al. 2015): y = t * relu(W x) + (1 - t) * x; the gate starts closed."""
+
+    def __init__(self, channels: int, **kwargs):
+        super().__init__(**kwargs)
+        self.change = layers.Dense(channels, "relu")
+        self.gate = layers.Dense(channels, "sigmoid", bias_initializer=keras.initializers.Constant(-1.0))
+
+    def call(self, x):
+        gate = self.gate(x)
+        return gate * self.change(x) + (1.0 - gate) * x
+
+
+class CBHG(layers.Layer):
+    """Convolution bank, highway network, bidirectional GRU (Tacotron, section 3.1)."""
+
+    def __init__(self, banks: int, channels: int, projections: tuple[int, int], highways: int, norm: str, **kwargs):
+        super().__init__(**kwargs)
+        self.bank = [ConvNorm(channels, k, norm, "relu") for k in range(1, banks + 1)]
+        self.pool = layers.MaxPooling1D(2, strides=1, padding="same")
+        self.project = [ConvNorm(projections[0], 3, norm, "relu"), ConvNorm(projections[1], 3, norm, None)]
+        self.to_highway = layers.Dense(channels)
+        self.highways = [Highway(channels) for _ in range(highways)]
+        self.forwards = layers.GRU(channels, return_sequences=True)
+        self.backwards = layers.GRU(channels, return_sequences=True, go_backwards=True)
+
+    def call(self, x, mask, training=False):
+        """x (N, T, projections[1]), mask (N, T) to (N, T, 2 * channels)."""
+        x = x * mask[:, :, None]
+        y = ops.concatenate([conv(x, mask, training=training) for conv in self.bank], axis=-1)  # (N, T, K*C)
+        y = self.pool(y) * mask[:, :, None]                                               # (N, T, K*C)
+        for conv in self.project:
+            y = conv(y, mask, training=training)                                          # (N, T, projections)
+        y = self.to_highway(x + y)                                                        # (N, T, C)
+        for highway in self.highways:
+            y = highway(y)                                                                # (N, T, C)
+        # Frames are padded at the end, so the backward GRU meets padding first: the mask holds its state at zero
+        # there. Padding follows the last frame of the forward GRU and cannot reach back, so it needs no mask.
+        valid = ops.cast(mask, "bool")
+        backwards = ops.flip(self.backwards(y, mask=valid), axis=1)                       # (N, T, C)
+        return ops.concatenate([self.forwards(y), backwards], axis=-1) * mask[:, :, None]  # (N, T, 2*C)
+
+
+class LocalAttention(layers.Layer):
+    """Luong's local attention with predicted position (Luong et al. 2015, section 3.2), made monotonic.
+
+    The position moves by a predicted advance, so it can neither jump nor go back. A decoder step writes `r` frames
+    and looks at the memory `r` times, at points spaced evenly from its old position to the new one: each frame has a
+    context of its own, and what is said need not pass through one vector for 62 ms of speech.
+    """
+
+    def __init__(self, width: int, r: int, sigma: float, max_advance: float, **kwargs):
+        super().__init__(**kwargs)
+        self.width, self.r, self.sigma, self.max_advance = width, r, sigma, max_advance
+        self.hidden = layers.Dense(width // 2, "tanh")
+        # Zero weights and this bias make an untrained model walk one source frame for each frame it writes.
+        walk = -float(ops.log(max_advance - 1.0))
+        self.advance = layers.Dense(1, "sigmoid", kernel_initializer="zeros",
+                                    bias_initializer=keras.initializers.Constant(walk))
+        self.query = layers.Dense(r * width, use_bias=False)
+
+    def move(self, position, state, context):
+        """Position (N,) in source frames, state (N, E) and last context (N, E) to the next position (N,)."""
+        advance = self.advance(self.hidden(ops.concatenate([state, context], axis=-1)))[:, 0]     # (N,) in (0, 1)
+        return position + self.r * self.max_advance * advance
+
+    def look(self, start, end, state, memory, mask):
+        """Read memory (N, S, E), mask (N, S), at `r` points from `start` to `end` (N,).
+
+        Returns contexts (N, r, E) and weights (N, r, S): the softmax of Luong's general score plus the logarithm of
+        a Gaussian around each point (eq. 10).
+        """
+        fractions = ops.arange(self.r, dtype="float32") / self.r
+        centres = start[:, None] + (end - start)[:, None] * fractions[None, :]                    # (N, r)
+        # A point past the end, while others of the batch still write, reads the last frame instead of nothing.
+        centres = ops.clip(centres, 0.0, ops.sum(mask, axis=1)[:, None] - 1.0)
+        query = ops.reshape(self.query(state), (-1, self.r, self.width))                          # (N, r, E)
+        score = ops.matmul(query, ops.swapaxes(memory, 1, 2)) / self.width ** 0.5                 # (N, r, S)
+        frames = ops.arange(ops.shape(memory)[1], dtype="float32")
+        distance = ops.square((frames[None, None, :] - centres[:, :, None]) / self.sigma)
+        weights = ops.softmax(score - 0.5 * distance + (mask[:, None, :] - 1.0) * 1e9, axis=-1)   # (N, r, S)
+        return ops.matmul(weights, memory), weights
+
+
+class DecoderState(NamedTuple):
+    """What a decoder step hands to the next one, and what it wrote."""
+    mel: object         # (N, r, M) the frames written
+    start: object       # (N,) position in source frames where their reading began
+    end: object         # (N,) and where it ended, the start of the next step
+    weights: object     # (N, r, S) attention
+    attention: object   # (N, E) state of the attention GRU
+    context: object     # (N, E) attentional vector, fed to the next step (input feeding, Luong section 3.3)
+    lower: object       # (N, E) state of the first residual GRU
+    upper: object       # (N, E) state of the second
+
+
+class StepInput(NamedTuple):
+    """What a decoder step is told from outside. Where a `use_` flag is 0 the model goes on from its own state."""
+    frame: object         # (N, M) true frame before this step
+    use_frame: object     # (N, 1) 1 to be fed `frame`, 0 the frame written last
+    show_frame: object    # (N, 1) 0 hides the frame before, whichever it is
+    drop: object          # (N, 3 E / 2) dropout masks of the pre-net's two layers
+    position: object      # (N,) true position in source frames, noise included
+    use_position: object  # (N,) 1 to start from `position`, 0 from the model's own
+
+
+class DecoderCell(layers.Layer):
+    """One decoder step, the same for teacher forcing and free running: pre-net, attention GRU with Luong attention
+    and input feeding, two residual GRUs, `r` mel frames (Tacotron, section 3.2; Luong et al. 2015)."""
+
+    def __init__(self, width: int, n_mels: int, r: int, sigma: float, max_advance: float, **kwargs):
+        super().__init__(**kwargs)
+        self.width, self.n_mels, self.r = width, n_mels, r
+        self.prenet = [layers.Dense(width, "relu"), layers.Dense(width // 2, "relu")]
+        self.attention_gru = layers.GRUCell(width)
+        self.attend = LocalAttention(width, r, sigma, max_advance)
+        self.combine = layers.Dense(width, "tanh")
+        self.residual_grus = [layers.GRUCell(width), layers.GRUCell(width)]
+        self.mel_of_state = layers.Dense(r * n_mels)
+        self.mel_of_context = layers.Dense(n_mels, use_bias=False)
+        self.built = True  # the parts build themselves in the first step
+
+    def start(self, memory, position) -> DecoderState:
+        """State before the first step: silence, at `position` (N,); memory (N, S, E)."""
+        zeros = ops.zeros_like(memory[:, 0])                                                      # (N, E)
+        frames = ops.zeros_like(memory[:, :self.r, :1])                                           # (N, r, 1)
+        return DecoderState(ops.repeat(frames, self.n_mels, axis=2), position, position,
+                            frames * memory[:, None, :, 0], zeros, zeros, zeros, zeros)
+
+    def call(self, state: DecoderState, given: StepInput, memory, mask) -> DecoderState:
+        """One step; memory (N, S, E) with mask (N, S)."""
+        frame = given.use_frame * given.frame + (1.0 - given.use_frame) * state.mel[:, -1]        # (N, M)
+        x = self.prenet[0](frame * given.show_frame) * given.drop[:, :self.width]                 # (N, E)
+        x = self.prenet[1](x) * given.drop[:, self.width:]                                        # (N, E/2)
+        attention, _ = self.attention_gru(ops.concatenate([x, state.context], axis=-1), state.attention)
+        start = given.use_position * given.position + (1.0 - given.use_position) * state.end      # (N,)
+        end = self.attend.move(start, attention, state.context)                                   # (N,)
+        contexts, weights = self.attend.look(start, end, attention, memory, mask)                 # (N, r, E)
+        flat = ops.reshape(contexts, (-1, self.r * self.width))
+        context = self.combine(ops.concatenate([flat, attention], axis=-1))                       # (N, E)
+        lower, _ = self.residual_grus[0](context, state.lower)                                    # (N, E)
+        upper, _ = self.residual_grus[1](context + lower, state.upper)                            # (N, E)
+        mel = ops.reshape(self.mel_of_state(context + lower + upper), (-1, self.r, self.n_mels))
+        mel = mel + self.mel_of_context(contexts)                                                 # (N, r, M)
+        return DecoderState(mel, start, end, weights, attention, context, lower, upper)

@@ -1,0 +1,154 @@
+"""The networks: encoder, decoder and post-net joined in `Generator`.
+
+Letters of shapes: see hyperparams.py; S is the source length in frames, a multiple of `r`.
+"""
+from typing import NamedTuple
+
+import keras
+from keras import layers, ops
+
+from hyperparams import HyperParams
+from modules import CBHG, DecoderCell, PreNet, StepInput, scan
+
+
+class Encoder(layers.Layer):
+    """Linear spectrogram to memory: `r` stacked frames, pre-net, CBHG, unfolded to a memory vector a frame."""
+
+    def __init__(self, hp: HyperParams, seeds: keras.random.SeedGenerator, **kwargs):
+        super().__init__(**kwargs)
+        self.stack = hp.encoder_stack
+        half = hp.width // 2
+        self.prenet = PreNet(hp.width, hp.dropout, seeds)
+        self.cbhg = CBHG(hp.encoder_banks, half, (half, half), hp.highway_layers, hp.norm)
+        self.width = hp.width
+        self.unfold = layers.Dense(self.stack * hp.width)
+
+    def call(self, linear, mask, training=False):
+        """Linear (N, S, F), mask (N, S) to memory (N, S, E)."""
+        n, length, bins = ops.shape(linear)[0], ops.shape(linear)[1], linear.shape[2]
+        x = ops.reshape(linear, (n, length // self.stack, self.stack * bins))     # (N, Tx, F*r)
+        step_mask = mask[:, ::self.stack]                                          # (N, Tx)
+        x = self.cbhg(self.prenet(x, training=training), step_mask, training=training)   # (N, Tx, E)
+        return ops.reshape(self.unfold(x), (n, length, self.width)) * mask[:, :, None]   # (N, S, E)
+
+
+class DecoderOutput(NamedTuple):
+    mel: object        # (N, Ty*r, M)
+    positions: object  # (N, Ty, 2) source frames at the start and end of each step
+    weights: object    # (N, Ty*r, S) attention
+
+
+class Decoder(layers.Layer):
+    """The decoder loop around `DecoderCell`."""
+
+    def __init__(self, hp: HyperParams, seeds: keras.random.SeedGenerator, **kwargs):
+        super().__init__(**kwargs)
+        self.hp, self.seeds = hp, seeds
+        self.cell = DecoderCell(hp.width, hp.n_mels, hp.r, hp.sigma, hp.max_advance)
+
+    def inputs(self, n, steps, training, frames=None, positions=None) -> StepInput:
+        """Step inputs with a leading time axis (Ty, N, ...).
+
+        With `frames` (N, Ty*r, M) the decoder is fed the last true frame of each group, without it its own. With
+        `positions` (N, Ty+1) its steps start at these, with noise and now and then its own while `training`.
+        """
+        hp, width = self.hp, self.hp.width
+        uniform = lambda *shape: keras.random.uniform(shape, seed=self.seeds)  # noqa: E731
+        ones = ops.ones((steps, n, 1))
+        drop = ops.ones((steps, n, width + width // 2))
+        if training:
+            drop = ops.cast(uniform(steps, n, width + width // 2) >= hp.dropout, "float32") / (1.0 - hp.dropout)
+        show = ops.cast(uniform(steps, n, 1) >= hp.hide_frame, "float32")
+        frame, use_frame = ops.zeros((steps, n, hp.n_mels)), 0.0 * ones
+        if frames is not None:
+            last = ops.reshape(frames, (n, steps, hp.r, hp.n_mels))[:, :-1, -1]                     # (N, Ty-1, M)
+            frame = ops.transpose(ops.pad(last, ((0, 0), (1, 0), (0, 0))), (1, 0, 2))               # (Ty, N, M)
+            use_frame = ones
+        position, use_position = ops.zeros((steps, n)), ops.zeros((steps, n))
+        if positions is not None:
+            position, use_position = ops.transpose(positions[:, :-1]), ops.ones((steps, n))
+            if training:
+                position = position + hp.position_noise * (2.0 * uniform(steps, n) - 1.0)
+                use_position = ops.cast(uniform(steps, n) >= hp.own_position, "float32")
+        return StepInput(frame, use_frame, show, drop, position, use_position)
+
+    def call(self, memory, mask, start, steps, frames=None, positions=None, training=False) -> DecoderOutput:
+        """Decode `steps` steps from position `start` (N,); memory (N, S, E), mask (N, S)."""
+        n = ops.shape(memory)[0]
+        given = self.inputs(n, steps, training, frames, positions)
+        states = scan(lambda state, now: self.cell(state, now, memory, mask),
+                      self.cell.start(memory, start), given)                           # (Ty, N, ...)
+        mel = ops.reshape(ops.transpose(states.mel, (1, 0, 2, 3)), (n, -1, self.hp.n_mels))
+        weights = ops.reshape(ops.transpose(states.weights, (1, 0, 2, 3)), (n, -1, ops.shape(memory)[1]))
+        return DecoderOutput(mel, ops.transpose(ops.stack([states.start, states.end]), (2, 1, 0)), weights)
+
+
+class Conversion(NamedTuple):
+    """The result of free running. Frames after `lengths` are not part of the speech."""
+    mel: object        # (N, T, M)
+    linear: object     # (N, T, F)
+    lengths: object    # (N,) frames until the reading position passed the end of the source
+    stopped: object    # (N,) bool, False where the limit of steps came first
+    positions: object  # (N, T) source frame read for each frame
+    weights: object    # (N, T, S)
+
+
+class PostNet(layers.Layer):
+    """CBHG from mel to linear frames (Tacotron, section 3.3)."""
+
+    def __init__(self, hp: HyperParams, **kwargs):
+        super().__init__(**kwargs)
+        self.cbhg = CBHG(hp.postnet_banks, hp.width // 2, (hp.width, hp.n_mels), hp.highway_layers, hp.norm)
+        self.linear = layers.Dense(hp.n_linear)
+
+    def call(self, mel, mask, training=False):
+        """Mel (N, T, M), mask (N, T) to linear (N, T, F)."""
+        return self.linear(self.cbhg(mel, mask, training=training)) * mask[:, :, None]
+
+
+class Generator(keras.Model):
+    """Source linear spectrogram to target mel and linear spectrograms."""
+
+    def __init__(self, hp: HyperParams, **kwargs):
+        super().__init__(**kwargs)
+        self.hp = hp
+        self.seeds = keras.random.SeedGenerator(hp.seed)
+        self.encoder = Encoder(hp, self.seeds)
+        self.decoder = Decoder(hp, self.seeds)
+        self.postnet = PostNet(hp)
+        self.build_all()
+
+    def build_all(self):
+        """Make all weights now: inside the decoder's loop it would be too late."""
+        source, mask = ops.zeros((1, self.hp.encoder_stack, self.hp.n_linear)), ops.ones((1, self.hp.encoder_stack))
+        memory = self.encoder(source, mask)
+        start = self.decoder.cell.start(memory, ops.zeros((1,)))
+        given = self.decoder.inputs(1, 1, False)
+        self.decoder.cell(start, StepInput(*(x[0] for x in given)), memory, mask)
+        self.decoder(memory, mask, ops.zeros((1,)), steps=1)
+        self.postnet(ops.zeros((1, self.hp.r, self.hp.n_mels)), ops.ones((1, self.hp.r)))
+        self.built = True
+
+    def call(self, source, mask, positions, mel=None, training=False) -> DecoderOutput:
+        """Decode along known positions (N, Ty+1); source (N, S, F), mask (N, S), S a multiple of `encoder_stack`.
+
+        With `mel` (N, Ty*r, M) teacher forcing, without it the decoder hears itself.
+        """
+        memory = self.encoder(source, mask, training=training)
+        steps = ops.shape(positions)[1] - 1
+        return self.decoder(memory, mask, positions[:, 0], steps=steps, frames=mel, positions=positions,
+                            training=training)
+
+    def convert(self, source, mask, steps) -> Conversion:
+        """Free running from the first source frame for at most `steps` steps."""
+        n = ops.shape(source)[0]
+        memory = self.encoder(source, mask)
+        decoded = self.decoder(memory, mask, ops.zeros((n,)), steps=steps)
+        start, end = decoded.positions[:, :, :1], decoded.positions[:, :, 1:]                  # (N, Ty, 1)
+        fractions = ops.arange(self.hp.r, dtype="float32") / self.hp.r
+        positions = ops.reshape(start + (end - start) * fractions, (n, -1))                    # (N, T)
+        inside = ops.cast(positions < ops.sum(mask, axis=1)[:, None] - 0.5, "float32")         # monotonic: 1 1 1 0 0
+        lengths = ops.cast(ops.sum(inside, axis=1), "int32")
+        stopped = lengths < ops.shape(positions)[1]
+        linear = self.postnet(decoded.mel * inside[:, :, None], inside)
+        return Conversion(decoded.mel, linear, lengths, stopped, positions, decoded.weights)

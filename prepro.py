@@ -1,0 +1,450 @@
+"""Parallel recordings to features, alignments and a manifest; computed once, resumed after an interruption.
+
+    python prepro.py                                                    # the bundled demo corpus
+    python prepro.py --source DIR --target DIR --data OUT               # your own: same file name, same sentence
+    python prepro.py --source A --source B --target C --data OUT        # several sources for one target
+    python prepro.py --download bdl slt                                 # CMU Arctic: bdl is the source, slt the target
+
+Writes below OUT:
+
+    prepro.json              signal settings and speakers; a change of them starts afresh
+    features/SPEAKER/ID.mel.npy, ID.linear.npy      (T, M) and (T, F) float16 in [0, 1]
+    paths/SOURCE/NAME.npy    (T,) float32, the source position in frames of each target frame, by dynamic time warping
+    manifest.csv             one row a pair: durations, DTW cost, split, and the reason for what was dropped
+    slices.csv               crops of 1 to 2 s of the training pairs with their counterpart along the path
+    durations.png            histogram of durations
+"""
+import argparse
+import concurrent.futures
+import csv
+import dataclasses
+import functools
+import json
+import math
+import multiprocessing
+import os
+import pathlib
+import random
+import re
+import sys
+
+import numpy as np
+from tqdm import tqdm
+
+import alignment
+import arctic
+import hyperparams
+import report
+import utils
+from hyperparams import HyperParams
+
+HERE = pathlib.Path(__file__).resolve().parent
+DEMO = HERE / "data" / "demo"
+DEMO_DATA = HERE / "data" / "features-demo"
+
+
+@dataclasses.dataclass
+class Pair:
+    """A row of the manifest: one stretch of speech by a source and the target."""
+    name: str                # unique among the pairs of a source
+    utterance: str
+    source: str
+    split: str = ""          # train | val | test | dropped
+    source_seconds: float = 0.0
+    target_seconds: float = 0.0
+    dtw_cost: float = 0.0    # mean distance along the path, in standard deviations
+    source_start: int = 0    # frames
+    source_end: int = 0
+    target_start: int = 0
+    target_end: int = 0
+    source_file: str = ""
+    target_file: str = ""
+    reason: str = ""         # why it was dropped
+
+
+class PreproError(ValueError):
+    """The input cannot be prepared at all; the message says why and what to do."""
+
+
+def write_csv(path: pathlib.Path, header: list[str], rows: list) -> None:
+    """Write rows (sequences) below a header."""
+    with utils.replacing(path) as temporary, open(temporary, "w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file)
+        writer.writerow(header)
+        writer.writerows(rows)
+
+
+def save_array(path: pathlib.Path, array: np.ndarray) -> None:
+    """Write an array as .npy."""
+    with utils.replacing(path) as temporary, open(temporary, "wb") as file:
+        np.save(file, array, allow_pickle=False)
+
+
+def read_manifest(data: pathlib.Path) -> list[Pair]:
+    """Read manifest.csv; raises PreproError if `data` was not prepared."""
+    path = pathlib.Path(data) / "manifest.csv"
+    if not path.exists():
+        raise PreproError(f"{path} does not exist: run prepro.py with --data {data} first")
+    types = {field.name: field.type for field in dataclasses.fields(Pair)}
+    with open(path, newline="", encoding="utf-8") as file:
+        return [Pair(**{name: types[name](value) for name, value in row.items()}) for row in csv.DictReader(file)]
+
+
+def check_signal(data: pathlib.Path, hp: HyperParams) -> dict:
+    """Return prepro.json; raises PreproError if `data` is not prepared, or with another signal setting than `hp`."""
+    read_manifest(data)
+    settings = json.loads((pathlib.Path(data) / "prepro.json").read_text(encoding="utf-8"))
+    for name in hyperparams.SIGNAL:
+        if settings[name] != getattr(hp, name):
+            raise PreproError(f"{data} was prepared with {name}={settings[name]}, not {getattr(hp, name)}: "
+                              f"run prepro.py again with --set {name}={getattr(hp, name)} into another folder")
+    return settings
+
+
+def list_audio(folder: pathlib.Path, pattern: str) -> dict[str, pathlib.Path]:
+    """Map utterance id to file for all recordings below `folder`.
+
+    The id is the file's stem, or group 1 of the regular expression `pattern` where it is found in the stem.
+    Raises PreproError for a missing or empty folder and for two files of one id.
+    """
+    if not folder.is_dir():
+        raise PreproError(f"{folder} is not a folder; give the folder that holds the recordings")
+    found: dict[str, pathlib.Path] = {}
+    for path in sorted(folder.rglob("*")):
+        if path.suffix.lower() not in utils.AUDIO_SUFFIXES or not path.is_file() or path.name.startswith("."):
+            continue
+        match = re.search(pattern, path.stem)
+        if not match:
+            continue
+        key = match.group(1)
+        if key in found:
+            raise PreproError(f"{found[key]} and {path} are both utterance {key!r}; rename one or use --pattern")
+        found[key] = path
+    if not found:
+        raise PreproError(f"{folder} holds no recordings ({', '.join(utils.AUDIO_SUFFIXES)}) that match {pattern!r}")
+    return found
+
+
+def read_pairs_csv(path: pathlib.Path) -> list[tuple[dict[str, pathlib.Path], dict[str, pathlib.Path]]]:
+    """Read a CSV with the columns source and target (file names, relative to the CSV) as one parallel corpus."""
+    with open(path, newline="", encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+    if not rows or not {"source", "target"} <= set(rows[0]):
+        raise PreproError(f"{path}: needs a header with the columns source and target, and a row a pair")
+    sources, targets = {}, {}
+    for row in rows:
+        source, target = path.parent / row["source"], path.parent / row["target"]
+        for file in (source, target):
+            if not file.is_file():
+                raise PreproError(f"{path}: {file} does not exist")
+        if target.stem in targets:
+            raise PreproError(f"{path}: two rows have a target named {target.stem!r}; rename one")
+        sources[target.stem], targets[target.stem] = source, target
+    return sources, targets
+
+
+def speaker_names(folders: list[pathlib.Path]) -> list[str]:
+    """A short name a folder: its own, with as many parents as are needed to tell all apart."""
+    for depth in range(1, 8):
+        names = ["_".join(folder.resolve().parts[-depth:]) for folder in folders]
+        if len(set(names)) == len(names):
+            return names
+    raise PreproError(f"the same folder is given twice: {', '.join(map(str, folders))}")
+
+
+def compute_features(path: pathlib.Path, stem: pathlib.Path, hp: HyperParams) -> tuple[int, str]:
+    """Write the features of one recording unless they are there and newer than it.
+
+    Returns the number of frames and, if the recording is unusable, the reason.
+    """
+    mel_file, linear_file = (stem.with_name(f"{stem.name}.{kind}.npy") for kind in ("mel", "linear"))
+    if mel_file.exists() and linear_file.exists() and mel_file.stat().st_mtime > path.stat().st_mtime:
+        return len(np.load(mel_file, mmap_mode="r", allow_pickle=False)), ""
+    try:
+        mel, linear = utils.spectrograms(utils.load_wav(path, hp), hp)
+    except utils.BadAudio as error:
+        return 0, str(error)
+    save_array(linear_file, linear.astype(np.float16))
+    save_array(mel_file, mel.astype(np.float16))  # last: its presence says that both are complete
+    return len(mel), ""
+
+
+def mel_path(data: pathlib.Path, speaker: str, utterance: str) -> pathlib.Path:
+    return data / "features" / speaker / f"{utterance}.mel.npy"
+
+
+def load_mel(data: pathlib.Path, speaker: str, utterance: str) -> np.ndarray:
+    """(T, M) float32 in [0, 1]."""
+    return np.load(mel_path(data, speaker, utterance), allow_pickle=False).astype(np.float32)
+
+
+def align(pair: Pair, data: pathlib.Path, target: str, statistics: dict, hp: HyperParams) -> float:
+    """Write the DTW path of one pair unless it is there; returns its mean cost."""
+    path = data / "paths" / pair.source / f"{pair.name}.npy"
+    cost_path = path.with_suffix(".cost.npy")  # written last: its presence says that the path is complete
+    newest = max(mel_path(data, speaker, pair.utterance).stat().st_mtime for speaker in (pair.source, target))
+    if cost_path.exists() and cost_path.stat().st_mtime > newest:
+        return float(np.load(cost_path, allow_pickle=False))
+    if pair.source == target:
+        positions, cost = np.arange(pair.target_end - pair.target_start, dtype=np.float32), 0.0
+    else:
+        cepstra = []
+        for speaker, start, end in ((pair.source, pair.source_start, pair.source_end),
+                                    (target, pair.target_start, pair.target_end)):
+            mean, std = statistics[speaker]
+            cepstra.append((utils.cepstra(load_mel(data, speaker, pair.utterance)[start:end], hp) - mean) / std)
+        positions, cost = alignment.warp(*cepstra)
+    save_array(path, positions)
+    save_array(cost_path, np.float32(cost))
+    return cost
+
+
+def split_ids(ids: list[str], hp: HyperParams, heldout: set[str]) -> dict[str, str]:
+    """Assign train, val or test to each utterance id: seeded, and independent of paths and order.
+
+    With `heldout` those ids are the test set, else `hp.test` of all.
+    """
+    rest = sorted(set(ids) - heldout)
+    random.Random(hp.seed).shuffle(rest)
+    n_val = max(1, round(hp.validation * len(rest)))
+    n_test = 0 if heldout else max(1, round(hp.test * len(rest)))
+    splits = dict.fromkeys(rest, "train")
+    splits |= dict.fromkeys(rest[:n_val], "val") | dict.fromkeys(rest[n_val:n_val + n_test], "test")
+    return splits | dict.fromkeys(heldout, "test")
+
+
+def stretch_split(pair: Pair, n_frames: int, splits: dict[str, str], hp: HyperParams) -> str:
+    """Split of a pair; stretches of one long recording are split by their place in the target's time."""
+    if pair.target_end - pair.target_start == n_frames:
+        return splits[pair.utterance]
+    left = 1.0 - (pair.target_start + pair.target_end) / 2 / n_frames
+    return "test" if left < hp.test else "val" if left < hp.test + hp.validation else "train"
+
+
+def parallel(function, items: list, title: str) -> list:
+    """Map over all cores with a progress bar; results in order."""
+    os.environ.setdefault("OMP_NUM_THREADS", "1")  # one process a core: libraries must not start threads of their own
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+    context = multiprocessing.get_context("spawn")
+    with concurrent.futures.ProcessPoolExecutor(os.cpu_count(), mp_context=context) as pool:
+        return list(tqdm(pool.map(function, *zip(*items), chunksize=4), title, len(items), disable=None))
+
+
+def check_settings(data: pathlib.Path, settings: dict) -> None:
+    """Keep `settings` beside the features; raises PreproError if features of other settings are there."""
+    path = data / "prepro.json"
+    if path.exists():
+        before = json.loads(path.read_text(encoding="utf-8"))
+        changed = [key for key in settings if before.get(key) != settings[key]]
+        if changed:
+            raise PreproError(f"{data} was prepared with other {', '.join(changed)}: delete it or choose another --data")
+    utils.write_json(path, settings)
+
+
+def prepare(corpora: dict[str, dict[str, pathlib.Path]], target: str, data: pathlib.Path, hp: HyperParams,
+            heldout: set[str] = frozenset(), identity: bool = False) -> list[Pair]:
+    """Prepare `corpora` (speaker -> utterance id -> file) of several sources and one target; returns the manifest.
+
+    Raises PreproError if not a single pair is usable.
+    """
+    sources = [speaker for speaker in corpora if speaker != target] + [target] * identity
+    check_settings(data, {**{name: getattr(hp, name) for name in hyperparams.SIGNAL},
+                          "target": target, "sources": sources})
+    jobs = [(speaker, utterance, path) for speaker, files in corpora.items() for utterance, path in files.items()]
+    done = parallel(functools.partial(compute_features, hp=hp),
+                    [(path, data / "features" / speaker / utterance) for speaker, utterance, path in jobs], "features")
+    frames, bad = {}, {}
+    for (speaker, utterance, _), (n_frames, reason) in zip(jobs, done):
+        frames[speaker, utterance], bad[speaker, utterance] = n_frames, reason
+
+    pairs = list(make_pairs(corpora, sources, target, frames, bad, data, hp))
+    unknown = heldout - {pair.utterance for pair in pairs}
+    if unknown:
+        raise PreproError(f"--heldout names {len(unknown)} unknown utterances, for instance {min(unknown)!r}")
+    splits = split_ids([pair.utterance for pair in pairs if not pair.reason], hp, set(heldout))
+    for pair in pairs:
+        pair.split = "dropped" if pair.reason else stretch_split(pair, frames[target, pair.utterance], splits, hp)
+    usable = [pair for pair in pairs if not pair.reason]
+    if not any(pair.split == "train" for pair in usable):
+        reasons = "\n  ".join(sorted({pair.reason for pair in pairs})[:5])
+        raise PreproError(f"no pair is left to train on; the reasons:\n  {reasons}")
+
+    statistics = {speaker: speaker_statistics(speaker, usable, data, hp) for speaker in {*sources, target}}
+    costs = parallel(functools.partial(align, data=data, target=target, statistics=statistics, hp=hp),
+                     [(pair,) for pair in usable], "alignment")
+    for pair, cost in zip(usable, costs):
+        pair.dtw_cost = round(cost, 4)
+    drop_mismatches([pair for pair in usable if pair.source != target])
+    write_outputs(pairs, data, target, hp)
+    return pairs
+
+
+def make_pairs(corpora: dict, sources: list[str], target: str, frames: dict, bad: dict, data: pathlib.Path,
+               hp: HyperParams):
+    """Yield the Pairs of all sources, with the reason in those that cannot be used."""
+    for source in sources:
+        for utterance in sorted({*corpora[source], *corpora[target]}):
+            pair = Pair(utterance, utterance, source)
+            missing = [speaker for speaker in (source, target) if utterance not in corpora[speaker]]
+            if missing:
+                pair.reason = f"no recording by {missing[0]}"
+                yield pair
+                continue
+            pair.source_file, pair.target_file = (str(corpora[speaker][utterance].resolve())
+                                                  for speaker in (source, target))
+            lengths = [frames[speaker, utterance] for speaker in (source, target)]
+            pair.source_end, pair.target_end = lengths
+            pair.source_seconds, pair.target_seconds = (round(n / hp.frames_per_second, 3) for n in lengths)
+            pair.reason = bad[source, utterance] or bad[target, utterance]
+            if not pair.reason and max(lengths) > hp.max_seconds * hp.frames_per_second and source != target:
+                yield from stretches(pair, data, target, hp)
+                continue
+            pair.reason = pair.reason or length_fault(pair, hp)
+            yield pair
+
+
+def stretches(pair: Pair, data: pathlib.Path, target: str, hp: HyperParams):
+    """Yield the pieces of a long recording as Pairs of their own."""
+    mels = [load_mel(data, speaker, pair.utterance) for speaker in (pair.source, target)]
+    for i, (s0, s1, t0, t1) in enumerate(alignment.cut_long(*mels, hp)):
+        piece = dataclasses.replace(pair, name=f"{pair.utterance}.{i:03d}", source_start=s0, source_end=s1,
+                                    target_start=t0, target_end=t1,
+                                    source_seconds=round((s1 - s0) / hp.frames_per_second, 3),
+                                    target_seconds=round((t1 - t0) / hp.frames_per_second, 3))
+        piece.reason = length_fault(piece, hp)
+        yield piece
+
+
+def length_fault(pair: Pair, hp: HyperParams) -> str:
+    """Say what is wrong with the durations of a pair; empty if nothing is."""
+    short, long = sorted((pair.source_seconds, pair.target_seconds))
+    if short < hp.min_seconds:
+        return f"shorter than {hp.min_seconds} s"
+    if long > hp.max_seconds:
+        return f"longer than {hp.max_seconds} s without a pause that matches in both speakers"
+    if long > hp.max_ratio * short:
+        return f"durations differ more than {hp.max_ratio} times"
+    return ""
+
+
+def speaker_statistics(speaker: str, pairs: list[Pair], data: pathlib.Path, hp: HyperParams):
+    """Mean and standard deviation (C,) of a speaker's cepstra over the training utterances."""
+    utterances = sorted({pair.utterance for pair in pairs if pair.split == "train"})
+    cepstra = np.concatenate([utils.cepstra(load_mel(data, speaker, utterance), hp) for utterance in utterances
+                              if mel_path(data, speaker, utterance).exists()])
+    return cepstra.mean(axis=0), cepstra.std(axis=0) + 1e-6
+
+
+def drop_mismatches(pairs: list[Pair]) -> None:
+    """Drop pairs whose path costs far more than usual: the two recordings hardly say the same words."""
+    costs = np.array([pair.dtw_cost for pair in pairs])
+    limit = np.median(costs) + 6 * np.median(np.abs(costs - np.median(costs))) + 0.1
+    for pair in pairs:
+        if pair.dtw_cost > limit:
+            pair.split, pair.reason = "dropped", f"DTW cost {pair.dtw_cost:.2f} above {limit:.2f}: other words?"
+
+
+def write_outputs(pairs: list[Pair], data: pathlib.Path, target: str, hp: HyperParams) -> None:
+    """Write slices.csv, durations.png and, last, the manifest that says all is there."""
+    slices = []
+    for pair in pairs:
+        if pair.split == "train":
+            path = np.load(data / "paths" / pair.source / f"{pair.name}.npy", allow_pickle=False)
+            slices += [(pair.name, pair.source, *row)
+                       for row in alignment.make_slices(path, f"{hp.seed} {pair.source} {pair.name}", hp)]
+    write_csv(data / "slices.csv", ["name", "source", "target_start", "target_end", "source_start", "source_end"],
+              slices)
+    usable = [pair for pair in pairs if not pair.reason]
+    seconds = {target: [pair.target_seconds for pair in usable if pair.source == usable[0].source]}
+    for source in sorted({pair.source for pair in usable} - {target}):
+        seconds[source] = [pair.source_seconds for pair in usable if pair.source == source]
+    report.plot_durations(data / "durations.png", seconds)
+    write_csv(data / "manifest.csv", [field.name for field in dataclasses.fields(Pair)],
+              [dataclasses.astuple(pair) for pair in pairs])
+
+
+def print_summary(pairs: list[Pair], data: pathlib.Path) -> None:
+    """Print counts, hours, longest and shortest, and what was dropped and why."""
+    usable = [pair for pair in pairs if not pair.reason]
+    for split in ("train", "val", "test"):
+        seconds = [pair.target_seconds for pair in usable if pair.split == split]
+        if seconds:
+            print(f"{split:6} {len(seconds):5} pairs  {sum(seconds) / 3600:6.2f} h  "
+                  f"shortest {min(seconds):.2f} s  longest {max(seconds):.2f} s")
+    dropped = [pair for pair in pairs if pair.reason]
+    for pair in dropped[:20]:
+        print(f"dropped {pair.source}/{pair.name}: {pair.reason}")
+    if len(dropped) > 20:
+        print(f"... and {len(dropped) - 20} more, all in {data / 'manifest.csv'}")
+    print(f"wrote {data / 'manifest.csv'}, slices.csv and durations.png")
+
+
+def gather(source_folders: list[pathlib.Path], target_folder: pathlib.Path, pattern: str):
+    """List the recordings of all speakers: returns (speaker -> utterance id -> file, name of the target)."""
+    folders = [*source_folders, target_folder]
+    names = speaker_names(folders)
+    return {name: list_audio(folder, pattern) for name, folder in zip(names, folders)}, names[-1]
+
+
+def prepare_demo(hp: HyperParams) -> pathlib.Path:
+    """Prepare the bundled corpus unless that is done; returns its features' folder."""
+    if not (DEMO_DATA / "manifest.csv").exists():
+        corpora, target = gather([DEMO / "rms"], DEMO / "slt", "(.*)")
+        heldout = set((DEMO / "heldout.txt").read_text(encoding="utf-8").split())
+        print_summary(prepare(corpora, target, DEMO_DATA, hp, heldout), DEMO_DATA)
+    return DEMO_DATA
+
+
+def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--source", action="append", type=pathlib.Path, metavar="DIR", help="recordings of a source")
+    parser.add_argument("--target", type=pathlib.Path, metavar="DIR", help="recordings of the target speaker")
+    parser.add_argument("--pairs", type=pathlib.Path, metavar="CSV", help="instead: columns source and target, a row a pair")
+    parser.add_argument("--download", nargs="+", metavar="SPEAKER", help="CMU Arctic: the sources, then the target")
+    parser.add_argument("--mirror", default=arctic.MIRROR, metavar="URL", help="where CMU Arctic is downloaded from")
+    parser.add_argument("--data", type=pathlib.Path, metavar="OUT", help="where the features go")
+    parser.add_argument("--pattern", default="(.*)", metavar="REGEX",
+                        help="group 1, found in the file's stem, is the utterance id; other files are left out")
+    parser.add_argument("--heldout", type=pathlib.Path, metavar="FILE", help="utterance ids of the test set, one a line")
+    parser.add_argument("--identity", action="store_true", help="the target is a source of itself, too")
+    parser.add_argument("--set", action="append", default=[], metavar="NAME=VALUE", help="override a hyperparameter")
+    args = parser.parse_args(argv)
+    if bool(args.source) != bool(args.target):
+        parser.error("--source and --target go together: two speakers are needed")
+    if sum(map(bool, (args.source, args.pairs, args.download))) > 1:
+        parser.error("choose one of --source/--target, --pairs and --download")
+    if args.download and len(args.download) < 2:
+        parser.error("--download needs at least a source and a target, for instance: --download bdl slt")
+    if (args.source or args.pairs) and not args.data:
+        parser.error("--data OUT says where the features go")
+    return args
+
+
+def main(argv: list[str] | None = None) -> int:
+    args = parse_arguments(argv)
+    try:
+        hp = hyperparams.get("default", args.set)
+        data = args.data or DEMO_DATA
+        if args.download:
+            folder = HERE / "data" / "arctic"
+            corpora, target = gather([arctic.download(speaker, folder, args.mirror) for speaker in args.download[:-1]],
+                                     arctic.download(args.download[-1], folder, args.mirror), args.pattern)
+            data = args.data or HERE / "data" / f"features-{'-'.join(args.download)}"
+        elif args.pairs:
+            sources, targets = read_pairs_csv(args.pairs)
+            corpora, target = {"source": sources, "target": targets}, "target"
+        elif args.source:
+            corpora, target = gather(args.source, args.target, args.pattern)
+        else:
+            corpora, target = gather([DEMO / "rms"], DEMO / "slt", args.pattern)
+            args.heldout = args.heldout or DEMO / "heldout.txt"
+        heldout = set(args.heldout.read_text(encoding="utf-8").split()) if args.heldout else set()
+        print_summary(prepare(corpora, target, data, hp, heldout, args.identity), data)
+    except (ValueError, OSError, arctic.DownloadError) as error:
+        print(f"prepro.py: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,229 @@
+"""Pictures and the results page of an evaluation: PNG files and one index.html that opens without a network.
+
+Figures are made without pyplot, so there is no display, no global state and no harm in threads. Every file appears
+under its name only when it is complete.
+"""
+import html
+import math
+import numbers
+import os
+import pathlib
+import urllib.parse
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.colors import to_rgba
+from matplotlib.figure import Figure
+
+import utils
+from hyperparams import HyperParams
+
+# Okabe and Ito: told apart by colour-blind readers and in front of grey.
+COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#000000")
+
+
+def save_figure(figure: Figure, path: str | os.PathLike) -> None:
+    with utils.replacing(path) as temporary:
+        figure.savefig(temporary, format="png", dpi=110)
+
+
+def literal(text: str) -> str:
+    """Names come from users: a dollar sign in them is no mathematics."""
+    return text.replace("$", r"\$")
+
+
+def plot_utterance(path: str | os.PathLike, panels: dict[str, np.ndarray], alignment: np.ndarray,
+                   positions: np.ndarray, dtw_path: np.ndarray | None, hp: HyperParams, title: str) -> None:
+    """Draw spectrograms above each other on one time scale, and the alignment below them.
+
+    panels: caption to linear spectrogram (T, F) in [0, 1], one or more; alignment: (T_out, T_source) attention
+    weights; positions: (T_out,) expected source position in frames; dtw_path: (T_target,) source position in frames of
+    each target frame, or None.
+    """
+    second = hp.hop_length / hp.sample_rate                                      # s a frame
+    end = second * max([len(alignment), *map(len, panels.values())])
+    figure = Figure(figsize=(10, 1.55 * len(panels) + 3.6), layout="constrained")
+    figure.suptitle(literal(title), fontsize=12, fontweight="bold")
+    grid = figure.subplots(len(panels) + 1, 1, sharex=True, squeeze=False,
+                           height_ratios=[1.3] * len(panels) + [3.0])[:, 0]
+    for axes, (caption, linear) in zip(grid, panels.items()):
+        image = axes.imshow(linear.T, origin="lower", aspect="auto", cmap="magma", vmin=0.0, vmax=1.0,
+                            extent=(0.0, second * len(linear), 0.0, hp.sample_rate / 2))
+        axes.set_title(f"{literal(caption)}, {second * len(linear):.2f} s", loc="left", fontsize=10)
+        axes.set_ylabel("frequency (Hz)", fontsize=9)
+    bar = figure.colorbar(image, ax=list(grid[:-1]), pad=0.01, aspect=30, ticks=np.linspace(0.0, 1.0, 5),
+                          format=lambda level, _: f"{hp.range_db * (level - 1.0):.0f}")
+    bar.set_label("level (dB re highest)", fontsize=9)
+    bar.ax.tick_params(labelsize=8)
+
+    axes = grid[-1]
+    axes.imshow(alignment.T, origin="lower", aspect="auto", cmap="Greys", vmin=0.0, vmax=max(alignment.max(), 1e-8),
+                extent=(0.0, second * len(alignment), 0.0, second * alignment.shape[1]))
+    axes.plot([], [], color="#777777", linewidth=5, label="attention")           # an image has no legend entry
+    for frames, label, colour in ((positions, "expected position", COLOURS[0]),
+                                  (dtw_path, "DTW path of the target", COLOURS[1])):
+        if frames is not None:
+            # Half a frame further: through the middle of the pixels that the image draws for a frame.
+            axes.plot(second * (np.arange(len(frames)) + 0.5), second * (np.asarray(frames) + 0.5), color=colour,
+                      linewidth=0.9, label=label)
+    axes.legend(loc="upper left", fontsize=8, framealpha=0.9)
+    axes.set_title("alignment", loc="left", fontsize=10)
+    axes.set_xlabel("output time (s)", fontsize=9)
+    axes.set_ylabel("source time (s)", fontsize=9)
+    axes.set(xlim=(0.0, end), ylim=(0.0, second * alignment.shape[1]))
+    for axes in grid:
+        axes.set_facecolor("#e6e6e6")                                            # after the last frame: not silence
+        axes.tick_params(labelsize=8)
+    save_figure(figure, path)
+
+
+def plot_curves(path: str | os.PathLike, curves: dict[str, tuple[np.ndarray, np.ndarray]], title: str,
+                ylabel: str) -> None:
+    """Draw training curves, name to (steps, values); logarithmic if all values are positive and span more than 10x.
+
+    Values that are not finite leave a gap.
+    """
+    figure, axes = plain_axes(title, "step", ylabel)
+    for index, (name, (steps, values)) in enumerate(curves.items()):
+        axes.plot(steps, values, color=COLOURS[index % len(COLOURS)], linewidth=1.4, label=literal(name),
+                  marker="o" if len(values) <= 30 else None, markersize=3.5)
+    everything = np.concatenate([np.ravel(values) for _, values in curves.values()] or [np.zeros(0)])
+    everything = everything[np.isfinite(everything)]
+    if len(everything) and everything.min() > 0 and everything.max() > 10 * everything.min():
+        axes.set_yscale("log")
+        axes.yaxis.set_major_formatter("{x:g}")
+    if curves:
+        axes.legend(fontsize=9)
+    save_figure(figure, path)
+
+
+def plot_durations(path: str | os.PathLike, seconds: dict[str, list[float]]) -> None:
+    """Draw the durations (s) of each speaker's recordings as histograms over each other, with common bins."""
+    figure, axes = plain_axes("Durations", "duration (s)", "recordings")
+    bins = np.histogram_bin_edges([value for values in seconds.values() for value in values], bins=30)
+    for index, (speaker, values) in enumerate(seconds.items()):
+        colour = COLOURS[index % len(COLOURS)]
+        axes.hist(values, bins=bins, histtype="stepfilled", facecolor=to_rgba(colour, 0.3), edgecolor=colour,
+                  linewidth=1.4, label=f"{literal(speaker)}: {len(values)} recordings, {sum(values) / 60:.1f} min")
+    axes.yaxis.get_major_locator().set_params(integer=True)
+    if seconds:
+        axes.legend(fontsize=9)
+    save_figure(figure, path)
+
+
+def plain_axes(title: str, xlabel: str, ylabel: str) -> tuple[Figure, Axes]:
+    """Return (figure, axes) with a grid behind the data."""
+    figure = Figure(figsize=(8, 4.2), layout="constrained")
+    axes = figure.subplots()
+    axes.set_title(literal(title), loc="left", fontsize=12, fontweight="bold")
+    axes.set(xlabel=xlabel, ylabel=literal(ylabel))
+    axes.grid(which="both", color="#dddddd", linewidth=0.6)
+    axes.set_axisbelow(True)
+    axes.spines[["top", "right"]].set_visible(False)
+    return figure, axes
+
+
+STYLE = """
+:root { color-scheme: light dark; --line: #d5d8dc; --soft: #f4f5f7; --text: #1c1e21; --back: #fff; --link: #0b57a4; }
+@media (prefers-color-scheme: dark) {
+  :root { --line: #3a3f45; --soft: #22262b; --text: #e4e6e9; --back: #16181b; --link: #8ab8f0; } }
+body { margin: 0 auto; max-width: 96rem; padding: 1rem 1.5rem 3rem; font: 15px/1.45 system-ui, sans-serif;
+       color: var(--text); background: var(--back); }
+.scroll { overflow-x: auto; } table { border-collapse: collapse; } th, td { padding: .4rem .6rem; text-align: left; }
+tbody tr:not(.picture) > * { border-top: 1px solid var(--line); }
+thead th { background: var(--soft); vertical-align: bottom; }
+.results { width: 100%; } .results tbody th { min-width: 11rem; max-width: 16rem; overflow-wrap: anywhere; }
+.results .number { text-align: right; font-variant-numeric: tabular-nums; }
+audio { display: block; width: 12.5rem; height: 2.25rem; }
+button { padding: 0; border: 0; background: none; font: inherit; color: inherit; text-align: inherit; cursor: pointer; }
+button::after { content: "\\a0\\2195"; opacity: .45; }
+[aria-sort=ascending] button::after { content: "\\a0\\2191"; opacity: 1; }
+[aria-sort=descending] button::after { content: "\\a0\\2193"; opacity: 1; }
+:focus-visible { outline: 2px solid var(--link); outline-offset: 2px; }
+details { width: 0; min-width: 100%; } /* a picture must not widen the table */
+summary, img { position: sticky; left: .6rem; } /* in sight when a narrow screen scrolls the table */
+summary { width: max-content; color: var(--link); cursor: pointer; }
+img { display: block; margin: .5rem 0; max-width: min(100%, 100vw - 4.5rem); height: auto; border-radius: 4px; }
+"""
+
+SCRIPT = """
+const collator = new Intl.Collator(undefined, {numeric: true});
+for (const button of document.querySelectorAll("th[aria-sort] button")) button.addEventListener("click", () => {
+  const heading = button.parentElement, table = heading.closest("table"), column = heading.cellIndex;
+  const sign = heading.getAttribute("aria-sort") === "ascending" ? -1 : 1;
+  for (const other of table.querySelectorAll("th[aria-sort]")) other.setAttribute("aria-sort", "none");
+  heading.setAttribute("aria-sort", sign > 0 ? "ascending" : "descending");
+  table.append(...[...table.tBodies].sort((a, b) => {
+    const [x, y] = [a, b].map(body => body.rows[0].cells[column].dataset.value);
+    if (x === "" || y === "") return (x === "") - (y === "");  // no value stays at the end
+    return sign * (column === 0 ? collator.compare(x, y) : x - y);
+  }));
+});
+"""
+
+
+def shown(value) -> str:
+    """Text of a value for people: three significant digits, yes or no, a dash for None; not escaped."""
+    if value is None or isinstance(value, (bool, np.bool_)):
+        return "\u2013" if value is None else "yes" if value else "no"
+    if isinstance(value, (list, tuple, np.ndarray)):
+        return ", ".join(map(shown, value))
+    if isinstance(value, numbers.Integral) or not isinstance(value, numbers.Real):
+        return str(value)
+    return f"{value:.0f}" if abs(value) >= 100 else f"{value:#.3g}".rstrip(".")
+
+
+def address(path: str | os.PathLike) -> str:
+    """Relative path as it stands in an attribute, whatever characters it is made of."""
+    return html.escape(urllib.parse.quote(pathlib.PurePath(path).as_posix()))
+
+
+def write_page(folder: str | os.PathLike, title: str, rows: list[dict], summary: dict[str, float | str | list]) -> None:
+    """Write folder/index.html: a summary, then one sortable entry an utterance.
+
+    row: {"id": str, "audio": {kind: relative path}, "picture": relative path, "measures": {name: float | bool | None}};
+    a row may lack a kind, a measure or the picture. Kinds and measures become columns in the order they first appear.
+    """
+    kinds = list(dict.fromkeys(kind for row in rows for kind in row["audio"]))
+    names = list(dict.fromkeys(name for row in rows for name in row["measures"]))
+    head = ['<th scope="col" aria-sort="none"><button type="button">utterance</button></th>']
+    head += [f'<th scope="col">{html.escape(kind)}</th>' for kind in kinds]
+    head += [f'<th scope="col" class="number" aria-sort="none"><button type="button">{html.escape(name)}</button></th>'
+             for name in names]
+    bodies = []
+    for row in rows:
+        name = html.escape(row["id"])
+        cells = [f'<th scope="row" data-value="{name}">{name}</th>']
+        for kind in kinds:
+            path = row["audio"].get(kind)
+            cells.append("<td>\u2013</td>" if path is None else
+                         f'<td><audio controls preload="none" src="{address(path)}" '
+                         f'aria-label="{name}, {html.escape(kind)}"></audio></td>')
+        for value in map(row["measures"].get, names):
+            key = "" if value is None or not math.isfinite(value) else float(value)
+            cells.append(f'<td class="number" data-value="{key}">{html.escape(shown(value))}</td>')
+        body = f"<tr>{''.join(cells)}</tr>"
+        if row.get("picture") is not None:
+            body += (f'\n<tr class="picture"><td colspan="{len(cells)}"><details><summary>spectrograms and alignment'
+                     f'</summary><img loading="lazy" src="{address(row["picture"])}" '
+                     f'alt="Spectrograms and alignment of {name}"></details></td></tr>')
+        bodies.append(f"<tbody>\n{body}\n</tbody>\n")
+    facts = [f'<tr><th scope="row">{html.escape(name)}</th><td>{html.escape(shown(value))}</td></tr>\n'
+             for name, value in summary.items()]
+    page = f"""<!DOCTYPE html>
+<html lang="en">
+<head><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">
+<title>{html.escape(title)}</title><style>{STYLE}</style></head>
+<body>
+<h1>{html.escape(title)}</h1>
+<div class="scroll" tabindex="0" role="region" aria-label="Summary"><table>
+{"".join(facts)}</table></div>
+<h2 id="utterances">Utterances ({len(rows)})</h2>
+<div class="scroll" tabindex="0" role="region" aria-labelledby="utterances"><table class="results">
+<thead><tr>{"".join(head)}</tr></thead>
+{"".join(bodies)}</table></div>
+<script>{SCRIPT}</script>
+</body></html>
+"""
+    with utils.replacing(pathlib.Path(folder) / "index.html") as temporary:
+        temporary.write_text(page, encoding="utf-8")

@@ -1,0 +1,174 @@
+"""The training loop: run folder, checkpoints, exact resume, TensorBoard. What a step does is the task's business.
+
+A run folder holds hparams.json, checkpoints/ (the newest and the best), TensorBoard events and samples/.
+"""
+import argparse
+import contextlib
+import dataclasses
+import math
+import pathlib
+import time
+
+import hyperparams
+import utils  # before TensorFlow: quiets its start
+import keras
+import numpy as np
+import tensorflow as tf
+from tqdm import tqdm
+
+from hyperparams import HyperParams
+
+
+class TrainingError(RuntimeError):
+    """Training cannot start or go on; the message says why and what to do."""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The flags that all training scripts share."""
+    parser.add_argument("--data", type=pathlib.Path, metavar="DIR", help="what prepro.py wrote (default: the demo corpus)")
+    parser.add_argument("--logdir", type=pathlib.Path, metavar="DIR", help="run folder; resumed if it holds a checkpoint")
+    parser.add_argument("--preset", choices=hyperparams.PRESETS, help="hyperparameters to start from")
+    parser.add_argument("--set", action="append", default=[], metavar="NAME=VALUE", help="override a hyperparameter")
+    parser.add_argument("--seed", type=int, help="of weights, data order and dropout")
+    parser.add_argument("--steps", type=int, metavar="N", help="stop after step N, to go on another time")
+    parser.add_argument("--init-from", type=pathlib.Path, metavar="DIR", help="begin with the weights of another run")
+    parser.add_argument("--no-resume", action="store_true", help="begin anew even if the run folder holds a checkpoint")
+
+
+def resolve(args: argparse.Namespace, default_preset: str) -> HyperParams:
+    """The hyperparameters of a run: those of its folder when it goes on, else preset and overrides.
+
+    Raises TrainingError if the folder was begun with other values than those asked for.
+    """
+    asked = bool(args.preset or args.set or args.seed is not None)
+    overrides = args.set + ([f"seed={args.seed}"] if args.seed is not None else [])
+    hp = hyperparams.get(args.preset or default_preset, overrides)
+    path = args.logdir / "hparams.json"
+    if path.exists() and not args.no_resume:
+        before = HyperParams.from_json(path)
+        differing = [f"{name} ({value} there, {getattr(hp, name)} asked for)"
+                     for name, value in dataclasses.asdict(before).items() if value != getattr(hp, name)]
+        if asked and differing:
+            raise TrainingError(f"{args.logdir} was begun with other hyperparameters: {', '.join(differing)}; "
+                                "choose another --logdir, or --no-resume to begin anew")
+        return before
+    utils.write_json(path, dataclasses.asdict(hp))
+    return hp
+
+
+def cosine(peak: float, steps: int, warmup: int) -> keras.optimizers.schedules.LearningRateSchedule:
+    """Learning rate that rises to `peak` and falls along a cosine to a hundredth of it."""
+    warmup = min(warmup, steps // 4)
+    return keras.optimizers.schedules.CosineDecay(peak / 100, max(1, steps - warmup), alpha=0.01, warmup_target=peak,
+                                                  warmup_steps=max(1, warmup))
+
+
+def restore(checkpoint: tf.train.Checkpoint, prefix: str) -> None:
+    """Restore all of `checkpoint`; raises TrainingError if the file is damaged or of another network."""
+    try:
+        checkpoint.restore(prefix).assert_existing_objects_matched().expect_partial()
+    except (ValueError, AssertionError, tf.errors.OpError) as error:
+        detail = " ".join(str(error).split())[:300]
+        raise TrainingError(f"{prefix} does not fit this network: {detail}. Evaluate and resume a run with the "
+                            "hparams.json and the code it was trained with, or begin anew with --no-resume") from None
+
+
+class Run:
+    """A run folder: checkpoints of `parts` (name -> trackable), the step, the best validation, TensorBoard."""
+
+    def __init__(self, logdir: pathlib.Path, hp: HyperParams, parts: dict):
+        self.logdir, self.hp = pathlib.Path(logdir), hp
+        self.step = tf.Variable(0, dtype=tf.int64, trainable=False)
+        self.best = tf.Variable(math.inf, trainable=False)
+        self.checkpoint = tf.train.Checkpoint(step=self.step, best=self.best, **parts)
+        folder = self.logdir / "checkpoints"
+        self.newest = tf.train.CheckpointManager(self.checkpoint, str(folder), hp.keep_checkpoints, checkpoint_name="step")
+        self.selected = tf.train.CheckpointManager(tf.train.Checkpoint(generator=parts["generator"], step=self.step),
+                                                   str(folder / "best"), 1, checkpoint_name="best")
+        self.writers = {kind: tf.summary.create_file_writer(str(self.logdir / kind)) for kind in ("train", "validation")}
+
+    def resume(self) -> bool:
+        """Go on from the newest checkpoint; False if there is none."""
+        if self.newest.latest_checkpoint:
+            restore(self.checkpoint, self.newest.latest_checkpoint)
+        return bool(self.newest.latest_checkpoint)
+
+    def forget(self) -> None:
+        """Remove the checkpoints and events of an earlier run in this folder."""
+        for path in [*self.logdir.glob("checkpoints/**/*"), *self.logdir.glob("*/events*")]:
+            if path.is_file():
+                path.unlink()
+
+    def save(self) -> None:
+        """Write a checkpoint unless this step has one."""
+        if not (self.newest.latest_checkpoint or "").endswith(f"-{int(self.step)}"):
+            self.newest.save(checkpoint_number=self.step)
+
+    def log(self, kind: str, scalars: dict[str, float], step: int | None = None) -> None:
+        """Write scalars to TensorBoard as train or validation."""
+        step = int(self.step) if step is None else step
+        with self.writers[kind].as_default(step=step):
+            for name, value in scalars.items():
+                tf.summary.scalar(name, value)
+
+
+def best_checkpoint(logdir: pathlib.Path) -> str:
+    """Prefix of the best checkpoint of a run, or of its newest if none was validated; raises TrainingError."""
+    for folder in (pathlib.Path(logdir) / "checkpoints" / "best", pathlib.Path(logdir) / "checkpoints"):
+        prefix = tf.train.latest_checkpoint(str(folder))
+        if prefix:
+            return prefix
+    raise TrainingError(f"{logdir} holds no checkpoint; train first (train.py --logdir {logdir})")
+
+
+def fit(run: Run, task, last_step: int) -> None:
+    """Run `task` from the run's step to `last_step`, logging, validating and saving as the hyperparameters say.
+
+    The task gives `stages`, a list of (name, steps), `dataset(stage, start, stop)`, `train_step(stage, batch, step)`
+    returning a dictionary of scalars, and `validate(run)` returning the scalars of a validation with the key "score",
+    lower is better, or an empty dictionary where there is nothing to select yet. Raises TrainingError when a loss is
+    not finite. A checkpoint is written however the loop ends, but for a loss that is not finite.
+    """
+    hp, start, stage_start = run.hp, int(run.step), 0
+    with tqdm(total=last_step, initial=start, desc="training", disable=None, unit="step") as bar:
+        with contextlib.ExitStack() as at_end:
+            at_end.callback(run.save)
+            for stage, steps in task.stages:
+                first, stop = max(start, stage_start), min(stage_start + steps, last_step)
+                bar.set_description(stage)
+                for batch in task.dataset(stage, first - stage_start, stop - stage_start) if first < stop else ():
+                    scalars = task.train_step(stage, batch, run.step)
+                    run.step.assign_add(1)
+                    step = int(run.step)
+                    bar.update()
+                    if step % hp.log_steps == 0 or step == stop:
+                        log_scalars(run, scalars, bar, at_end)
+                    if step % hp.save_steps == 0 or step == stop:
+                        validate(run, task, stage, bar)
+                        run.save()
+                stage_start += steps
+
+
+def log_scalars(run: Run, scalars: dict, bar: tqdm, at_end: contextlib.ExitStack) -> None:
+    """Log the scalars of a step; raises TrainingError if one is not finite."""
+    values = {name: float(value) for name, value in scalars.items()}
+    if not all(map(math.isfinite, values.values())):
+        at_end.pop_all()  # keep the last good checkpoint
+        raise TrainingError(f"loss is not finite at step {int(run.step)} ({values}); the last checkpoint is good: "
+                            "go on from it with a lower learning_rate")
+    run.log("train", values)
+    bar.set_postfix({name.split("/")[-1]: f"{value:.4f}" for name, value in values.items() if "loss" in name})
+
+
+def validate(run: Run, task, stage: str, bar: tqdm) -> None:
+    """Validate, log, and keep the checkpoint if it is the best."""
+    began = time.perf_counter()
+    scalars = task.validate(run, stage)
+    run.log("validation", scalars)
+    for writer in run.writers.values():
+        writer.flush()
+    text = "  ".join(f"{name.split('/')[-1]} {value:.3f}" for name, value in scalars.items())
+    bar.write(f"step {int(run.step)} ({stage}): {text}  [{time.perf_counter() - began:.1f} s]")
+    if scalars.get("score", math.inf) < float(run.best):
+        run.best.assign(scalars["score"])
+        run.selected.save(checkpoint_number=run.step)

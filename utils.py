@@ -1,0 +1,165 @@
+"""Signal processing: recordings to normalised spectrograms and back, and the small reshapes around them.
+
+Spectrograms are (T, bins), float32 in [0, 1]: magnitude in dB, `hp.top_db` maps to 1 and `hp.range_db` below it to 0,
+the value of silence and of padding.
+"""
+import contextlib
+import functools
+import json
+import os
+import pathlib
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # here because every script imports this before TensorFlow
+
+import librosa
+import numpy as np
+import scipy.fft
+import scipy.signal
+import soundfile
+
+from hyperparams import HyperParams
+
+AUDIO_SUFFIXES = (".wav", ".flac", ".ogg", ".aiff", ".aif", ".mp3", ".opus", ".au", ".caf", ".w64")
+
+
+@contextlib.contextmanager
+def replacing(path: str | os.PathLike):
+    """Give a temporary path beside `path` that takes its name on success and vanishes on failure.
+
+    All files are written through this, so that a half-written one never appears under its name.
+    """
+    path = pathlib.Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.tmp")
+    try:
+        yield temporary
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def write_json(path: str | os.PathLike, content) -> None:
+    with replacing(path) as temporary:
+        temporary.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+
+
+class BadAudio(ValueError):
+    """A recording that cannot be used; the message names the file, what is wrong and the cure."""
+
+
+def load_wav(path: str | os.PathLike, hp: HyperParams, trim: bool = True) -> np.ndarray:
+    """Read a recording of any rate, channel count and format of libsndfile.
+
+    Channels are averaged, the rate becomes `hp.sample_rate`, constant offset is removed, loudness is brought to
+    `hp.loudness_db` and, with `trim`, silence at both ends is cut.
+
+    Returns (samples,) float32. Raises BadAudio.
+    """
+    try:
+        wav, sample_rate = soundfile.read(path, dtype="float32", always_2d=True)
+    except (soundfile.LibsndfileError, OSError) as error:
+        raise BadAudio(f"{path}: cannot be read as audio ({error}); convert it to wav") from None
+    if not len(wav):
+        raise BadAudio(f"{path}: holds no samples; record it again or remove it")
+    if not np.isfinite(wav).all():
+        raise BadAudio(f"{path}: holds samples that are not numbers; export it again from its source")
+    wav = wav.mean(axis=1)
+    wav -= wav.mean()
+    if sample_rate != hp.sample_rate:
+        wav = librosa.resample(wav, orig_sr=sample_rate, target_sr=hp.sample_rate)
+    peak = np.abs(wav).max(initial=0.0)
+    if peak < 1e-4:
+        raise BadAudio(f"{path}: is silent (peak {peak:.1e}); check the recording level")
+    if trim:
+        wav, _ = librosa.effects.trim(wav, top_db=hp.trim_db, frame_length=hp.win_length, hop_length=hp.hop_length)
+    return normalise_loudness(wav, hp)
+
+
+def normalise_loudness(wav: np.ndarray, hp: HyperParams) -> np.ndarray:
+    """Scale (samples,) so that the root mean square of its speech is `hp.loudness_db` below full scale.
+
+    Frames more than `hp.trim_db` below the loudest do not count, so pauses do not make the speech around them louder.
+    """
+    power = librosa.feature.rms(y=wav, frame_length=hp.win_length, hop_length=hp.hop_length)[0] ** 2
+    speech = power[power > power.max() * 10 ** (-hp.trim_db / 10)]
+    return (wav * (10 ** (hp.loudness_db / 20) / np.sqrt(speech.mean()))).astype(np.float32)
+
+
+def save_wav(path: str | os.PathLike, wav: np.ndarray, hp: HyperParams) -> None:
+    """Write (samples,) as a 16-bit wav; a signal above full scale is turned down, not clipped."""
+    wav = wav / max(1.0, np.abs(wav).max(initial=0.0) / 0.99)
+    with replacing(path) as temporary:
+        soundfile.write(temporary, wav, hp.sample_rate, format="WAV", subtype="PCM_16")
+
+
+@functools.lru_cache(maxsize=4)
+def mel_filterbank(sample_rate: int, n_fft: int, n_mels: int) -> np.ndarray:
+    """(M, F) triangular filters, each of sum 1, so that mel and linear magnitudes share one scale in dB."""
+    return librosa.filters.mel(sr=sample_rate, n_fft=n_fft, n_mels=n_mels, norm=1)
+
+
+def spectrograms(wav: np.ndarray, hp: HyperParams) -> tuple[np.ndarray, np.ndarray]:
+    """(samples,) to mel (T, M) and linear (T, F), both normalised."""
+    emphasised = np.append(wav[:1], wav[1:] - hp.preemphasis * wav[:-1])
+    magnitude = np.abs(librosa.stft(emphasised, n_fft=hp.n_fft, hop_length=hp.hop_length,
+                                    win_length=hp.win_length))                                        # (F, T)
+    mel = mel_filterbank(hp.sample_rate, hp.n_fft, hp.n_mels) @ magnitude                             # (M, T)
+    return normalise(mel.T, hp), normalise(magnitude.T, hp)
+
+
+def mel_of_linear(linear: np.ndarray, hp: HyperParams) -> np.ndarray:
+    """Linear (T, F) to mel (T, M), both normalised."""
+    magnitude = denormalise(linear, hp) @ mel_filterbank(hp.sample_rate, hp.n_fft, hp.n_mels).T
+    return normalise(magnitude, hp)
+
+
+def normalise(magnitude: np.ndarray, hp: HyperParams) -> np.ndarray:
+    """Magnitude to [0, 1], linear in dB."""
+    db = 20.0 * np.log10(np.maximum(magnitude, 1e-8))
+    return np.clip((db - hp.top_db) / hp.range_db + 1.0, 0.0, 1.0).astype(np.float32)
+
+
+def denormalise(spectrogram: np.ndarray, hp: HyperParams) -> np.ndarray:
+    """The inverse of `normalise`; 0 becomes magnitude zero, so that silence is silent."""
+    spectrogram = np.clip(spectrogram, 0.0, 1.0)
+    db = (spectrogram - 1.0) * hp.range_db + hp.top_db
+    return np.where(spectrogram > 0.0, 10.0 ** (db / 20.0), 0.0).astype(np.float32)
+
+
+def griffin_lim(linear: np.ndarray, hp: HyperParams) -> np.ndarray:
+    """Linear spectrogram (T, F) to (samples,) by fast Griffin-Lim (Perraudin et al. 2013).
+
+    The magnitude is raised to `hp.power` first (Tacotron, section 3.4), its sum kept.
+    """
+    magnitude = denormalise(linear, hp).T                                                             # (F, T)
+    if hp.power != 1.0:
+        sharpened = magnitude ** hp.power
+        magnitude = sharpened * (magnitude.sum() / max(sharpened.sum(), 1e-8))
+    wav = librosa.griffinlim(magnitude, n_iter=hp.griffin_lim_iters, hop_length=hp.hop_length,
+                             win_length=hp.win_length, n_fft=hp.n_fft, random_state=hp.seed)
+    return scipy.signal.lfilter([1.0], [1.0, -hp.preemphasis], wav).astype(np.float32)
+
+
+def cepstra(mel: np.ndarray, hp: HyperParams, order: int = 24) -> np.ndarray:
+    """Mel-cepstra (T, order): cosine transform of the log-mel spectrum in dB, without the zeroth coefficient.
+
+    Scaled so that the Euclidean distance of two frames is the root mean square difference in dB of their smoothed
+    log-mel spectra, which is what the usual mel-cepstral distortion formula gives.
+    """
+    return scipy.fft.dct(mel * hp.range_db, axis=1, norm="ortho")[:, 1:order + 1] / np.sqrt(mel.shape[1])
+
+
+def shift_by_one(frames: np.ndarray) -> np.ndarray:
+    """(T, C) to (T, C): a frame of silence in front, the last one dropped; what a decoder is fed."""
+    return np.concatenate([np.zeros_like(frames[:1]), frames[:-1]])
+
+
+def reduce_frames(frames: np.ndarray, r: int) -> np.ndarray:
+    """Stack `r` consecutive frames: (T, C) to (ceil(T / r), r * C), padded with silence."""
+    padded = np.pad(frames, ((0, -len(frames) % r), (0, 0)))
+    return padded.reshape(-1, r * frames.shape[1])
+
+
+def restore_shape(steps: np.ndarray, r: int) -> np.ndarray:
+    """The inverse of `reduce_frames`, padding included: (Ty, r * C) to (Ty * r, C)."""
+    return steps.reshape(-1, steps.shape[1] // r)
