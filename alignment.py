@@ -24,27 +24,38 @@ def dtw(source: np.ndarray, target: np.ndarray) -> tuple[np.ndarray, np.ndarray]
     return path[::-1], cost[path[::-1, 0], path[::-1, 1]]
 
 
-def warp(source: np.ndarray, target: np.ndarray) -> tuple[np.ndarray, float]:
-    """Align two sequences of speaker-normalised cepstra, (S, C) and (T, C).
+def features(mel: np.ndarray, hp: HyperParams) -> np.ndarray:
+    """What recordings are aligned by, (T, 13) in dB: the level at half its weight and mel-cepstra of order 12.
 
-    Returns the source position of each target frame, (T,) rising from 0 to S - 1, smoothed over 50 ms because the
+    Only a speaker's mean may be taken from them. Divided by their deviations the high coefficients, mostly noise, weigh
+    as much as the low ones, and the right sentence is no nearer than any other.
+    """
+    level = hp.range_db * mel.mean(axis=1, keepdims=True)
+    return np.concatenate([0.5 * level, utils.cepstra(mel, hp, 12)], axis=1)
+
+
+def warp(source: np.ndarray, target: np.ndarray) -> tuple[np.ndarray, float]:
+    """Align two sequences of features less their speaker's mean, (S, C) and (T, C).
+
+    Returns the source position of each target frame, (T,) rising from 0 to S - 1, smoothed over 75 ms because the
     raw path is a staircase, and the mean distance along the raw path.
     """
     path, distances = dtw(source, target)
     counts = np.bincount(path[:, 1], minlength=len(target))
     positions = np.bincount(path[:, 1], weights=path[:, 0], minlength=len(target)) / counts
-    positions = scipy.ndimage.gaussian_filter1d(positions, 2.0, mode="nearest")
+    positions = scipy.ndimage.gaussian_filter1d(positions, 3.0, mode="nearest")
     positions[0], positions[-1] = 0.0, len(source) - 1.0
     return np.maximum.accumulate(positions).astype(np.float32), float(distances.mean())
 
 
-def pauses(mel: np.ndarray, hp: HyperParams) -> list[int]:
-    """Middle frames of the silences of at least PAUSE_SECONDS."""
+def pauses(mel: np.ndarray, hp: HyperParams) -> np.ndarray:
+    """First and last frames (P, 2) of the silences of at least PAUSE_SECONDS."""
     level = scipy.ndimage.uniform_filter1d(mel.mean(axis=1), 3)
     quiet = level < 0.5 * np.percentile(level, 80)
     runs, n_runs = scipy.ndimage.label(quiet)
-    return [(run[0].start + run[0].stop) // 2 for run in scipy.ndimage.find_objects(runs, n_runs)
-            if run[0].stop - run[0].start >= PAUSE_SECONDS * hp.frames_per_second]
+    found = [(run[0].start, run[0].stop - 1) for run in scipy.ndimage.find_objects(runs, n_runs)
+             if run[0].stop - run[0].start >= PAUSE_SECONDS * hp.frames_per_second]
+    return np.array(found, int).reshape(-1, 2)
 
 
 def cut_long(source: np.ndarray, target: np.ndarray, hp: HyperParams) -> list[tuple[int, int, int, int]]:
@@ -57,16 +68,18 @@ def cut_long(source: np.ndarray, target: np.ndarray, hp: HyperParams) -> list[tu
     if max(len(source), len(target)) <= longest:
         return [(0, len(source), 0, len(target))]
     step = max(COARSE, math.ceil(max(len(source), len(target)) / 4000))  # bounds the memory of an hour's alignment
-    coarse = [utils.cepstra(utils.reduce_frames(mel, step).reshape(-1, step, hp.n_mels).mean(axis=1), hp)
+    coarse = [features(utils.reduce_frames(mel, step).reshape(-1, step, hp.n_mels).mean(axis=1), hp)
               for mel in (source, target)]
-    path, _ = warp(*[(x - x.mean(axis=0)) / (x.std(axis=0) + 1e-6) for x in coarse])
-    source_pauses = np.array(pauses(source, hp) or [-10 ** 9])
+    path, _ = warp(*[x - x.mean(axis=0) for x in coarse])
+    source_pauses = pauses(source, hp)
     cuts = []
-    for frame in pauses(target, hp):
+    for frame in pauses(target, hp).mean(axis=1).astype(int).tolist() if len(source_pauses) else ():
         expected = np.interp(frame, np.arange(len(path)) * step, path * step)
-        nearest = int(source_pauses[np.abs(source_pauses - expected).argmin()])
-        if abs(nearest - expected) <= 3 * step and (not cuts or nearest > cuts[-1][0]):
-            cuts.append((nearest, frame))
+        # How far outside a pause: where inside a long one the path crosses a short one says nothing
+        outside = np.maximum(source_pauses[:, 0] - expected, expected - source_pauses[:, 1])
+        middle = int(source_pauses[outside.argmin()].mean())
+        if outside.min() <= 3 * step and (not cuts or middle > cuts[-1][0]):
+            cuts.append((middle, frame))
     stretches, start = [], (0, 0)
     for cut, following in zip(cuts, cuts[1:] + [(len(source), len(target))]):
         if max(following[0] - start[0], following[1] - start[1]) > longest:

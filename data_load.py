@@ -16,6 +16,12 @@ from hyperparams import HyperParams
 POSTNET, PAIRED = "postnet", "paired"
 
 
+@functools.lru_cache(maxsize=256)  # each holds a file open, and many systems allow no more than 1,024 of them
+def open_array(path: pathlib.Path) -> np.ndarray:
+    """Memory-map a .npy file; opening it costs as much as reading a crop, so it stays open for a while."""
+    return np.load(path, mmap_mode="r", allow_pickle=False)
+
+
 class Corpus:
     """The features below `data`, memory-mapped; raises PreproError if they are missing."""
 
@@ -31,17 +37,19 @@ class Corpus:
                 if self.pairs[row["source"], row["name"]].split == "train"]
         self.by_length = sorted(self.train, key=lambda pair: (pair.target_end - pair.target_start, pair.name))
         # The target's speech once, however many sources there are
-        self.spoken = list({pair.utterance: pair for pair in self.train}.values())
+        self.spoken = list({(pair.utterance, pair.target_start): pair for pair in self.train}.values())
 
     def split(self, name: str) -> list[prepro.Pair]:
-        """The pairs of a split, in a fixed order."""
-        return sorted((pair for pair in self.pairs.values() if pair.split == name),
-                      key=lambda pair: (pair.source, pair.name))
+        """The pairs of a split, in a fixed order; raises PreproError if there are none."""
+        pairs = [pair for pair in self.pairs.values() if pair.split == name]
+        if not pairs:
+            raise prepro.PreproError(f"{self.data} has no sentence to {'validate' if name == 'val' else name} with: "
+                                     "look at the reasons in manifest.csv, record more sentences or name others")
+        return sorted(pairs, key=lambda pair: (pair.source, pair.name))
 
-    @functools.lru_cache(maxsize=65536)
     def features(self, speaker: str, utterance: str, kind: str) -> np.ndarray:
         """Memory-mapped (T, bins) float16 of `kind` mel or linear."""
-        return np.load(self.data / "features" / speaker / f"{utterance}.{kind}.npy", mmap_mode="r", allow_pickle=False)
+        return open_array(self.data / "features" / speaker / f"{utterance}.{kind}.npy")
 
     def source(self, pair: prepro.Pair, start: int = 0, end: int | None = None) -> np.ndarray:
         """(S, F) linear spectrogram of the source of a pair."""
@@ -53,16 +61,14 @@ class Corpus:
         frames = self.features(self.target, pair.utterance, kind)[pair.target_start:pair.target_end]
         return frames[start:end].astype(np.float32)
 
-    @functools.lru_cache(maxsize=65536)
-    def path(self, pair_key: tuple[str, str]) -> np.ndarray:
+    def path(self, pair: prepro.Pair) -> np.ndarray:
         """(T,) source position of each target frame, by dynamic time warping."""
-        source, name = pair_key
-        return np.load(self.data / "paths" / source / f"{name}.npy", allow_pickle=False)
+        return open_array(self.data / "paths" / pair.source / f"{pair.name}.npy")
 
     def positions(self, pair: prepro.Pair, start: int, steps: int) -> np.ndarray:
         """(Ty + 1,) source position at the start of each decoder step and at the end of the last; slope 1 past the
         end of the path."""
-        path = self.path((pair.source, pair.name))
+        path = self.path(pair)
         frames = start + np.arange(steps + 1) * self.hp.r
         return path[np.minimum(frames, len(path) - 1)] + np.maximum(frames - len(path) + 1, 0)
 
@@ -109,7 +115,7 @@ class Corpus:
 
     def jitter(self, pair: prepro.Pair, start: int, end: int, rng: np.random.Generator):
         """Move a slice by up to `r` frames and add a random margin to its source, so that no edge tells a place."""
-        path = self.path((pair.source, pair.name))
+        path = self.path(pair)
         shift = int(rng.integers(max(-self.hp.r, -start), min(self.hp.r, len(path) - end) + 1))
         start, end = start + shift, end + shift
         before, after = rng.integers(self.hp.context_frames + 1, size=2)

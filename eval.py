@@ -21,9 +21,7 @@ import prepro
 import report
 import trainer
 import utils
-import librosa
 import numpy as np
-import tensorflow as tf
 from tqdm import tqdm
 
 from convert import Converted, Converter
@@ -46,9 +44,9 @@ def load_converter(logdir: pathlib.Path, checkpoint: str | None = None) -> Conve
     path = pathlib.Path(logdir) / "hparams.json"
     if not path.exists():
         raise trainer.TrainingError(f"{path} does not exist: {logdir} is no run folder; train first, or give --logdir")
-    generator = Generator(HyperParams.from_json(path))
     prefix = checkpoint or trainer.best_checkpoint(logdir)
-    trainer.restore(tf.train.Checkpoint(generator=generator), prefix)
+    generator = Generator(HyperParams.from_json(path))
+    trainer.load_generator(generator, prefix)
     return Converter(generator)
 
 
@@ -56,7 +54,7 @@ def split_at_pauses(wav: np.ndarray, hp: HyperParams) -> list[Piece]:
     """Cut a recording (samples,) into pieces of at most PIECE_SECONDS, at pauses, or else where it is quietest."""
     mel, _ = utils.spectrograms(wav, hp)
     longest = round(PIECE_SECONDS * hp.frames_per_second)
-    silences = np.array(alignment.pauses(mel, hp), int)
+    silences = alignment.pauses(mel, hp).mean(axis=1).astype(int)
     cuts = [0]
     while len(mel) - cuts[-1] > longest:
         near = silences[(silences > cuts[-1] + longest // 8) & (silences <= cuts[-1] + longest)]
@@ -67,9 +65,8 @@ def split_at_pauses(wav: np.ndarray, hp: HyperParams) -> list[Piece]:
         part = wav[start * hp.hop_length:end * hp.hop_length]
         if np.abs(part).max(initial=0.0) < 1e-3:  # nothing but a pause
             continue
-        speech, (first, _) = librosa.effects.trim(part, top_db=hp.trim_db, frame_length=hp.win_length,
-                                                  hop_length=hp.hop_length)
-        pieces.append(Piece(speech, start * hp.hop_length + int(first)))
+        speech, first = utils.trim_silence(part, hp)
+        pieces.append(Piece(speech, start * hp.hop_length + first))
     return pieces
 
 
@@ -100,7 +97,8 @@ def find_recordings(paths: list[pathlib.Path]) -> list[pathlib.Path]:
     found = []
     for path in paths:
         if path.is_dir():
-            found += sorted(file for file in path.rglob("*") if file.suffix.lower() in utils.AUDIO_SUFFIXES)
+            found += sorted(file for file in path.rglob("*") if file.suffix.lower() in utils.AUDIO_SUFFIXES
+                            and file.is_file() and not file.name.startswith("."))
         elif path.exists():
             found.append(path)
         else:
@@ -125,7 +123,6 @@ def convert_files(paths: list[pathlib.Path], out: pathlib.Path, converter: Conve
     """Convert recordings into `out`; a bad one is named and skipped. Returns the number of those skipped."""
     hp, rows, refused = converter.hp, [], []
     recordings = find_recordings(paths)
-    out.mkdir(parents=True, exist_ok=True)
     with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool:
         for path, name in zip(tqdm(recordings, "converting", disable=None), unique_names(recordings)):
             try:
@@ -137,7 +134,8 @@ def convert_files(paths: list[pathlib.Path], out: pathlib.Path, converter: Conve
             utils.save_wav(out / f"{name}.wav", voice, hp)
             utils.save_wav(out / f"{name}.source.wav", wav, hp)
             shown = f"{name}" if len(pieces) == 1 else f"{name}, first of {len(pieces)} pieces"
-            draw(out / f"{name}.png", utils.spectrograms(pieces[0].wav, hp)[1], outputs[0], None, None, hp, shown)
+            report.plot_conversion(out / f"{name}.png", utils.spectrograms(pieces[0].wav, hp)[1], outputs[0], None,
+                                   None, hp, shown)
             rows.append({"id": name, "audio": {"source": f"{name}.source.wav", "converted": f"{name}.wav"},
                          "picture": f"{name}.png",
                          "measures": {"source s": len(wav) / hp.sample_rate, "converted s": len(voice) / hp.sample_rate,
@@ -147,13 +145,6 @@ def convert_files(paths: list[pathlib.Path], out: pathlib.Path, converter: Conve
     if rows:
         finish(out, title, rows, {"converted": len(rows), "refused": len(refused)})
     return len(refused)
-
-
-def draw(path: pathlib.Path, source: np.ndarray, output: Converted, target: np.ndarray | None,
-         dtw_path: np.ndarray | None, hp: HyperParams, title: str) -> None:
-    """Picture of one conversion: spectrograms and alignment."""
-    panels = {"source": source, "converted": output.linear} | ({} if target is None else {"target": target})
-    report.plot_utterance(path, panels, output.weights, output.positions, dtw_path, hp, title)
 
 
 def finish(out: pathlib.Path, title: str, rows: list[dict], summary: dict) -> None:
@@ -182,13 +173,14 @@ def convert_heldout(corpus: data_load.Corpus, out: pathlib.Path, converter: Conv
     rows = []
     for i, pair in enumerate(tqdm(pairs, "measuring", disable=None)):
         name = f"{pair.source}-{pair.name}"
-        path = corpus.path((pair.source, pair.name))
+        path = corpus.path(pair)
         files = {}
         for kind, wav in zip(("source", "converted", "target"), (recordings[i][0], converted[i], recordings[i][1])):
             files[kind] = f"audio/{name}.{kind}.wav"
             utils.save_wav(out / files[kind], wav, hp)
-        draw(out / "audio" / f"{name}.png", corpus.source(pair), outputs[i], corpus.spoken_target(pair, "linear"), path,
-             hp, f"{pair.source} to {corpus.target}, {pair.name}")
+        report.plot_conversion(out / "audio" / f"{name}.png", corpus.source(pair), outputs[i],
+                               corpus.spoken_target(pair, "linear"), path, hp,
+                               f"{pair.source} to {corpus.target}, {pair.name}")
         cepstra = metrics.wav_cepstra(converted[i], hp)
         distances = metrics.retrieve(cepstra, targets)
         n_frames, n_target = len(outputs[i].linear), len(path)
@@ -224,8 +216,10 @@ def summarise(rows: list[dict]) -> dict:
 def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("inputs", nargs="*", type=pathlib.Path, metavar="FILE_OR_FOLDER", help="recordings to convert")
-    parser.add_argument("--out", type=pathlib.Path, metavar="DIR", help="where results go (default: results/ in the run folder)")
-    parser.add_argument("--data", type=pathlib.Path, metavar="DIR", help="what prepro.py wrote (default: the demo corpus)")
+    parser.add_argument("--out", type=pathlib.Path, metavar="DIR",
+                        help="where results go (default: results/ in the run folder)")
+    parser.add_argument("--data", type=pathlib.Path, metavar="DIR",
+                        help="what prepro.py wrote (default: the demo corpus)")
     parser.add_argument("--logdir", type=pathlib.Path, metavar="DIR", help="run folder (default: logdir/demo)")
     parser.add_argument("--checkpoint", metavar="PREFIX", help="another checkpoint than the best one")
     args = parser.parse_args(argv)

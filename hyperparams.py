@@ -8,6 +8,7 @@ Letters for shapes, used in every docstring and comment: N batch, Tx source step
 import dataclasses
 import difflib
 import json
+import math
 import pathlib
 
 
@@ -25,7 +26,8 @@ class HyperParams:
     loudness_db: float = -26.0      # dBFS, root mean square every recording is brought to
     top_db: float = 25.0            # dB of magnitude that maps to 1
     range_db: float = 80.0          # dB below it that map to 0 = silence
-    trim_db: float = 40.0           # dB below the loudest frame that count as silence at both ends
+    quiet_db: float = 40.0          # dB below the loudest frame, not counted for loudness
+    trim_level: float = 0.35        # share of the level of speech below which both ends are silence
 
     # Corpus
     min_seconds: float = 0.4        # s, shorter recordings are dropped
@@ -44,7 +46,7 @@ class HyperParams:
     encoder_banks: int = 16         # K                                       (paper 16)
     postnet_banks: int = 8          # K                                       (paper 8)
     highway_layers: int = 4         #                                         (paper 4)
-    dropout: float = 0.5            # of both pre-nets, in training           (paper 0.5)
+    dropout: float = 0.2            # of both pre-nets, in training           (paper 0.5)
     hide_frame: float = 0.85        # share of decoder steps that do not see the frame before    (paper 0)
     sigma: float = 1.5              # frames, width of the attention window (Luong et al. 2015, eq. 10)
     max_advance: float = 3.0        # source frames an output frame, the fastest the position moves
@@ -69,7 +71,8 @@ class HyperParams:
     log_steps: int = 20             # steps between scalars in TensorBoard
     save_steps: int = 500           # steps between checkpoints, each with a validation in free running
     keep_checkpoints: int = 3       # newest ones to keep beside the best
-    n_samples: int = 3              # held-out utterances drawn and played in TensorBoard
+    validation_limit: int = 32      # utterances of a validation, at most
+    n_samples: int = 3              # of them drawn and played in TensorBoard
 
     # Synthesis
     griffin_lim_iters: int = 60     #                                         (paper 50)
@@ -116,22 +119,42 @@ class HyperParams:
             raise ValueError(f"norm={self.norm}: choose bn, ln or ins")
         if self.width % 2:
             raise ValueError(f"width={self.width}: must be even, half of it goes to each direction of a GRU")
-        if self.win_length > self.n_fft:
-            raise ValueError(f"win_length={self.win_length} is longer than n_fft={self.n_fft}")
+        for less, more in (("win_length", "n_fft"), ("hop_length", "win_length"), ("min_seconds", "max_seconds"),
+                           ("slice_min_seconds", "slice_max_seconds")):
+            if getattr(self, less) > getattr(self, more):
+                raise ValueError(f"{less}={getattr(self, less)} is more than {more}={getattr(self, more)}")
         for field in dataclasses.fields(self):
             value = getattr(self, field.name)
-            if field.type is int and field.name != "seed" and value < (field.name.endswith("_steps") is False):
+            if field.type is int and value < (not field.name.endswith("_steps") and field.name != "seed"):
                 raise ValueError(f"{field.name}={value}: must be positive")
+            if field.type is float and not math.isfinite(value):
+                raise ValueError(f"{field.name}={value}: must be a finite number")
+            if field.name in ("range_db", "quiet_db", "trim_level", "max_ratio", "min_seconds", "slice_min_seconds",
+                              "sigma", "max_advance", "learning_rate", "clip_norm", "power") and value <= 0.0:
+                raise ValueError(f"{field.name}={value}: must be positive")
+            if field.name in ("validation", "test", "dropout", "hide_frame", "whole_share", "own_position") and not (
+                    0.0 <= value <= 1.0):
+                raise ValueError(f"{field.name}={value}: must lie between 0 and 1")
+        if self.dropout == 1.0:
+            raise ValueError(f"dropout={self.dropout}: leaves nothing of the pre-nets")
+        if self.validation + self.test >= 1.0:
+            raise ValueError(f"validation={self.validation} and test={self.test} leave nothing to train on")
         return self
 
     @classmethod
     def from_json(cls, path: pathlib.Path) -> "HyperParams":
         """Read the hparams.json of a run; raises ValueError if names or types do not fit this version."""
-        values = json.loads(pathlib.Path(path).read_text(encoding="utf-8"))
-        names = {field.name for field in dataclasses.fields(cls)}
-        if set(values) != names:
+        try:
+            values = dict(json.loads(pathlib.Path(path).read_text(encoding="utf-8")))
+        except (TypeError, ValueError) as error:
+            raise ValueError(f"{path} is damaged ({error}); restore it or train into another folder") from None
+        types = {field.name: field.type for field in dataclasses.fields(cls)}
+        if set(values) != set(types):
             raise ValueError(f"{path} is of another version of this project: "
-                             f"unknown {sorted(set(values) - names)}, missing {sorted(names - set(values))}")
+                             f"unknown {sorted(set(values) - set(types))}, missing {sorted(set(types) - set(values))}")
+        for name, value in values.items():
+            if not isinstance(value, (float, int) if types[name] is float else types[name]):
+                raise ValueError(f"{path}: {name} is of type {types[name].__name__}, {value!r} is not")
         return cls(**values).check()
 
 
@@ -145,7 +168,7 @@ PRESETS: dict[str, HyperParams] = {
 
 # The values that features on disk depend on: prepro.py stores them, training and evaluation compare.
 SIGNAL = ("sample_rate", "n_fft", "win_length", "hop_length", "n_mels", "preemphasis", "loudness_db", "top_db",
-          "range_db", "trim_db")
+          "range_db", "quiet_db", "trim_level")
 
 
 def get(preset: str, assignments: list[str]) -> HyperParams:

@@ -17,6 +17,6 @@ def l1(predicted, true, mask):
 
 
 def huber(predicted, true, mask):
-    """Masked Huber loss of positions (N, T): squared within 1, linear beyond, so that a jump of the path is no shock."""
+    """Masked Huber loss of positions (N, T): squared within 1 and linear beyond, so a jump of the path is no shock."""
     error = ops.abs(predicted - true)
     return masked_mean(ops.where(error < 1.0, 0.5 * ops.square(error), error - 0.5), mask)

@@ -222,10 +222,10 @@ class DecoderCell(layers.Layer):
 
     def start(self, memory, position) -> DecoderState:
         """State before the first step: silence, at `position` (N,); memory (N, S, E)."""
-        zeros = ops.zeros_like(memory[:, 0])                                                      # (N, E)
-        frames = ops.zeros_like(memory[:, :self.r, :1])                                           # (N, r, 1)
-        return DecoderState(ops.repeat(frames, self.n_mels, axis=2), position, position,
-                            frames * memory[:, None, :, 0], zeros, zeros, zeros, zeros)
+        n, length = ops.shape(memory)[0], ops.shape(memory)[1]
+        zeros = ops.zeros((n, self.width))
+        return DecoderState(ops.zeros((n, self.r, self.n_mels)), position, position, ops.zeros((n, self.r, length)),
+                            zeros, zeros, zeros, zeros)
 
     def call(self, state: DecoderState, given: StepInput, memory, mask) -> DecoderState:
         """One step; memory (N, S, E) with mask (N, S)."""

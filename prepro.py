@@ -20,7 +20,6 @@ import csv
 import dataclasses
 import functools
 import json
-import math
 import multiprocessing
 import os
 import pathlib
@@ -52,7 +51,7 @@ class Pair:
     split: str = ""          # train | val | test | dropped
     source_seconds: float = 0.0
     target_seconds: float = 0.0
-    dtw_cost: float = 0.0    # mean distance along the path, in standard deviations
+    dtw_cost: float = 0.0    # mean distance along the path, dB
     source_start: int = 0    # frames
     source_end: int = 0
     target_start: int = 0
@@ -105,8 +104,14 @@ def list_audio(folder: pathlib.Path, pattern: str) -> dict[str, pathlib.Path]:
     """Map utterance id to file for all recordings below `folder`.
 
     The id is the file's stem, or group 1 of the regular expression `pattern` where it is found in the stem.
-    Raises PreproError for a missing or empty folder and for two files of one id.
+    Raises PreproError for a missing or empty folder, for two files of one id and for a pattern that cannot work.
     """
+    try:
+        groups = re.compile(pattern).groups
+    except re.error as error:
+        raise PreproError(f"--pattern {pattern!r} is no regular expression: {error}") from None
+    if not groups:
+        raise PreproError(f"--pattern {pattern!r} needs parentheses around the utterance id, for instance ({pattern})")
     if not folder.is_dir():
         raise PreproError(f"{folder} is not a folder; give the folder that holds the recordings")
     found: dict[str, pathlib.Path] = {}
@@ -127,9 +132,9 @@ def list_audio(folder: pathlib.Path, pattern: str) -> dict[str, pathlib.Path]:
 
 def read_pairs_csv(path: pathlib.Path) -> list[tuple[dict[str, pathlib.Path], dict[str, pathlib.Path]]]:
     """Read a CSV with the columns source and target (file names, relative to the CSV) as one parallel corpus."""
-    with open(path, newline="", encoding="utf-8") as file:
+    with open(path, newline="", encoding="utf-8-sig") as file:  # spreadsheets put a mark in front
         rows = list(csv.DictReader(file))
-    if not rows or not {"source", "target"} <= set(rows[0]):
+    if not rows or not {"source", "target"} <= set(rows[0]) or not all(row["source"] and row["target"] for row in rows):
         raise PreproError(f"{path}: needs a header with the columns source and target, and a row a pair")
     sources, targets = {}, {}
     for row in rows:
@@ -153,18 +158,23 @@ def speaker_names(folders: list[pathlib.Path]) -> list[str]:
 
 
 def compute_features(path: pathlib.Path, stem: pathlib.Path, hp: HyperParams) -> tuple[int, str]:
-    """Write the features of one recording unless they are there and newer than it.
+    """Write the features of one recording unless they are there.
 
+    The linear file gets the recording's time of change, by which it is known again: an older recording that takes the
+    place of another is noticed, too.
     Returns the number of frames and, if the recording is unusable, the reason.
     """
     mel_file, linear_file = (stem.with_name(f"{stem.name}.{kind}.npy") for kind in ("mel", "linear"))
-    if mel_file.exists() and linear_file.exists() and mel_file.stat().st_mtime > path.stat().st_mtime:
+    changed = path.stat().st_mtime
+    if mel_file.exists() and linear_file.exists() and abs(linear_file.stat().st_mtime - changed) < 2.0:  # FAT's grain
         return len(np.load(mel_file, mmap_mode="r", allow_pickle=False)), ""
     try:
         mel, linear = utils.spectrograms(utils.load_wav(path, hp), hp)
     except utils.BadAudio as error:
         return 0, str(error)
+    mel_file.unlink(missing_ok=True)
     save_array(linear_file, linear.astype(np.float16))
+    os.utime(linear_file, (changed, changed))
     save_array(mel_file, mel.astype(np.float16))  # last: its presence says that both are complete
     return len(mel), ""
 
@@ -178,7 +188,7 @@ def load_mel(data: pathlib.Path, speaker: str, utterance: str) -> np.ndarray:
     return np.load(mel_path(data, speaker, utterance), allow_pickle=False).astype(np.float32)
 
 
-def align(pair: Pair, data: pathlib.Path, target: str, statistics: dict, hp: HyperParams) -> float:
+def align(pair: Pair, data: pathlib.Path, target: str, means: dict, hp: HyperParams) -> float:
     """Write the DTW path of one pair unless it is there; returns its mean cost."""
     path = data / "paths" / pair.source / f"{pair.name}.npy"
     cost_path = path.with_suffix(".cost.npy")  # written last: its presence says that the path is complete
@@ -188,12 +198,12 @@ def align(pair: Pair, data: pathlib.Path, target: str, statistics: dict, hp: Hyp
     if pair.source == target:
         positions, cost = np.arange(pair.target_end - pair.target_start, dtype=np.float32), 0.0
     else:
-        cepstra = []
+        sequences = []
         for speaker, start, end in ((pair.source, pair.source_start, pair.source_end),
                                     (target, pair.target_start, pair.target_end)):
-            mean, std = statistics[speaker]
-            cepstra.append((utils.cepstra(load_mel(data, speaker, pair.utterance)[start:end], hp) - mean) / std)
-        positions, cost = alignment.warp(*cepstra)
+            mel = load_mel(data, speaker, pair.utterance)[start:end]
+            sequences.append(alignment.features(mel, hp) - means[speaker])
+        positions, cost = alignment.warp(*sequences)
     save_array(path, positions)
     save_array(cost_path, np.float32(cost))
     return cost
@@ -213,12 +223,25 @@ def split_ids(ids: list[str], hp: HyperParams, heldout: set[str]) -> dict[str, s
     return splits | dict.fromkeys(heldout, "test")
 
 
-def stretch_split(pair: Pair, n_frames: int, splits: dict[str, str], hp: HyperParams) -> str:
-    """Split of a pair; stretches of one long recording are split by their place in the target's time."""
-    if pair.target_end - pair.target_start == n_frames:
-        return splits[pair.utterance]
-    left = 1.0 - (pair.target_start + pair.target_end) / 2 / n_frames
-    return "test" if left < hp.test else "val" if left < hp.test + hp.validation else "train"
+def assign_splits(pairs: list[Pair], target_frames: dict[str, int], hp: HyperParams, heldout: set[str]) -> None:
+    """Set the split of each pair: recordings that can be used whole by id, stretches of longer ones by time.
+
+    For that the longer ones of the target stand one behind the other. The end of all is the test set, what comes
+    before it validates, each at least `hp.max_seconds` so that there is a stretch in it.
+    """
+    longest = hp.max_seconds * hp.frames_per_second
+    long = sorted({pair.utterance for pair in pairs if target_frames[pair.utterance] > longest} - heldout)
+    splits = split_ids([pair.utterance for pair in pairs if pair.utterance not in long], hp, heldout)
+    after, total = {}, 0  # frames of speech that follow a recording
+    for utterance in reversed(long):
+        after[utterance], total = total, total + target_frames[utterance]
+    n_test, n_val = 0.0 if heldout else max(longest, hp.test * total), max(longest, hp.validation * total)
+    for pair in pairs:
+        if pair.utterance in splits:
+            pair.split = splits[pair.utterance]
+        else:
+            left = after[pair.utterance] + target_frames[pair.utterance] - (pair.target_start + pair.target_end) / 2
+            pair.split = "test" if left < n_test else "val" if left < n_test + n_val else "train"
 
 
 def parallel(function, items: list, title: str) -> list:
@@ -237,7 +260,8 @@ def check_settings(data: pathlib.Path, settings: dict) -> None:
         before = json.loads(path.read_text(encoding="utf-8"))
         changed = [key for key in settings if before.get(key) != settings[key]]
         if changed:
-            raise PreproError(f"{data} was prepared with other {', '.join(changed)}: delete it or choose another --data")
+            raise PreproError(f"{data} was prepared with other {', '.join(changed)}: "
+                              "delete it or choose another --data")
     utils.write_json(path, settings)
 
 
@@ -261,20 +285,24 @@ def prepare(corpora: dict[str, dict[str, pathlib.Path]], target: str, data: path
     unknown = heldout - {pair.utterance for pair in pairs}
     if unknown:
         raise PreproError(f"--heldout names {len(unknown)} unknown utterances, for instance {min(unknown)!r}")
-    splits = split_ids([pair.utterance for pair in pairs if not pair.reason], hp, set(heldout))
     for pair in pairs:
-        pair.split = "dropped" if pair.reason else stretch_split(pair, frames[target, pair.utterance], splits, hp)
+        pair.split = "dropped" if pair.reason else ""
     usable = [pair for pair in pairs if not pair.reason]
-    if not any(pair.split == "train" for pair in usable):
-        reasons = "\n  ".join(sorted({pair.reason for pair in pairs})[:5])
-        raise PreproError(f"no pair is left to train on; the reasons:\n  {reasons}")
+    assign_splits(usable, {utterance: n for (speaker, utterance), n in frames.items() if speaker == target}, hp,
+                  set(heldout))
+    if not any(pair.split == "train" and pair.source != target for pair in usable):
+        reasons = sorted({pair.reason for pair in pairs if pair.reason})[:5]
+        raise PreproError("\n  ".join([f"no pair is left to train on; {len(usable)} can be used, validation and test "
+                                       "need one each", *reasons]))
 
-    statistics = {speaker: speaker_statistics(speaker, usable, data, hp) for speaker in {*sources, target}}
-    costs = parallel(functools.partial(align, data=data, target=target, statistics=statistics, hp=hp),
+    speakers = {target, *(pair.source for pair in usable)}
+    means = {speaker: speaker_mean(speaker, usable, data, hp) for speaker in speakers}
+    costs = parallel(functools.partial(align, data=data, target=target, means=means, hp=hp),
                      [(pair,) for pair in usable], "alignment")
     for pair, cost in zip(usable, costs):
         pair.dtw_cost = round(cost, 4)
-    drop_mismatches([pair for pair in usable if pair.source != target])
+    for source in speakers - {target}:
+        drop_mismatches([pair for pair in usable if pair.source == source])
     write_outputs(pairs, data, target, hp)
     return pairs
 
@@ -306,8 +334,9 @@ def make_pairs(corpora: dict, sources: list[str], target: str, frames: dict, bad
 def stretches(pair: Pair, data: pathlib.Path, target: str, hp: HyperParams):
     """Yield the pieces of a long recording as Pairs of their own."""
     mels = [load_mel(data, speaker, pair.utterance) for speaker in (pair.source, target)]
-    for i, (s0, s1, t0, t1) in enumerate(alignment.cut_long(*mels, hp)):
-        piece = dataclasses.replace(pair, name=f"{pair.utterance}.{i:03d}", source_start=s0, source_end=s1,
+    for s0, s1, t0, t1 in alignment.cut_long(*mels, hp):
+        # Named by its place: with another `max_seconds` the cuts differ, and their paths must not be taken for these
+        piece = dataclasses.replace(pair, name=f"{pair.utterance}.{t0:06d}-{t1:06d}", source_start=s0, source_end=s1,
                                     target_start=t0, target_end=t1,
                                     source_seconds=round((s1 - s0) / hp.frames_per_second, 3),
                                     target_seconds=round((t1 - t0) / hp.frames_per_second, 3))
@@ -327,21 +356,22 @@ def length_fault(pair: Pair, hp: HyperParams) -> str:
     return ""
 
 
-def speaker_statistics(speaker: str, pairs: list[Pair], data: pathlib.Path, hp: HyperParams):
-    """Mean and standard deviation (C,) of a speaker's cepstra over the training utterances."""
-    utterances = sorted({pair.utterance for pair in pairs if pair.split == "train"})
-    cepstra = np.concatenate([utils.cepstra(load_mel(data, speaker, utterance), hp) for utterance in utterances
-                              if mel_path(data, speaker, utterance).exists()])
-    return cepstra.mean(axis=0), cepstra.std(axis=0) + 1e-6
+def speaker_mean(speaker: str, pairs: list[Pair], data: pathlib.Path, hp: HyperParams) -> np.ndarray:
+    """Mean (C,) of the features a speaker is aligned by, over the training utterances, or all if none is."""
+    own = [pair for pair in pairs if pair.source == speaker] or pairs  # the target speaks in every pair
+    utterances = sorted({pair.utterance for pair in own if pair.split == "train"} or {pair.utterance for pair in own})
+    return np.concatenate([alignment.features(load_mel(data, speaker, utterance), hp)
+                           for utterance in utterances]).mean(axis=0)
 
 
 def drop_mismatches(pairs: list[Pair]) -> None:
-    """Drop pairs whose path costs far more than usual: the two recordings hardly say the same words."""
+    """Drop those of a source whose path costs far more than usual: the two recordings hardly say the same words."""
     costs = np.array([pair.dtw_cost for pair in pairs])
-    limit = np.median(costs) + 6 * np.median(np.abs(costs - np.median(costs))) + 0.1
+    median = np.median(costs)
+    limit = median + max(6 * np.median(np.abs(costs - median)), 1.0)  # dB; of a few pairs the spread says little
     for pair in pairs:
         if pair.dtw_cost > limit:
-            pair.split, pair.reason = "dropped", f"DTW cost {pair.dtw_cost:.2f} above {limit:.2f}: other words?"
+            pair.split, pair.reason = "dropped", f"DTW cost {pair.dtw_cost:.2f} dB above {limit:.2f}: other words?"
 
 
 def write_outputs(pairs: list[Pair], data: pathlib.Path, target: str, hp: HyperParams) -> None:
@@ -399,13 +429,15 @@ def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--source", action="append", type=pathlib.Path, metavar="DIR", help="recordings of a source")
     parser.add_argument("--target", type=pathlib.Path, metavar="DIR", help="recordings of the target speaker")
-    parser.add_argument("--pairs", type=pathlib.Path, metavar="CSV", help="instead: columns source and target, a row a pair")
+    parser.add_argument("--pairs", type=pathlib.Path, metavar="CSV",
+                        help="instead: columns source and target, a row a pair")
     parser.add_argument("--download", nargs="+", metavar="SPEAKER", help="CMU Arctic: the sources, then the target")
     parser.add_argument("--mirror", default=arctic.MIRROR, metavar="URL", help="where CMU Arctic is downloaded from")
     parser.add_argument("--data", type=pathlib.Path, metavar="OUT", help="where the features go")
     parser.add_argument("--pattern", default="(.*)", metavar="REGEX",
                         help="group 1, found in the file's stem, is the utterance id; other files are left out")
-    parser.add_argument("--heldout", type=pathlib.Path, metavar="FILE", help="utterance ids of the test set, one a line")
+    parser.add_argument("--heldout", type=pathlib.Path, metavar="FILE",
+                        help="utterance ids of the test set, one a line")
     parser.add_argument("--identity", action="store_true", help="the target is a source of itself, too")
     parser.add_argument("--set", action="append", default=[], metavar="NAME=VALUE", help="override a hyperparameter")
     args = parser.parse_args(argv)

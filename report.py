@@ -77,6 +77,13 @@ def plot_utterance(path: str | os.PathLike, panels: dict[str, np.ndarray], align
     save_figure(figure, path)
 
 
+def plot_conversion(path: str | os.PathLike, source: np.ndarray, output, target: np.ndarray | None,
+                    dtw_path: np.ndarray | None, hp: HyperParams, title: str) -> None:
+    """Draw one conversion (convert.Converted) between its source (S, F) and, where there is one, target (T, F)."""
+    panels = {"source": source, "converted": output.linear} | ({} if target is None else {"target": target})
+    plot_utterance(path, panels, output.weights, output.positions, dtw_path, hp, title)
+
+
 def plot_curves(path: str | os.PathLike, curves: dict[str, tuple[np.ndarray, np.ndarray]], title: str,
                 ylabel: str) -> None:
     """Draw training curves, name to (steps, values); logarithmic if all values are positive and span more than 10x.

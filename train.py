@@ -14,10 +14,10 @@ import pathlib
 import sys
 
 import data_load
-import hyperparams
 import losses
 import metrics
 import prepro
+import report
 import trainer
 import utils
 import keras
@@ -48,17 +48,24 @@ class Paired:
             self.optimizers[stage] = keras.optimizers.Adam(trainer.cosine(peaks[stage], steps, hp.warmup_steps))
             self.optimizers[stage].build(self.variables[stage])
         self.converter = Converter(self.generator)
-        self.validation = corpus.split("val")
+        self.postnet, self.on_path = tf.function(self.generator.postnet), tf.function(self.draw_on_path)
+        self.validation = trainer.spread(corpus.split("val"), hp.validation_limit)
         self._steps = {}
 
     @property
     def parts(self) -> dict:
-        """What a checkpoint holds."""
-        return {"generator": self.generator,
-                **{f"optimizer_{stage}": optimizer for stage, optimizer in self.optimizers.items()}}
+        """The variables that a checkpoint holds."""
+        return {"generator": self.generator.weights,
+                **{f"optimizer_{stage}": optimizer.variables for stage, optimizer in self.optimizers.items()}}
 
     def dataset(self, stage: str, start: int, stop: int) -> tf.data.Dataset:
         return self.corpus.dataset(data_load.POSTNET if stage == "postnet" else data_load.PAIRED, start, stop)
+
+    def draw_on_path(self, source, source_mask, positions, mask, training=False):
+        """Mel (N, T, M) and linear (N, T, F) of a decoder that hears itself, but reads along the true positions
+        (N, Ty + 1), so that what it writes is in step with the target. `training` is for the post-net alone."""
+        mel = self.generator(source, source_mask, positions).mel
+        return mel, self.generator.postnet(mel * mask[:, :, None], mask, training=training)
 
     def forward(self, stage: str, batch: dict) -> dict:
         """Losses of a stage; `loss` is what is minimised."""
@@ -67,11 +74,9 @@ class Paired:
             linear = generator.postnet(batch["mel"], mask, training=True)
             loss = losses.l1(linear, batch["linear"], mask)
             return {"loss": loss, "loss/mean_loss2": loss}
-        if stage == "finetune":  # hears itself, on the true path, so that its output and the target are in step
-            decoded = generator(batch["source"], batch["source_mask"], batch["positions"])
-            linear = generator.postnet(decoded.mel * mask[:, :, None], mask, training=True)
-            mel_loss, linear_loss = (losses.l1(decoded.mel, batch["mel"], mask),
-                                     losses.l1(linear, batch["linear"], mask))
+        if stage == "finetune":
+            mel, linear = self.draw_on_path(batch["source"], batch["source_mask"], batch["positions"], mask, True)
+            mel_loss, linear_loss = losses.l1(mel, batch["mel"], mask), losses.l1(linear, batch["linear"], mask)
             return {"loss": linear_loss, "loss/mean_loss": mel_loss + linear_loss, "loss/mean_loss1": mel_loss,
                     "loss/mean_loss2": linear_loss}
         decoded = generator(batch["source"], batch["source_mask"], batch["positions"], batch["mel"], training=True)
@@ -100,27 +105,41 @@ class Paired:
         return self._steps[stage](batch, step)
 
     def validate(self, run: trainer.Run, stage: str) -> dict[str, float]:
-        """Free running on the validation sentences; nothing is selected before the decoder has begun to learn."""
-        if stage == "postnet":
-            pair = self.validation[0]
-            mel, mask = data_load.pad([self.corpus.spoken_target(pair, "mel") for pair in self.validation], self.hp.r)
-            linear, _ = data_load.pad([self.corpus.spoken_target(pair, "linear") for pair in self.validation], self.hp.r)
-            return {"loss/mean_loss2": float(losses.l1(self.generator.postnet(mel, mask), linear, mask))}
-        outputs = self.converter([self.corpus.source(pair) for pair in self.validation])
+        """Losses and, from the second stage on, measures of free running on the validation sentences."""
+        hp, corpus, pairs = self.hp, self.corpus, self.validation
+        batch = corpus.assemble([corpus.whole(pair) for pair in pairs])
+        if stage == "postnet":  # nothing to select before the decoder has begun to learn
+            linear = self.postnet(batch["mel"], batch["mask"])
+            return {"loss/mean_loss2": float(losses.l1(linear, batch["linear"], batch["mask"]))}
+        mel, linear = self.on_path(batch["source"], batch["source_mask"], batch["positions"], batch["mask"])
+        mel_loss, linear_loss = (float(losses.l1(predicted, batch[kind], batch["mask"]))
+                                 for kind, predicted in (("mel", mel), ("linear", linear)))
+        outputs = self.converter([corpus.source(pair) for pair in pairs])
         rows = []
-        for pair, out in zip(self.validation, outputs):
-            target = self.corpus.spoken_target(pair, "mel")
-            path = self.corpus.path((pair.source, pair.name))
+        for pair, out in zip(pairs, outputs):
+            target, path = corpus.spoken_target(pair, "mel"), corpus.path(pair)
             # What will be heard is the linear output, so the distortion is measured on the mel of that
-            heard = utils.mel_of_linear(out.linear, self.hp)
-            rows.append((metrics.mel_cepstral_distortion(metrics.speech_cepstra(heard, self.hp),
-                                                         metrics.speech_cepstra(target, self.hp)),
-                         metrics.path_distance(out.positions, path),
+            heard, spoken = (metrics.speech_cepstra(x, hp) for x in (utils.mel_of_linear(out.linear, hp), target))
+            rows.append((metrics.mel_cepstral_distortion(heard, spoken), metrics.path_distance(out.positions, path),
                          metrics.duration_error(len(out.mel), len(target)), out.stopped))
         distortion, distance, duration, stopped = np.mean(rows, axis=0)
+        self.sample(run, outputs[:hp.n_samples])
         # Distortion along a DTW path rewards stalling; the duration's error takes that advantage away.
         return {"score": distortion * (1.0 + duration), "free_running/mcd": distortion,
-                "align/path_distance": distance, "align/duration_error": duration, "align/stopped": stopped}
+                "align/path_distance": distance, "align/duration_error": duration, "align/stopped": stopped,
+                "loss/mean_loss": mel_loss + linear_loss, "loss/mean_loss1": mel_loss, "loss/mean_loss2": linear_loss}
+
+    def sample(self, run: trainer.Run, outputs: list) -> None:
+        """Put the first validation sentences, converted in free running, into samples/ and TensorBoard."""
+        folder = run.logdir / "samples" / f"step-{int(run.step):06d}"
+        for pair, out in zip(self.validation, outputs):
+            name = f"{pair.source}-{pair.name}"
+            wav = utils.griffin_lim(out.linear, self.hp)
+            utils.save_wav(folder / f"{name}.wav", wav, self.hp)
+            report.plot_conversion(folder / f"{name}.png", self.corpus.source(pair), out,
+                                   self.corpus.spoken_target(pair, "linear"), self.corpus.path(pair), self.hp,
+                                   f"{name}, step {int(run.step)}")
+            run.log_sample(name, wav, folder / f"{name}.png")
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -136,8 +155,9 @@ def main(argv: list[str] | None = None) -> int:
         if args.no_resume:
             run.forget()
         elif not run.resume() and args.init_from:
-            trainer.restore(tf.train.Checkpoint(generator=task.generator), trainer.best_checkpoint(args.init_from))
+            trainer.load_generator(task.generator, trainer.best_checkpoint(args.init_from))
         trainer.fit(run, task, min(args.steps or hp.total_steps, hp.total_steps))
+        trainer.draw_curves(args.logdir)
     except (ValueError, OSError, trainer.TrainingError) as error:
         print(f"train.py: {error}", file=sys.stderr)
         return 1

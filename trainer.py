@@ -10,9 +10,9 @@ import pathlib
 import time
 
 import hyperparams
+import report
 import utils  # before TensorFlow: quiets its start
 import keras
-import numpy as np
 import tensorflow as tf
 from tqdm import tqdm
 
@@ -25,8 +25,10 @@ class TrainingError(RuntimeError):
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The flags that all training scripts share."""
-    parser.add_argument("--data", type=pathlib.Path, metavar="DIR", help="what prepro.py wrote (default: the demo corpus)")
-    parser.add_argument("--logdir", type=pathlib.Path, metavar="DIR", help="run folder; resumed if it holds a checkpoint")
+    parser.add_argument("--data", type=pathlib.Path, metavar="DIR",
+                        help="what prepro.py wrote (default: the demo corpus)")
+    parser.add_argument("--logdir", type=pathlib.Path, metavar="DIR",
+                        help="run folder; resumed if it holds a checkpoint")
     parser.add_argument("--preset", choices=hyperparams.PRESETS, help="hyperparameters to start from")
     parser.add_argument("--set", action="append", default=[], metavar="NAME=VALUE", help="override a hyperparameter")
     parser.add_argument("--seed", type=int, help="of weights, data order and dropout")
@@ -63,6 +65,15 @@ def cosine(peak: float, steps: int, warmup: int) -> keras.optimizers.schedules.L
                                                   warmup_steps=max(1, warmup))
 
 
+def trackable(**parts: list) -> dict[str, list[tf.Variable]]:
+    """Lists of Keras variables as what tf.train.Checkpoint stores.
+
+    By place in the list: TensorFlow does not look into the lists of layers that a Keras layer holds, and the names of
+    Keras layers depend on what was made before them.
+    """
+    return {name: [variable.value for variable in variables] for name, variables in parts.items()}
+
+
 def restore(checkpoint: tf.train.Checkpoint, prefix: str) -> None:
     """Restore all of `checkpoint`; raises TrainingError if the file is damaged or of another network."""
     try:
@@ -74,18 +85,21 @@ def restore(checkpoint: tf.train.Checkpoint, prefix: str) -> None:
 
 
 class Run:
-    """A run folder: checkpoints of `parts` (name -> trackable), the step, the best validation, TensorBoard."""
+    """A run folder: the step, the best validation, TensorBoard, and checkpoints of `parts`, a dictionary of names to
+    lists of Keras variables, one of them "generator"."""
 
     def __init__(self, logdir: pathlib.Path, hp: HyperParams, parts: dict):
         self.logdir, self.hp = pathlib.Path(logdir), hp
         self.step = tf.Variable(0, dtype=tf.int64, trainable=False)
         self.best = tf.Variable(math.inf, trainable=False)
-        self.checkpoint = tf.train.Checkpoint(step=self.step, best=self.best, **parts)
+        self.checkpoint = tf.train.Checkpoint(step=self.step, best=self.best, **trackable(**parts))
         folder = self.logdir / "checkpoints"
-        self.newest = tf.train.CheckpointManager(self.checkpoint, str(folder), hp.keep_checkpoints, checkpoint_name="step")
-        self.selected = tf.train.CheckpointManager(tf.train.Checkpoint(generator=parts["generator"], step=self.step),
-                                                   str(folder / "best"), 1, checkpoint_name="best")
-        self.writers = {kind: tf.summary.create_file_writer(str(self.logdir / kind)) for kind in ("train", "validation")}
+        self.newest = tf.train.CheckpointManager(self.checkpoint, str(folder), hp.keep_checkpoints,
+                                                 checkpoint_name="step")
+        selected = tf.train.Checkpoint(step=self.step, **trackable(generator=parts["generator"]))
+        self.selected = tf.train.CheckpointManager(selected, str(folder / "best"), 1, checkpoint_name="best")
+        self.writers = {kind: tf.summary.create_file_writer(str(self.logdir / kind))
+                        for kind in ("train", "validation")}
 
     def resume(self) -> bool:
         """Go on from the newest checkpoint; False if there is none."""
@@ -112,6 +126,38 @@ class Run:
                 tf.summary.scalar(name, value)
 
 
+    def log_sample(self, name: str, wav, picture: pathlib.Path) -> None:
+        """Put (samples,) and a PNG into TensorBoard."""
+        with self.writers["validation"].as_default(step=int(self.step)):
+            tf.summary.audio(f"audio/{name}", wav[None, :, None], self.hp.sample_rate)
+            tf.summary.image(f"align/{name}", tf.io.decode_png(picture.read_bytes())[None])
+
+
+def spread(items: list, limit: int) -> list:
+    """At most `limit` items, evenly spaced."""
+    return items[::-(-len(items) // limit)]
+
+
+def read_scalars(folder: pathlib.Path, tag: str) -> tuple[list[int], list[float]]:
+    """Steps and values of a scalar in the event files of a folder; of a step logged twice, the later one."""
+    values = {}
+    for path in sorted(folder.glob("events*")):
+        for event in tf.compat.v1.train.summary_iterator(str(path)):
+            for value in event.summary.value:
+                if value.tag == tag:
+                    values[event.step] = float(tf.make_ndarray(value.tensor))
+    steps = sorted(values)
+    return steps, [values[step] for step in steps]
+
+
+def draw_curves(logdir: pathlib.Path) -> None:
+    """Draw the loss curves of a run into its folder, training and validation."""
+    for name, meaning in (("mean_loss", "mel and linear"), ("mean_loss1", "mel"), ("mean_loss2", "linear")):
+        curves = {kind: read_scalars(logdir / kind, f"loss/{name}") for kind in ("train", "validation")}
+        report.plot_curves(logdir / f"{name}.png", {kind: curve for kind, curve in curves.items() if curve[0]},
+                           f"{name}: L1 of {meaning} spectrograms", "L1")
+
+
 def best_checkpoint(logdir: pathlib.Path) -> str:
     """Prefix of the best checkpoint of a run, or of its newest if none was validated; raises TrainingError."""
     for folder in (pathlib.Path(logdir) / "checkpoints" / "best", pathlib.Path(logdir) / "checkpoints"):
@@ -119,6 +165,11 @@ def best_checkpoint(logdir: pathlib.Path) -> str:
         if prefix:
             return prefix
     raise TrainingError(f"{logdir} holds no checkpoint; train first (train.py --logdir {logdir})")
+
+
+def load_generator(generator: keras.Model, prefix: str) -> None:
+    """Restore the generator alone from any checkpoint that holds one; raises TrainingError."""
+    restore(tf.train.Checkpoint(**trackable(generator=generator.weights)), prefix)
 
 
 def fit(run: Run, task, last_step: int) -> None:

@@ -57,8 +57,11 @@ def load_wav(path: str | os.PathLike, hp: HyperParams, trim: bool = True) -> np.
     """
     try:
         wav, sample_rate = soundfile.read(path, dtype="float32", always_2d=True)
-    except (soundfile.LibsndfileError, OSError) as error:
+    except (soundfile.LibsndfileError, OSError, TypeError) as error:  # TypeError: headerless, nothing says its rate
         raise BadAudio(f"{path}: cannot be read as audio ({error}); convert it to wav") from None
+    if missing_bytes(path):
+        raise BadAudio(f"{path}: is cut off, {missing_bytes(path)} bytes that its header promises are missing; "
+                       "copy or record it again")
     if not len(wav):
         raise BadAudio(f"{path}: holds no samples; record it again or remove it")
     if not np.isfinite(wav).all():
@@ -71,17 +74,40 @@ def load_wav(path: str | os.PathLike, hp: HyperParams, trim: bool = True) -> np.
     if peak < 1e-4:
         raise BadAudio(f"{path}: is silent (peak {peak:.1e}); check the recording level")
     if trim:
-        wav, _ = librosa.effects.trim(wav, top_db=hp.trim_db, frame_length=hp.win_length, hop_length=hp.hop_length)
+        wav, _ = trim_silence(wav, hp)
     return normalise_loudness(wav, hp)
+
+
+def missing_bytes(path: str | os.PathLike) -> int:
+    """How many bytes a wav file lacks of what its header promises; libsndfile reads the rest without a word."""
+    with open(path, "rb") as file:
+        header = file.read(8)
+    promised = int.from_bytes(header[4:], "little") + 8
+    # Programs that write to a pipe do not know the size and promise 2 or 4 GiB; others are a few bytes wrong
+    known = header[:4] == b"RIFF" and promised < 0x7FFFF000
+    return promised - os.path.getsize(path) if known and promised > os.path.getsize(path) + 4096 else 0
+
+
+def trim_silence(wav: np.ndarray, hp: HyperParams) -> tuple[np.ndarray, int]:
+    """Cut silence at both ends of (samples,); returns the rest and the sample where it began.
+
+    Silence is judged by the level of the mel spectrum: energy alone takes hum and breath for speech, and then two
+    speakers' ends do not match.
+    """
+    level = spectrograms(normalise_loudness(wav, hp), hp)[0].mean(axis=1)                             # (T,)
+    speech = np.percentile(level[level > 0.5 * level.max()], 70)  # of the loud frames: there may be minutes of silence
+    loud = np.flatnonzero(level > hp.trim_level * speech)
+    start, end = max(0, loud[0] - 2), loud[-1] + 3
+    return wav[start * hp.hop_length:end * hp.hop_length], start * hp.hop_length
 
 
 def normalise_loudness(wav: np.ndarray, hp: HyperParams) -> np.ndarray:
     """Scale (samples,) so that the root mean square of its speech is `hp.loudness_db` below full scale.
 
-    Frames more than `hp.trim_db` below the loudest do not count, so pauses do not make the speech around them louder.
+    Frames more than `hp.quiet_db` below the loudest do not count, so pauses do not make the speech around them louder.
     """
     power = librosa.feature.rms(y=wav, frame_length=hp.win_length, hop_length=hp.hop_length)[0] ** 2
-    speech = power[power > power.max() * 10 ** (-hp.trim_db / 10)]
+    speech = power[power > power.max() * 10 ** (-hp.quiet_db / 10)]
     return (wav * (10 ** (hp.loudness_db / 20) / np.sqrt(speech.mean()))).astype(np.float32)
 
 

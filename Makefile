@@ -1,0 +1,46 @@
+# make demo   train on the bundled corpus, convert its held-out sentences, measure, write a page to listen
+# make test   run the tests
+# make check  say what TensorFlow sees on this machine
+# make lock   renew the pinned requirements (needs uv)
+# make help   print these lines
+#
+# A Python of your choice: make demo PYTHON=python3.11
+
+SUPPORTED := import sys; sys.exit(not (3, 10) <= sys.version_info[:2] <= (3, 12))
+PYTHON ?= $(shell for p in python3 python3.12 python3.11 python3.10; do \
+	$$p -c '$(SUPPORTED)' 2>/dev/null && echo $$p && break; done)
+PIP := .venv/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes --only-binary :all:
+
+.PHONY: demo test check lock help
+.DEFAULT_GOAL := help
+
+demo: .venv/installed
+	.venv/bin/python prepro.py
+	.venv/bin/python train.py
+	.venv/bin/python eval.py
+
+test: .venv/installed-test
+	.venv/bin/python -m ruff check .
+	.venv/bin/python -m pytest
+
+check: .venv/installed
+	.venv/bin/python check.py
+
+.venv/bin/python:
+	@test -n "$(PYTHON)" || { echo "no Python 3.10 to 3.12 found; install one, or: make PYTHON=/path/to/python3.11"; exit 1; }
+	$(PYTHON) -m venv .venv
+
+.venv/installed: .venv/bin/python requirements.txt
+	$(PIP) -r requirements.txt
+	touch $@
+
+.venv/installed-test: .venv/bin/python requirements-test.txt
+	$(PIP) -r requirements-test.txt
+	touch $@ .venv/installed
+
+lock:
+	for name in requirements requirements-gpu requirements-test; do uv pip compile --quiet --universal \
+		--generate-hashes --python-version 3.10 --custom-compile-command "make lock" $$name.in -o $$name.txt; done
+
+help:
+	@sed -n 's/^# \{0,1\}//p' Makefile | sed '/^A Python/,$$d'
