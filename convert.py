@@ -35,7 +35,6 @@ class Converter:
             chosen = order[first:first + batch_size]
             source, mask = data_load.pad([sources[i] for i in chosen], self.hp.encoder_stack)
             steps = int(MAX_RATIO * source.shape[1] / self.hp.r) + 1
-            self.generator.seeds.state.assign([self.hp.seed, 0])
             out = [np.asarray(x) for x in self._convert(source, mask, steps)]
             for i, mel, linear, length, stopped, positions, weights in zip(chosen, *out):
                 results[i] = Converted(mel[:length], linear[:length], positions[:length],

@@ -160,7 +160,7 @@ class HyperParams:
 
 PRESETS: dict[str, HyperParams] = {
     "default": HyperParams(),
-    "demo": HyperParams(width=128, encoder_banks=10, postnet_steps=1200, mel_steps=1600, finetune_steps=400,
+    "demo": HyperParams(width=128, encoder_banks=10, postnet_steps=900, mel_steps=1400, finetune_steps=300,
                         save_steps=400),
     "paper": HyperParams(width=256),
     "2017": HyperParams(width=512),

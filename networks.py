@@ -53,12 +53,18 @@ class Decoder(layers.Layer):
         `positions` (N, Ty+1) its steps start at these, with noise and now and then its own while `training`.
         """
         hp, width = self.hp, self.hp.width
-        uniform = lambda *shape: keras.random.uniform(shape, seed=self.seeds)  # noqa: E731
         ones = ops.ones((steps, n, 1))
-        drop = ops.ones((steps, n, width + width // 2))
+
+        def uniform(*shape):
+            return keras.random.uniform(shape, seed=self.seeds)
+
         if training:
             drop = ops.cast(uniform(steps, n, width + width // 2) >= hp.dropout, "float32") / (1.0 - hp.dropout)
-        show = ops.cast(uniform(steps, n, 1) >= hp.hide_frame, "float32")
+            show = ops.cast(uniform(steps, n, 1) >= hp.hide_frame, "float32")
+        else:  # as often as in training, but evenly: synthesis is no game of chance
+            drop = ops.ones((steps, n, width + width // 2))
+            shown = ops.floor(ops.arange(steps + 1, dtype="float32") * (1.0 - hp.hide_frame) + 1e-4)
+            show = (shown[1:] - shown[:-1])[:, None, None] * ones
         frame, use_frame = ops.zeros((steps, n, hp.n_mels)), 0.0 * ones
         if frames is not None:
             last = ops.reshape(frames, (n, steps, hp.r, hp.n_mels))[:, :-1, -1]                     # (N, Ty-1, M)

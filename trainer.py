@@ -142,7 +142,8 @@ def read_scalars(folder: pathlib.Path, tag: str) -> tuple[list[int], list[float]
     """Steps and values of a scalar in the event files of a folder; of a step logged twice, the later one."""
     values = {}
     for path in sorted(folder.glob("events*")):
-        for event in tf.compat.v1.train.summary_iterator(str(path)):
+        for record in tf.data.TFRecordDataset(str(path)):
+            event = tf.compat.v1.Event.FromString(record.numpy())
             for value in event.summary.value:
                 if value.tag == tag:
                     values[event.step] = float(tf.make_ndarray(value.tensor))
