@@ -39,13 +39,16 @@ class Piece(NamedTuple):
     start: int        # sample of the recording where it begins
 
 
-def load_converter(logdir: pathlib.Path, checkpoint: str | None = None) -> Converter:
-    """Load the generator of a run, its best checkpoint unless another is named; raises TrainingError."""
+def load_converter(logdir: pathlib.Path, checkpoint: str | None = None, overrides: list[str] = ()) -> Converter:
+    """Load the generator of a run, its best checkpoint unless another is named, with `name=value` hyperparameters.
+
+    Raises TrainingError, and ValueError for a bad override.
+    """
     path = pathlib.Path(logdir) / "hparams.json"
     if not path.exists():
         raise trainer.TrainingError(f"{path} does not exist: {logdir} is no run folder; train first, or give --logdir")
     prefix = checkpoint or trainer.best_checkpoint(logdir)
-    generator = Generator(HyperParams.from_json(path))
+    generator = Generator(HyperParams.from_json(path).override(overrides))
     trainer.load_generator(generator, prefix)
     return Converter(generator)
 
@@ -148,11 +151,13 @@ def convert_files(paths: list[pathlib.Path], out: pathlib.Path, converter: Conve
 
 
 def finish(out: pathlib.Path, title: str, rows: list[dict], summary: dict) -> None:
-    """Write metrics.json and index.html, and say where they are."""
+    """Write metrics.json and index.html, print the summary and where the page is."""
     utils.write_json(out / "metrics.json", {"summary": summary,
                                             "utterances": {row["id"]: row["measures"] for row in rows}})
     report.write_page(out, title, rows, summary)
-    print(f"open {out / 'index.html'}")
+    for name, value in summary.items():
+        print(f"{name:24} {value if isinstance(value, (str, int)) else format(value, '.3f')}")
+    print(f"open {(out / 'index.html').resolve()}")
 
 
 def convert_heldout(corpus: data_load.Corpus, out: pathlib.Path, converter: Converter, title: str) -> dict:
@@ -221,6 +226,8 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--data", type=pathlib.Path, metavar="DIR",
                         help="what prepro.py wrote (default: the demo corpus)")
     parser.add_argument("--logdir", type=pathlib.Path, metavar="DIR", help="run folder (default: logdir/demo)")
+    parser.add_argument("--set", action="append", default=[], metavar="NAME=VALUE",
+                        help="override a hyperparameter of synthesis, for instance power=1.2")
     parser.add_argument("--checkpoint", metavar="PREFIX", help="another checkpoint than the best one")
     args = parser.parse_args(argv)
     if args.inputs and not args.out:
@@ -234,13 +241,11 @@ def main(argv: list[str] | None = None) -> int:
     args = parse_arguments(argv)
     title = f"Voice conversion, {args.logdir.name}"
     try:
-        converter = load_converter(args.logdir, args.checkpoint)
+        converter = load_converter(args.logdir, args.checkpoint, args.set)
         if args.inputs:
             return 1 if convert_files(args.inputs, args.out, converter, title) else 0
         corpus = data_load.Corpus(args.data or prepro.prepare_demo(converter.hp), converter.hp)
-        summary = convert_heldout(corpus, args.out, converter, title)
-        for name, value in summary.items():
-            print(f"{name:24} {value if isinstance(value, (str, int)) else format(value, '.3f')}")
+        convert_heldout(corpus, args.out, converter, title)
     except (ValueError, OSError, trainer.TrainingError) as error:
         print(f"eval.py: {error}", file=sys.stderr)
         return 1

@@ -125,7 +125,9 @@ class HyperParams:
                 raise ValueError(f"{less}={getattr(self, less)} is more than {more}={getattr(self, more)}")
         for field in dataclasses.fields(self):
             value = getattr(self, field.name)
-            if field.type is int and value < (not field.name.endswith("_steps") and field.name != "seed"):
+            may_be_zero = field.name in ("postnet_steps", "mel_steps", "finetune_steps", "warmup_steps", "seed",
+                                         "context_frames")
+            if field.type is int and value < (0 if may_be_zero else 1):
                 raise ValueError(f"{field.name}={value}: must be positive")
             if field.type is float and not math.isfinite(value):
                 raise ValueError(f"{field.name}={value}: must be a finite number")

@@ -13,9 +13,10 @@ SPEECH_LEVEL = 0.5  # of the level that speech reaches; frames below it are sile
 
 
 def speech_cepstra(mel: np.ndarray, hp: HyperParams) -> np.ndarray:
-    """Cepstra (T', 24) of the frames of a mel spectrogram (T, M) that are not silent."""
+    """Cepstra (T', 24) of the frames of a mel spectrogram (T, M) that are not silent; of all if all are."""
     level = mel.mean(axis=1)
-    return utils.cepstra(mel[level > SPEECH_LEVEL * np.percentile(level, 80)], hp)
+    speech = mel[level > SPEECH_LEVEL * np.percentile(level, 80)]
+    return utils.cepstra(speech if len(speech) else mel, hp)
 
 
 def wav_cepstra(wav: np.ndarray, hp: HyperParams) -> np.ndarray:

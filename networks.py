@@ -26,6 +26,7 @@ class Encoder(layers.Layer):
     def call(self, linear, mask, training=False):
         """Linear (N, S, F), mask (N, S) to memory (N, S, E)."""
         n, length, bins = ops.shape(linear)[0], ops.shape(linear)[1], linear.shape[2]
+        linear = linear * mask[:, :, None]  # the last stack may hold frames of both kinds
         x = ops.reshape(linear, (n, length // self.stack, self.stack * bins))     # (N, Tx, F*r)
         step_mask = mask[:, ::self.stack]                                          # (N, Tx)
         x = self.cbhg(self.prenet(x, training=training), step_mask, training=training)   # (N, Tx, E)

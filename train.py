@@ -151,10 +151,10 @@ def main(argv: list[str] | None = None) -> int:
         hp = trainer.resolve(args, "default" if args.data else "demo")
         corpus = data_load.Corpus(args.data or prepro.prepare_demo(hp), hp)
         task = Paired(hp, corpus)
-        run = trainer.Run(args.logdir, hp, task.parts)
         if args.no_resume:
-            run.forget()
-        elif not run.resume() and args.init_from:
+            trainer.forget(args.logdir)
+        run = trainer.Run(args.logdir, hp, task.parts)
+        if not run.resume() and args.init_from:
             trainer.load_generator(task.generator, trainer.best_checkpoint(args.init_from))
         trainer.fit(run, task, min(args.steps or hp.total_steps, hp.total_steps))
         trainer.draw_curves(args.logdir)

@@ -3,10 +3,10 @@
 A run folder holds hparams.json, checkpoints/ (the newest and the best), TensorBoard events and samples/.
 """
 import argparse
-import contextlib
 import dataclasses
 import math
 import pathlib
+import shutil
 import time
 
 import hyperparams
@@ -54,7 +54,6 @@ def resolve(args: argparse.Namespace, default_preset: str) -> HyperParams:
             raise TrainingError(f"{args.logdir} was begun with other hyperparameters: {', '.join(differing)}; "
                                 "choose another --logdir, or --no-resume to begin anew")
         return before
-    utils.write_json(path, dataclasses.asdict(hp))
     return hp
 
 
@@ -63,6 +62,12 @@ def cosine(peak: float, steps: int, warmup: int) -> keras.optimizers.schedules.L
     warmup = min(warmup, steps // 4)
     return keras.optimizers.schedules.CosineDecay(peak / 100, max(1, steps - warmup), alpha=0.01, warmup_target=peak,
                                                   warmup_steps=max(1, warmup))
+
+
+def forget(logdir: pathlib.Path) -> None:
+    """Remove what an earlier run left in a run folder: checkpoints, events, samples."""
+    for name in ("checkpoints", "train", "validation", "samples"):
+        shutil.rmtree(logdir / name, ignore_errors=True)
 
 
 def trackable(**parts: list) -> dict[str, list[tf.Variable]]:
@@ -78,7 +83,7 @@ def restore(checkpoint: tf.train.Checkpoint, prefix: str) -> None:
     """Restore all of `checkpoint`; raises TrainingError if the file is damaged or of another network."""
     try:
         checkpoint.restore(prefix).assert_existing_objects_matched().expect_partial()
-    except (ValueError, AssertionError, tf.errors.OpError) as error:
+    except (ValueError, AssertionError, IndexError, tf.errors.OpError) as error:
         detail = " ".join(str(error).split())[:300]
         raise TrainingError(f"{prefix} does not fit this network: {detail}. Evaluate and resume a run with the "
                             "hparams.json and the code it was trained with, or begin anew with --no-resume") from None
@@ -90,6 +95,7 @@ class Run:
 
     def __init__(self, logdir: pathlib.Path, hp: HyperParams, parts: dict):
         self.logdir, self.hp = pathlib.Path(logdir), hp
+        utils.write_json(self.logdir / "hparams.json", dataclasses.asdict(hp))
         self.step = tf.Variable(0, dtype=tf.int64, trainable=False)
         self.best = tf.Variable(math.inf, trainable=False)
         self.checkpoint = tf.train.Checkpoint(step=self.step, best=self.best, **trackable(**parts))
@@ -106,12 +112,6 @@ class Run:
         if self.newest.latest_checkpoint:
             restore(self.checkpoint, self.newest.latest_checkpoint)
         return bool(self.newest.latest_checkpoint)
-
-    def forget(self) -> None:
-        """Remove the checkpoints and events of an earlier run in this folder."""
-        for path in [*self.logdir.glob("checkpoints/**/*"), *self.logdir.glob("*/events*")]:
-            if path.is_file():
-                path.unlink()
 
     def save(self) -> None:
         """Write a checkpoint unless this step has one."""
@@ -177,39 +177,42 @@ def fit(run: Run, task, last_step: int) -> None:
     """Run `task` from the run's step to `last_step`, logging, validating and saving as the hyperparameters say.
 
     The task gives `stages`, a list of (name, steps), `dataset(stage, start, stop)`, `train_step(stage, batch, step)`
-    returning a dictionary of scalars, and `validate(run)` returning the scalars of a validation with the key "score",
-    lower is better, or an empty dictionary where there is nothing to select yet. Raises TrainingError when a loss is
-    not finite. A checkpoint is written however the loop ends, but for a loss that is not finite.
+    returning a dictionary of scalars, and `validate(run, stage)` returning the scalars of a validation, with the key
+    "score", lower is better, once there is something to select. Raises TrainingError when a scalar is not finite. A
+    checkpoint is written however the loop ends, but for that.
     """
-    hp, start, stage_start = run.hp, int(run.step), 0
-    with tqdm(total=last_step, initial=start, desc="training", disable=None, unit="step") as bar:
-        with contextlib.ExitStack() as at_end:
-            at_end.callback(run.save)
+    with tqdm(total=last_step, initial=int(run.step), desc="training", disable=None, unit="step") as bar:
+        stage_start = 0
+        try:
             for stage, steps in task.stages:
-                first, stop = max(start, stage_start), min(stage_start + steps, last_step)
-                bar.set_description(stage)
-                for batch in task.dataset(stage, first - stage_start, stop - stage_start) if first < stop else ():
-                    scalars = task.train_step(stage, batch, run.step)
-                    run.step.assign_add(1)
-                    step = int(run.step)
-                    bar.update()
-                    if step % hp.log_steps == 0 or step == stop:
-                        log_scalars(run, scalars, bar, at_end)
-                    if step % hp.save_steps == 0 or step == stop:
-                        validate(run, task, stage, bar)
-                        run.save()
+                fit_stage(run, task, stage, stage_start, min(stage_start + steps, last_step), bar)
                 stage_start += steps
+        except BaseException as error:
+            if not isinstance(error, TrainingError):
+                run.save()
+            raise
 
 
-def log_scalars(run: Run, scalars: dict, bar: tqdm, at_end: contextlib.ExitStack) -> None:
-    """Log the scalars of a step; raises TrainingError if one is not finite."""
-    values = {name: float(value) for name, value in scalars.items()}
-    if not all(map(math.isfinite, values.values())):
-        at_end.pop_all()  # keep the last good checkpoint
-        raise TrainingError(f"loss is not finite at step {int(run.step)} ({values}); the last checkpoint is good: "
-                            "go on from it with a lower learning_rate")
-    run.log("train", values)
-    bar.set_postfix({name.split("/")[-1]: f"{value:.4f}" for name, value in values.items() if "loss" in name})
+def fit_stage(run: Run, task, stage: str, start: int, stop: int, bar: tqdm) -> None:
+    """The part of `fit` from the run's step to `stop`, in a stage that began at step `start`."""
+    first = max(int(run.step), start)
+    if first >= stop:
+        return
+    bar.set_description(stage)
+    for batch in task.dataset(stage, first - start, stop - start):
+        scalars = {name: float(value) for name, value in task.train_step(stage, batch, run.step).items()}
+        run.step.assign_add(1)
+        step = int(run.step)
+        if not all(map(math.isfinite, scalars.values())):
+            raise TrainingError(f"loss is not finite at step {step} ({scalars}); the last checkpoint is good: "
+                                "begin anew from it, --init-from, with a lower learning_rate")
+        bar.update()
+        if step % run.hp.log_steps == 0 or step == stop:
+            run.log("train", scalars)
+            bar.set_postfix({name.split("/")[-1]: f"{value:.4f}" for name, value in scalars.items() if "loss" in name})
+        if step % run.hp.save_steps == 0 or step == stop:
+            validate(run, task, stage, bar)
+            run.save()
 
 
 def validate(run: Run, task, stage: str, bar: tqdm) -> None:

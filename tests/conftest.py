@@ -1,0 +1,96 @@
+"""Shared by all tests: the import path, a tiny model's hyperparameters and a handful of prepared demo utterances.
+
+Everything runs on the CPU unless CUDA_VISIBLE_DEVICES says otherwise, so that the numbers do not depend on the machine.
+"""
+import os
+import pathlib
+import shutil
+import sys
+
+sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))
+os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"
+os.environ["CUDA_VISIBLE_DEVICES"] = os.environ.get("CUDA_VISIBLE_DEVICES", "")
+
+import numpy as np
+import pytest
+import soundfile
+
+import hyperparams
+import prepro
+import utils
+
+DEMO = prepro.DEMO
+DEMO_IDS = [f"demo_{i:03d}" for i in range(1, 11)]
+
+
+@pytest.fixture(scope="session")
+def tiny_hp() -> hyperparams.HyperParams:
+    """A network that trains in seconds, on the real signal settings."""
+    return hyperparams.HyperParams(
+        width=16, encoder_banks=2, postnet_banks=2, highway_layers=1, batch_size=4, postnet_frames=32, postnet_steps=3,
+        mel_steps=3, finetune_steps=2, warmup_steps=1, log_steps=1, save_steps=2, n_samples=1, griffin_lim_iters=4)
+
+
+@pytest.fixture(scope="session")
+def demo_recordings(tmp_path_factory) -> pathlib.Path:
+    """A folder with ten demo sentences of two speakers, rms/ and slt/."""
+    folder = tmp_path_factory.mktemp("recordings")
+    for speaker in ("rms", "slt"):
+        (folder / speaker).mkdir()
+        for utterance in DEMO_IDS:
+            shutil.copy(DEMO / speaker / f"{utterance}.ogg", folder / speaker)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def demo_data(demo_recordings, tmp_path_factory, tiny_hp) -> pathlib.Path:
+    """The features of `demo_recordings`, rms to slt, as prepro.py writes them; not to be changed by a test."""
+    data = tmp_path_factory.mktemp("features")
+    corpora, target = prepro.gather([demo_recordings / "rms"], demo_recordings / "slt", "(.*)")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(os, "cpu_count", lambda: 1)  # to start more processes takes longer than the work itself
+        prepro.prepare(corpora, target, data, tiny_hp)
+    return data
+
+
+@pytest.fixture
+def serial(monkeypatch):
+    """Preparation in this process: starting others costs more than the work on a few files does."""
+    monkeypatch.setattr(prepro, "parallel", lambda function, items, title: [function(*item) for item in items])
+
+
+def tone(hertz: float, sample_rate: int = 16000, seconds: float = 1.0) -> np.ndarray:
+    """(samples,) sine of half full scale."""
+    return (0.5 * np.sin(2 * np.pi * hertz * np.arange(round(seconds * sample_rate)) / sample_rate)).astype(np.float32)
+
+
+def words(seed: int, sample_rate: int = 16000, seconds: float = 1.0, pitch: float = 120.0) -> np.ndarray:
+    """(samples,) something that changes like speech: a buzz through two formants that wander, by `seed`.
+
+    The same seed says the same at any `seconds` and `pitch`: a parallel recording of another speaker.
+    """
+    rng = np.random.default_rng(seed)
+    time = np.arange(round(seconds * sample_rate)) / sample_rate
+    knots = np.linspace(0.0, seconds, 9)
+    formants = [np.interp(time, knots, rng.uniform(*span, len(knots))) for span in ((250, 900), (900, 2800))]
+    harmonics = pitch * np.arange(1, int(3500 / pitch))[:, None]
+    gains = sum(np.exp(-((harmonics - formant) / 150.0) ** 2) for formant in formants)
+    wav = (gains * np.sin(2 * np.pi * harmonics * time)).sum(axis=0)
+    return (0.3 * wav / np.abs(wav).max() + 0.002 * rng.normal(size=len(wav))).astype(np.float32)
+
+
+def write(path: pathlib.Path, wav: np.ndarray, sample_rate: int = 16000, subtype: str = "PCM_16") -> pathlib.Path:
+    """Write (samples,) or (samples, channels) as a recording; returns its path."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    soundfile.write(path, wav, sample_rate, subtype=subtype)
+    return path
+
+
+def demo_wav(speaker: str, utterance: str, hp: hyperparams.HyperParams) -> np.ndarray:
+    """(samples,) of a demo sentence."""
+    return utils.load_wav(DEMO / speaker / f"{utterance}.ogg", hp)
+
+
+def leftovers(folder: pathlib.Path) -> list[pathlib.Path]:
+    """Temporary files below `folder`; there must be none after any command."""
+    return [path for path in folder.rglob("*") if path.name.endswith(".tmp")]

@@ -1,0 +1,155 @@
+"""Batches: reproducible from seed and step, true to the features and the DTW paths, silent where they are padded."""
+import collections
+import os
+import pathlib
+
+import numpy as np
+import pytest
+
+import data_load
+import utils
+from data_load import PAIRED, POSTNET, Corpus
+
+
+@pytest.fixture(scope="module")
+def corpus(demo_data, tiny_hp) -> Corpus:
+    return Corpus(demo_data, tiny_hp)
+
+
+def equal(one: dict, other: dict) -> bool:
+    return all(np.array_equal(one[name], other[name]) for name in {**one, **other})
+
+
+@pytest.mark.parametrize("make", ["postnet_batch", "paired_batch"])
+def test_a_batch_is_a_function_of_seed_and_step(corpus, demo_data, tiny_hp, make):
+    batches = [getattr(corpus, make)(step) for step in range(6)]
+    again = Corpus(demo_data, tiny_hp)
+    for step in (4, 0, 5, 2):  # in any order, as after a resume
+        assert equal(getattr(again, make)(step), batches[step])
+    assert not any(equal(one, other) for one, other in zip(batches, batches[1:]))
+    other_seed = Corpus(demo_data, tiny_hp.replace(seed=1))
+    assert not any(equal(getattr(other_seed, make)(step), batches[step]) for step in range(6))
+
+
+@pytest.mark.parametrize("kind", [PAIRED, POSTNET])
+def test_dataset_gives_the_same_batches_from_any_step_on(corpus, kind):
+    make = {PAIRED: corpus.paired_batch, POSTNET: corpus.postnet_batch}[kind]
+    batches = [{name: array.numpy() for name, array in batch.items()} for batch in corpus.dataset(kind, 3, 7)]
+    assert len(batches) == 4
+    assert all(equal(batch, make(step)) for batch, step in zip(batches, range(3, 7)))
+
+
+@pytest.mark.parametrize("kind", [PAIRED, POSTNET])
+def test_each_item_is_drawn_once_an_epoch(corpus, tiny_hp, kind):
+    items = list(range(3 * tiny_hp.batch_size + 1))  # so that a batch crosses from one epoch to the next
+    drawn = [item for step in range(len(items)) for item in corpus.draw(items, kind, step)]
+    epochs = [drawn[i:i + len(items)] for i in range(0, len(drawn), len(items))]
+    assert all(sorted(epoch) == items for epoch in epochs) and len(epochs) == tiny_hp.batch_size
+    assert len(set(map(tuple, epochs))) == len(epochs)  # each in an order of its own
+
+
+def test_all_slices_are_used_when_there_are_no_whole_utterances(demo_data, tiny_hp, monkeypatch):
+    corpus = Corpus(demo_data, tiny_hp.replace(whole_share=0.0))
+    seen = collections.Counter()
+    monkeypatch.setattr(corpus, "assemble", lambda crops: None)
+    monkeypatch.setattr(corpus, "jitter", lambda pair, start, end, rng: seen.update([(pair.name, start, end)]))
+    epochs = 2 * len(corpus.slices)  # batches of which each holds a part of an epoch
+    for step in range(epochs):
+        corpus.paired_batch(step)
+    assert len(seen) == len(corpus.slices) and set(seen.values()) == {2 * tiny_hp.batch_size}
+
+
+def test_only_training_pairs_are_in_batches(corpus):
+    held_out = {pair.name for split in ("val", "test") for pair in corpus.split(split)}
+    trained = {pair.name for pair in corpus.train}
+    assert held_out and not held_out & trained
+    assert {pair.name for pair, _, _ in corpus.slices} <= trained
+    assert {pair.name for pair in corpus.spoken} == {pair.name for pair in corpus.by_length} == trained
+
+
+def crops_of(corpus: Corpus, n: int = 40) -> list:
+    rng = np.random.default_rng(0)
+    return [corpus.jitter(*corpus.slices[i % len(corpus.slices)], rng) for i in range(n)]
+
+
+def test_crops_hold_what_they_say(corpus, demo_data, tiny_hp):
+    crops = crops_of(corpus)
+    batch = corpus.assemble(crops)
+    for i, (pair, start, end, source_start, source_end) in enumerate(crops):
+        def stored(speaker, kind, pair=pair):
+            return np.load(demo_data / "features" / speaker / f"{pair.utterance}.{kind}.npy").astype(np.float32)
+        length, source_length = end - start, source_end - source_start
+        assert np.array_equal(batch["source"][i, :source_length], stored("rms", "linear")[source_start:source_end])
+        assert np.array_equal(batch["mel"][i, :length], stored("slt", "mel")[start:end])
+        assert np.array_equal(batch["linear"][i, :length], stored("slt", "linear")[start:end])
+        assert (batch["mask"][i].sum(), batch["source_mask"][i].sum()) == (length, source_length)
+    assert batch["source"].shape[1] % tiny_hp.encoder_stack == 0 == batch["mel"].shape[1] % tiny_hp.r
+
+
+def test_positions_are_the_dtw_path(corpus, demo_data, tiny_hp):
+    crops = crops_of(corpus)
+    positions = corpus.assemble(crops)["positions"]
+    for (pair, start, end, source_start, _), row in zip(crops, positions):
+        path = np.load(demo_data / "paths" / "rms" / f"{pair.name}.npy")
+        steps = np.arange(start, end, tiny_hp.r)
+        np.testing.assert_allclose(row[:len(steps)] + source_start, path[steps], atol=1e-4)
+
+
+def test_crops_hold_the_source_of_their_target(corpus, tiny_hp):
+    crops = crops_of(corpus, 200)
+    margins, shifts = [], set()
+    for i, (pair, start, end, source_start, source_end) in enumerate(crops):
+        shifts.add(start - corpus.slices[i % len(corpus.slices)][1])
+        path = corpus.path(pair)
+        assert 0 <= start < end <= pair.target_end and 0 <= source_start < source_end <= pair.source_end
+        assert source_start <= path[start] and path[end - 1] <= source_end - 1
+        margins += [path[start] - source_start, source_end - 1 - path[end - 1]]
+    # At random, so that no edge tells a place
+    assert max(margins) <= tiny_hp.context_frames + 1 and np.std(margins) > 2.0
+    assert shifts == set(range(-tiny_hp.r, tiny_hp.r + 1))
+
+
+def test_whole_utterances_go_on_at_slope_one_past_their_end(demo_data, tiny_hp):
+    corpus = Corpus(demo_data, tiny_hp.replace(whole_share=1.0))
+    batch = corpus.paired_batch(1)
+    lengths = batch["mask"].sum(axis=1)
+    assert set(lengths) <= {pair.target_end for pair in corpus.train}
+    assert lengths.sum() <= tiny_hp.batch_size * tiny_hp.slice_max_seconds * tiny_hp.frames_per_second
+    for row, source_mask, length in zip(batch["positions"], batch["source_mask"], lengths):
+        past = np.arange(len(row)) * tiny_hp.r - (length - 1)
+        np.testing.assert_allclose(row[past >= 0], source_mask.sum() - 1 + past[past >= 0], atol=1e-4)
+        assert row[0] == 0.0 and (np.diff(row) >= 0.0).all()
+
+
+@pytest.mark.parametrize("make", ["postnet_batch", "paired_batch"])
+def test_padding_is_silence_where_the_mask_is_zero(corpus, make):
+    padded = 0
+    for step in range(8):
+        batch = getattr(corpus, make)(step)
+        for name, array in batch.items():
+            if array.ndim == 3:
+                mask = batch["source_mask" if name == "source" else "mask"]
+                assert not array[mask == 0.0].any() and array[mask == 1.0].any(axis=1).mean() > 0.9
+                assert np.isin(mask, (0.0, 1.0)).all() and (np.diff(mask) <= 0.0).all()  # ones, then zeros
+                padded += (mask == 0.0).sum()
+        assert {array.dtype for array in batch.values()} == {np.dtype(np.float32)}
+    assert padded or make == "postnet_batch"
+
+
+def test_postnet_windows_pair_mel_with_its_own_linear(corpus, tiny_hp):
+    batch = corpus.postnet_batch(0)
+    assert batch["mel"].shape == (tiny_hp.batch_size, tiny_hp.postnet_frames, tiny_hp.n_mels)
+    for mel, linear in zip(batch["mel"], batch["linear"]):
+        audible = mel > 0.2  # below, the floor of the linear spectrogram is felt
+        np.testing.assert_allclose(utils.mel_of_linear(linear, tiny_hp)[audible], mel[audible], atol=0.02)
+
+
+def test_few_files_stay_open(tmp_path):
+    descriptors = pathlib.Path("/proc/self/fd")
+    if not descriptors.exists():
+        pytest.skip("open files cannot be counted here")
+    before = len(os.listdir(descriptors))
+    for i in range(600):
+        np.save(tmp_path / f"{i}.npy", np.zeros((2, 2), np.float16))
+        data_load.open_array(tmp_path / f"{i}.npy")
+    assert len(os.listdir(descriptors)) - before < 300

@@ -1,0 +1,97 @@
+"""Overrides are strict, and what a run was trained with comes back as it was."""
+import dataclasses
+import json
+
+import pytest
+
+import hyperparams
+import utils
+from hyperparams import HyperParams
+
+
+def test_overrides_keep_their_type():
+    hp = HyperParams().override(["width=64", "dropout=0.25", "norm=ln", "learning_rate=3", "mel_steps=0"])
+    assert (hp.width, hp.dropout, hp.norm, hp.learning_rate, hp.mel_steps) == (64, 0.25, "ln", 3.0, 0)
+    assert isinstance(hp.learning_rate, float)
+    before, after = dataclasses.asdict(HyperParams()), dataclasses.asdict(hp)
+    assert {name for name in before if before[name] != after[name]} == {
+        "width", "dropout", "norm", "learning_rate", "mel_steps"}
+
+
+@pytest.mark.parametrize("wrong, right", [("witdh=3", "width"), ("batchsize=3", "batch_size"), ("lr=1", "r"),
+                                          ("griffin_lim_iter=3", "griffin_lim_iters")])
+def test_unknown_name_names_the_closest(wrong, right):
+    with pytest.raises(ValueError, match=f"no hyperparameter '{wrong.split('=')[0]}'.*closest is '{right}'"):
+        HyperParams().override([wrong])
+
+
+@pytest.mark.parametrize("assignment, message", [
+    ("width=wide", "width is of type int, 'wide' is not"), ("width=64.5", "width is of type int"),
+    ("dropout=half", "dropout is of type float"), ("width=", "width is of type int"), ("width", "name=value")])
+def test_wrong_type_is_named(assignment, message):
+    with pytest.raises(ValueError, match=message) as caught:
+        HyperParams().override([assignment])
+    assert assignment in str(caught.value)
+
+
+@pytest.mark.parametrize("assignments, message", [
+    (["norm=batch"], "choose bn, ln or ins"), (["width=33"], "must be even"),
+    (["win_length=2048", "n_fft=1024"], "win_length=2048 is more than n_fft=1024"),
+    (["batch_size=0"], "must be positive"), (["mel_steps=-1"], "mel_steps=-1"),
+    (["hop_length=1000", "win_length=800"], "hop_length=1000 is more than win_length=800"),
+    (["slice_min_seconds=3", "slice_max_seconds=2"], "slice_min_seconds=3.0 is more than slice_max_seconds=2.0"),
+    (["min_seconds=20", "max_seconds=12"], "min_seconds=20.0 is more than max_seconds=12.0"),
+    (["dropout=1"], "dropout=1.0"), (["hide_frame=1.5"], "hide_frame=1.5"), (["whole_share=-0.1"], "whole_share=-0.1"),
+    (["test=0.6", "validation=0.5"], "leave nothing to train on"), (["learning_rate=nan"], "learning_rate=nan"),
+    (["range_db=-80"], "range_db=-80")])
+def test_contradicting_values_are_refused(assignments, message):
+    with pytest.raises(ValueError, match=message):
+        HyperParams().override(assignments)
+
+
+@pytest.mark.parametrize("name", hyperparams.PRESETS)
+def test_presets_are_consistent(name):
+    assert hyperparams.get(name, []) == hyperparams.PRESETS[name].check()
+    assert hyperparams.get(name, ["width=32"]).width == 32
+
+
+def test_unknown_preset_lists_them_all():
+    with pytest.raises(ValueError, match="--preset papper: choose one of default, demo, paper"):
+        hyperparams.get("papper", [])
+
+
+def test_derived_values():
+    hp = HyperParams(n_fft=512, win_length=400, sample_rate=8000, hop_length=100)
+    assert (hp.n_linear, hp.frames_per_second) == (257, 80.0)
+    assert HyperParams(postnet_steps=1, mel_steps=20, finetune_steps=300).total_steps == 321
+
+
+def test_round_trip_through_hparams_json(tmp_path):
+    hp = HyperParams(width=64, norm="ins", learning_rate=1 / 3, seed=7)
+    utils.write_json(tmp_path / "hparams.json", dataclasses.asdict(hp))
+    assert HyperParams.from_json(tmp_path / "hparams.json") == hp
+
+
+def test_file_of_another_version_is_refused(tmp_path):
+    values = dataclasses.asdict(HyperParams())
+    values["attention"] = values.pop("sigma")
+    path = tmp_path / "hparams.json"
+    path.write_text(json.dumps(values))
+    with pytest.raises(ValueError, match=r"hparams.json is of another version.*unknown \['attention'\].*\['sigma'\]"):
+        HyperParams.from_json(path)
+
+
+@pytest.mark.parametrize("text", ["", "[]", '{"width": ', "null"])
+def test_damaged_file_is_named(tmp_path, text):
+    path = tmp_path / "hparams.json"
+    path.write_text(text)
+    with pytest.raises(ValueError, match="hparams.json"):
+        HyperParams.from_json(path)
+
+
+@pytest.mark.parametrize("name, value", [("width", "256"), ("width", 64.0), ("norm", 1), ("dropout", None)])
+def test_wrong_type_in_a_file_is_named(tmp_path, name, value):
+    path = tmp_path / "hparams.json"
+    path.write_text(json.dumps(dataclasses.asdict(HyperParams()) | {name: value}))
+    with pytest.raises(ValueError, match=f"hparams.json.*{name}"):
+        HyperParams.from_json(path)

@@ -1,0 +1,62 @@
+"""Losses by hand; padding counts for nothing."""
+import numpy as np
+import pytest
+import tensorflow as tf
+
+import losses
+
+MASK = np.array([[1, 1, 1], [1, 0, 0]], np.float32)
+
+
+def arrays(seed: int, *shape: int) -> tuple[np.ndarray, np.ndarray]:
+    rng = np.random.default_rng(seed)
+    return tuple(rng.normal(size=shape).astype(np.float32) for _ in range(2))
+
+
+def test_l1_by_hand():
+    true = np.zeros((2, 3, 2), np.float32)
+    predicted = true.copy()
+    predicted[0, 0], predicted[0, 2], predicted[1, 0] = (1.0, -3.0), (0.5, 0.0), (0.0, 2.0)
+    predicted[1, 1:] = 1e6  # padding
+    assert float(losses.l1(predicted, true, MASK)) == pytest.approx((1.0 + 3.0 + 0.5 + 2.0) / (4 * 2))
+
+
+def test_huber_by_hand():
+    predicted = np.array([[0.5, -3.0, 1.0], [0.0, 1e6, 1e6]], np.float32)
+    expected = (0.125 + 2.5 + 0.5 + 0.0) / 4  # squared within 1, linear beyond, 0.5 where they meet
+    assert float(losses.huber(predicted, np.zeros((2, 3), np.float32), MASK)) == pytest.approx(expected)
+
+
+def test_masked_mean_is_the_mean_of_the_valid_elements():
+    x, _ = arrays(1, 2, 3, 4, 5)
+    for channels in ((), (4,), (4, 5)):
+        values = x[(...,) + (0,) * (2 - len(channels))]
+        assert float(losses.masked_mean(values, MASK)) == pytest.approx(values[MASK > 0].mean(), rel=1e-5)
+
+
+@pytest.mark.parametrize("loss, shape", [(losses.l1, (2, 3, 4)), (losses.huber, (2, 3))])
+def test_padding_changes_neither_loss_nor_gradient(loss, shape):
+    predicted, true = arrays(2, *shape)
+
+    def value_and_gradient(predicted, true, mask):
+        predicted = tf.constant(predicted)
+        with tf.GradientTape() as tape:
+            tape.watch(predicted)
+            value = loss(predicted, true, mask)
+        return float(value), tape.gradient(value, predicted).numpy()
+    value, gradient = value_and_gradient(predicted, true, MASK)
+    assert value > 0 and np.abs(gradient[MASK > 0]).max() > 0 and not gradient[MASK == 0].any()
+
+    mask = np.pad(MASK, ((0, 1), (0, 4)))  # longer, and an utterance that is nothing but padding
+    longer = [np.full((3, 7, *shape[2:]), fill, np.float32) for fill in (1e3, -1e3)]
+    for new, old in zip(longer, (predicted, true)):
+        new[:2, :3][MASK > 0] = old[MASK > 0]
+    longer_value, longer_gradient = value_and_gradient(*longer, mask)
+    assert longer_value == pytest.approx(value, rel=1e-6)
+    np.testing.assert_allclose(longer_gradient[:2, :3], gradient, rtol=1e-5)
+    assert not longer_gradient[mask == 0].any()
+
+
+def test_a_mask_of_nothing_gives_zero():
+    predicted, true = arrays(3, 2, 3, 4)
+    assert float(losses.l1(predicted, true, np.zeros((2, 3), np.float32))) == 0.0

@@ -1,0 +1,92 @@
+"""Measures tell content from babble and have the values that can be worked out by hand."""
+import librosa
+import numpy as np
+import pytest
+import scipy.ndimage
+
+import metrics
+import utils
+from conftest import DEMO_IDS, demo_wav
+from hyperparams import HyperParams
+
+HP = HyperParams()
+
+
+@pytest.fixture(scope="module")
+def sentences() -> list[np.ndarray]:
+    """Mel spectrograms (T, M) of sentences by the target speaker."""
+    return [utils.spectrograms(demo_wav("slt", utterance, HP), HP)[0] for utterance in DEMO_IDS[:8]]
+
+
+def retrieved(mels: list[np.ndarray], candidates: list[np.ndarray]) -> int:
+    """How many are nearest to the candidate of the same number."""
+    references = [metrics.speech_cepstra(mel, HP) for mel in candidates]
+    return sum(metrics.retrieve(metrics.speech_cepstra(mel, HP), references).argmin() == i
+               for i, mel in enumerate(mels))
+
+
+def test_retrieval_finds_distorted_copies(sentences):
+    rng = np.random.default_rng(0)
+    tilt = 0.1 * np.linspace(1.0, -1.0, HP.n_mels)
+    copies = [scipy.ndimage.zoom(scipy.ndimage.gaussian_filter1d(mel, 1.5, axis=0), (1.15, 1), order=1) + tilt
+              + rng.normal(0.0, 0.05, HP.n_mels) for mel in sentences]
+    assert retrieved(copies, sentences) == len(sentences)
+
+
+def test_retrieval_is_not_fooled_by_babble(sentences):
+    average = np.concatenate(sentences).mean(axis=0)
+    assert retrieved([np.tile(average, (len(mel), 1)) for mel in sentences], sentences) <= 2
+    # The right voice and the right length, another sentence: each is nearest to what it says, not to what it should
+    assert retrieved(sentences[1:] + sentences[:1], sentences) == 0
+
+
+def test_retrieval_does_not_hear_the_level(sentences):
+    assert retrieved([mel + 0.1 for mel in sentences], sentences) == len(sentences)
+
+
+def test_distortion_of_a_recording_with_itself_is_zero(sentences):
+    cepstra = metrics.speech_cepstra(sentences[0], HP)
+    assert metrics.mel_cepstral_distortion(cepstra, cepstra) == 0.0
+
+
+def test_distortion_is_in_decibel(sentences):
+    ripple = np.cos(np.pi * 3 * (np.arange(HP.n_mels) + 0.5) / HP.n_mels)  # root mean square 1 / sqrt(2)
+    mel = np.tile(0.5 + 0.1 * ripple, (30, 1))
+    plain, changed = (metrics.speech_cepstra(x, HP) for x in (mel, mel + 4.0 / HP.range_db * ripple))
+    assert metrics.mel_cepstral_distortion(changed, plain) == pytest.approx(4.0 / np.sqrt(2.0), rel=1e-3)
+
+
+def test_distortion_ignores_tempo_and_loudness():
+    wav = demo_wav("slt", "demo_003", HP)
+    cepstra, other = metrics.wav_cepstra(wav, HP), metrics.wav_cepstra(demo_wav("slt", "demo_004", HP), HP)
+    slow = metrics.wav_cepstra(librosa.effects.time_stretch(0.2 * wav, rate=0.8), HP)
+    assert metrics.mel_cepstral_distortion(slow, cepstra) < 0.5 * metrics.mel_cepstral_distortion(other, cepstra)
+
+
+def test_silent_frames_do_not_count(sentences):
+    mel = sentences[0]
+    padded = np.concatenate([np.zeros((40, HP.n_mels), np.float32), mel, np.zeros((40, HP.n_mels), np.float32)])
+    # The level that speech reaches is a percentile, which the silence moves: a few frames more pass, none of silence
+    assert metrics.mel_cepstral_distortion(metrics.speech_cepstra(padded, HP), metrics.speech_cepstra(mel, HP)) < 1.0
+    assert len(metrics.speech_cepstra(mel, HP)) <= len(metrics.speech_cepstra(padded, HP)) <= len(mel)
+
+
+def test_path_distance():
+    assert metrics.path_distance(np.array([0.0, 1.0, 2.0]), np.array([0.0, 1.0, 2.0])) == 0.0
+    assert metrics.path_distance(np.array([1.0, 2.0, 3.0]), np.array([0.0, 1.0, 2.0])) == 1.0
+    # The shorter one stays where it ended: 0 0 0 1 2, whichever it is
+    assert metrics.path_distance(np.arange(3.0), np.arange(5.0)) == pytest.approx(0.6)
+    assert metrics.path_distance(np.arange(5.0), np.arange(3.0)) == pytest.approx(0.6)
+
+
+def test_duration_error():
+    assert metrics.duration_error(115, 100) == metrics.duration_error(85, 100) == pytest.approx(0.15)
+    assert metrics.duration_error(100, 100) == 0.0
+
+
+def test_global_variance_ratio(sentences):
+    cepstra = metrics.speech_cepstra(sentences[0], HP)
+    smooth = scipy.ndimage.gaussian_filter1d(cepstra, 4.0, axis=0)
+    assert metrics.global_variance_ratio(cepstra, cepstra) == pytest.approx(1.0)
+    assert metrics.global_variance_ratio(smooth, cepstra) < 0.8
+    assert metrics.global_variance_ratio(2.0 * cepstra, cepstra) == pytest.approx(4.0)

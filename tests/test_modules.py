@@ -1,0 +1,266 @@
+"""Building blocks: padding must not be heard, and the attention must walk."""
+from typing import NamedTuple
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from modules import CBHG, Highway, LocalAttention, MaskedNorm, PreNet, length_mask, scan
+
+NORMS = ("bn", "ln", "ins")
+LENGTHS = (7, 4)
+EXTRA = 5  # frames of padding beyond the longest utterance
+
+
+def batch(channels: int, seed: int = 0) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """x (2, 7, C) with silence as padding, its mask, and both with more padding, which is full of garbage."""
+    rng = np.random.default_rng(seed)
+    mask = np.asarray(length_mask(np.array(LENGTHS), max(LENGTHS)))
+    x = rng.normal(3.0, 10.0, (2, max(LENGTHS), channels)).astype(np.float32)
+    longer = np.asarray(length_mask(np.array(LENGTHS), max(LENGTHS) + EXTRA))
+    garbage = rng.normal(-50.0, 200.0, (2, max(LENGTHS) + EXTRA, channels)).astype(np.float32)
+    padded = np.pad(x, ((0, 0), (0, EXTRA), (0, 0)))
+    return x * mask[:, :, None], mask, np.where(longer[:, :, None] > 0, padded, garbage), longer
+
+
+def randomise(layer: keras.Layer, seed: int = 1) -> None:
+    """Give all weights values that an untrained layer does not have (moving statistics, scales and biases too)."""
+    rng = np.random.default_rng(seed)
+    for weight in layer.weights:
+        weight.assign(rng.uniform(0.2, 1.5, weight.shape) if "variance" in weight.path
+                      else weight + rng.normal(0.0, 0.2, weight.shape))
+
+
+def check_padding(layer, channels: int, training: bool, tolerance: float) -> None:
+    """Garbage beyond the mask changes no valid output, and padding comes out as zero."""
+    x, mask, padded, longer = batch(channels)
+    layer(x, mask)
+    randomise(layer)
+    expected = np.asarray(layer(x, mask, training=training))
+    found = np.asarray(layer(padded, longer, training=training))
+    assert np.abs(expected).max() > 0.1
+    np.testing.assert_allclose(found[:, :max(LENGTHS)], expected, atol=tolerance, rtol=tolerance)
+    assert not found[longer == 0].any()
+    assert not expected[mask == 0].any()
+
+
+@pytest.mark.parametrize("training", [True, False])
+@pytest.mark.parametrize("kind", NORMS)
+def test_padding_does_not_change_a_norm(kind, training):
+    check_padding(MaskedNorm(kind), 3, training, 1e-4)
+
+
+def test_moving_statistics_see_valid_frames_only():
+    _, _, padded, longer = batch(3)
+    norm = MaskedNorm("bn", momentum=0.75)
+    norm(padded, longer)
+    norm.mean.assign([1.0, 2.0, 3.0])
+    norm.variance.assign([4.0, 5.0, 6.0])
+    norm(padded, longer, training=True)
+    valid = padded[longer > 0]
+    np.testing.assert_allclose(norm.mean, 0.75 * np.array([1.0, 2.0, 3.0]) + 0.25 * valid.mean(axis=0), rtol=1e-4)
+    np.testing.assert_allclose(norm.variance, 0.75 * np.array([4.0, 5.0, 6.0]) + 0.25 * valid.var(axis=0), rtol=1e-4)
+
+
+def test_moving_statistics_stand_still_at_synthesis_and_are_used():
+    x, mask, _, _ = batch(3)
+    norm = MaskedNorm("bn")
+    norm(x, mask)
+    norm.mean.assign([1.0, 2.0, 3.0])
+    norm.variance.assign([4.0, 5.0, 6.0])
+    found = np.asarray(norm(x, mask))
+    expected = (x - [1.0, 2.0, 3.0]) / np.sqrt(np.array([4.0, 5.0, 6.0]) + norm.epsilon)
+    np.testing.assert_allclose(found[mask > 0], expected[mask > 0], rtol=1e-4, atol=1e-4)
+    np.testing.assert_array_equal(norm.mean, [1.0, 2.0, 3.0])
+    np.testing.assert_array_equal(norm.variance, [4.0, 5.0, 6.0])
+
+
+@pytest.mark.parametrize("kind", NORMS)
+def test_valid_output_has_mean_0_and_variance_1(kind):
+    _, _, padded, longer = batch(16)
+    found = np.asarray(MaskedNorm(kind)(padded, longer, training=True))
+    frames = [utterance[:length] for utterance, length in zip(found, LENGTHS)]
+    groups = {"bn": [np.concatenate(frames)], "ins": frames, "ln": [np.concatenate(frames).T]}[kind]
+    for group in groups:  # statistics along the first axis
+        np.testing.assert_allclose(group.mean(axis=0), 0.0, atol=1e-4)
+        np.testing.assert_allclose(group.var(axis=0), 1.0, atol=1e-3)
+
+
+def make_cbhg(norm: str) -> CBHG:
+    return CBHG(banks=4, channels=4, projections=(5, 3), highways=2, norm=norm)
+
+
+@pytest.mark.parametrize("training", [True, False])
+@pytest.mark.parametrize("norm", NORMS)
+def test_padding_does_not_change_a_cbhg(norm, training):
+    check_padding(make_cbhg(norm), 3, training, 1e-4)
+
+
+@pytest.mark.parametrize("norm", ["ln", "ins"])
+def test_cbhg_of_an_utterance_does_not_depend_on_its_neighbours(norm):
+    x, mask, _, _ = batch(3)
+    cbhg = make_cbhg(norm)
+    together = np.asarray(cbhg(x, mask, training=True))
+    for i, length in enumerate(LENGTHS):
+        alone = np.asarray(cbhg(x[i:i + 1, :length], mask[i:i + 1, :length], training=True))
+        np.testing.assert_allclose(together[i, :length], alone[0], atol=1e-4)
+
+
+@pytest.mark.parametrize("norm", NORMS)
+def test_no_gradient_reaches_padding(norm):
+    _, _, padded, longer = batch(3)
+    cbhg = make_cbhg(norm)
+    x = tf.constant(padded)
+    with tf.GradientTape() as tape:
+        tape.watch(x)
+        y = cbhg(x, longer, training=True)
+        loss = tf.reduce_sum(y * np.random.default_rng(2).normal(size=y.shape))
+    gradient = tape.gradient(loss, x).numpy()
+    assert not gradient[longer == 0].any()
+    assert np.abs(gradient[longer > 0]).max(axis=1).min() > 0.0  # and every valid frame matters
+
+
+def test_cbhg_reads_in_both_directions():
+    x, mask, _, _ = batch(3)
+    cbhg = CBHG(banks=1, channels=4, projections=(5, 3), highways=1, norm="ln")
+    before = np.asarray(cbhg(x, mask))
+    for changed, reached in ((0, 6), (6, 0)):  # too far apart for the convolutions
+        other = x.copy()
+        other[0, changed] += 5.0
+        assert np.abs(np.asarray(cbhg(other, mask)) - before)[0, reached].max() > 1e-6
+        assert not (np.asarray(cbhg(other, mask)) - before)[1].any()
+
+
+def test_highway_starts_mostly_as_identity():
+    keras.utils.set_random_seed(3)
+    x = np.random.default_rng(3).normal(size=(400, 64)).astype(np.float32)
+    kept = (np.asarray(Highway(64)(x)) * x).sum() / (x * x).sum()  # share of the input that is carried through
+    assert 0.6 < kept < 1.0
+
+
+def test_prenet_drops_in_training_only():
+    x = np.ones((1, 50, 8), np.float32)
+    seeds = keras.random.SeedGenerator(1)
+    prenet = PreNet(16, 0.5, seeds)
+    plain = np.asarray(prenet(x))
+    assert plain.shape == (1, 50, 8)
+    np.testing.assert_array_equal(plain, prenet(x))
+    seeds.state.assign([1, 2])
+    first = np.asarray(prenet(x, training=True))
+    other = np.asarray(prenet(x, training=True))
+    assert 0.3 < (first[plain > 0] == 0).mean() < 0.9 and (first != other).any()
+    seeds.state.assign([1, 2])  # dropout is a function of the seed's state
+    np.testing.assert_array_equal(first, prenet(x, training=True))
+
+
+WIDTH, SPAN = 8, 40  # width of the attention and frames of the memory
+
+
+def make_attention(r: int = 5, sigma: float = 1.5, max_advance: float = 3.0) -> LocalAttention:
+    attention = LocalAttention(WIDTH, r, sigma, max_advance)
+    attention.move(*states(0, 1))
+    attention.look(np.zeros(1, np.float32), np.ones(1, np.float32), *memory_of(0, [SPAN]))
+    return attention
+
+
+def states(seed: int, n: int) -> list[np.ndarray]:
+    """Positions (n,), states (n, E) and contexts (n, E)."""
+    rng = np.random.default_rng(seed)
+    return [rng.uniform(0, 30, n).astype(np.float32), *(rng.normal(size=(n, WIDTH)).astype(np.float32)
+                                                        for _ in range(2))]
+
+
+def memory_of(seed: int, lengths: list[int]) -> list[np.ndarray]:
+    """States (n, E), memory (n, S, E) and mask (n, S)."""
+    rng = np.random.default_rng(seed)
+    return [rng.normal(size=(len(lengths), WIDTH)).astype(np.float32),
+            rng.normal(size=(len(lengths), SPAN, WIDTH)).astype(np.float32),
+            np.asarray(length_mask(np.array(lengths), SPAN))]
+
+
+@pytest.mark.parametrize("r, max_advance", [(1, 2.0), (2, 3.0), (5, 3.0), (5, 4.5)])
+def test_untrained_attention_walks_one_source_frame_for_each_frame_written(r, max_advance):
+    position, state, context = states(1, 6)
+    end = np.asarray(make_attention(r, max_advance=max_advance).move(position, state, context))
+    np.testing.assert_allclose(end - position, r, rtol=1e-5)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_position_never_goes_back_nor_faster_than_max_advance_whatever_the_weights(seed):
+    attention = make_attention()
+    rng = np.random.default_rng(seed)
+    for weight in attention.weights:
+        weight.assign(rng.normal(0.0, 30.0, weight.shape))
+    position, state, context = states(seed, 200)
+    advance = np.asarray(attention.move(position, state, context)) - position
+    assert advance.min() >= 0.0 and advance.max() <= 5 * 3.0 + 1e-4
+    assert advance.min() < 0.1 and advance.max() > 14.9  # these weights do reach both ends
+
+
+@pytest.mark.parametrize("sigma", [0.5, 1.5, 3.0])
+def test_weights_sum_to_1_avoid_padding_and_stay_near_the_centre(sigma):
+    attention = make_attention(sigma=sigma)
+    lengths = [SPAN, 25, 12]
+    start = np.array([20.0, 10.0, 30.0], np.float32)  # the third is past its end
+    end = start + np.array([10.0, 0.0, 5.0], np.float32)
+    contexts, weights = (np.asarray(x) for x in attention.look(start, end, *memory_of(2, lengths)))
+    assert contexts.shape == (3, 5, WIDTH) and weights.shape == (3, 5, SPAN)
+    np.testing.assert_allclose(weights.sum(axis=2), 1.0, rtol=1e-5)
+    frames = np.arange(SPAN)
+    for i, length in enumerate(lengths):
+        assert not weights[i, :, length:].any()
+        for k in range(5):
+            centre = min(start[i] + (end[i] - start[i]) * k / 5, length - 1)
+            # 4 sigma; a window narrower than a frame still has to reach the frames beside the centre
+            near = np.abs(frames - centre) <= max(4 * sigma, 1.5)
+            assert weights[i, k, near].sum() > 0.98
+    np.testing.assert_allclose(contexts, np.matmul(weights, memory_of(2, lengths)[1]), atol=1e-5)
+
+
+def test_without_a_score_the_expected_position_is_the_centre():
+    attention = make_attention(sigma=2.0)
+    attention.query.kernel.assign(np.zeros(attention.query.kernel.shape))
+    start = np.array([15.3, 20.0], np.float32)
+    _, weights = attention.look(start, start + 7.0, *memory_of(3, [SPAN, SPAN]))
+    expected = start[:, None] + 7.0 * np.arange(5)[None, :] / 5
+    np.testing.assert_allclose(np.asarray(weights) @ np.arange(SPAN), expected, atol=0.02)
+
+
+def test_score_can_choose_within_the_window():
+    attention = make_attention()
+    state, memory, mask = memory_of(4, [SPAN])
+    attention.query.kernel.assign(20.0 * attention.query.kernel)
+    position = np.array([20.0], np.float32)
+    quiet = np.asarray(attention.look(position, position, state, 0.0 * memory, mask)[1])
+    assert np.abs(np.asarray(attention.look(position, position, state, memory, mask)[1]) - quiet).max() > 0.05
+
+
+class Pair(NamedTuple):
+    total: object
+    count: object
+
+
+@pytest.mark.parametrize("compiled", [False, True])
+def test_scan_equals_a_loop(compiled):
+    def step(state, given):
+        return Pair(0.5 * state.total + given.total * given.count, state.count + given.count)
+    inputs = np.random.default_rng(4).normal(size=(2, 6, 3)).astype(np.float32)
+
+    def run(a, b):
+        return scan(step, Pair(tf.ones(3), tf.zeros(3)), Pair(a, b))
+    if compiled:  # the number of steps is not known then
+        run = tf.function(run, input_signature=[tf.TensorSpec((None, 3))] * 2)
+    found = run(*inputs)
+    state, expected = Pair(np.ones(3), np.zeros(3)), []
+    for now in zip(*inputs):
+        state = step(state, Pair(*now))
+        expected.append(state)
+    assert type(found) is Pair
+    np.testing.assert_allclose(found.total, [state.total for state in expected], rtol=1e-5)
+    np.testing.assert_allclose(found.count, [state.count for state in expected], rtol=1e-5)
+
+
+def test_length_mask():
+    np.testing.assert_array_equal(length_mask(np.array([3, 0, 5]), 5), [[1, 1, 1, 0, 0], [0] * 5, [1] * 5])
+    assert np.asarray(length_mask(np.array([3]), 5)).dtype == np.float32

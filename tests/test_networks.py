@@ -1,0 +1,250 @@
+"""The generator: padding, teacher forcing against free running, and what each training stage may change."""
+import types
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+import hyperparams
+import train
+from convert import Converter
+from modules import StepInput, length_mask
+from networks import Generator
+
+STAGES = ("postnet", "mel", "finetune")
+SOURCE_LENGTHS, STEPS = (15, 13), (3, 2)  # source frames and decoder steps of two utterances
+
+
+def randomise(generator: Generator, seed: int = 5) -> Generator:
+    """Shake all weights: an untrained model walks at a constant speed, and moving statistics would be 0 and 1."""
+    rng = np.random.default_rng(seed)
+    for weight in generator.weights:
+        weight.assign(weight * rng.uniform(0.5, 1.5, weight.shape) if "variance" in weight.path
+                      else weight + rng.normal(0.0, 0.05, weight.shape))
+    attend = generator.decoder.cell.attend
+    attend.advance.kernel.assign(rng.normal(0.0, 0.5, attend.advance.kernel.shape))
+    return generator
+
+
+def make_generator(hp: hyperparams.HyperParams) -> Generator:
+    keras.utils.set_random_seed(6)
+    return Generator(hp)
+
+
+@pytest.fixture(scope="module")
+def generator(tiny_hp):
+    return randomise(make_generator(tiny_hp.replace(hide_frame=0.5)))
+
+
+@pytest.fixture
+def change(monkeypatch):
+    """Change hyperparameters that the decoder reads when it is called."""
+    def replace(generator, **changes):
+        monkeypatch.setattr(generator.decoder, "hp", generator.decoder.hp.replace(**changes))
+    return replace
+
+
+@pytest.fixture
+def eager():
+    """No compilation: for a few steps it takes longer than they do."""
+    tf.config.run_functions_eagerly(True)
+    yield
+    tf.config.run_functions_eagerly(False)
+
+
+def make_task(hp: hyperparams.HyperParams) -> train.Paired:
+    """The training task without a corpus."""
+    return train.Paired(hp, types.SimpleNamespace(split=lambda name: [None]))
+
+
+def make_batch(hp: hyperparams.HyperParams, more: int = 0, garbage: bool = False, seed: int = 7) -> dict:
+    """A batch as `Corpus.assemble` gives it, with room for `more` steps of padding, which may be garbage."""
+    rng, trash = np.random.default_rng(seed), np.random.default_rng(seed + 1)
+    n, size, frames = len(STEPS), max(SOURCE_LENGTHS), max(STEPS) * hp.r
+    lengths = np.array([frames - 1, STEPS[1] * hp.r - 2])  # the last step of each is not full
+    batch = {
+        "source": rng.uniform(0, 1, (n, size, hp.n_linear)), "source_mask": None,
+        "mel": rng.uniform(0, 1, (n, frames, hp.n_mels)), "linear": rng.uniform(0, 1, (n, frames, hp.n_linear)),
+        "mask": None, "positions": np.cumsum(rng.uniform(2.0, 6.0, (n, max(STEPS) + 1)), axis=1) - 2.0}
+    for kind, extra, valid in (("source", more * hp.encoder_stack, SOURCE_LENGTHS), ("mel", more * hp.r, lengths),
+                               ("linear", more * hp.r, lengths), ("positions", more, np.array(STEPS) + 1)):
+        array = np.pad(batch[kind], [(0, 0), (0, extra)] + [(0, 0)] * (batch[kind].ndim - 2))
+        mask = np.asarray(length_mask(np.array(valid), array.shape[1])).reshape(n, -1, *[1] * (array.ndim - 2))
+        fill = trash.uniform(-3, 5, array.shape) if garbage else 0.0
+        batch[kind] = np.where(mask > 0, array, fill).astype(np.float32)
+        if kind in ("source", "mel"):
+            batch["source_mask" if kind == "source" else "mask"] = mask[:, :, 0].astype(np.float32)
+    return batch
+
+
+@pytest.mark.parametrize("norm", ["bn", "ln", "ins"])
+def test_padding_changes_no_loss_of_any_stage(tiny_hp, change, norm):
+    task = make_task(tiny_hp.replace(norm=norm, dropout=0.0, position_noise=0.0, own_position=0.0))
+    randomise(task.generator)
+    short, longer = make_batch(tiny_hp), make_batch(tiny_hp, more=2, garbage=True)
+    change(task.generator, hide_frame=0.0)
+    for stage in STAGES:
+        expected = {name: float(value) for name, value in task.forward(stage, short).items()}
+        found = {name: float(value) for name, value in task.forward(stage, longer).items()}
+        assert expected["loss"] > 0.05
+        assert found == pytest.approx(expected, rel=2e-4), stage
+
+
+@pytest.mark.parametrize("teacher", [True, False])
+@pytest.mark.parametrize("training", [True, False])
+def test_padding_changes_no_output(generator, change, training, teacher):
+    hp = generator.hp
+    change(generator, dropout=0.0, hide_frame=0.0, position_noise=0.0, own_position=0.0)
+    results = []
+    for batch in (make_batch(hp), make_batch(hp, more=2, garbage=True)):
+        prenet = generator.encoder.prenet
+        prenet.dropout, dropout = 0.0, prenet.dropout
+        memory = generator.encoder(batch["source"], batch["source_mask"], training=training)
+        prenet.dropout = dropout
+        decoded = generator.decoder(
+            memory, batch["source_mask"], batch["positions"][:, 0], steps=batch["positions"].shape[1] - 1,
+            frames=batch["mel"] if teacher else None, positions=batch["positions"] if teacher else None,
+            training=training)
+        linear = generator.postnet(decoded.mel, batch["mask"], training=training)
+        results.append([np.asarray(x) for x in (memory, *decoded, linear)])
+    for expected, found, valid in zip(*results, (
+            SOURCE_LENGTHS, np.array(STEPS) * hp.r, STEPS, np.array(STEPS) * hp.r, (max(STEPS) * hp.r - 1,
+                                                                                   STEPS[1] * hp.r - 2))):
+        for i, length in enumerate(valid):
+            width = expected.shape[2]  # of attention weights: the longer source's padding gets none
+            np.testing.assert_allclose(found[i, :length, :width], expected[i, :length], atol=3e-5)
+            assert not found[i, :length, width:].any()
+            assert np.abs(expected[i, :length]).max() > 0.01
+
+
+@pytest.mark.parametrize("hide_frame", [0.0, 0.5])
+def test_free_running_fed_back_as_teacher_gives_the_same(generator, change, hide_frame):
+    change(generator, hide_frame=hide_frame)
+    batch = make_batch(generator.hp)
+    memory = generator.encoder(batch["source"], batch["source_mask"])
+    start = np.array([0.0, 1.5], np.float32)
+
+    def decode(**given):
+        generator.seeds.state.assign([8, 9])  # the same frames are hidden
+        return generator.decoder(memory, batch["source_mask"], start, steps=6, **given)
+    free = decode()
+    positions = np.concatenate([free.positions[:, :, 0], free.positions[:, -1:, 1]], axis=1)
+    assert np.diff(positions, axis=1).std() > 0.1  # it does not just walk
+    for given in ({"frames": free.mel}, {"positions": positions}, {"frames": free.mel, "positions": positions}):
+        for found, expected in zip(decode(**given), free):
+            np.testing.assert_allclose(found, expected, atol=1e-5)
+    assert np.abs(decode(positions=positions + 3.0).mel - free.mel).max() > 1e-3
+
+
+def test_free_running_equals_stepping_the_cell_by_hand(generator, change):
+    change(generator, hide_frame=0.0)
+    hp, batch, steps = generator.hp, make_batch(generator.hp), 5
+    memory = generator.encoder(batch["source"], batch["source_mask"])
+    start, width = np.zeros(2, np.float32), hp.width + hp.width // 2
+    free = generator.decoder(memory, batch["source_mask"], start, steps=steps)
+    state = generator.decoder.cell.start(memory, start)
+    for step in range(steps):
+        given = StepInput(frame=np.full((2, hp.n_mels), 9.0, np.float32), use_frame=np.zeros((2, 1), np.float32),
+                          show_frame=np.ones((2, 1), np.float32), drop=np.ones((2, width), np.float32),
+                          position=np.full(2, 9.0, np.float32), use_position=np.zeros(2, np.float32))
+        before, state = state, generator.decoder.cell(state, given, memory, batch["source_mask"])
+        np.testing.assert_array_equal(state.start, before.end)
+        frames = slice(step * hp.r, (step + 1) * hp.r)
+        np.testing.assert_allclose(free.mel[:, frames], state.mel, atol=1e-5)
+        np.testing.assert_allclose(free.weights[:, frames], state.weights, atol=1e-5)
+        np.testing.assert_allclose(free.positions[:, step, 1], state.end, atol=1e-4)
+
+
+def test_hidden_frames_do_not_matter_and_shown_ones_do(generator, change):
+    batch = make_batch(generator.hp)
+    other = {**batch, "mel": 1.0 - batch["mel"]}
+
+    def decode(batch):
+        return np.asarray(generator(batch["source"], batch["source_mask"], batch["positions"], batch["mel"]).mel)
+    change(generator, hide_frame=1.0)
+    np.testing.assert_array_equal(decode(batch), decode(other))
+    change(generator, hide_frame=0.0)
+    changed = np.abs(decode(batch) - decode(other)).max(axis=(0, 2))
+    assert not changed[:generator.hp.r].any()  # the first step is fed silence
+    assert changed[generator.hp.r:].min() > 1e-4
+
+
+def test_only_the_last_frame_of_a_group_is_fed_back(generator, change):
+    change(generator, hide_frame=0.0)
+    batch, r = make_batch(generator.hp), generator.hp.r
+
+    def decode(changed):
+        mel = batch["mel"].copy()
+        mel[:, changed] += 1.0
+        return np.asarray(generator(batch["source"], batch["source_mask"], batch["positions"], mel).mel)
+    plain = decode(slice(0))
+    np.testing.assert_array_equal(decode(slice(r - 1)), plain)
+    assert np.abs(decode(slice(r - 1, r)) - plain)[:, r:].max() > 1e-4
+
+
+def sources(hp: hyperparams.HyperParams, lengths: list[int], seed: int = 10) -> list[np.ndarray]:
+    rng = np.random.default_rng(seed)
+    return [rng.uniform(0, 1, (length, hp.n_linear)).astype(np.float32) for length in lengths]
+
+
+def test_untrained_conversion_is_as_long_as_its_source_and_stops(tiny_hp):
+    hp, lengths = tiny_hp.replace(r=2, encoder_stack=3), [40, 17, 31, 5]
+    generator = make_generator(hp)
+    converter = Converter(generator)
+    for length, result in zip(lengths, converter(sources(hp, lengths))):
+        assert result.stopped
+        assert abs(len(result.mel) - length) <= hp.r
+        assert len(result.mel) == len(result.linear) == len(result.positions) == len(result.weights)
+        assert result.weights.shape[1] == length
+        np.testing.assert_allclose(result.positions, np.arange(len(result.mel)), atol=1e-2)
+    generator.decoder.cell.attend.advance.bias.assign([-9.0])  # hardly moves: cut, and says so
+    result, = converter(sources(hp, [20]))
+    assert not result.stopped and 20 < len(result.mel) <= 3 * 20
+
+
+@pytest.mark.parametrize("hide_frame", [0.0, 0.5])
+def test_conversion_does_not_depend_on_what_it_is_batched_with(generator, change, hide_frame):
+    change(generator, hide_frame=hide_frame)
+    inputs = sources(generator.hp, [20, 33, 8])
+    converter = Converter(generator)
+    together = converter(inputs)
+    for alone, result in zip(converter(inputs, batch_size=1), together):
+        assert alone.stopped == result.stopped and len(alone.mel) == len(result.mel)
+        for field in ("mel", "linear", "positions", "weights"):
+            np.testing.assert_allclose(getattr(alone, field), getattr(result, field), atol=1e-4, err_msg=field)
+
+
+def test_each_stage_trains_its_own_network_and_no_other(tiny_hp, eager):
+    task = make_task(tiny_hp.replace(hide_frame=0.5, own_position=0.5, warmup_steps=0))
+    generator, batch = randomise(task.generator), make_batch(tiny_hp)
+    core = [*generator.encoder.weights, *generator.decoder.weights]
+    parts = {"mel": core, "postnet": generator.postnet.weights, "finetune": generator.postnet.weights}
+    assert len(core) + len(generator.postnet.weights) == len(generator.weights)
+    for number, stage in enumerate(STAGES):
+        own = {id(weight) for weight in parts[stage]}
+        with tf.GradientTape() as tape:
+            loss = task.forward(stage, batch)["loss"]
+        trainable = [weight for weight in parts[stage] if weight.trainable]
+        for weight, gradient in zip(trainable, tape.gradient(loss, [weight.value for weight in trainable])):
+            assert gradient is not None and np.abs(gradient).max() > 0.0, f"{stage}: {weight.path} has no gradient"
+        before = [weight.numpy() for weight in generator.weights]
+        optimizers = {name: [variable.numpy() for variable in optimizer.variables]
+                      for name, optimizer in task.optimizers.items()}
+        task.train_step(stage, batch, tf.Variable(number, dtype=tf.int64))
+        for weight, old in zip(generator.weights, before):
+            changed = bool((weight.numpy() != old).any())
+            assert changed == (id(weight) in own), f"{stage}: {weight.path} {'changed' if changed else 'stood still'}"
+        for name, optimizer in task.optimizers.items():
+            changed = any((variable.numpy() != old).any() for variable, old in zip(optimizer.variables,
+                                                                                  optimizers[name]))
+            assert changed == (name == stage), f"{stage}: optimizer of {name}"
+
+
+@pytest.mark.parametrize("hp", list(dict.fromkeys(hyperparams.PRESETS.values())), ids=lambda hp: f"width{hp.width}")
+def test_presets_can_be_built(hp):
+    largest = hp == hyperparams.PRESETS["2017"]
+    generator = Generator(hp if largest else hp.replace(encoder_banks=2, postnet_banks=2, highway_layers=1))
+    low, high = (15e6, 40e6) if largest else (0.3e6, 10e6)  # that system had 22.2 million
+    assert low < generator.count_params() < high
+    assert generator.decoder.cell.mel_of_state.kernel.shape == (hp.width, hp.r * hp.n_mels)

@@ -1,0 +1,374 @@
+"""Preparation through its command line: pairing, splits, resuming, and a manifest of what became of each pair."""
+import csv
+import os
+import random
+import re
+
+import numpy as np
+import pytest
+
+import data_load
+import prepro
+from conftest import demo_wav, leftovers, words, write
+from hyperparams import HyperParams
+
+pytestmark = pytest.mark.usefixtures("serial")
+IDS = ["a", "b", "c", "d", "e"]
+
+
+def record(folder, speaker: str, utterances: list[str], name: str = "{}.wav") -> None:
+    """Synthetic recordings in folder/speaker: an utterance sounds the same by all, at another pitch and pace."""
+    slow, pitch = {"anna": (1.0, 180.0), "bert": (1.2, 110.0), "carl": (0.9, 130.0)}[speaker]
+    for utterance in utterances:
+        seed = sum(map(ord, utterance))
+        write(folder / speaker / name.format(utterance), words(seed, seconds=slow * (1.2 + seed % 7 / 20), pitch=pitch))
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """Recordings of IDS by anna and bert."""
+    record(tmp_path, "anna", IDS)
+    record(tmp_path, "bert", IDS)
+    return tmp_path
+
+
+def prepare(folder, *more, data="data", source="anna", target="bert") -> dict[tuple[str, str], prepro.Pair]:
+    """Run the command line, which must succeed; returns the manifest by source and name."""
+    speakers = ["--source", folder / source, "--target", folder / target] if source else []
+    assert prepro.main(list(map(str, [*speakers, "--data", folder / data, *more]))) == 0
+    assert leftovers(folder) == []
+    return {(pair.source, pair.name): pair for pair in prepro.read_manifest(folder / data)}
+
+
+def fails(capsys, folder, *more, **kwargs) -> str:
+    """Run the command line, which must refuse; returns what it says."""
+    with pytest.raises(AssertionError):
+        prepare(folder, *more, **kwargs)
+    assert leftovers(folder) == []
+    message = capsys.readouterr().err
+    assert message.startswith("prepro.py: ") and "Traceback" not in message
+    return message
+
+
+def read_slices(data) -> list[dict]:
+    with open(data / "slices.csv", newline="", encoding="utf-8") as file:
+        return list(csv.DictReader(file))
+
+
+def times(data) -> dict[str, int]:
+    """When each feature and path was written."""
+    return {str(path.relative_to(data)): path.stat().st_mtime_ns for path in data.rglob("*.npy")}
+
+
+def test_files_of_one_name_are_paired_and_missing_partners_are_listed(folder, capsys):
+    record(folder, "anna", ["only_anna"])
+    record(folder, "bert", ["only_bert"])
+    pairs = prepare(folder)
+    assert {name for _, name in pairs} == {*IDS, "only_anna", "only_bert"}
+    assert pairs["anna", "only_anna"].reason == "no recording by bert"
+    assert pairs["anna", "only_bert"].reason == "no recording by anna"
+    assert {name for (_, name), pair in pairs.items() if pair.split == "dropped"} == {"only_anna", "only_bert"}
+    printed = capsys.readouterr().out
+    assert "dropped anna/only_anna: no recording by bert" in printed
+    assert str(folder / "data" / "manifest.csv") in printed
+
+
+def test_manifest_says_what_was_found(folder):
+    for pair in prepare(folder).values():
+        n_source, n_target = (len(np.load(folder / "data" / "features" / speaker / f"{pair.name}.mel.npy"))
+                              for speaker in ("anna", "bert"))
+        assert (pair.source_start, pair.source_end, pair.target_start, pair.target_end) == (0, n_source, 0, n_target)
+        assert (pair.source_seconds, pair.target_seconds) == (round(n_source / 80, 3), round(n_target / 80, 3))
+        assert pair.source_file == str((folder / "anna" / f"{pair.name}.wav").resolve())
+        assert pair.target_file == str((folder / "bert" / f"{pair.name}.wav").resolve())
+        assert 0.0 < pair.dtw_cost < 8.0 and pair.utterance == pair.name and not pair.reason
+        path = np.load(folder / "data" / "paths" / "anna" / f"{pair.name}.npy")
+        assert len(path) == n_target and path[-1] == n_source - 1
+        linear = np.load(folder / "data" / "features" / "anna" / f"{pair.name}.linear.npy")
+        assert linear.shape == (n_source, HyperParams().n_linear) and linear.dtype == np.float16
+    assert (folder / "data" / "durations.png").stat().st_size > 1000
+
+
+def test_pattern_finds_the_id_in_the_file_name(tmp_path):
+    record(tmp_path, "anna", IDS, "anna_{}_take2.wav")
+    record(tmp_path, "bert", IDS, "mic1-{}-final.wav")
+    write(tmp_path / "anna" / "noise.wav", words(0))  # does not match: left out
+    pairs = prepare(tmp_path, "--pattern", "[-_]([a-e])[-_]")
+    assert {name for _, name in pairs} == set(IDS) and not any(pair.reason for pair in pairs.values())
+
+
+@pytest.mark.parametrize("pattern, message", [
+    ("(", "'\\(' is no regular expression"), ("[a-e]", "needs parentheses.*\\(\\[a-e\\]\\)"),
+    ("(x)", "anna holds no recordings .*match '\\(x\\)'"), ("()", "a.wav and .*b.wav are both utterance ''; rename")])
+def test_pattern_that_cannot_work(folder, capsys, pattern, message):
+    assert re.search(message, fails(capsys, folder, "--pattern", pattern))
+
+
+def write_csv(folder, text: str, encoding: str = "utf-8") -> list:
+    (folder / "lists").mkdir(exist_ok=True)
+    (folder / "lists" / "pairs.csv").write_text(text, encoding=encoding)
+    return ["--pairs", folder / "lists" / "pairs.csv"]
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig"])
+def test_pairs_from_a_csv(tmp_path, encoding):
+    record(tmp_path, "anna", IDS, "take-{}.wav")
+    record(tmp_path, "bert", IDS, "{}.wav")
+    rows = "".join(f"../anna/take-{name}.wav,../bert/{name}.wav\n" for name in IDS[:4])
+    pairs = prepare(tmp_path, *write_csv(tmp_path, "source,target\n" + rows, encoding), source=None)
+    assert set(pairs) == {("source", name) for name in IDS[:4]} and not any(pair.reason for pair in pairs.values())
+    assert pairs["source", "a"].source_file.endswith("take-a.wav")
+
+
+@pytest.mark.parametrize("text, message", [
+    ("", "needs a header"), ("left,right\na,b\n", "needs a header"), ("source,target\n", "needs a header"),
+    ("source,target\n../anna/a.wav\n", "needs a header"),
+    ("source,target\n../anna/a.wav,../bert/z.wav\n", "z.wav does not exist"),
+    ("source,target\n../anna/a.wav,../bert/a.wav\n../anna/b.wav,../bert/a.wav\n", "two rows have a target named 'a'")])
+def test_bad_csv_is_named(folder, capsys, text, message):
+    error = fails(capsys, folder, *write_csv(folder, text), source=None)
+    assert message in error and "pairs.csv" in error
+    assert not (folder / "data" / "manifest.csv").exists()
+
+
+def test_several_sources_for_one_target(folder):
+    record(folder, "carl", ["b", "c", "d", "z"])
+    pairs = prepare(folder, "--source", folder / "carl")
+    assert {key for key, pair in pairs.items() if not pair.reason} == {
+        *(("anna", name) for name in IDS), ("carl", "b"), ("carl", "c"), ("carl", "d")}
+    assert pairs["carl", "z"].reason == "no recording by bert" and pairs["carl", "a"].reason == "no recording by carl"
+    # A sentence is in one split only, whoever says it
+    assert all(pairs["carl", name].split == pairs["anna", name].split for name in "bcd")
+
+
+def test_a_source_without_a_partner_does_not_stop_the_others(folder):
+    record(folder, "carl", ["x", "y"])
+    pairs = prepare(folder, "--source", folder / "carl")
+    assert {key for key, pair in pairs.items() if not pair.reason} == {("anna", name) for name in IDS}
+
+
+def test_a_source_that_is_only_in_the_test_set(folder):
+    (folder / "heldout").write_text("a\n")
+    record(folder, "carl", ["a"])
+    assert prepare(folder, "--source", folder / "carl", "--heldout", folder / "heldout")["carl", "a"].split == "test"
+
+
+def test_speakers_of_one_folder_name_are_told_apart(tmp_path):
+    for speaker in ("anna", "bert"):
+        record(tmp_path, speaker, IDS, "wav/{}.wav")
+    assert {source for source, _ in prepare(tmp_path, source="anna/wav", target="bert/wav")} == {"anna_wav"}
+
+
+def test_identity_adds_the_target_as_a_source(folder):
+    pairs = prepare(folder, "--identity")
+    assert {source for source, _ in pairs} == {"anna", "bert"}
+    for name in IDS:
+        pair = pairs["bert", name]
+        assert (pair.split, pair.source_file, pair.dtw_cost) == (pairs["anna", name].split, pair.target_file, 0.0)
+        path = np.load(folder / "data" / "paths" / "bert" / f"{name}.npy")
+        np.testing.assert_array_equal(path, np.arange(pair.target_end))
+    assert prepro.read_manifest(folder / "data")  # and it can be read again
+
+
+def test_split_depends_on_the_seed_and_on_nothing_else(folder, tmp_path_factory):
+    ids = [f"u{i}" for i in range(100)]
+    hp = HyperParams(validation=0.1, test=0.2)
+    splits = prepro.split_ids(ids, hp, set())
+    assert [list(splits.values()).count(name) for name in ("train", "val", "test")] == [70, 10, 20]
+    shuffled = random.Random(1).sample(ids, len(ids))
+    assert prepro.split_ids(shuffled + shuffled[:5], hp, set()) == splits
+    assert prepro.split_ids(ids, hp.replace(seed=1), set()) != splits
+
+    elsewhere = tmp_path_factory.mktemp("elsewhere")
+    for speaker in ("carl", "bert"):
+        record(elsewhere, speaker, IDS[::-1], "deeper/{}.wav")
+    here, there = prepare(folder), prepare(elsewhere, source="carl")
+    assert [pair.split for pair in here.values()] == [pair.split for pair in there.values()]
+
+
+def test_heldout_list_is_the_test_set(folder, capsys):
+    (folder / "heldout.txt").write_text("c\ne\n")
+    pairs = prepare(folder, "--heldout", folder / "heldout.txt")
+    assert {name for (_, name), pair in pairs.items() if pair.split == "test"} == {"c", "e"}
+    assert sorted(pairs["anna", name].split for name in "abd") == ["train", "train", "val"]
+    (folder / "heldout.txt").write_text("c\nq\n")
+    assert "names 1 unknown utterances, for instance 'q'" in fails(capsys, folder, "--heldout", folder / "heldout.txt")
+
+
+def test_second_run_computes_nothing_again(folder, monkeypatch):
+    first = prepare(folder)
+    before = times(folder / "data")
+    monkeypatch.setattr(prepro.utils, "spectrograms", None)
+    monkeypatch.setattr(prepro.alignment, "warp", None)
+    assert prepare(folder) == first
+    assert times(folder / "data") == before and len(before) == 6 * len(IDS)
+
+
+@pytest.mark.parametrize("age", [60, -3600])
+def test_changed_recording_is_computed_again_with_its_path(folder, age):
+    """Also if it is older than the one whose place it takes."""
+    first = prepare(folder)
+    before = times(folder / "data")
+    path = folder / "anna" / "b.wav"
+    changed = path.stat().st_mtime + age
+    write(path, words(ord("b"), seconds=0.9))
+    os.utime(path, (changed, changed))
+    second = prepare(folder)
+    assert second["anna", "b"].source_end != first["anna", "b"].source_end
+    assert len(np.load(folder / "data" / "features" / "anna" / "b.mel.npy")) == second["anna", "b"].source_end
+    assert np.load(folder / "data" / "paths" / "anna" / "b.npy")[-1] == second["anna", "b"].source_end - 1
+    after = times(folder / "data")
+    assert {name for name in before if before[name] != after[name]} == {
+        "features/anna/b.mel.npy", "features/anna/b.linear.npy", "paths/anna/b.npy", "paths/anna/b.cost.npy"}
+
+
+def test_interrupted_run_is_completed(folder, monkeypatch):
+    complete = prepare(folder, data="whole")
+    save_array, saved = prepro.save_array, []
+
+    def interrupted(*args):
+        saved.append(args)
+        if len(saved) == 8:  # with the linear file of the fourth recording, but without its mel
+            raise KeyboardInterrupt
+        save_array(*args)
+    monkeypatch.setattr(prepro, "save_array", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        prepare(folder)
+    assert not (folder / "data" / "manifest.csv").exists()
+    # As if the power had failed, too: a half under a temporary name, and a path without its cost
+    (folder / "data" / "features" / "anna" / ".d.mel.npy.tmp").write_bytes(b"half")
+    (folder / "data" / "paths" / "anna").mkdir(parents=True)
+    np.save(folder / "data" / "paths" / "anna" / "e.npy", np.zeros(3, np.float32))
+    done = times(folder / "data")
+    assert len(done) == 8
+    assert prepare(folder) == complete
+    assert len(saved) == 8 + 6 * len(IDS) - 6  # the three recordings that were complete are not computed again
+    assert all(times(folder / "data")[f"features/anna/{name}.mel.npy"] == done[f"features/anna/{name}.mel.npy"]
+               for name in "abc")
+    for path in (folder / "whole").rglob("*.npy"):
+        assert np.array_equal(np.load(path), np.load(folder / "data" / path.relative_to(folder / "whole")))
+
+
+@pytest.mark.parametrize("more, message", [
+    (["--set", "hop_length=160"], "prepared with other hop_length:"),
+    (["--set", "n_mels=60", "--set", "top_db=20"], "prepared with other n_mels, top_db:"),
+    (["--identity"], "prepared with other sources:")])
+def test_other_settings_are_refused(folder, capsys, more, message):
+    prepare(folder)
+    before = {path: path.read_bytes() for path in (folder / "data").rglob("*") if path.is_file()}
+    error = fails(capsys, folder, *more)
+    assert message in error and str(folder / "data") in error and "delete it or choose another --data" in error
+    assert before == {path: path.read_bytes() for path in (folder / "data").rglob("*") if path.is_file()}
+
+
+def test_training_and_evaluation_refuse_features_of_another_signal(folder):
+    prepare(folder)
+    with pytest.raises(prepro.PreproError, match="prepared with hop_length=200, not 160: run prepro.py again with"):
+        prepro.check_signal(folder / "data", HyperParams(hop_length=160))
+    with pytest.raises(prepro.PreproError, match="nowhere.*does not exist: run prepro.py"):
+        prepro.check_signal(folder / "nowhere", HyperParams())
+
+
+def test_statistics_come_from_training_data_only(folder):
+    pairs = prepare(folder)
+    held_out = [name for (_, name), pair in pairs.items() if pair.split in ("val", "test")]
+    assert len(held_out) == 2
+    for name in held_out:
+        for speaker in ("anna", "bert"):
+            write(folder / speaker / f"{name}.wav", words(99 + ord(name), seconds=1.5))
+    other = prepare(folder, data="other")
+    for name in set(IDS) - set(held_out):
+        assert pairs["anna", name].dtw_cost == other["anna", name].dtw_cost
+    assert any(pairs["anna", name].dtw_cost != other["anna", name].dtw_cost for name in held_out)
+
+
+def test_slices_are_of_training_pairs_only(folder):
+    pairs = prepare(folder)
+    rows = read_slices(folder / "data")
+    assert {row["name"] for row in rows} == {name for (_, name), pair in pairs.items() if pair.split == "train"}
+    for row in rows:
+        pair = pairs[row["source"], row["name"]]
+        assert 0 <= int(row["target_start"]) < int(row["target_end"]) <= pair.target_end
+        assert 0 <= int(row["source_start"]) < int(row["source_end"]) <= pair.source_end
+
+
+def test_other_words_are_dropped(tmp_path):
+    names = [*IDS, "f", "g", "h"]
+    record(tmp_path, "anna", names)
+    record(tmp_path, "bert", names)
+    write(tmp_path / "bert" / "d.wav", words(7777, seconds=1.4, pitch=110.0))
+    pairs = prepare(tmp_path)
+    assert {name for (_, name), pair in pairs.items() if pair.split == "dropped"} == {"d"}
+    assert pairs["anna", "d"].reason.startswith("DTW cost") and "d" not in {
+        row["name"] for row in read_slices(tmp_path / "data")}
+
+
+@pytest.mark.parametrize("seconds, reason", [(0.2, "shorter than 0.5 s"), (7.0, "durations differ more than 3.5 times"),
+                                             (9.0, "longer than 8.0 s without a pause that matches")])
+def test_durations_that_cannot_be_right_are_dropped(folder, seconds, reason):
+    write(folder / "bert" / "c.wav", words(ord("c"), seconds=seconds))
+    limits = [x for limit in ("min_seconds=0.5", "max_seconds=8", "max_ratio=3.5") for x in ("--set", limit)]
+    dropped = [pair for pair in prepare(folder, *limits).values() if pair.reason]
+    assert [pair.utterance for pair in dropped] == ["c"] and reason in dropped[0].reason
+
+
+def test_two_pairs_are_too_few(tmp_path, capsys):
+    record(tmp_path, "anna", ["a", "b"])
+    record(tmp_path, "bert", ["a", "b"])
+    assert "no pair is left to train on; 2 can be used" in fails(capsys, tmp_path)
+    assert not (tmp_path / "data" / "manifest.csv").exists()
+
+
+# Long recordings
+
+SENTENCES = ["demo_001", "demo_003", "demo_004", "demo_006", "demo_007", "demo_008"]
+
+
+@pytest.fixture(scope="module")
+def chapter(tmp_path_factory):
+    """One recording of six sentences by each of two speakers, with pauses of their own."""
+    folder = tmp_path_factory.mktemp("chapter")
+    for speaker, pauses in (("rms", [0.5, 0.3, 0.4, 0.8, 0.4]), ("slt", [0.3, 0.9, 0.6, 0.3, 0.8])):
+        parts = [demo_wav(speaker, SENTENCES[0], HyperParams())]
+        for utterance, pause in zip(SENTENCES[1:], pauses):
+            parts += [np.zeros(round(16000 * pause), np.float32), demo_wav(speaker, utterance, HyperParams())]
+        write(folder / speaker / "chapter.wav", np.concatenate(parts))
+    return folder
+
+
+def cut(folder, *more, data="data", seconds=3.5):
+    return prepare(folder, "--set", f"max_seconds={seconds}", *more, data=data, source="rms", target="slt")
+
+
+def test_long_recordings_are_cut_and_each_split_gets_a_part(chapter):
+    pairs = sorted(cut(chapter).values(), key=lambda pair: pair.target_start)
+    assert len(pairs) >= 5 and {pair.utterance for pair in pairs} == {"chapter"}
+    usable = [pair for pair in pairs if pair.split != "dropped"]
+    order = [pair.split for pair in usable]
+    assert order == sorted(order, key=["train", "val", "test"].index) and set(order) == {"train", "val", "test"}
+    assert max(pair.target_seconds for pair in usable) <= 3.5
+    assert all(one.target_end <= other.target_start for one, other in zip(pairs, pairs[1:]))
+    corpus = data_load.Corpus(chapter / "data", HyperParams())
+    assert {pair.name for pair in corpus.spoken} == {pair.name for pair in usable if pair.split == "train"}
+    for pair in usable:
+        path = np.load(chapter / "data" / "paths" / "rms" / f"{pair.name}.npy")
+        assert len(path) == pair.target_end - pair.target_start and path[-1] == pair.source_end - pair.source_start - 1
+
+
+def test_other_cuts_get_paths_of_their_own(chapter):
+    cut(chapter, data="twice")
+    for pair in cut(chapter, data="twice", seconds=6.0).values():
+        if not pair.reason:
+            path = np.load(chapter / "twice" / "paths" / "rms" / f"{pair.name}.npy")
+            assert len(path) == pair.target_end - pair.target_start
+            assert path[-1] == pair.source_end - pair.source_start - 1
+
+
+def test_a_long_recording_can_be_held_out(chapter, folder):
+    for speaker, pitch in (("anna", 180.0), ("bert", 110.0)):
+        write(folder / speaker / "chapter.wav", np.concatenate([
+            np.pad(words(i, seconds=2.0, pitch=pitch), (0, 6400)) for i in range(4)]))
+    (folder / "heldout").write_text("chapter\n")
+    pairs = prepare(folder, "--set", "max_seconds=6", "--heldout", folder / "heldout").values()
+    assert {pair.split for pair in pairs if pair.utterance == "chapter"} <= {"test", "dropped"}
+    assert {pair.utterance for pair in pairs if pair.split == "test"} == {"chapter"}

@@ -1,0 +1,283 @@
+"""The scripts as a person runs them: help, and the way from recordings to converted speech."""
+import contextlib
+import html.parser
+import io
+import json
+import math
+import os
+import pathlib
+import shutil
+import subprocess
+import sys
+import types
+import urllib.parse
+
+import librosa
+import numpy as np
+import pytest
+import soundfile
+import tensorflow as tf
+
+import eval as evaluation
+import hyperparams
+import prepro
+import train
+import utils
+from conftest import demo_wav, leftovers, write
+
+ROOT = pathlib.Path(prepro.__file__).resolve().parent
+
+FLAGS = {
+    "prepro.py": ["--source", "--target", "--pairs", "--download", "--mirror", "--data", "--pattern", "--heldout",
+                  "--identity", "--set"],
+    "train.py": ["--data", "--logdir", "--preset", "--set", "--seed", "--steps", "--init-from", "--no-resume"],
+    "eval.py": ["--data", "--logdir", "--out", "--checkpoint", "FILE_OR_FOLDER"],
+    "check.py": [],
+}
+
+
+@pytest.fixture(scope="module")
+def helping(tmp_path_factory):
+    """Every script, asked for help side by side: in a folder with a space in its path, run from another one."""
+    scripts, elsewhere = (tmp_path_factory.mktemp("scripts") / name for name in ("voice conversion", "another folder"))
+    scripts.mkdir()
+    elsewhere.mkdir()
+    for path in ROOT.glob("*.py"):
+        shutil.copy(path, scripts)
+    running = {script: subprocess.Popen([sys.executable, str(scripts / script), "--help"], cwd=elsewhere, text=True,
+                                        stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+                                        env={**os.environ, "PYTHONDONTWRITEBYTECODE": "1", "OMP_NUM_THREADS": "1"})
+               for script in FLAGS}
+    yield running, elsewhere
+    for process in running.values():
+        process.kill()
+        process.communicate()
+
+
+@pytest.mark.parametrize("script", FLAGS)
+def test_help_from_another_folder(script, helping):
+    running, elsewhere = helping
+    printed, errors = running[script].communicate(timeout=120)
+    assert running[script].returncode == 0, errors
+    assert f"python {script}" in printed  # the commands that run it
+    for flag in FLAGS[script]:
+        assert flag in printed
+    assert not list(elsewhere.iterdir())
+
+
+@pytest.fixture(scope="module", autouse=True)
+def quick_compilation():
+    """No optimisation of graphs: for a few steps it takes longer than it saves."""
+    tf.config.optimizer.set_experimental_options({"disable_meta_optimizer": True})
+    yield
+    tf.config.optimizer.set_experimental_options({"disable_meta_optimizer": False})
+
+
+SETTINGS = ["width=16", "encoder_banks=2", "postnet_banks=2", "highway_layers=1", "batch_size=4", "postnet_frames=32",
+            "postnet_steps=60", "mel_steps=15", "finetune_steps=0", "learning_rate=5e-3", "griffin_lim_iters=4"]
+HELDOUT = ["demo_003", "demo_007"]
+
+
+@pytest.fixture(scope="module")
+def trained(demo_recordings, tmp_path_factory):
+    """Prepare and train through the scripts' main functions; the model has only begun to learn."""
+    folder = tmp_path_factory.mktemp("end to end")
+    data, logdir = folder / "features of mine", folder / "run of mine"
+    (folder / "heldout.txt").write_text("\n".join(HELDOUT))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(prepro, "parallel", lambda function, items, title: [function(*item) for item in items])
+        assert prepro.main(["--source", str(demo_recordings / "rms"), "--target", str(demo_recordings / "slt"),
+                            "--data", str(data), "--heldout", str(folder / "heldout.txt")]) == 0
+    assert train.main(["--data", str(data), "--logdir", str(logdir), *(f"--set={value}" for value in SETTINGS)]) == 0
+    for name in ("mean_loss.png", "mean_loss1.png", "mean_loss2.png"):
+        assert (logdir / name).stat().st_size > 1000
+    assert {path.suffix for path in (logdir / "samples").rglob("step-*/*")} == {".wav", ".png"}
+    hp = hyperparams.HyperParams.from_json(logdir / "hparams.json")
+    return types.SimpleNamespace(data=data, logdir=logdir, hp=hp)
+
+
+class Links(html.parser.HTMLParser):
+    """Collects what a page refers to."""
+
+    def __init__(self, page: pathlib.Path):
+        super().__init__()
+        self.found: list[str] = []
+        self.feed(page.read_text(encoding="utf-8"))
+
+    def handle_starttag(self, tag, attrs):
+        self.found += [urllib.parse.unquote(value) for name, value in attrs if name in ("src", "href")
+                       and not value.startswith("#")]
+
+
+def check_page(out: pathlib.Path, n_rows: int, kinds: int) -> None:
+    """The page refers to `kinds` recordings and a picture for each of its rows, and all of them exist."""
+    links = Links(out / "index.html").found
+    assert len(links) == len(set(links)) == n_rows * (kinds + 1)
+    for link in links:
+        assert (out / link).stat().st_size > 100, link
+    assert leftovers(out) == []
+
+
+def read_wav(path: pathlib.Path) -> np.ndarray:
+    """(samples,) of a 16-bit mono wav at 16 kHz that is neither clipped nor silent."""
+    info = soundfile.info(path)
+    assert (info.format, info.subtype, info.channels, info.samplerate) == ("WAV", "PCM_16", 1, 16000), path
+    samples = soundfile.read(path, dtype="int16")[0]
+    assert 100 < np.abs(samples.astype(int)).max() < 32767, path
+    return samples / 32768.0
+
+
+def test_evaluation_of_the_heldout_sentences(trained, capsys):
+    assert evaluation.main(["--data", str(trained.data), "--logdir", str(trained.logdir)]) == 0
+    out = trained.logdir / "results"
+    check_page(out, len(HELDOUT), 3)
+    metrics = json.loads((out / "metrics.json").read_text(encoding="utf-8"))
+    assert sorted(metrics["utterances"]) == [f"rms-{name}" for name in HELDOUT]
+    for values in metrics["utterances"].values():
+        assert all(math.isfinite(value) for value in values.values())
+        assert 0 < values["MCD copy dB"] < values["MCD source dB"]
+        assert values["duration error"] < 1.0
+    assert metrics["summary"]["utterances"] == len(HELDOUT)
+    for name in HELDOUT:
+        wavs = {kind: read_wav(out / "audio" / f"rms-{name}.{kind}.wav") for kind in ("source", "converted", "target")}
+        # Hardly trained it walks along the source at about its speed
+        assert len(wavs["converted"]) == pytest.approx(len(wavs["source"]), rel=0.2)
+    printed = capsys.readouterr().out
+    assert "index.html" in printed and all(name in printed for name in metrics["summary"])
+
+
+@pytest.fixture(scope="module")
+def converter(trained):
+    """The trained model, loaded once for all tests that are not about loading it."""
+    return evaluation.load_converter(trained.logdir)
+
+
+def test_one_recording_of_44_kHz_in_stereo(trained, converter, tmp_path, monkeypatch):
+    monkeypatch.setattr(evaluation, "load_converter", lambda *_: converter)
+    wav = demo_wav("rms", "demo_002", trained.hp)
+    stereo = np.stack([0.4 * wav, 0.1 * wav], axis=1)
+    path = write(tmp_path / "my recording #1.wav", librosa.resample(stereo, orig_sr=16000, target_sr=44100, axis=0),
+                 44100)
+    out = tmp_path / "out" / "deeper"
+    assert evaluation.main([str(path), "--logdir", str(trained.logdir), "--out", str(out)]) == 0
+    check_page(out, 1, 2)
+    assert len(read_wav(out / "my recording #1.wav")) == pytest.approx(len(wav), rel=0.2)
+    assert len(read_wav(out / "my recording #1.source.wav")) == pytest.approx(len(wav), rel=0.02)
+    rows = json.loads((out / "metrics.json").read_text(encoding="utf-8"))["utterances"]
+    assert rows["my recording #1"]["converted s"] == pytest.approx(len(wav) / 16000, rel=0.2)
+
+
+@pytest.fixture(scope="module")
+def converted_folder(trained, converter, tmp_path_factory):
+    """Convert a folder: a recording of 20 s with pauses, one in a folder below, and what is no recording."""
+    folder, hp = tmp_path_factory.mktemp("folder of recordings"), trained.hp
+    parts = []
+    for i in range(2, 8):
+        parts += [demo_wav("rms", f"demo_{i:03d}", hp), np.zeros(round((0.4 + 0.1 * i) * 16000), np.float32)]
+    long = np.concatenate(parts)
+    assert 18 * 16000 < len(long) < 22 * 16000
+    write(folder / "long.wav", long)
+    shutil.copy(folder / "long.wav", folder / "notes.txt")
+    write(folder / "more" / "long.flac", demo_wav("rms", "demo_008", hp))
+    (folder / "broken.wav").write_bytes(b"RIFF, but not really")
+    joined, errors = [], io.StringIO()
+    with pytest.MonkeyPatch.context() as patch, contextlib.redirect_stderr(errors):
+        patch.setattr(evaluation, "load_converter", lambda *_: converter)
+        join = evaluation.join
+        patch.setattr(evaluation, "join", lambda pieces, voices, hp: joined.append((pieces, voices))
+                      or join(pieces, voices, hp))
+        code = evaluation.main([str(folder), "--logdir", str(trained.logdir), "--out", str(folder / "out")])
+    return types.SimpleNamespace(out=folder / "out", code=code, errors=errors.getvalue(), joined=joined,
+                                 length=len(long))
+
+
+def test_folder_is_converted_but_for_a_broken_file_that_is_named(converted_folder):
+    assert converted_folder.code == 1 and "broken.wav: cannot be read as audio" in converted_folder.errors
+    check_page(converted_folder.out, 2, 2)
+    results = json.loads((converted_folder.out / "metrics.json").read_text(encoding="utf-8"))
+    assert sorted(results["utterances"]) == ["long", "long_2"] and results["summary"]["refused"] == 1
+
+
+def test_long_recording_keeps_its_length_and_its_pauses(converted_folder):
+    voice = read_wav(converted_folder.out / "long.wav")
+    source = read_wav(converted_folder.out / "long.source.wav")
+    assert len(voice) == pytest.approx(converted_folder.length, rel=0.15)
+    assert len(voice) == pytest.approx(len(source), rel=0.15)
+    pieces, voices = converted_folder.joined[0]
+    assert len(pieces) >= 3 and max(len(piece.wav) for piece in pieces) <= evaluation.PIECE_SECONDS * 16000 + 400
+    for before, after in zip(pieces, pieces[1:]):
+        assert after.start - before.start - len(before.wav) > 0.2 * 16000  # cut at a pause
+    assert sum(map(len, voices)) < len(voice)
+
+
+def check_joints(wav: np.ndarray, pieces: list, voices: list[np.ndarray]) -> None:
+    """No jump from sample to sample at a joint is larger than those inside the pieces."""
+    jumps = np.abs(np.diff(wav, prepend=0.0, append=0.0))
+    assert len(jumps) == len(wav) + 1
+    at_joints, place, source_end = np.zeros(len(jumps), bool), 0, 0
+    for piece, voice in zip(pieces, voices):
+        for edge in (place + max(0, piece.start - source_end), place + max(0, piece.start - source_end) + len(voice)):
+            at_joints[max(0, edge - 2):edge + 3] = True
+            place = edge
+        source_end = piece.start + len(piece.wav)
+    assert place == len(wav) and at_joints.sum() >= 5 * len(pieces)
+    assert jumps[at_joints].max() < 0.5 * jumps[~at_joints].max()
+
+
+def test_no_clicks_where_pieces_are_joined(converted_folder):
+    check_joints(read_wav(converted_folder.out / "long.wav"), *converted_folder.joined[0])
+
+
+def test_pieces_that_end_loud_are_joined_without_a_click(trained):
+    hp, rng = trained.hp, np.random.default_rng(1)
+    voices = [0.5 + 0.1 * rng.normal(size=n).astype(np.float32) for n in (9000, 300, 12000)]
+    pieces = [evaluation.Piece(np.zeros(n, np.float32), start) for n, start in ((8000, 100), (500, 8100), (9000, 8700))]
+    wav = evaluation.join(pieces, voices, hp)
+    check_joints(wav, pieces, voices)
+    assert len(wav) == 100 + 9000 + 0 + 300 + 100 + 12000
+    np.testing.assert_array_equal(wav[100 + 200:100 + 8800], voices[0][200:8800])  # the rest as it was
+
+
+def test_a_recording_without_a_pause_is_cut_where_it_is_quietest(trained):
+    hp = trained.hp
+    seconds = np.arange(20 * 16000) / 16000
+    level = 0.3 - 0.25 * np.exp(-0.5 * ((seconds - 6.0) / 0.2) ** 2)  # a dip, but no silence, at 6 s
+    noise = np.random.default_rng(2).normal(size=len(seconds))
+    pieces = evaluation.split_at_pauses((level * noise).astype(np.float32), hp)
+    assert sum(len(piece.wav) for piece in pieces) == pytest.approx(len(seconds), abs=len(pieces) * 2 * hp.hop_length)
+    assert max(len(piece.wav) for piece in pieces) <= evaluation.PIECE_SECONDS * 16000 + 2 * hp.hop_length
+    assert pieces[1].start / 16000 == pytest.approx(6.0, abs=0.2)
+
+
+def test_the_best_checkpoint_is_used_unless_another_is_named(trained, monkeypatch):
+    loaded = []
+    monkeypatch.setattr(evaluation.trainer, "load_generator", lambda generator, prefix: loaded.append(prefix))
+    monkeypatch.setattr(evaluation, "Generator", lambda hp: types.SimpleNamespace(convert=None, hp=hp))
+    evaluation.load_converter(trained.logdir)
+    newest = sorted((trained.logdir / "checkpoints").glob("step-*.index"))[0].with_suffix("")
+    evaluation.load_converter(trained.logdir, str(newest))
+    assert pathlib.Path(loaded[0]).parent.name == "best" and loaded[1] == str(newest)
+
+
+@pytest.mark.parametrize("arguments, message", [
+    (["--logdir", "nowhere"], "nowhere is no run folder"),
+    (["missing.wav", "--out", "out"], "missing.wav does not exist"),
+    (["empty", "--out", "out"], "no recordings"),
+    (["--data", "nowhere"], "run prepro.py"),
+    (["--data", "other"], "hop_length"),
+    (["--checkpoint", "nothing"], "nothing"),
+])
+def test_errors_are_for_the_person_who_reads_them(trained, tmp_path, monkeypatch, capsys, arguments, message):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "empty").mkdir()
+    shutil.copytree(trained.data, tmp_path / "other", ignore=shutil.ignore_patterns("*.npy"))
+    settings = json.loads((tmp_path / "other" / "prepro.json").read_text())
+    utils.write_json(tmp_path / "other" / "prepro.json", {**settings, "hop_length": 160})
+    if not {"--logdir", "--checkpoint"} & set(arguments):  # these are about the model, the others need none
+        monkeypatch.setattr(evaluation, "load_converter", lambda *_: types.SimpleNamespace(hp=trained.hp))
+    if "--logdir" not in arguments:
+        arguments = [*arguments, "--logdir", str(trained.logdir)]
+    assert evaluation.main(arguments) == 1
+    error = capsys.readouterr().err
+    assert error.startswith("eval.py: ") and message in error and "Traceback" not in error
+    assert not (tmp_path / "out").exists()

@@ -1,0 +1,470 @@
+"""The training loop: exact resume, what a checkpoint holds, what is kept, and what the flags do."""
+import json
+import math
+import pathlib
+import shutil
+import types
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+import data_load
+import train
+import trainer
+from convert import Converted
+from hyperparams import HyperParams
+from networks import Generator
+
+
+@pytest.fixture(scope="module", autouse=True)
+def quick_compilation():
+    """No optimisation of graphs: for a few steps it takes longer than it saves."""
+    tf.config.optimizer.set_experimental_options({"disable_meta_optimizer": True})
+    yield
+    tf.config.optimizer.set_experimental_options({"disable_meta_optimizer": False})
+
+
+# A real model ---------------------------------------------------------------------------------------------------------
+
+def make_corpus(data: pathlib.Path, hp: HyperParams) -> data_load.Corpus:
+    """Four pairs, in crops of 25 to 40 frames."""
+    corpus = data_load.Corpus(data, hp)
+    corpus.train = corpus.train[:4]
+    corpus.by_length = corpus.spoken = corpus.train
+    corpus.slices = [(pair, start, start + 25 + 5 * i) for pair in corpus.train for i, start in enumerate((0, 40, 80))]
+    return corpus
+
+
+def make_task(data: pathlib.Path, hp: HyperParams) -> train.Paired:
+    return train.Paired(hp, make_corpus(data, hp))
+
+
+def spy(task: train.Paired, run: trainer.Run, save_at: tuple[int, ...]) -> types.SimpleNamespace:
+    """Note what the steps of a task do: their stage, scalars, lengths, the variables after them, and tracings.
+
+    Checkpoints are written on the way after the steps `save_at`, without an interruption of the run.
+    """
+    seen = types.SimpleNamespace(scalars=[], lengths=set(), variables=[], tracings=[])
+    train_step, forward = task.train_step, task.forward
+
+    def noted_step(stage, batch, step):
+        if int(step) in save_at:
+            run.newest.save(checkpoint_number=step)
+        scalars = train_step(stage, batch, step)
+        seen.scalars.append((stage, {name: float(value) for name, value in scalars.items()}))
+        seen.lengths.add((stage, batch["mask"].shape[1]))
+        seen.variables.append(variables_of(task))
+        return scalars
+
+    def noted_forward(stage, batch):
+        seen.tracings.append(stage)
+        return forward(stage, batch)
+    task.train_step, task.forward = noted_step, noted_forward
+    return seen
+
+
+def variables_of(task: train.Paired) -> dict[str, np.ndarray]:
+    """Everything that the next step depends on."""
+    return {f"{name} {i} {variable.path.split('/')[-1]}": np.array(variable) for name, part in task.parts.items()
+            for i, variable in enumerate(part)}
+
+
+def assert_equal(found: dict[str, np.ndarray], expected: dict[str, np.ndarray]) -> None:
+    """Bit by bit."""
+    assert [key.rsplit(" ", 1)[0] for key in found] == [key.rsplit(" ", 1)[0] for key in expected]
+    for (name, value), other in zip(found.items(), expected.values()):
+        assert value.tobytes() == other.tobytes(), f"{name} differs by up to {np.abs(value - other).max()}"
+
+
+@pytest.fixture(scope="module")
+def trained(demo_data, tiny_hp, tmp_path_factory):
+    """A compiled run through all stages, most of it spent on mel."""
+    hp = tiny_hp.replace(postnet_steps=2, mel_steps=60, finetune_steps=2, warmup_steps=5, learning_rate=5e-3,
+                         save_steps=50, log_steps=2, whole_share=0.1, keep_checkpoints=99)
+    logdir = tmp_path_factory.mktemp("trained")
+    task = make_task(demo_data, hp)
+    run = trainer.Run(logdir, hp, task.parts)
+    seen = spy(task, run, save_at=(1, 58, 63))
+    task.sample = lambda run, outputs: None  # pictures take seconds; test_scripts.py sees them
+    trainer.fit(run, task, hp.total_steps)
+    return types.SimpleNamespace(logdir=logdir, hp=hp, task=task, seen=seen)
+
+
+def test_training_lowers_the_mel_loss(trained):
+    losses = [scalars["loss/mean_loss1"] for stage, scalars in trained.seen.scalars if stage == "mel"]
+    assert len(losses) == 60
+    assert np.mean(losses[-10:]) < 0.65 * np.mean(losses[:3])
+
+
+def test_a_step_is_compiled_once_whatever_the_lengths(trained):
+    assert len({length for stage, length in trained.seen.lengths if stage == "mel"}) >= 3
+    assert sorted(trained.seen.tracings) == ["finetune", "mel", "postnet"]
+
+
+@pytest.mark.parametrize("stage, begun, stop", [("postnet", 1, 2), ("mel", 58, 62), ("finetune", 63, 64)])
+def test_resume_within_a_stage_is_exact(trained, demo_data, tmp_path, monkeypatch, stage, begun, stop):
+    monkeypatch.setattr(train.Paired, "validate", lambda self, run, stage: {})
+    for file in (trained.logdir / "checkpoints").glob(f"step-{begun}.*"):  # as if the run had been ended there
+        (tmp_path / "checkpoints").mkdir(exist_ok=True)
+        shutil.copy(file, tmp_path / "checkpoints")
+    (tmp_path / "checkpoints" / "checkpoint").write_text(f'model_checkpoint_path: "step-{begun}"\n')
+    task = make_task(demo_data, trained.hp)
+    run = trainer.Run(tmp_path, trained.hp, task.parts)
+    assert run.resume() and int(run.step) == begun
+    assert_equal(variables_of(task), trained.seen.variables[begun - 1])
+    trainer.fit(run, task, stop)
+    assert_equal(variables_of(task), trained.seen.variables[stop - 1])
+    assert {name for name, _ in trained.seen.scalars[begun:stop]} == {stage}
+    changed = [name for name, value in variables_of(task).items()
+               if name.startswith("generator") and (value != trained.seen.variables[begun - 1][name]).any()]
+    assert len(changed) > 5
+
+
+def events(folder: pathlib.Path) -> dict[str, list[tuple[int, float]]]:
+    """Curves, name to (step, value), of the TensorBoard events in a folder; not the audio and the pictures."""
+    accumulator = EventAccumulator(str(folder), size_guidance={"tensors": 0})
+    accumulator.Reload()
+    values = {tag: [(event.step, tf.make_ndarray(event.tensor_proto)) for event in accumulator.Tensors(tag)]
+              for tag in accumulator.Tags()["tensors"]}
+    return {tag: [(step, float(value)) for step, value in curve] for tag, curve in values.items()
+            if curve[0][1].ndim == 0}
+
+
+def test_tensorboard_shows_the_curves(trained):
+    hp, curves = trained.hp, events(trained.logdir / "train")
+    logged = [step for step in range(1, hp.total_steps + 1) if step % hp.log_steps == 0]
+    spans = {"postnet": (0, 2), "mel": (2, 62), "finetune": (62, 64)}
+    for tag, stages in (("loss/mean_loss1", ("mel", "finetune")), ("loss/mean_loss2", ("postnet", "finetune")),
+                        ("loss/mean_loss", ("finetune",))):
+        expected = [(step, trained.seen.scalars[step - 1][1][tag]) for step in logged
+                    if any(spans[stage][0] < step <= spans[stage][1] for stage in stages)]
+        assert [step for step, _ in curves[tag]] == [step for step, _ in expected]
+        np.testing.assert_allclose([value for _, value in curves[tag]], [value for _, value in expected], rtol=1e-6)
+
+
+def test_tensorboard_shows_validation(trained):
+    curves = events(trained.logdir / "validation")
+    steps = {tag: [step for step, _ in curve] for tag, curve in curves.items()}
+    assert steps["loss/mean_loss2"] == [2, 50, 62, 64]
+    for tag in ("loss/mean_loss", "loss/mean_loss1", "free_running/mcd", "align/path_distance"):
+        assert steps[tag] == [50, 62, 64]
+    np.testing.assert_allclose([value for _, value in curves["loss/mean_loss"]],
+                               [mel[1] + linear[1] for mel, linear in zip(curves["loss/mean_loss1"],
+                                                                          curves["loss/mean_loss2"][1:])], rtol=1e-5)
+    assert all(math.isfinite(value) for curve in curves.values() for _, value in curve)
+
+
+def contents(prefix: str, part: str) -> list[bytes]:
+    """The stored arrays of a part of a checkpoint, whatever their names, sorted."""
+    reader = tf.train.load_checkpoint(prefix)
+    return sorted(shape_and_bytes(reader.get_tensor(name)) for name in reader.get_variable_to_shape_map()
+                  if name.startswith(part + "/"))
+
+
+def shape_and_bytes(array: np.ndarray) -> bytes:
+    return repr(array.shape).encode() + array.tobytes()
+
+
+def test_a_checkpoint_holds_every_weight(trained):
+    generator, task = trained.task.generator, trained.task
+    newest = tf.train.latest_checkpoint(trained.logdir / "checkpoints")
+    assert contents(newest, "generator") == sorted(shape_and_bytes(weight.numpy()) for weight in generator.weights)
+    for stage, optimizer in task.optimizers.items():
+        assert contents(newest, f"optimizer_{stage}") == sorted(shape_and_bytes(np.array(variable))
+                                                                for variable in optimizer.variables)
+    # The best has all of the generator, too, as it was at that step
+    best = trainer.best_checkpoint(trained.logdir)
+    step = int(best.rsplit("-", 1)[1])
+    assert contents(best, "generator") == sorted(
+        shape_and_bytes(value) for name, value in trained.seen.variables[step - 1].items()
+        if name.startswith("generator "))
+
+
+def test_the_list_of_weights_is_complete(trained):
+    """What a forward pass uses, found by TensorFlow, against what Keras lists and a checkpoint therefore holds."""
+    generator, hp = trained.task.generator, trained.hp
+    batch = trained.task.corpus.paired_batch(0)
+    with tf.GradientTape() as tape:
+        decoded = generator(batch["source"], batch["source_mask"], batch["positions"], batch["mel"])
+        generator.postnet(decoded.mel, batch["mask"])
+    used = {id(variable) for variable in tape.watched_variables()}
+    assert used == {id(weight.value) for weight in generator.trainable_weights}
+    norms = 3 * hp.encoder_banks  # at least: mean and variance of each norm in the banks
+    assert len(generator.weights) - len(used) > norms
+    assert len({id(weight) for weight in generator.weights}) == len(generator.weights)
+
+
+def test_weights_are_restored_whatever_was_made_before(trained):
+    generator = Generator(trained.hp)  # Keras names the layers of a second one otherwise
+    assert [weight.path for weight in generator.weights] != [weight.path for weight in trained.task.generator.weights]
+    prefix = tf.train.latest_checkpoint(trained.logdir / "checkpoints")
+    trainer.load_generator(generator, prefix)
+    for weight, expected in zip(generator.weights, trained.task.generator.weights):
+        np.testing.assert_array_equal(weight, expected, err_msg=weight.path)
+
+
+# The loop, with a model of one weight --------------------------------------------------------------------------------
+
+class Counting:
+    """A task whose weight counts the steps; scores and broken steps as a test wants them."""
+
+    def __init__(self, hp: HyperParams, corpus=None, scores=None, nan_from: float = math.inf, stop_at: int = -1):
+        self.weight, self.moment = keras.Variable(0.0), keras.Variable(np.zeros(2))
+        self.generator = types.SimpleNamespace(weights=[self.weight])
+        self.parts = {"generator": [self.weight], "optimizer": [self.moment]}
+        self.stages = [("postnet", hp.postnet_steps), ("mel", hp.mel_steps), ("finetune", hp.finetune_steps)]
+        self.scores, self.nan_from, self.stop_at, self.seen = scores or {}, nan_from, stop_at, []
+
+    def dataset(self, stage, start, stop):
+        return range(start, stop)
+
+    def train_step(self, stage, batch, step):
+        if int(step) == self.stop_at:
+            raise KeyboardInterrupt
+        self.seen.append((stage, batch, int(step)))
+        broken = int(step) + 1 >= self.nan_from
+        self.weight.assign(math.nan if broken else self.weight + 1.0)
+        return {"loss": math.nan if broken else 1.0 / (1.0 + int(step))}
+
+    def validate(self, run, stage):
+        return {"score": self.scores[int(run.step)]} if int(run.step) in self.scores else {}
+
+
+HP = HyperParams(postnet_steps=3, mel_steps=5, finetune_steps=4, save_steps=2, log_steps=1, keep_checkpoints=2)
+
+
+def weight_in(prefix) -> float:
+    weight = keras.Variable(-1.0)
+    trainer.load_generator(types.SimpleNamespace(weights=[weight]), str(prefix))
+    return float(weight)
+
+
+def kept(logdir: pathlib.Path, folder: str = "checkpoints") -> list[int]:
+    """Steps of which there is a checkpoint."""
+    return sorted(int(path.stem.rsplit("-", 1)[1]) for path in (logdir / folder).glob("*.index"))
+
+
+def go(logdir: pathlib.Path, last: int, hp: HyperParams = HP, **task) -> Counting:
+    """Train to a step, from the newest checkpoint if there is one."""
+    counting = Counting(hp, **task)
+    run = trainer.Run(logdir, hp, counting.parts)
+    run.resume()
+    trainer.fit(run, counting, last)
+    return counting
+
+
+def test_each_stage_sees_each_of_its_batches_once_however_often_it_is_stopped(tmp_path):
+    expected = [*(("postnet", i, i) for i in range(3)), *(("mel", i, i + 3) for i in range(5)),
+                *(("finetune", i, i + 8) for i in range(4))]
+    assert go(tmp_path / "unbroken", 12).seen == expected
+    seen = []
+    for stop in (1, 3, 4, 4, 11, 12, 12):
+        seen += go(tmp_path / "broken", stop).seen
+        assert weight_in(tf.train.latest_checkpoint(tmp_path / "broken" / "checkpoints")) == stop
+    assert seen == expected
+
+
+def test_keep_checkpoints(tmp_path):
+    go(tmp_path, 12, scores={4: 5.0, 12: 6.0})
+    assert kept(tmp_path) == [10, 12]
+    go(tmp_path / "more", 12, HP.replace(keep_checkpoints=4))
+    assert len(kept(tmp_path / "more")) == 4
+
+
+def test_the_best_checkpoint_has_the_lowest_score(tmp_path):
+    scores = {2: 7.0, 4: 4.0, 6: 5.0, 8: 3.5, 10: 3.6, 12: math.nan}
+    go(tmp_path, 7, scores=scores)
+    assert weight_in(trainer.best_checkpoint(tmp_path)) == 4
+    go(tmp_path, 12, scores=scores)  # the record survives a restart
+    assert weight_in(trainer.best_checkpoint(tmp_path)) == 8 and kept(tmp_path, "checkpoints/best") == [8]
+    go(tmp_path / "worse", 4, scores={2: 4.0, 4: 5.0})
+    go(tmp_path / "worse", 8, scores={6: 4.5, 8: 4.2})
+    assert weight_in(trainer.best_checkpoint(tmp_path / "worse")) == 2
+
+
+def test_without_validation_the_newest_checkpoint_is_the_best(tmp_path):
+    go(tmp_path, 6)
+    assert weight_in(trainer.best_checkpoint(tmp_path)) == 6
+    with pytest.raises(trainer.TrainingError, match="empty holds no checkpoint"):
+        trainer.best_checkpoint(tmp_path / "empty")
+
+
+def test_an_interruption_leaves_a_checkpoint(tmp_path):
+    with pytest.raises(KeyboardInterrupt):
+        go(tmp_path, 12, stop_at=7)
+    assert kept(tmp_path) == [6, 7] and weight_in(tmp_path / "checkpoints" / "step-7") == 7
+
+
+@pytest.mark.parametrize("log_steps, save_steps, broken", [(1, 2, 7), (2, 2, 7), (20, 3, 5), (4, 3, 9)])
+def test_a_loss_that_is_not_finite_ends_training_and_spares_what_was_saved(tmp_path, log_steps, save_steps, broken):
+    hp = HP.replace(log_steps=log_steps, save_steps=save_steps)
+    with pytest.raises(trainer.TrainingError, match="not finite at step"):
+        go(tmp_path, 12, hp, nan_from=broken, scores={step: float(step) for step in range(1, 13)})
+    newest = tf.train.latest_checkpoint(tmp_path / "checkpoints")
+    # Stages end, and are saved, after steps 3 and 8
+    last_good = max(step for step in range(1, broken) if step % save_steps == 0 or step in (3, 8))
+    assert weight_in(newest) == last_good and weight_in(trainer.best_checkpoint(tmp_path)) > 0
+    go(tmp_path, 12, hp)  # and it can go on from there
+    assert weight_in(tf.train.latest_checkpoint(tmp_path / "checkpoints")) == 12
+
+
+def test_validation_survives_a_model_that_writes_silence(trained, tmp_path, monkeypatch):
+    hp, task = trained.hp, trained.task
+    silence = Converted(np.zeros((50, hp.n_mels), np.float32), np.zeros((50, hp.n_linear), np.float32),
+                        np.arange(50.0), np.full((50, 60), 1.0 / 60), True)
+    monkeypatch.setattr(task, "converter", lambda sources: [silence] * len(sources))
+    run = trainer.Run(tmp_path, hp, task.parts)
+    assert not task.validate(run, "mel")["score"] < 5.0  # nothing to select
+
+
+@pytest.mark.parametrize("shapes", [[(3,)], [(2,), (1,)], [(2, 1)]])
+def test_a_checkpoint_of_another_network_is_refused(tmp_path, shapes):
+    stored = trainer.Run(tmp_path, HP, {"generator": [keras.Variable(np.ones(2))]})
+    stored.save()
+    run = trainer.Run(tmp_path, HP, {"generator": [keras.Variable(np.zeros(shape)) for shape in shapes]})
+    with pytest.raises(trainer.TrainingError, match="step-0 does not fit this network"):
+        run.resume()
+
+
+@pytest.mark.parametrize("size", [5, 0, None])
+@pytest.mark.parametrize("part", ["data-00000-of-00001", "index"])
+def test_a_damaged_checkpoint_is_refused(tmp_path, part, size):
+    go(tmp_path, 4)
+    path = tmp_path / "checkpoints" / f"step-4.{part}"
+    path.unlink() if size is None else path.write_bytes(path.read_bytes()[:size])
+    with pytest.raises(trainer.TrainingError, match="step-4"):
+        go(tmp_path, 6)
+
+
+def test_a_run_folder_can_be_moved(tmp_path):
+    go(tmp_path / "old", 6, scores={4: 1.0, 6: 2.0})
+    (tmp_path / "old").rename(tmp_path / "new")
+    assert weight_in(trainer.best_checkpoint(tmp_path / "new")) == 4
+    assert [step for _, _, step in go(tmp_path / "new", 8).seen] == [6, 7]
+
+
+# The flags -----------------------------------------------------------------------------------------------------------
+
+@pytest.fixture
+def run_train(monkeypatch, tmp_path):
+    """Call train.py's main with the model of one weight; returns its exit code and notes what it trained with."""
+    used = []
+    monkeypatch.setattr(train, "Paired", lambda hp, corpus: used.append(hp) or Counting(hp, scores={3: 1.0, 5: 2.0}))
+    monkeypatch.setattr(data_load, "Corpus", lambda data, hp: None)
+    small = [f"--set={name}={getattr(HP, name)}" for name in ("postnet_steps", "mel_steps", "finetune_steps",
+                                                             "log_steps", "keep_checkpoints")]
+
+    def call(logdir, *flags, small=tuple(small)):
+        return train.main(["--data", str(tmp_path), "--logdir", str(tmp_path / logdir), *small, "--set=save_steps=1",
+                           *flags])
+    call.used = used
+    return call
+
+
+def newest(logdir: pathlib.Path) -> tuple[int, float]:
+    """Step and weight of the newest checkpoint."""
+    return kept(logdir)[-1], weight_in(tf.train.latest_checkpoint(logdir / "checkpoints"))
+
+
+def test_steps_says_where_to_stop_and_resuming_is_the_default(run_train, tmp_path):
+    assert run_train("a", "--steps", "5") == 0 and newest(tmp_path / "a") == (5, 5.0)
+    assert run_train("a", "--steps", "4") == 0 and newest(tmp_path / "a") == (5, 5.0)  # already there
+    assert run_train("a", "--steps", "7") == 0 and newest(tmp_path / "a") == (7, 7.0)
+    assert run_train("a", "--steps", "99") == 0 and newest(tmp_path / "a") == (12, 12.0)
+    assert run_train("b") == 0 and newest(tmp_path / "b") == (12, 12.0)
+
+
+@pytest.mark.parametrize("steps", [2, 5, 7])
+def test_no_resume_begins_anew(run_train, tmp_path, steps):
+    run_train("a", "--steps", "5")
+    assert run_train("a", "--steps", str(steps), "--no-resume") == 0
+    assert newest(tmp_path / "a") == (steps, steps)
+    assert kept(tmp_path / "a") == list(range(1, steps + 1))[-HP.keep_checkpoints:]
+    assert weight_in(trainer.best_checkpoint(tmp_path / "a")) == min(steps, 3)
+    curve = events(tmp_path / "a" / "train")["loss"]
+    assert [step for step, _ in curve] == list(range(1, steps + 1))  # nothing of the earlier run
+
+
+def test_no_resume_saves_even_at_the_step_at_which_the_earlier_run_ended(run_train, tmp_path):
+    flags = ("--set=save_steps=9", "--set=postnet_steps=9", "--steps=4")
+    for _ in range(2):
+        assert run_train("a", *flags, "--no-resume") == 0
+        assert newest(tmp_path / "a") == (4, 4.0)
+
+
+def test_init_from_takes_the_best_weights_and_begins_at_step_0(run_train, tmp_path):
+    run_train("a", "--steps", "5")  # the best is that of step 3
+    assert run_train("b", "--init-from", str(tmp_path / "a"), "--steps", "2") == 0
+    assert newest(tmp_path / "b") == (2, 3.0 + 2.0)
+    assert run_train("b", "--init-from", str(tmp_path / "a"), "--steps", "4") == 0  # begun already: resumed
+    assert newest(tmp_path / "b") == (4, 3.0 + 4.0)
+
+
+def test_init_from_together_with_no_resume(run_train, tmp_path):
+    run_train("a", "--steps", "5")
+    run_train("b", "--steps", "5")
+    assert run_train("b", "--init-from", str(tmp_path / "a"), "--no-resume", "--steps", "1") == 0
+    assert newest(tmp_path / "b") == (1, 3.0 + 1.0)
+
+
+def test_init_from_a_folder_without_a_run_is_an_error(run_train, tmp_path, capsys):
+    assert run_train("b", "--init-from", str(tmp_path / "nothing")) == 1
+    assert "nothing holds no checkpoint" in capsys.readouterr().err
+
+
+def test_other_hyperparameters_on_resume_are_refused_with_names_and_values(run_train, tmp_path, capsys):
+    run_train("a", "--steps", "2")
+    assert run_train("a", "--set", "learning_rate=0.5", "--seed", "3") == 1
+    message = capsys.readouterr().err
+    for part in ("learning_rate", str(HP.learning_rate), "0.5", "seed", str(HP.seed), "3 asked", "--no-resume"):
+        assert part in message
+    assert "batch_size" not in message and newest(tmp_path / "a") == (2, 2.0)
+    assert json.loads((tmp_path / "a" / "hparams.json").read_text())["seed"] == HP.seed
+    assert run_train("a", "--steps", "3", small=()) == 1  # only --set save_steps=1 is left
+    assert run_train("a", "--set", "learning_rate=0.5", "--no-resume", "--steps", "1") == 0
+    assert json.loads((tmp_path / "a" / "hparams.json").read_text())["learning_rate"] == 0.5
+
+
+def test_a_run_goes_on_with_its_own_hyperparameters(run_train, tmp_path):
+    run_train("a", "--steps", "1", "--set", "width=32", "--seed", "4")
+    flags = ["--data", str(tmp_path), "--logdir", str(tmp_path / "a")]
+    assert train.main([*flags, "--steps", "2"]) == 0
+    assert run_train("a", "--steps", "3", "--set", "width=32", "--seed", "4") == 0  # the same said again
+    assert len(set(run_train.used)) == 1 and (run_train.used[0].width, run_train.used[0].seed) == (32, 4)
+    assert newest(tmp_path / "a") == (3, 3.0)
+
+
+def test_a_wrong_hyperparameter_is_named(run_train, tmp_path, capsys):
+    assert run_train("a", "--set", "learning_rat=0.5") == 1
+    assert "learning_rate" in capsys.readouterr().err and not (tmp_path / "a").exists()
+
+
+@pytest.mark.parametrize("name", ["save_steps", "log_steps"])
+def test_steps_between_checkpoints_or_scalars_cannot_be_zero(run_train, capsys, name):
+    assert run_train("a", "--set", f"{name}=0") == 1
+    assert name in capsys.readouterr().err
+
+
+def test_a_failed_start_does_not_spoil_a_run(run_train, tmp_path, monkeypatch, capsys):
+    run_train("a", "--steps", "5")
+    before = (tmp_path / "a" / "hparams.json").read_text()
+
+    def missing(data, hp):
+        raise ValueError("run prepro.py first")
+    monkeypatch.setattr(data_load, "Corpus", missing)
+    assert run_train("a", "--set", "width=64", "--no-resume") == 1
+    assert "run prepro.py first" in capsys.readouterr().err
+    assert (tmp_path / "a" / "hparams.json").read_text() == before and newest(tmp_path / "a") == (5, 5.0)
+
+
+def test_learning_rate_rises_and_falls():
+    rate = [float(trainer.cosine(1e-2, 100, 10)(step)) for step in range(101)]
+    assert rate[0] < 0.2 * max(rate) and max(rate) == pytest.approx(1e-2, rel=1e-3)
+    peak = int(np.argmax(rate))
+    assert 9 <= peak <= 11 and (np.diff(rate[:peak]) > 0).all() and (np.diff(rate[peak:]) < 0).all()
+    assert rate[100] < 0.02 * max(rate)
+    for steps in (0, 1, 3):  # short stages
+        assert all(math.isfinite(trainer.cosine(1e-2, steps, 10)(step)) for step in range(steps + 1))

@@ -1,0 +1,146 @@
+"""Signal processing: reshapes are exact, scales are right, and a recording survives the way there and back."""
+import librosa
+import numpy as np
+import pytest
+import soundfile
+
+import metrics
+import utils
+from conftest import demo_wav, leftovers, tone, words, write
+from hyperparams import HyperParams
+
+HP = HyperParams()
+
+
+def slaney_band(hertz: float) -> int:
+    """The mel band of a frequency by Slaney's formula: linear below 1 kHz, logarithmic above."""
+    def mel(f):
+        return 3 * f / 200 if f < 1000 else 15 + 27 * np.log(f / 1000) / np.log(6.4)
+    return round(mel(hertz) / mel(HP.sample_rate / 2) * (HP.n_mels + 1)) - 1
+
+
+@pytest.mark.parametrize("r", [1, 2, 5])
+@pytest.mark.parametrize("length", [1, 10, 13])
+def test_restore_shape_inverts_reduce_frames(r, length):
+    frames = np.random.default_rng(0).random((length, 3)).astype(np.float32)
+    steps = utils.reduce_frames(frames, r)
+    assert steps.shape == (-(-length // r), 3 * r)
+    restored = utils.restore_shape(steps, r)
+    np.testing.assert_array_equal(restored[:length], frames)
+    assert not restored[length:].any()  # padded with silence
+
+
+def test_shift_by_one_starts_with_silence():
+    frames = np.arange(1.0, 7.0).reshape(3, 2)
+    np.testing.assert_array_equal(utils.shift_by_one(frames), [[0, 0], [1, 2], [3, 4]])
+
+
+@pytest.mark.parametrize("hertz", [200, 440, 1000, 2500, 3800])
+@pytest.mark.parametrize("sample_rate, channels", [(16000, 1), (44100, 2), (8000, 1)])
+def test_tone_lands_in_its_mel_band(tmp_path, hertz, sample_rate, channels):
+    wav = np.repeat(tone(hertz, sample_rate)[:, None], channels, axis=1)
+    mel, linear = utils.spectrograms(utils.load_wav(write(tmp_path / "tone.wav", wav, sample_rate), HP), HP)
+    assert abs(mel[10:-10].mean(axis=0).argmax() - slaney_band(hertz)) <= 1
+    assert abs(linear[10:-10].mean(axis=0).argmax() - hertz * HP.n_fft / HP.sample_rate) <= 1
+
+
+def test_filters_of_sum_one_keep_the_level_of_mel_and_linear_equal():
+    magnitude = np.full((4, HP.n_linear), 2.0, np.float32)
+    np.testing.assert_allclose(utils.mel_of_linear(utils.normalise(magnitude, HP), HP),
+                               utils.normalise(magnitude[:, :HP.n_mels], HP), atol=1e-4)
+
+
+def test_normalise_and_denormalise_are_inverse():
+    spectrogram = np.linspace(0.0, 1.0, 101, dtype=np.float32)[:, None]
+    np.testing.assert_allclose(utils.normalise(utils.denormalise(spectrogram, HP), HP), spectrogram, atol=1e-5)
+    assert utils.denormalise(np.zeros((1, 1)), HP) == 0.0  # silence is silent
+    assert utils.normalise(np.array([[10 ** (HP.top_db / 20)]]), HP) == pytest.approx(1.0)
+    assert utils.normalise(np.array([[10 ** ((HP.top_db - HP.range_db / 4) / 20)]]), HP) == pytest.approx(0.75)
+
+
+def test_speech_fits_into_the_range():
+    mel, linear = utils.spectrograms(demo_wav("slt", "demo_001", HP), HP)
+    assert mel.shape == (len(linear), HP.n_mels) and linear.shape[1] == HP.n_linear
+    assert (linear == 1.0).mean() < 1e-3 and linear.max() > 0.7  # not cut at the top, and no room wasted
+    assert (linear == 0.0).mean() < 0.25
+
+
+def test_griffin_lim_copies_speech():
+    wav = demo_wav("slt", "demo_002", HP)
+    copy = utils.griffin_lim(utils.spectrograms(wav, HP)[1], HP)
+    assert abs(len(copy) - len(wav)) <= HP.hop_length
+    assert metrics.mel_cepstral_distortion(metrics.wav_cepstra(copy, HP), metrics.wav_cepstra(wav, HP)) < 1.0
+    correlation = librosa.feature.rms(y=copy)[0], librosa.feature.rms(y=wav)[0]
+    n = min(map(len, correlation))
+    assert np.corrcoef(correlation[0][:n], correlation[1][:n])[0, 1] > 0.95
+
+
+def test_griffin_lim_sharpens_and_keeps_the_sum():
+    linear = utils.spectrograms(demo_wav("slt", "demo_001", HP), HP)[1]
+    sharp, plain = (utils.spectrograms(utils.griffin_lim(linear, HP.replace(power=power, griffin_lim_iters=8)), HP)[1]
+                    for power in (1.5, 1.0))
+    assert sharp.var() > 1.05 * plain.var()
+    assert utils.denormalise(sharp, HP).sum() == pytest.approx(utils.denormalise(plain, HP).sum(), rel=0.15)
+
+
+@pytest.mark.parametrize("peak", [0.1, 0.999, 5.0])
+def test_save_wav_is_16_bit_and_never_clips(tmp_path, peak):
+    path = tmp_path / "new" / "out.wav"
+    wav = peak * 2 * tone(440)
+    utils.save_wav(path, wav, HP)
+    info = soundfile.info(path)
+    assert (info.subtype, info.format, info.samplerate, info.channels) == ("PCM_16", "WAV", HP.sample_rate, 1)
+    written = soundfile.read(path)[0]
+    assert np.abs(written).max() <= 0.9901
+    scale = min(1.0, 0.99 / np.abs(wav).max())  # turned down as a whole, not cut, and never turned up
+    np.testing.assert_allclose(written, wav * scale, atol=1e-4)
+
+
+def test_nothing_half_written_when_writing_fails(tmp_path, monkeypatch):
+    path = tmp_path / "out.wav"
+    utils.save_wav(path, tone(440), HP)
+    before = path.read_bytes()
+
+    def disk_full(file, *args, **kwargs):
+        open(file, "wb").write(b"half")
+        raise OSError("no space left on device")
+    monkeypatch.setattr(soundfile, "write", disk_full)
+    with pytest.raises(OSError, match="no space"):
+        utils.save_wav(path, tone(880), HP)
+    assert path.read_bytes() == before and leftovers(tmp_path) == []
+
+
+def test_20_db_quieter_gives_the_same_features(tmp_path):
+    wav = words(3)
+    loud, quiet = (utils.spectrograms(utils.load_wav(write(tmp_path / f"{gain}.wav", gain * wav, subtype="FLOAT"), HP),
+                                      HP)[0] for gain in (1.0, 0.1))
+    assert loud.max() > 0.7
+    np.testing.assert_allclose(quiet, loud, atol=1e-3)
+
+
+def test_loudness_is_that_of_the_speech_and_not_of_the_pauses():
+    speech = words(4)
+    alone, paused = utils.normalise_loudness(speech, HP), utils.normalise_loudness(
+        np.concatenate([speech, np.zeros(3 * len(speech), np.float32)]), HP)
+    assert 10 * np.log10(np.mean(alone ** 2)) == pytest.approx(HP.loudness_db, abs=0.5)
+    np.testing.assert_allclose(paused[:len(speech)], alone, rtol=0.05, atol=1e-4)
+
+
+@pytest.mark.parametrize("seconds", [0.5, 5.0])
+@pytest.mark.parametrize("noise", [0.0, 0.0003])
+def test_offset_and_silence_at_both_ends_are_removed(tmp_path, seconds, noise):
+    speech, silence = demo_wav("slt", "demo_001", HP), np.zeros(round(seconds * HP.sample_rate), np.float32)
+    wav = np.concatenate([silence, speech, silence])
+    wav += 0.1 + noise * np.random.default_rng(0).normal(size=len(wav))
+    trimmed = utils.load_wav(write(tmp_path / "a.wav", wav, subtype="FLOAT"), HP)
+    assert len(trimmed) == pytest.approx(len(speech), abs=0.2 * HP.sample_rate) and abs(trimmed.mean()) < 1e-3
+    assert len(utils.load_wav(tmp_path / "a.wav", HP, trim=False)) == len(wav)
+
+
+def test_cepstra_forget_the_level_and_keep_the_shape():
+    mel = utils.spectrograms(words(6), HP)[0]
+    np.testing.assert_allclose(utils.cepstra(mel + 0.1, HP), utils.cepstra(mel, HP), atol=1e-3)
+    bands = np.arange(HP.n_mels) + 0.5
+    ripple = 3.0 / HP.range_db * np.cos(np.pi * 4 * bands / HP.n_mels)  # dB; its root mean square is 3 / sqrt(2)
+    distance = np.linalg.norm(utils.cepstra(mel + ripple, HP) - utils.cepstra(mel, HP), axis=1)
+    np.testing.assert_allclose(distance, 3.0 / np.sqrt(2.0), rtol=1e-3)
