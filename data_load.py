@@ -40,8 +40,11 @@ class Corpus:
         self.spoken = list({(pair.utterance, pair.target_start): pair for pair in self.train}.values())
 
     def split(self, name: str) -> list[prepro.Pair]:
-        """The pairs of a split, in a fixed order; raises PreproError if there are none."""
-        pairs = [pair for pair in self.pairs.values() if pair.split == name]
+        """The pairs of a split, in a fixed order; raises PreproError if there are none.
+
+        Pairs of the target with itself are left out: to copy is no conversion.
+        """
+        pairs = [pair for pair in self.pairs.values() if pair.split == name and pair.source != self.target]
         if not pairs:
             raise prepro.PreproError(f"{self.data} has no sentence to {'validate' if name == 'val' else name} with: "
                                      "look at the reasons in manifest.csv, record more sentences or name others")

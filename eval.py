@@ -193,7 +193,7 @@ def convert_heldout(corpus: data_load.Corpus, out: pathlib.Path, converter: Conv
             "MCD dB": distances[i],
             "MCD source dB": metrics.mel_cepstral_distortion(metrics.wav_cepstra(recordings[i][0], hp), targets[i]),
             "MCD copy dB": metrics.mel_cepstral_distortion(metrics.wav_cepstra(copies[i], hp), targets[i]),
-            "retrieved": bool(distances.argmin() == i),
+            "retrieved": pairs[int(distances.argmin())].name == pair.name,  # by name: sources share their targets
             "path distance frames": metrics.path_distance(outputs[i].positions, path),
             "duration error": metrics.duration_error(n_frames, n_target),
             "stops within 15 %": bool(outputs[i].stopped and metrics.duration_error(n_frames, n_target) <= 0.15),

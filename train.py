@@ -142,11 +142,16 @@ class Paired:
             run.log_sample(name, wav, folder / f"{name}.png")
 
 
-def main(argv: list[str] | None = None) -> int:
+def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     trainer.add_arguments(parser)
     args = parser.parse_args(argv)
     args.logdir = args.logdir or HERE / "logdir" / ("paired" if args.data else "demo")
+    return args
+
+
+def main(argv: list[str] | None = None) -> int:
+    args = parse_arguments(argv)
     try:
         hp = trainer.resolve(args, "default" if args.data else "demo")
         corpus = data_load.Corpus(args.data or prepro.prepare_demo(hp), hp)

@@ -9,7 +9,7 @@ import json
 import os
 import pathlib
 
-os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # here because every script imports this before TensorFlow
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # here because every script imports this before TensorFlow
 
 import librosa
 import numpy as np

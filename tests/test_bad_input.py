@@ -221,10 +221,11 @@ def test_train_refuses_hyperparameters_and_writes_nothing(tmp_path, demo_data, c
 
 
 def test_train_names_features_that_are_missing_or_of_another_signal(tmp_path, demo_data, capsys):
-    status, _, error = run(capsys, train.main, "--data", tmp_path / "nowhere", "--logdir", tmp_path / "run")
+    status, _, error = run(capsys, train.main, "--data", tmp_path / "nowhere", "--logdir", tmp_path / "run",
+                           "--steps", 1)
     assert status == 1 and f"{tmp_path / 'nowhere' / 'manifest.csv'} does not exist: run prepro.py" in error
     status, _, error = run(capsys, train.main, "--data", demo_data, "--logdir", tmp_path / "other", "--set",
-                           "hop_length=160")
+                           "hop_length=160", "--steps", 1)
     assert status == 1 and "prepared with hop_length=200, not 160" in error and "run prepro.py again" in error
 
 

@@ -1,0 +1,38 @@
+"""The README shows commands that exist: scripts with flags they take, targets of the Makefile, files that are there."""
+import importlib
+import pathlib
+import re
+import shlex
+
+import pytest
+
+ROOT = pathlib.Path(__file__).resolve().parents[1]
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+LINES = [line.split("   #")[0].strip() for line in README.splitlines() if line.startswith("    ")]
+INLINE = re.findall(r"`((?:python|make) [^`]+)`", README)
+COMMANDS = [line for line in LINES + INLINE if re.match(r"(\.venv/bin/)?python \w+\.py|make ", line)]
+
+
+def test_there_are_commands():
+    assert len(COMMANDS) >= 12
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_command_is_understood(command):
+    words = shlex.split(command)
+    if words[0] == "make":
+        targets = re.findall(r"^(\w+):", (ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE)
+        assert words[1] in targets
+    else:
+        script = importlib.import_module(pathlib.Path(words[1]).stem)
+        script.parse_arguments(words[2:])  # exits on a flag it does not know
+
+
+@pytest.mark.parametrize("link", sorted(set(re.findall(r"\]\(((?!http|#)[^)]+)\)", README))))
+def test_links_lead_somewhere(link):
+    assert (ROOT / link).exists()
+
+
+@pytest.mark.parametrize("name", sorted(set(re.findall(r"`(\w+\.py|[\w/-]+\.txt|data/demo/[\w.]*)`", README))))
+def test_files_named_exist(name):
+    assert (ROOT / name).exists() or (ROOT / "data" / "demo" / name).exists()
