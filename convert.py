@@ -7,7 +7,7 @@ import tensorflow as tf
 import data_load
 from networks import Generator
 
-MAX_RATIO = 2.0  # decoder steps at most, in source steps: where a conversion that never ends is cut
+MAX_RATIO = 2.0  # frames at most, in frames of the source: where a conversion that does not end is cut
 
 
 class Converted(NamedTuple):
@@ -34,9 +34,11 @@ class Converter:
         for first in range(0, len(order), batch_size):
             chosen = order[first:first + batch_size]
             source, mask = data_load.pad([sources[i] for i in chosen], self.hp.encoder_stack)
-            steps = int(MAX_RATIO * source.shape[1] / self.hp.r) + 1
+            steps = int(MAX_RATIO * source.shape[1] / self.hp.r) + 2
             out = [np.asarray(x) for x in self._convert(source, mask, steps)]
             for i, mel, linear, length, stopped, positions, weights in zip(chosen, *out):
+                limit = int(MAX_RATIO * len(sources[i])) + self.hp.r
+                stopped, length = bool(stopped) and length <= limit, min(length, limit)
                 results[i] = Converted(mel[:length], linear[:length], positions[:length],
-                                       weights[:length, :len(sources[i])], bool(stopped))
+                                       weights[:length, :len(sources[i])], stopped)
         return results

@@ -9,6 +9,7 @@ Everything is free running: the model hears nothing but the source.
 """
 import argparse
 import concurrent.futures
+import functools
 import os
 import pathlib
 import sys
@@ -126,8 +127,13 @@ def convert_files(paths: list[pathlib.Path], out: pathlib.Path, converter: Conve
     """Convert recordings into `out`; a bad one is named and skipped. Returns the number of those skipped."""
     hp, rows, refused = converter.hp, [], []
     recordings = find_recordings(paths)
+    names = unique_names(recordings)
+    taken = {path.resolve() for path in recordings} & {(out / f"{name}{kind}.wav").resolve() for name in names
+                                                       for kind in ("", ".source")}
+    if taken:
+        raise ValueError(f"{min(taken)} would be overwritten by its own conversion; choose another --out")
     with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool:
-        for path, name in zip(tqdm(recordings, "converting", disable=None), unique_names(recordings)):
+        for path, name in zip(tqdm(recordings, "converting", disable=None), names):
             try:
                 wav = utils.load_wav(path, hp)
             except utils.BadAudio as error:
@@ -163,49 +169,63 @@ def finish(out: pathlib.Path, title: str, rows: list[dict], summary: dict) -> No
 def convert_heldout(corpus: data_load.Corpus, out: pathlib.Path, converter: Converter, title: str) -> dict:
     """Convert the test sentences of a corpus and measure them; returns the summary."""
     hp, pairs = converter.hp, corpus.split("test")
-    (out / "audio").mkdir(parents=True, exist_ok=True)
     outputs = converter([corpus.source(pair) for pair in pairs])
+    targets = {spoken(pair): pair for pair in pairs}  # once, however many sources say the same
     with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool:
-        def voice(linear):
-            return utils.griffin_lim(linear, hp)
-        converted = list(tqdm(pool.map(voice, [output.linear for output in outputs]), "Griffin-Lim", len(pairs),
-                              disable=None))
-        copies = list(pool.map(voice, [corpus.spoken_target(pair, "linear") for pair in pairs]))
-    recordings = [[load_stretch(path, start, end, hp) for path, start, end in (
-        (pair.source_file, pair.source_start, pair.source_end),
-        (pair.target_file, pair.target_start, pair.target_end))] for pair in pairs]
-    targets = [metrics.wav_cepstra(target, hp) for _, target in recordings]
+        linear = [output.linear for output in outputs] + [corpus.spoken_target(pair, "linear")
+                                                          for pair in targets.values()]
+        voices = list(tqdm(pool.map(lambda x: utils.griffin_lim(x, hp), linear), "Griffin-Lim", len(linear),
+                           disable=None))
+    natural = {key: load_stretch(pair.target_file, pair.target_start, pair.target_end, hp)
+               for key, pair in targets.items()}
+    cepstra = {key: metrics.wav_cepstra(wav, hp) for key, wav in natural.items()}
+    copies = {key: metrics.mel_cepstral_distortion(metrics.wav_cepstra(wav, hp), cepstra[key])
+              for key, wav in zip(targets, voices[len(pairs):])}
     rows = []
-    for i, pair in enumerate(tqdm(pairs, "measuring", disable=None)):
-        name = f"{pair.source}-{pair.name}"
-        path = corpus.path(pair)
-        files = {}
-        for kind, wav in zip(("source", "converted", "target"), (recordings[i][0], converted[i], recordings[i][1])):
-            files[kind] = f"audio/{name}.{kind}.wav"
-            utils.save_wav(out / files[kind], wav, hp)
-        report.plot_conversion(out / "audio" / f"{name}.png", corpus.source(pair), outputs[i],
-                               corpus.spoken_target(pair, "linear"), path, hp,
+    for pair, output, voice in zip(tqdm(pairs, "measuring", disable=None), outputs, voices):
+        name, key = f"{pair.source}-{pair.name}", spoken(pair)
+        source = load_stretch(pair.source_file, pair.source_start, pair.source_end, hp)
+        files = {kind: f"audio/{name}.{kind}.wav" for kind in ("source", "converted", "target")}
+        for file, wav in zip(files.values(), (source, voice, natural[key])):
+            utils.save_wav(out / file, wav, hp)
+        report.plot_conversion(out / "audio" / f"{name}.png", corpus.source(pair), output,
+                               corpus.spoken_target(pair, "linear"), corpus.path(pair), hp,
                                f"{pair.source} to {corpus.target}, {pair.name}")
-        cepstra = metrics.wav_cepstra(converted[i], hp)
-        distances = metrics.retrieve(cepstra, targets)
-        n_frames, n_target = len(outputs[i].linear), len(path)
-        rows.append({"id": name, "audio": files, "picture": f"audio/{name}.png", "measures": {
-            "MCD dB": distances[i],
-            "MCD source dB": metrics.mel_cepstral_distortion(metrics.wav_cepstra(recordings[i][0], hp), targets[i]),
-            "MCD copy dB": metrics.mel_cepstral_distortion(metrics.wav_cepstra(copies[i], hp), targets[i]),
-            "retrieved": pairs[int(distances.argmin())].name == pair.name,  # by name: sources share their targets
-            "path distance frames": metrics.path_distance(outputs[i].positions, path),
-            "duration error": metrics.duration_error(n_frames, n_target),
-            "stops within 15 %": bool(outputs[i].stopped and metrics.duration_error(n_frames, n_target) <= 0.15),
-            "global variance ratio": metrics.global_variance_ratio(cepstra, targets[i])}})
+        measures = measure(output, metrics.wav_cepstra(voice, hp), corpus.path(pair), cepstra, key, hp)
+        measures["MCD source dB"] = metrics.mel_cepstral_distortion(metrics.wav_cepstra(source, hp), cepstra[key])
+        rows.append({"id": name, "audio": files, "picture": f"audio/{name}.png",
+                     "measures": measures | {"MCD copy dB": copies[key]}})
     summary = summarise(rows)
     finish(out, title, rows, summary)
     return summary
 
 
+def spoken(pair: prepro.Pair) -> tuple[str, int, int]:
+    """What of the target a pair holds."""
+    return pair.utterance, pair.target_start, pair.target_end
+
+
+def measure(output: Converted, converted: np.ndarray, path: np.ndarray, targets: dict, key: tuple,
+            hp: HyperParams) -> dict:
+    """The measures of one conversion: cepstra `converted` (T, 24), DTW `path` (T',), and the cepstra of all targets,
+    of which that under `key` is the right one."""
+    distances = dict(zip(targets, metrics.retrieve(converted, list(targets.values()))))
+    duration = metrics.duration_error(len(output.linear), len(path))
+    return {"MCD dB": float(distances[key]), "retrieved": min(distances, key=distances.get) == key,
+            "path distance frames": metrics.path_distance(output.positions, path), "duration error": duration,
+            "stops within 15 %": bool(output.stopped and duration <= 0.15),
+            "global variance ratio": metrics.global_variance_ratio(converted, targets[key])}
+
+
+@functools.lru_cache(maxsize=2)
+def load_recording(path: str, hp: HyperParams) -> np.ndarray:
+    """A recording whose stretches are asked for one after the other."""
+    return utils.load_wav(path, hp)
+
+
 def load_stretch(path: str, start: int, end: int, hp: HyperParams) -> np.ndarray:
     """The samples of frames `start` to `end` of a recording."""
-    return utils.load_wav(path, hp)[start * hp.hop_length:end * hp.hop_length]
+    return load_recording(path, hp)[start * hp.hop_length:end * hp.hop_length]
 
 
 def summarise(rows: list[dict]) -> dict:
@@ -224,7 +244,7 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--out", type=pathlib.Path, metavar="DIR",
                         help="where results go (default: results/ in the run folder)")
     parser.add_argument("--data", type=pathlib.Path, metavar="DIR",
-                        help="what prepro.py wrote (default: the demo corpus)")
+                        help="what prepro.py wrote (default: what the run was trained on)")
     parser.add_argument("--logdir", type=pathlib.Path, metavar="DIR", help="run folder (default: logdir/demo)")
     parser.add_argument("--set", action="append", default=[], metavar="NAME=VALUE",
                         help="override a hyperparameter of synthesis, for instance power=1.2")
@@ -244,7 +264,7 @@ def main(argv: list[str] | None = None) -> int:
         converter = load_converter(args.logdir, args.checkpoint, args.set)
         if args.inputs:
             return 1 if convert_files(args.inputs, args.out, converter, title) else 0
-        corpus = data_load.Corpus(args.data or prepro.prepare_demo(converter.hp), converter.hp)
+        corpus = data_load.Corpus(trainer.find_data(args, converter.hp), converter.hp)
         convert_heldout(corpus, args.out, converter, title)
     except (ValueError, OSError, trainer.TrainingError) as error:
         print(f"eval.py: {error}", file=sys.stderr)

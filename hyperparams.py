@@ -1,4 +1,4 @@
-"""Every number of the system: one table, three presets, strict overrides.
+"""Every number of the system: one table, presets, strict overrides.
 
 Letters for shapes, used in every docstring and comment: N batch, Tx source steps (of `r` frames), Ty target steps
 (of `r` frames), T frames, r reduction factor, M mel bands, F linear bins, E model width, C channels.
@@ -137,6 +137,8 @@ class HyperParams:
             if field.name in ("validation", "test", "dropout", "hide_frame", "whole_share", "own_position") and not (
                     0.0 <= value <= 1.0):
                 raise ValueError(f"{field.name}={value}: must lie between 0 and 1")
+        if self.max_advance <= 1.0:
+            raise ValueError(f"max_advance={self.max_advance}: must be more than 1, the pace of the source")
         if self.dropout == 1.0:
             raise ValueError(f"dropout={self.dropout}: leaves nothing of the pre-nets")
         if self.validation + self.test >= 1.0:

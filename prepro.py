@@ -19,11 +19,11 @@ import concurrent.futures
 import csv
 import dataclasses
 import functools
+import hashlib
 import json
 import multiprocessing
 import os
 import pathlib
-import random
 import re
 import sys
 
@@ -130,7 +130,12 @@ def list_audio(folder: pathlib.Path, pattern: str) -> dict[str, pathlib.Path]:
     return found
 
 
-def read_pairs_csv(path: pathlib.Path) -> list[tuple[dict[str, pathlib.Path], dict[str, pathlib.Path]]]:
+def read_ids(path: pathlib.Path) -> set[str]:
+    """Utterance ids, one a line."""
+    return set(filter(None, map(str.strip, path.read_text(encoding="utf-8").splitlines())))
+
+
+def read_pairs_csv(path: pathlib.Path) -> tuple[dict[str, pathlib.Path], dict[str, pathlib.Path]]:
     """Read a CSV with the columns source and target (file names, relative to the CSV) as one parallel corpus."""
     with open(path, newline="", encoding="utf-8-sig") as file:  # spreadsheets put a mark in front
         rows = list(csv.DictReader(file))
@@ -212,10 +217,10 @@ def align(pair: Pair, data: pathlib.Path, target: str, means: dict, hp: HyperPar
 def split_ids(ids: list[str], hp: HyperParams, heldout: set[str]) -> dict[str, str]:
     """Assign train, val or test to each utterance id: seeded, and independent of paths and order.
 
-    With `heldout` those ids are the test set, else `hp.test` of all.
+    With `heldout` those ids are the test set, else `hp.test` of all. The order is that of a hash of each id, so a
+    corpus that grows keeps nearly all of its ids where they were.
     """
-    rest = sorted(set(ids) - heldout)
-    random.Random(hp.seed).shuffle(rest)
+    rest = sorted(set(ids) - heldout, key=lambda name: hashlib.sha256(f"{hp.seed} {name}".encode()).digest())
     n_val = max(1, round(hp.validation * len(rest)))
     n_test = 0 if heldout else max(1, round(hp.test * len(rest)))
     splits = dict.fromkeys(rest, "train")
@@ -235,13 +240,19 @@ def assign_splits(pairs: list[Pair], target_frames: dict[str, int], hp: HyperPar
     after, total = {}, 0  # frames of speech that follow a recording
     for utterance in reversed(long):
         after[utterance], total = total, total + target_frames[utterance]
+    several = len({pair.source for pair in pairs}) > 1
     n_test, n_val = 0.0 if heldout else max(longest, hp.test * total), max(longest, hp.validation * total)
     for pair in pairs:
         if pair.utterance in splits:
             pair.split = splits[pair.utterance]
         else:
-            left = after[pair.utterance] + target_frames[pair.utterance] - (pair.target_start + pair.target_end) / 2
+            end = after[pair.utterance] + target_frames[pair.utterance]
+            left = end - (pair.target_start + pair.target_end) / 2
             pair.split = "test" if left < n_test else "val" if left < n_test + n_val else "train"
+            # Each source is cut at pauses of its own: the same target speech must not end up on both sides
+            if several and any(end - pair.target_end < border < end - pair.target_start
+                               for border in (n_test, n_test + n_val)):
+                pair.split, pair.reason = "dropped", "crosses the border between two splits"
 
 
 def parallel(function, items: list, title: str) -> list:
@@ -274,6 +285,10 @@ def prepare(corpora: dict[str, dict[str, pathlib.Path]], target: str, data: path
     sources = [speaker for speaker in corpora if speaker != target] + [target] * identity
     check_settings(data, {**{name: getattr(hp, name) for name in hyperparams.SIGNAL},
                           "target": target, "sources": sources})
+    unknown = heldout - {utterance for files in corpora.values() for utterance in files}
+    if unknown:
+        raise PreproError(f"--heldout names {len(unknown)} unknown utterances, for instance {min(unknown)!r}")
+    (data / "manifest.csv").unlink(missing_ok=True)  # until all is done again: it says that features and paths fit
     jobs = [(speaker, utterance, path) for speaker, files in corpora.items() for utterance, path in files.items()]
     done = parallel(functools.partial(compute_features, hp=hp),
                     [(path, data / "features" / speaker / utterance) for speaker, utterance, path in jobs], "features")
@@ -282,9 +297,6 @@ def prepare(corpora: dict[str, dict[str, pathlib.Path]], target: str, data: path
         frames[speaker, utterance], bad[speaker, utterance] = n_frames, reason
 
     pairs = list(make_pairs(corpora, sources, target, frames, bad, data, hp))
-    unknown = heldout - {pair.utterance for pair in pairs}
-    if unknown:
-        raise PreproError(f"--heldout names {len(unknown)} unknown utterances, for instance {min(unknown)!r}")
     for pair in pairs:
         pair.split = "dropped" if pair.reason else ""
     usable = [pair for pair in pairs if not pair.reason]
@@ -420,7 +432,7 @@ def prepare_demo(hp: HyperParams) -> pathlib.Path:
     """Prepare the bundled corpus unless that is done; returns its features' folder."""
     if not (DEMO_DATA / "manifest.csv").exists():
         corpora, target = gather([DEMO / "rms"], DEMO / "slt", "(.*)")
-        heldout = set((DEMO / "heldout.txt").read_text(encoding="utf-8").split())
+        heldout = read_ids(DEMO / "heldout.txt")
         print_summary(prepare(corpora, target, DEMO_DATA, hp, heldout), DEMO_DATA)
     return DEMO_DATA
 
@@ -470,7 +482,7 @@ def main(argv: list[str] | None = None) -> int:
         else:
             corpora, target = gather([DEMO / "rms"], DEMO / "slt", args.pattern)
             args.heldout = args.heldout or DEMO / "heldout.txt"
-        heldout = set(args.heldout.read_text(encoding="utf-8").split()) if args.heldout else set()
+        heldout = read_ids(args.heldout) if args.heldout else set()
         print_summary(prepare(corpora, target, data, hp, heldout, args.identity), data)
     except (ValueError, OSError, arctic.DownloadError) as error:
         print(f"prepro.py: {error}", file=sys.stderr)

@@ -11,12 +11,12 @@ what the decoder writes.
 """
 import argparse
 import pathlib
+import random
 import sys
 
 import data_load
 import losses
 import metrics
-import prepro
 import report
 import trainer
 import utils
@@ -49,7 +49,8 @@ class Paired:
             self.optimizers[stage].build(self.variables[stage])
         self.converter = Converter(self.generator)
         self.postnet, self.on_path = tf.function(self.generator.postnet), tf.function(self.draw_on_path)
-        self.validation = trainer.spread(corpus.split("val"), hp.validation_limit)
+        pairs = corpus.split("val")
+        self.validation = random.Random(hp.seed).sample(pairs, min(len(pairs), hp.validation_limit))
         self._steps = {}
 
     @property
@@ -87,22 +88,24 @@ class Paired:
                 "align/position_loss": position_loss}
 
     def train_step(self, stage: str, batch: dict, step: tf.Variable) -> dict:
-        """One update; compiled once a stage, whatever the lengths."""
+        """One update, which counts `step` up with it; compiled once a stage, whatever the lengths."""
         if stage not in self._steps:
             signature = {name: tf.TensorSpec((None, None, *array.shape[2:])) for name, array in batch.items()}
 
-            @tf.function(input_signature=[signature, tf.TensorSpec((), tf.int64)])
-            def compiled(batch, number):
-                self.generator.seeds.state.assign(tf.cast([self.hp.seed, number], "uint32"))
+            @tf.function(input_signature=[signature])
+            def compiled(batch):
+                # A step draws a handful of times, and each draw counts the second number up by one
+                self.generator.seeds.state.assign(tf.cast([self.hp.seed, step * 16], "uint32"))
                 with tf.GradientTape(watch_accessed_variables=False) as tape:
                     tape.watch([variable.value for variable in self.variables[stage]])
                     scalars = self.forward(stage, batch)
                 gradients = tape.gradient(scalars["loss"], [variable.value for variable in self.variables[stage]])
                 gradients, norm = tf.clip_by_global_norm(gradients, self.hp.clip_norm)
                 self.optimizers[stage].apply(gradients, self.variables[stage])
+                step.assign_add(1)  # here, so that an interruption finds weights and step in agreement
                 return {**scalars, "gradient_norm": norm}
             self._steps[stage] = compiled
-        return self._steps[stage](batch, step)
+        return self._steps[stage](batch)
 
     def validate(self, run: trainer.Run, stage: str) -> dict[str, float]:
         """Losses and, from the second stage on, measures of free running on the validation sentences."""
@@ -154,13 +157,16 @@ def main(argv: list[str] | None = None) -> int:
     args = parse_arguments(argv)
     try:
         hp = trainer.resolve(args, "default" if args.data else "demo")
-        corpus = data_load.Corpus(args.data or prepro.prepare_demo(hp), hp)
+        data = trainer.find_data(args, hp)
+        corpus = data_load.Corpus(data, hp)
         task = Paired(hp, corpus)
+        if args.init_from:  # before anything is removed: it may not exist, or be this very run
+            trainer.load_generator(task.generator, trainer.best_checkpoint(args.init_from))
         if args.no_resume:
             trainer.forget(args.logdir)
         run = trainer.Run(args.logdir, hp, task.parts)
-        if not run.resume() and args.init_from:
-            trainer.load_generator(task.generator, trainer.best_checkpoint(args.init_from))
+        run.resume()
+        trainer.remember_data(args.logdir, data)
         trainer.fit(run, task, min(args.steps or hp.total_steps, hp.total_steps))
         trainer.draw_curves(args.logdir)
     except (ValueError, OSError, trainer.TrainingError) as error:

@@ -3,13 +3,16 @@
 A run folder holds hparams.json, checkpoints/ (the newest and the best), TensorBoard events and samples/.
 """
 import argparse
+import contextlib
 import dataclasses
+import json
 import math
 import pathlib
 import shutil
 import time
 
 import hyperparams
+import prepro
 import report
 import utils  # before TensorFlow: quiets its start
 import keras
@@ -26,7 +29,7 @@ class TrainingError(RuntimeError):
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The flags that all training scripts share."""
     parser.add_argument("--data", type=pathlib.Path, metavar="DIR",
-                        help="what prepro.py wrote (default: the demo corpus)")
+                        help="what prepro.py wrote (default: what the run was trained on, or the demo)")
     parser.add_argument("--logdir", type=pathlib.Path, metavar="DIR",
                         help="run folder; resumed if it holds a checkpoint")
     parser.add_argument("--preset", choices=hyperparams.PRESETS, help="hyperparameters to start from")
@@ -55,6 +58,19 @@ def resolve(args: argparse.Namespace, default_preset: str) -> HyperParams:
                                 "choose another --logdir, or --no-resume to begin anew")
         return before
     return hp
+
+
+def find_data(args: argparse.Namespace, hp: HyperParams) -> pathlib.Path:
+    """The features to use: those asked for, else those the run was trained on, else the demo's."""
+    path = args.logdir / "data.json"
+    if not path.exists() or getattr(args, "no_resume", False):
+        return args.data or prepro.prepare_demo(hp)
+    return args.data or pathlib.Path(json.loads(path.read_text(encoding="utf-8"))["data"])
+
+
+def remember_data(logdir: pathlib.Path, data: pathlib.Path) -> None:
+    """Note in the run folder what the run is trained on."""
+    utils.write_json(logdir / "data.json", {"data": str(pathlib.Path(data).resolve())})
 
 
 def cosine(peak: float, steps: int, warmup: int) -> keras.optimizers.schedules.LearningRateSchedule:
@@ -133,20 +149,16 @@ class Run:
             tf.summary.image(f"align/{name}", tf.io.decode_png(picture.read_bytes())[None])
 
 
-def spread(items: list, limit: int) -> list:
-    """At most `limit` items, evenly spaced."""
-    return items[::-(-len(items) // limit)]
-
-
 def read_scalars(folder: pathlib.Path, tag: str) -> tuple[list[int], list[float]]:
     """Steps and values of a scalar in the event files of a folder; of a step logged twice, the later one."""
     values = {}
     for path in sorted(folder.glob("events*")):
-        for record in tf.data.TFRecordDataset(str(path)):
-            event = tf.compat.v1.Event.FromString(record.numpy())
-            for value in event.summary.value:
-                if value.tag == tag:
-                    values[event.step] = float(tf.make_ndarray(value.tensor))
+        with contextlib.suppress(tf.errors.DataLossError):  # the last event of a run that was killed may be cut off
+            for record in tf.data.TFRecordDataset(str(path)):
+                event = tf.compat.v1.Event.FromString(record.numpy())
+                for value in event.summary.value:
+                    if value.tag == tag:
+                        values[event.step] = float(tf.make_ndarray(value.tensor))
     steps = sorted(values)
     return steps, [values[step] for step in steps]
 
@@ -177,9 +189,9 @@ def fit(run: Run, task, last_step: int) -> None:
     """Run `task` from the run's step to `last_step`, logging, validating and saving as the hyperparameters say.
 
     The task gives `stages`, a list of (name, steps), `dataset(stage, start, stop)`, `train_step(stage, batch, step)`
-    returning a dictionary of scalars, and `validate(run, stage)` returning the scalars of a validation, with the key
-    "score", lower is better, once there is something to select. Raises TrainingError when a scalar is not finite. A
-    checkpoint is written however the loop ends, but for that.
+    that counts `step` up and returns a dictionary of scalars, and `validate(run, stage)` returning the scalars of a
+    validation, with the key "score", lower is better, once there is something to select. Raises TrainingError when a
+    scalar is not finite. A checkpoint is written however the loop ends, but for that.
     """
     with tqdm(total=last_step, initial=int(run.step), desc="training", disable=None, unit="step") as bar:
         stage_start = 0
@@ -201,11 +213,10 @@ def fit_stage(run: Run, task, stage: str, start: int, stop: int, bar: tqdm) -> N
     bar.set_description(stage)
     for batch in task.dataset(stage, first - start, stop - start):
         scalars = {name: float(value) for name, value in task.train_step(stage, batch, run.step).items()}
-        run.step.assign_add(1)
         step = int(run.step)
         if not all(map(math.isfinite, scalars.values())):
             raise TrainingError(f"loss is not finite at step {step} ({scalars}); the last checkpoint is good: "
-                                "begin anew from it, --init-from, with a lower learning_rate")
+                                "begin from it in another --logdir, --init-from, with a lower learning_rate")
         bar.update()
         if step % run.hp.log_steps == 0 or step == stop:
             run.log("train", scalars)

@@ -25,8 +25,8 @@ def features(speaker: str, utterance: str) -> np.ndarray:
 
 def test_the_same_words_cost_less_than_others():
     """By another speaker; else the path would be no better than a walk."""
-    costs = np.array([[alignment.warp(features("rms", said), features("slt", heard))[1] for heard in SENTENCES]
-                      for said in SENTENCES])
+    source, target = ([features(speaker, utterance) for utterance in SENTENCES] for speaker in ("rms", "slt"))
+    costs = np.array([[alignment.warp(said, heard)[1] for heard in target] for said in source])
     np.testing.assert_array_equal(costs.argmin(axis=1), np.arange(len(SENTENCES)))
     assert np.diag(costs).mean() < 0.85 * costs[~np.eye(len(costs), dtype=bool)].mean()
 

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 import report
+import utils
 from hyperparams import HyperParams
 
 HP = HyperParams()
@@ -133,7 +134,7 @@ def test_threads_draw_the_same_pictures(tmp_path):
 def test_failure_leaves_the_old_file_and_no_temporary(tmp_path):
     path = tmp_path / "x.html"
     path.write_text("old")
-    with pytest.raises(ZeroDivisionError), report.replacing(path) as temporary:
+    with pytest.raises(ZeroDivisionError), utils.replacing(path) as temporary:
         temporary.write_text("half")
         assert temporary.parent == tmp_path
         raise ZeroDivisionError

@@ -12,6 +12,7 @@ import tensorflow as tf
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 import data_load
+import prepro
 import train
 import trainer
 from convert import Converted
@@ -227,7 +228,8 @@ class Counting:
         self.seen.append((stage, batch, int(step)))
         broken = int(step) + 1 >= self.nan_from
         self.weight.assign(math.nan if broken else self.weight + 1.0)
-        return {"loss": math.nan if broken else 1.0 / (1.0 + int(step))}
+        step.assign_add(1)
+        return {"loss": math.nan if broken else 1.0 / int(step)}
 
     def validate(self, run, stage):
         return {"score": self.scores[int(run.step)]} if int(run.step) in self.scores else {}
@@ -410,9 +412,18 @@ def test_init_from_together_with_no_resume(run_train, tmp_path):
     assert newest(tmp_path / "b") == (1, 3.0 + 1.0)
 
 
-def test_init_from_a_folder_without_a_run_is_an_error(run_train, tmp_path, capsys):
+def test_init_from_a_folder_without_a_run_is_an_error_and_spares_the_run_that_is_there(run_train, tmp_path, capsys):
     assert run_train("b", "--init-from", str(tmp_path / "nothing")) == 1
     assert "nothing holds no checkpoint" in capsys.readouterr().err
+    run_train("a", "--steps", "5")
+    assert run_train("a", "--init-from", str(tmp_path / "nothing"), "--no-resume") == 1
+    assert newest(tmp_path / "a") == (5, 5.0)
+
+
+def test_a_run_can_begin_anew_from_its_own_best_weights(run_train, tmp_path):
+    run_train("a", "--steps", "5")
+    assert run_train("a", "--init-from", str(tmp_path / "a"), "--no-resume", "--steps", "1") == 0
+    assert newest(tmp_path / "a") == (1, 3.0 + 1.0)
 
 
 def test_other_hyperparameters_on_resume_are_refused_with_names_and_values(run_train, tmp_path, capsys):
@@ -468,3 +479,14 @@ def test_learning_rate_rises_and_falls():
     assert rate[100] < 0.02 * max(rate)
     for steps in (0, 1, 3):  # short stages
         assert all(math.isfinite(trainer.cosine(1e-2, steps, 10)(step)) for step in range(steps + 1))
+
+
+def test_a_run_remembers_its_corpus(tmp_path, tiny_hp, monkeypatch):
+    """Or `train.py --logdir X`, said again, would go on with the demo's voices."""
+    monkeypatch.setattr(prepro, "prepare_demo", lambda hp: pathlib.Path("demo"))
+    flags = ["--logdir", str(tmp_path)]
+    assert trainer.find_data(train.parse_arguments(flags), tiny_hp) == pathlib.Path("demo")
+    trainer.remember_data(tmp_path, tmp_path / "mine")
+    assert trainer.find_data(train.parse_arguments(flags), tiny_hp) == tmp_path / "mine"
+    assert trainer.find_data(train.parse_arguments([*flags, "--no-resume"]), tiny_hp) == pathlib.Path("demo")
+    assert trainer.find_data(train.parse_arguments([*flags, "--data", "moved"]), tiny_hp) == pathlib.Path("moved")
