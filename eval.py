@@ -233,7 +233,8 @@ def summarise(rows: list[dict]) -> dict:
     mean = {name: float(np.mean([row["measures"][name] for row in rows])) for name in rows[0]["measures"]}
     gap = mean["MCD source dB"] - mean["MCD copy dB"]
     right = sum(row["measures"]["retrieved"] for row in rows)
-    return {"utterances": len(rows), "content retrieval": f"{right} of {len(rows)}",
+    return {"utterances": len(rows), "mel-cepstra": "cosine transform of the log-mel spectrum, order 24",
+            "content retrieval": f"{right} of {len(rows)}",
             "MCD gap closed": (mean["MCD source dB"] - mean["MCD dB"]) / gap,
             **{name: value for name, value in mean.items() if name != "retrieved"}}
 
