@@ -10,8 +10,9 @@ import pathlib
 import numpy as np
 import tensorflow as tf
 
-import prepro
+import manifest
 from hyperparams import HyperParams
+from manifest import Pair, PreproError
 
 POSTNET, PAIRED = "postnet", "paired"
 
@@ -27,8 +28,8 @@ class Corpus:
 
     def __init__(self, data: pathlib.Path, hp: HyperParams):
         self.data, self.hp = pathlib.Path(data), hp
-        self.target = prepro.check_signal(self.data, hp)["target"]
-        self.pairs = {(pair.source, pair.name): pair for pair in prepro.read_manifest(self.data)
+        self.target = manifest.check_signal(self.data, hp)["target"]
+        self.pairs = {(pair.source, pair.name): pair for pair in manifest.read_manifest(self.data)
                       if pair.split != "dropped"}
         self.train = [pair for pair in self.pairs.values() if pair.split == "train"]
         with open(self.data / "slices.csv", newline="", encoding="utf-8") as file:
@@ -39,14 +40,14 @@ class Corpus:
         # The target's speech once, however many sources there are
         self.spoken = list({(pair.utterance, pair.target_start): pair for pair in self.train}.values())
 
-    def split(self, name: str) -> list[prepro.Pair]:
+    def split(self, name: str) -> list[Pair]:
         """The pairs of a split, in a fixed order; raises PreproError if there are none.
 
         Pairs of the target with itself are left out: to copy is no conversion.
         """
         pairs = [pair for pair in self.pairs.values() if pair.split == name and pair.source != self.target]
         if not pairs:
-            raise prepro.PreproError(f"{self.data} has no sentence to {'validate' if name == 'val' else name} with: "
+            raise PreproError(f"{self.data} has no sentence to {'validate' if name == 'val' else name} with: "
                                      "look at the reasons in manifest.csv, record more sentences or name others")
         return sorted(pairs, key=lambda pair: (pair.source, pair.name))
 
@@ -54,21 +55,21 @@ class Corpus:
         """Memory-mapped (T, bins) float16 of `kind` mel or linear."""
         return open_array(self.data / "features" / speaker / f"{utterance}.{kind}.npy")
 
-    def source(self, pair: prepro.Pair, start: int = 0, end: int | None = None) -> np.ndarray:
+    def source(self, pair: Pair, start: int = 0, end: int | None = None) -> np.ndarray:
         """(S, F) linear spectrogram of the source of a pair."""
         frames = self.features(pair.source, pair.utterance, "linear")[pair.source_start:pair.source_end]
         return frames[start:end].astype(np.float32)
 
-    def spoken_target(self, pair: prepro.Pair, kind: str, start: int = 0, end: int | None = None) -> np.ndarray:
+    def spoken_target(self, pair: Pair, kind: str, start: int = 0, end: int | None = None) -> np.ndarray:
         """(T, bins) mel or linear spectrogram of the target of a pair."""
         frames = self.features(self.target, pair.utterance, kind)[pair.target_start:pair.target_end]
         return frames[start:end].astype(np.float32)
 
-    def path(self, pair: prepro.Pair) -> np.ndarray:
+    def path(self, pair: Pair) -> np.ndarray:
         """(T,) source position of each target frame, by dynamic time warping."""
         return open_array(self.data / "paths" / pair.source / f"{pair.name}.npy")
 
-    def positions(self, pair: prepro.Pair, start: int, steps: int) -> np.ndarray:
+    def positions(self, pair: Pair, start: int, steps: int) -> np.ndarray:
         """(Ty + 1,) source position at the start of each decoder step and at the end of the last; slope 1 past the
         end of the path."""
         path = self.path(pair)
@@ -106,17 +107,17 @@ class Corpus:
         # As many frames as a batch of slices has, from neighbours in length so that little is padded
         first = int(rng.integers(len(self.by_length)))
         budget = self.hp.batch_size * self.hp.slice_max_seconds * self.hp.frames_per_second
-        chosen: list[prepro.Pair] = []
+        chosen: list[Pair] = []
         for pair in self.by_length[first:first + self.hp.batch_size]:
             if chosen and (pair.target_end - pair.target_start) * (len(chosen) + 1) > budget:
                 break
             chosen.append(pair)
         return self.assemble([self.whole(pair) for pair in chosen])
 
-    def whole(self, pair: prepro.Pair) -> tuple[prepro.Pair, int, int, int, int]:
+    def whole(self, pair: Pair) -> tuple[Pair, int, int, int, int]:
         return pair, 0, pair.target_end - pair.target_start, 0, pair.source_end - pair.source_start
 
-    def jitter(self, pair: prepro.Pair, start: int, end: int, rng: np.random.Generator):
+    def jitter(self, pair: Pair, start: int, end: int, rng: np.random.Generator):
         """Move a slice by up to `r` frames and add a random margin to its source, so that no edge tells a place."""
         path = self.path(pair)
         shift = int(rng.integers(max(-self.hp.r, -start), min(self.hp.r, len(path) - end) + 1))
@@ -126,7 +127,7 @@ class Corpus:
         source_end = min(pair.source_end - pair.source_start, int(np.ceil(path[end - 1])) + 1 + int(after))
         return pair, start, end, source_start, source_end
 
-    def assemble(self, crops: list[tuple[prepro.Pair, int, int, int, int]]) -> dict[str, np.ndarray]:
+    def assemble(self, crops: list[tuple[Pair, int, int, int, int]]) -> dict[str, np.ndarray]:
         """Crops (pair, target start, target end, source start, source end) to a padded batch:
 
         source (N, S, F), source_mask (N, S), mel (N, T, M), linear (N, T, F), mask (N, T), positions (N, Ty + 1).

@@ -18,7 +18,6 @@ from typing import NamedTuple
 import alignment
 import data_load
 import metrics
-import prepro
 import report
 import trainer
 import utils
@@ -27,6 +26,7 @@ from tqdm import tqdm
 
 from convert import Converted, Converter
 from hyperparams import HyperParams
+from manifest import Pair
 from networks import Generator
 
 HERE = pathlib.Path(__file__).resolve().parent
@@ -200,7 +200,7 @@ def convert_heldout(corpus: data_load.Corpus, out: pathlib.Path, converter: Conv
     return summary
 
 
-def spoken(pair: prepro.Pair) -> tuple[str, int, int]:
+def spoken(pair: Pair) -> tuple[str, int, int]:
     """What of the target a pair holds."""
     return pair.utterance, pair.target_start, pair.target_end
 

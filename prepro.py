@@ -16,15 +16,12 @@ Writes below OUT:
 """
 import argparse
 import concurrent.futures
-import csv
 import dataclasses
 import functools
-import hashlib
 import json
 import multiprocessing
 import os
 import pathlib
-import re
 import sys
 
 import numpy as np
@@ -33,133 +30,21 @@ from tqdm import tqdm
 import alignment
 import arctic
 import hyperparams
+import manifest
 import report
 import utils
 from hyperparams import HyperParams
+from manifest import Pair, PreproError
 
 HERE = pathlib.Path(__file__).resolve().parent
 DEMO = HERE / "data" / "demo"
 DEMO_DATA = HERE / "data" / "features-demo"
 
 
-@dataclasses.dataclass
-class Pair:
-    """A row of the manifest: one stretch of speech by a source and the target."""
-    name: str                # unique among the pairs of a source
-    utterance: str
-    source: str
-    split: str = ""          # train | val | test | dropped
-    source_seconds: float = 0.0
-    target_seconds: float = 0.0
-    dtw_cost: float = 0.0    # mean distance along the path, dB
-    source_start: int = 0    # frames
-    source_end: int = 0
-    target_start: int = 0
-    target_end: int = 0
-    source_file: str = ""
-    target_file: str = ""
-    reason: str = ""         # why it was dropped
-
-
-class PreproError(ValueError):
-    """The input cannot be prepared at all; the message says why and what to do."""
-
-
-def write_csv(path: pathlib.Path, header: list[str], rows: list) -> None:
-    """Write rows (sequences) below a header."""
-    with utils.replacing(path) as temporary, open(temporary, "w", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file)
-        writer.writerow(header)
-        writer.writerows(rows)
-
-
 def save_array(path: pathlib.Path, array: np.ndarray) -> None:
     """Write an array as .npy."""
     with utils.replacing(path) as temporary, open(temporary, "wb") as file:
         np.save(file, array, allow_pickle=False)
-
-
-def read_manifest(data: pathlib.Path) -> list[Pair]:
-    """Read manifest.csv; raises PreproError if `data` was not prepared."""
-    path = pathlib.Path(data) / "manifest.csv"
-    if not path.exists():
-        raise PreproError(f"{path} does not exist: run prepro.py with --data {data} first")
-    types = {field.name: field.type for field in dataclasses.fields(Pair)}
-    with open(path, newline="", encoding="utf-8") as file:
-        return [Pair(**{name: types[name](value) for name, value in row.items()}) for row in csv.DictReader(file)]
-
-
-def check_signal(data: pathlib.Path, hp: HyperParams) -> dict:
-    """Return prepro.json; raises PreproError if `data` is not prepared, or with another signal setting than `hp`."""
-    read_manifest(data)
-    settings = json.loads((pathlib.Path(data) / "prepro.json").read_text(encoding="utf-8"))
-    for name in hyperparams.SIGNAL:
-        if settings[name] != getattr(hp, name):
-            raise PreproError(f"{data} was prepared with {name}={settings[name]}, not {getattr(hp, name)}: "
-                              f"run prepro.py again with --set {name}={getattr(hp, name)} into another folder")
-    return settings
-
-
-def list_audio(folder: pathlib.Path, pattern: str) -> dict[str, pathlib.Path]:
-    """Map utterance id to file for all recordings below `folder`.
-
-    The id is the file's stem, or group 1 of the regular expression `pattern` where it is found in the stem.
-    Raises PreproError for a missing or empty folder, for two files of one id and for a pattern that cannot work.
-    """
-    try:
-        groups = re.compile(pattern).groups
-    except re.error as error:
-        raise PreproError(f"--pattern {pattern!r} is no regular expression: {error}") from None
-    if not groups:
-        raise PreproError(f"--pattern {pattern!r} needs parentheses around the utterance id, for instance ({pattern})")
-    if not folder.is_dir():
-        raise PreproError(f"{folder} is not a folder; give the folder that holds the recordings")
-    found: dict[str, pathlib.Path] = {}
-    for path in sorted(folder.rglob("*")):
-        if path.suffix.lower() not in utils.AUDIO_SUFFIXES or not path.is_file() or path.name.startswith("."):
-            continue
-        match = re.search(pattern, path.stem)
-        if not match:
-            continue
-        key = match.group(1)
-        if key in found:
-            raise PreproError(f"{found[key]} and {path} are both utterance {key!r}; rename one or use --pattern")
-        found[key] = path
-    if not found:
-        raise PreproError(f"{folder} holds no recordings ({', '.join(utils.AUDIO_SUFFIXES)}) that match {pattern!r}")
-    return found
-
-
-def read_ids(path: pathlib.Path) -> set[str]:
-    """Utterance ids, one a line."""
-    return set(filter(None, map(str.strip, path.read_text(encoding="utf-8").splitlines())))
-
-
-def read_pairs_csv(path: pathlib.Path) -> tuple[dict[str, pathlib.Path], dict[str, pathlib.Path]]:
-    """Read a CSV with the columns source and target (file names, relative to the CSV) as one parallel corpus."""
-    with open(path, newline="", encoding="utf-8-sig") as file:  # spreadsheets put a mark in front
-        rows = list(csv.DictReader(file))
-    if not rows or not {"source", "target"} <= set(rows[0]) or not all(row["source"] and row["target"] for row in rows):
-        raise PreproError(f"{path}: needs a header with the columns source and target, and a row a pair")
-    sources, targets = {}, {}
-    for row in rows:
-        source, target = path.parent / row["source"], path.parent / row["target"]
-        for file in (source, target):
-            if not file.is_file():
-                raise PreproError(f"{path}: {file} does not exist")
-        if target.stem in targets:
-            raise PreproError(f"{path}: two rows have a target named {target.stem!r}; rename one")
-        sources[target.stem], targets[target.stem] = source, target
-    return sources, targets
-
-
-def speaker_names(folders: list[pathlib.Path]) -> list[str]:
-    """A short name a folder: its own, with as many parents as are needed to tell all apart."""
-    for depth in range(1, 8):
-        names = ["_".join(folder.resolve().parts[-depth:]) for folder in folders]
-        if len(set(names)) == len(names):
-            return names
-    raise PreproError(f"the same folder is given twice: {', '.join(map(str, folders))}")
 
 
 def compute_features(path: pathlib.Path, stem: pathlib.Path, hp: HyperParams) -> tuple[int, str]:
@@ -214,47 +99,6 @@ def align(pair: Pair, data: pathlib.Path, target: str, means: dict, hp: HyperPar
     return cost
 
 
-def split_ids(ids: list[str], hp: HyperParams, heldout: set[str]) -> dict[str, str]:
-    """Assign train, val or test to each utterance id: seeded, and independent of paths and order.
-
-    With `heldout` those ids are the test set, else `hp.test` of all. The order is that of a hash of each id, so a
-    corpus that grows keeps nearly all of its ids where they were.
-    """
-    rest = sorted(set(ids) - heldout, key=lambda name: hashlib.sha256(f"{hp.seed} {name}".encode()).digest())
-    n_val = max(1, round(hp.validation * len(rest)))
-    n_test = 0 if heldout else max(1, round(hp.test * len(rest)))
-    splits = dict.fromkeys(rest, "train")
-    splits |= dict.fromkeys(rest[:n_val], "val") | dict.fromkeys(rest[n_val:n_val + n_test], "test")
-    return splits | dict.fromkeys(heldout, "test")
-
-
-def assign_splits(pairs: list[Pair], target_frames: dict[str, int], hp: HyperParams, heldout: set[str]) -> None:
-    """Set the split of each pair: recordings that can be used whole by id, stretches of longer ones by time.
-
-    For that the longer ones of the target stand one behind the other. The end of all is the test set, what comes
-    before it validates, each at least `hp.max_seconds` so that there is a stretch in it.
-    """
-    longest = hp.max_seconds * hp.frames_per_second
-    long = sorted({pair.utterance for pair in pairs if target_frames[pair.utterance] > longest} - heldout)
-    splits = split_ids([pair.utterance for pair in pairs if pair.utterance not in long], hp, heldout)
-    after, total = {}, 0  # frames of speech that follow a recording
-    for utterance in reversed(long):
-        after[utterance], total = total, total + target_frames[utterance]
-    several = len({pair.source for pair in pairs}) > 1
-    n_test, n_val = 0.0 if heldout else max(longest, hp.test * total), max(longest, hp.validation * total)
-    for pair in pairs:
-        if pair.utterance in splits:
-            pair.split = splits[pair.utterance]
-        else:
-            end = after[pair.utterance] + target_frames[pair.utterance]
-            left = end - (pair.target_start + pair.target_end) / 2
-            pair.split = "test" if left < n_test else "val" if left < n_test + n_val else "train"
-            # Each source is cut at pauses of its own: the same target speech must not end up on both sides
-            if several and any(end - pair.target_end < border < end - pair.target_start
-                               for border in (n_test, n_test + n_val)):
-                pair.split, pair.reason = "dropped", "crosses the border between two splits"
-
-
 def parallel(function, items: list, title: str) -> list:
     """Map over all cores with a progress bar; results in order."""
     os.environ.setdefault("OMP_NUM_THREADS", "1")  # one process a core: libraries must not start threads of their own
@@ -300,8 +144,8 @@ def prepare(corpora: dict[str, dict[str, pathlib.Path]], target: str, data: path
     for pair in pairs:
         pair.split = "dropped" if pair.reason else ""
     usable = [pair for pair in pairs if not pair.reason]
-    assign_splits(usable, {utterance: n for (speaker, utterance), n in frames.items() if speaker == target}, hp,
-                  set(heldout))
+    target_frames = {utterance: n for (speaker, utterance), n in frames.items() if speaker == target}
+    manifest.assign_splits(usable, target_frames, hp, set(heldout))
     if not any(pair.split == "train" and pair.source != target for pair in usable):
         reasons = sorted({pair.reason for pair in pairs if pair.reason})[:5]
         raise PreproError("\n  ".join([f"no pair is left to train on; {len(usable)} can be used, validation and test "
@@ -394,14 +238,14 @@ def write_outputs(pairs: list[Pair], data: pathlib.Path, target: str, hp: HyperP
             path = np.load(data / "paths" / pair.source / f"{pair.name}.npy", allow_pickle=False)
             slices += [(pair.name, pair.source, *row)
                        for row in alignment.make_slices(path, f"{hp.seed} {pair.source} {pair.name}", hp)]
-    write_csv(data / "slices.csv", ["name", "source", "target_start", "target_end", "source_start", "source_end"],
-              slices)
+    manifest.write_csv(data / "slices.csv", ["name", "source", "target_start", "target_end", "source_start",
+                                             "source_end"], slices)
     usable = [pair for pair in pairs if not pair.reason]
     seconds = {target: [pair.target_seconds for pair in usable if pair.source == usable[0].source]}
     for source in sorted({pair.source for pair in usable} - {target}):
         seconds[source] = [pair.source_seconds for pair in usable if pair.source == source]
     report.plot_durations(data / "durations.png", seconds)
-    write_csv(data / "manifest.csv", [field.name for field in dataclasses.fields(Pair)],
+    manifest.write_csv(data / "manifest.csv", [field.name for field in dataclasses.fields(Pair)],
               [dataclasses.astuple(pair) for pair in pairs])
 
 
@@ -421,18 +265,11 @@ def print_summary(pairs: list[Pair], data: pathlib.Path) -> None:
     print(f"wrote {data / 'manifest.csv'}, slices.csv and durations.png")
 
 
-def gather(source_folders: list[pathlib.Path], target_folder: pathlib.Path, pattern: str):
-    """List the recordings of all speakers: returns (speaker -> utterance id -> file, name of the target)."""
-    folders = [*source_folders, target_folder]
-    names = speaker_names(folders)
-    return {name: list_audio(folder, pattern) for name, folder in zip(names, folders)}, names[-1]
-
-
 def prepare_demo(hp: HyperParams) -> pathlib.Path:
     """Prepare the bundled corpus unless that is done; returns its features' folder."""
     if not (DEMO_DATA / "manifest.csv").exists():
-        corpora, target = gather([DEMO / "rms"], DEMO / "slt", "(.*)")
-        heldout = read_ids(DEMO / "heldout.txt")
+        corpora, target = manifest.gather([DEMO / "rms"], DEMO / "slt", "(.*)")
+        heldout = manifest.read_ids(DEMO / "heldout.txt")
         print_summary(prepare(corpora, target, DEMO_DATA, hp, heldout), DEMO_DATA)
     return DEMO_DATA
 
@@ -471,18 +308,18 @@ def main(argv: list[str] | None = None) -> int:
         data = args.data or DEMO_DATA
         if args.download:
             folder = HERE / "data" / "arctic"
-            corpora, target = gather([arctic.download(speaker, folder, args.mirror) for speaker in args.download[:-1]],
-                                     arctic.download(args.download[-1], folder, args.mirror), args.pattern)
+            *sources, target = [arctic.download(speaker, folder, args.mirror) for speaker in args.download]
+            corpora, target = manifest.gather(sources, target, args.pattern)
             data = args.data or HERE / "data" / f"features-{'-'.join(args.download)}"
         elif args.pairs:
-            sources, targets = read_pairs_csv(args.pairs)
+            sources, targets = manifest.read_pairs_csv(args.pairs)
             corpora, target = {"source": sources, "target": targets}, "target"
         elif args.source:
-            corpora, target = gather(args.source, args.target, args.pattern)
+            corpora, target = manifest.gather(args.source, args.target, args.pattern)
         else:
-            corpora, target = gather([DEMO / "rms"], DEMO / "slt", args.pattern)
+            corpora, target = manifest.gather([DEMO / "rms"], DEMO / "slt", args.pattern)
             args.heldout = args.heldout or DEMO / "heldout.txt"
-        heldout = read_ids(args.heldout) if args.heldout else set()
+        heldout = manifest.read_ids(args.heldout) if args.heldout else set()
         print_summary(prepare(corpora, target, data, hp, heldout, args.identity), data)
     except (ValueError, OSError, arctic.DownloadError) as error:
         print(f"prepro.py: {error}", file=sys.stderr)

@@ -16,6 +16,7 @@ import pytest
 import soundfile
 
 import hyperparams
+import manifest
 import prepro
 import utils
 
@@ -46,7 +47,7 @@ def demo_recordings(tmp_path_factory) -> pathlib.Path:
 def demo_data(demo_recordings, tmp_path_factory, tiny_hp) -> pathlib.Path:
     """The features of `demo_recordings`, rms to slt, as prepro.py writes them; not to be changed by a test."""
     data = tmp_path_factory.mktemp("features")
-    corpora, target = prepro.gather([demo_recordings / "rms"], demo_recordings / "slt", "(.*)")
+    corpora, target = manifest.gather([demo_recordings / "rms"], demo_recordings / "slt", "(.*)")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(os, "cpu_count", lambda: 1)  # to start more processes takes longer than the work itself
         prepro.prepare(corpora, target, data, tiny_hp)

@@ -11,6 +11,7 @@ import pytest
 import soundfile
 
 import eval as evaluation
+import manifest
 import prepro
 import train
 import trainer
@@ -144,7 +145,7 @@ def test_prepro_names_bad_recordings_and_goes_on(speakers, capsys, speaker):
         make(speakers / speaker / f"{make.__name__}.wav")
     status, printed, _ = preparation(capsys, speakers)
     assert status == 0
-    pairs = {pair.name: pair for pair in prepro.read_manifest(speakers / "data")}
+    pairs = {pair.name: pair for pair in manifest.read_manifest(speakers / "data")}
     assert {name for name, pair in pairs.items() if not pair.reason} == set(IDS)
     for make, reason, cure in BAD:
         path = str(speakers / speaker / f"{make.__name__}.wav")
@@ -159,7 +160,7 @@ def test_prepro_takes_any_usual_recording(speakers, capsys):
         make(speakers / "anna" / f"{make.__name__}.wav", words(10 + number, 44100, seconds=1.2, pitch=180.0))
         write(speakers / "bert" / f"{make.__name__}.wav", words(10 + number, seconds=1.2, pitch=110.0))
     assert preparation(capsys, speakers)[0] == 0
-    pairs = {pair.name: pair for pair in prepro.read_manifest(speakers / "data")}
+    pairs = {pair.name: pair for pair in manifest.read_manifest(speakers / "data")}
     for make in GOOD:
         pair = pairs[make.__name__]
         assert not pair.reason and pair.source_seconds == pytest.approx(1.2, abs=0.03)

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 import data_load
+import manifest
 import prepro
 from conftest import demo_wav, leftovers, words, write
 from hyperparams import HyperParams
@@ -34,12 +35,12 @@ def folder(tmp_path):
     return tmp_path
 
 
-def prepare(folder, *more, data="data", source="anna", target="bert") -> dict[tuple[str, str], prepro.Pair]:
+def prepare(folder, *more, data="data", source="anna", target="bert") -> dict[tuple[str, str], manifest.Pair]:
     """Run the command line, which must succeed; returns the manifest by source and name."""
     speakers = ["--source", folder / source, "--target", folder / target] if source else []
     assert prepro.main(list(map(str, [*speakers, "--data", folder / data, *more]))) == 0
     assert leftovers(folder) == []
-    return {(pair.source, pair.name): pair for pair in prepro.read_manifest(folder / data)}
+    return {(pair.source, pair.name): pair for pair in manifest.read_manifest(folder / data)}
 
 
 def fails(capsys, folder, *more, **kwargs) -> str:
@@ -169,17 +170,17 @@ def test_identity_adds_the_target_as_a_source(folder):
         assert (pair.split, pair.source_file, pair.dtw_cost) == (pairs["anna", name].split, pair.target_file, 0.0)
         path = np.load(folder / "data" / "paths" / "bert" / f"{name}.npy")
         np.testing.assert_array_equal(path, np.arange(pair.target_end))
-    assert prepro.read_manifest(folder / "data")  # and it can be read again
+    assert manifest.read_manifest(folder / "data")  # and it can be read again
 
 
 def test_split_depends_on_the_seed_and_on_nothing_else(folder, tmp_path_factory):
     ids = [f"u{i}" for i in range(100)]
     hp = HyperParams(validation=0.1, test=0.2)
-    splits = prepro.split_ids(ids, hp, set())
+    splits = manifest.split_ids(ids, hp, set())
     assert [list(splits.values()).count(name) for name in ("train", "val", "test")] == [70, 10, 20]
     shuffled = random.Random(1).sample(ids, len(ids))
-    assert prepro.split_ids(shuffled + shuffled[:5], hp, set()) == splits
-    assert prepro.split_ids(ids, hp.replace(seed=1), set()) != splits
+    assert manifest.split_ids(shuffled + shuffled[:5], hp, set()) == splits
+    assert manifest.split_ids(ids, hp.replace(seed=1), set()) != splits
 
     elsewhere = tmp_path_factory.mktemp("elsewhere")
     for speaker in ("carl", "bert"):
@@ -265,10 +266,10 @@ def test_other_settings_are_refused(folder, capsys, more, message):
 
 def test_training_and_evaluation_refuse_features_of_another_signal(folder):
     prepare(folder)
-    with pytest.raises(prepro.PreproError, match="prepared with hop_length=200, not 160: run prepro.py again with"):
-        prepro.check_signal(folder / "data", HyperParams(hop_length=160))
-    with pytest.raises(prepro.PreproError, match="nowhere.*does not exist: run prepro.py"):
-        prepro.check_signal(folder / "nowhere", HyperParams())
+    with pytest.raises(manifest.PreproError, match="prepared with hop_length=200, not 160: run prepro.py again with"):
+        manifest.check_signal(folder / "data", HyperParams(hop_length=160))
+    with pytest.raises(manifest.PreproError, match="nowhere.*does not exist: run prepro.py"):
+        manifest.check_signal(folder / "nowhere", HyperParams())
 
 
 def test_statistics_come_from_training_data_only(folder):
