@@ -98,7 +98,7 @@ def trackable(**parts: list) -> dict[str, list[tf.Variable]]:
 def restore(checkpoint: tf.train.Checkpoint, prefix: str) -> None:
     """Restore all of `checkpoint`; raises TrainingError if the file is damaged or of another network."""
     try:
-        checkpoint.restore(prefix).assert_existing_objects_matched().expect_partial()
+        checkpoint.restore(prefix).expect_partial().assert_existing_objects_matched()
     except (ValueError, AssertionError, IndexError, tf.errors.OpError) as error:
         detail = " ".join(str(error).split())[:300]
         raise TrainingError(f"{prefix} does not fit this network: {detail}. Evaluate and resume a run with the "

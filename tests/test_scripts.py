@@ -36,9 +36,12 @@ FLAGS = {
 }
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="module", autouse=True)
 def helping(tmp_path_factory):
-    """Every script, asked for help side by side: in a folder with a space in its path, run from another one."""
+    """Every script, asked for help: in a folder with a space in its path, run from another one.
+
+    They run while the other tests do, and the last ones of this file look at what they said.
+    """
     scripts, elsewhere = (tmp_path_factory.mktemp("scripts") / name for name in ("voice conversion", "another folder"))
     scripts.mkdir()
     elsewhere.mkdir()
@@ -52,17 +55,6 @@ def helping(tmp_path_factory):
     for process in running.values():
         process.kill()
         process.communicate()
-
-
-@pytest.mark.parametrize("script", FLAGS)
-def test_help_from_another_folder(script, helping):
-    running, elsewhere = helping
-    printed, errors = running[script].communicate(timeout=120)
-    assert running[script].returncode == 0, errors
-    assert f"python {script}" in printed  # the commands that run it
-    for flag in FLAGS[script]:
-        assert flag in printed
-    assert not list(elsewhere.iterdir())
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -281,3 +273,14 @@ def test_errors_are_for_the_person_who_reads_them(trained, tmp_path, monkeypatch
     error = capsys.readouterr().err
     assert error.startswith("eval.py: ") and message in error and "Traceback" not in error
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("script", FLAGS)
+def test_help_from_another_folder(script, helping):
+    running, elsewhere = helping
+    printed, errors = running[script].communicate(timeout=120)
+    assert running[script].returncode == 0, errors
+    assert f"python {script}" in printed  # the commands that run it
+    for flag in FLAGS[script]:
+        assert flag in printed
+    assert not list(elsewhere.iterdir())
