@@ -31,7 +31,7 @@ FLAGS = {
     "prepro.py": ["--source", "--target", "--pairs", "--download", "--mirror", "--data", "--pattern", "--heldout",
                   "--identity", "--set"],
     "train.py": ["--data", "--logdir", "--preset", "--set", "--seed", "--steps", "--init-from", "--no-resume"],
-    "eval.py": ["--data", "--logdir", "--out", "--checkpoint", "FILE_OR_FOLDER"],
+    "eval.py": ["--data", "--logdir", "--out", "--checkpoint", "--set", "FILE_OR_FOLDER"],
     "check.py": [],
 }
 
