@@ -1,4 +1,5 @@
 # make demo   train on the bundled corpus, convert its held-out sentences, measure, write a page to listen
+# make pair   the same for your own: make pair SOURCE=DIR TARGET=DIR [OTHERS="DIR DIR"] [HELDOUT=FILE]
 # make test   run the tests
 # make check  say what TensorFlow sees on this machine
 # make lock   renew the pinned requirements (needs uv)
@@ -11,13 +12,22 @@ PYTHON ?= $(shell for p in python3 python3.12 python3.11 python3.10; do \
 	$$p -c '$(SUPPORTED)' 2>/dev/null && echo $$p && break; done)
 PIP := .venv/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes --only-binary :all:
 
-.PHONY: demo test check lock help
+.PHONY: demo pair test check lock help
 .DEFAULT_GOAL := help
 
 demo: .venv/installed
 	.venv/bin/python prepro.py
 	.venv/bin/python train.py
 	.venv/bin/python eval.py
+
+# OTHERS are further speakers who say the same sentences: they teach to listen, the voice is TARGET's alone
+NAME = $(notdir $(SOURCE))-$(notdir $(TARGET))
+pair: .venv/installed
+	@test -n "$(SOURCE)" -a -n "$(TARGET)" || { echo "usage: make pair SOURCE=DIR TARGET=DIR"; exit 1; }
+	.venv/bin/python prepro.py $(SOURCE:%=--source %) $(OTHERS:%=--source %) --target $(TARGET) --identity \
+		$(HELDOUT:%=--heldout %) --data data/features-$(NAME)
+	.venv/bin/python train.py --data data/features-$(NAME) --logdir logdir/$(NAME)
+	.venv/bin/python eval.py --logdir logdir/$(NAME) --source $(notdir $(SOURCE))
 
 test: .venv/installed-test
 	.venv/bin/python -m ruff check .
@@ -39,7 +49,7 @@ check: .venv/installed
 	touch $@ .venv/installed
 
 lock:
-	for name in requirements requirements-gpu requirements-test; do uv pip compile --quiet --universal \
+	for name in requirements requirements-gpu requirements-test requirements-world; do uv pip compile --quiet --universal \
 		--generate-hashes --python-version 3.10 --custom-compile-command "make lock" $$name.in -o $$name.txt; done
 
 help:

@@ -13,6 +13,7 @@ MAX_RATIO = 2.0  # frames at most, in frames of the source: where a conversion t
 class Converted(NamedTuple):
     """One conversion, cut to its length."""
     mel: np.ndarray        # (T, M)
+    pitch: np.ndarray      # (T, 2) octaves above the middle, voicing from 0 to 1
     linear: np.ndarray     # (T, F)
     positions: np.ndarray  # (T,) source frame read for each frame
     weights: np.ndarray    # (T, S) attention
@@ -36,9 +37,9 @@ class Converter:
             source, mask = data_load.pad([sources[i] for i in chosen], self.hp.encoder_stack)
             steps = int(MAX_RATIO * source.shape[1] / self.hp.r) + 2
             out = [np.asarray(x) for x in self._convert(source, mask, steps)]
-            for i, mel, linear, length, stopped, positions, weights in zip(chosen, *out):
+            for i, mel, pitch, linear, length, stopped, positions, weights in zip(chosen, *out):
                 limit = int(MAX_RATIO * len(sources[i])) + self.hp.r
                 stopped, length = bool(stopped) and length <= limit, min(length, limit)
-                results[i] = Converted(mel[:length], linear[:length], positions[:length],
+                results[i] = Converted(mel[:length], pitch[:length], linear[:length], positions[:length],
                                        weights[:length, :len(sources[i])], stopped)
         return results

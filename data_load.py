@@ -10,7 +10,9 @@ import pathlib
 import numpy as np
 import tensorflow as tf
 
+import augment
 import manifest
+import utils
 from hyperparams import HyperParams
 from manifest import Pair, PreproError
 
@@ -40,12 +42,18 @@ class Corpus:
         # The target's speech once, however many sources there are
         self.spoken = list({(pair.utterance, pair.target_start): pair for pair in self.train}.values())
 
-    def split(self, name: str) -> list[Pair]:
-        """The pairs of a split, in a fixed order; raises PreproError if there are none.
+    def split(self, name: str, source: str | None = None) -> list[Pair]:
+        """The pairs of a split, of one source or of all, in a fixed order; raises PreproError if there are none.
 
         Pairs of the target with itself are left out: to copy is no conversion.
         """
         pairs = [pair for pair in self.pairs.values() if pair.split == name and pair.source != self.target]
+        if source is not None:
+            sources = sorted({pair.source for pair in pairs})
+            if pairs and source not in sources:
+                raise PreproError(f"{self.data} has no held-out sentence of source {source!r}; "
+                                  f"there are {', '.join(sources)}")
+            pairs = [pair for pair in pairs if pair.source == source]
         if not pairs:
             raise PreproError(f"{self.data} has no sentence to {'validate' if name == 'val' else name} with: "
                                      "look at the reasons in manifest.csv, record more sentences or name others")
@@ -64,6 +72,11 @@ class Corpus:
         """(T, bins) mel or linear spectrogram of the target of a pair."""
         frames = self.features(self.target, pair.utterance, kind)[pair.target_start:pair.target_end]
         return frames[start:end].astype(np.float32)
+
+    def pitch(self, pair: Pair, start: int = 0, end: int | None = None) -> np.ndarray:
+        """(T, 2) octaves and voicing of the target of a pair."""
+        hertz = self.features(self.target, pair.utterance, "pitch")[pair.target_start:pair.target_end]
+        return utils.octaves(hertz[start:end], self.hp)
 
     def path(self, pair: Pair) -> np.ndarray:
         """(T,) source position of each target frame, by dynamic time warping."""
@@ -87,23 +100,23 @@ class Corpus:
         return [items[orders[n // len(items)][n % len(items)]] for n in numbers]
 
     def postnet_batch(self, step: int) -> dict[str, np.ndarray]:
-        """Windows of the target's own speech: mel (N, T, M), linear (N, T, F), mask (N, T)."""
+        """Windows of the target's speech: blurred mel (N, T, M), pitch (N, T, 2), linear (N, T, F), mask (N, T)."""
         rng, windows = self.rng(POSTNET, step), []
         for pair in self.draw(self.spoken, POSTNET, step):
             length = pair.target_end - pair.target_start
             start = int(rng.integers(max(1, length - self.hp.postnet_frames + 1)))
             end = min(length, start + self.hp.postnet_frames)
-            windows.append([self.spoken_target(pair, kind, start, end) for kind in ("mel", "linear")])
-        mel, mask = pad([mel for mel, _ in windows], self.hp.postnet_frames)
-        linear, _ = pad([linear for _, linear in windows], self.hp.postnet_frames)
-        return {"mel": mel, "linear": linear, "mask": mask}
+            windows.append((augment.blur(self.spoken_target(pair, "mel", start, end), rng, self.hp),
+                            self.pitch(pair, start, end), self.spoken_target(pair, "linear", start, end)))
+        (mel, mask), (pitch, _), (linear, _) = (pad(arrays, self.hp.postnet_frames) for arrays in zip(*windows))
+        return {"mel": mel, "pitch": pitch, "linear": linear, "mask": mask}
 
     def paired_batch(self, step: int) -> dict[str, np.ndarray]:
         """Slices with their counterparts, or whole utterances of similar length; see `assemble`."""
         rng = self.rng(PAIRED, step)
         if rng.random() >= self.hp.whole_share:
             crops = self.draw(self.slices, PAIRED, step)
-            return self.assemble([self.jitter(pair, start, end, rng) for pair, start, end in crops])
+            return self.assemble([self.jitter(pair, start, end, rng) for pair, start, end in crops], rng)
         # As many frames as a batch of slices has, from neighbours in length so that little is padded
         first = int(rng.integers(len(self.by_length)))
         budget = self.hp.batch_size * self.hp.slice_max_seconds * self.hp.frames_per_second
@@ -112,7 +125,7 @@ class Corpus:
             if chosen and (pair.target_end - pair.target_start) * (len(chosen) + 1) > budget:
                 break
             chosen.append(pair)
-        return self.assemble([self.whole(pair) for pair in chosen])
+        return self.assemble([self.whole(pair) for pair in chosen], rng)
 
     def whole(self, pair: Pair) -> tuple[Pair, int, int, int, int]:
         return pair, 0, pair.target_end - pair.target_start, 0, pair.source_end - pair.source_start
@@ -127,19 +140,26 @@ class Corpus:
         source_end = min(pair.source_end - pair.source_start, int(np.ceil(path[end - 1])) + 1 + int(after))
         return pair, start, end, source_start, source_end
 
-    def assemble(self, crops: list[tuple[Pair, int, int, int, int]]) -> dict[str, np.ndarray]:
-        """Crops (pair, target start, target end, source start, source end) to a padded batch:
+    def assemble(self, crops: list[tuple[Pair, int, int, int, int]],
+                 rng: np.random.Generator | None = None) -> dict[str, np.ndarray]:
+        """Crops (pair, target start, target end, source start, source end) to a padded batch, sources varied by `rng`:
 
-        source (N, S, F), source_mask (N, S), mel (N, T, M), linear (N, T, F), mask (N, T), positions (N, Ty + 1).
+        source (N, S, F), source_mask (N, S), mel (N, T, M), pitch (N, T, 2), linear (N, T, F), mask (N, T),
+        positions (N, Ty + 1).
         S is a multiple of `encoder_stack`, T = Ty * r.
         """
         hp = self.hp
-        source, source_mask = pad([self.source(pair, s0, s1) for pair, _, _, s0, s1 in crops], hp.encoder_stack)
+        sources, factors = [self.source(pair, s0, s1) for pair, _, _, s0, s1 in crops], (1.0,) * len(crops)
+        if rng is not None:
+            sources, factors = zip(*[augment.vary(source, rng, hp) for source in sources])
+        source, source_mask = pad(sources, hp.encoder_stack)
         mel, mask = pad([self.spoken_target(pair, "mel", t0, t1) for pair, t0, t1, _, _ in crops], hp.r)
+        pitch, _ = pad([self.pitch(pair, t0, t1) for pair, t0, t1, _, _ in crops], hp.r)
         linear, _ = pad([self.spoken_target(pair, "linear", t0, t1) for pair, t0, t1, _, _ in crops], hp.r)
-        positions = np.stack([self.positions(pair, t0, mask.shape[1] // hp.r) - s0 for pair, t0, _, s0, _ in crops])
-        return {"source": source, "source_mask": source_mask, "mel": mel, "linear": linear, "mask": mask,
-                "positions": positions.astype(np.float32)}
+        positions = np.stack([(self.positions(pair, t0, mask.shape[1] // hp.r) - s0) * factor
+                              for (pair, t0, _, s0, _), factor in zip(crops, factors)])
+        return {"source": source, "source_mask": source_mask, "mel": mel, "pitch": pitch, "linear": linear,
+                "mask": mask, "positions": positions.astype(np.float32)}
 
     def dataset(self, kind: str, start: int, stop: int) -> tf.data.Dataset:
         """Batches `start` to `stop` - 1 of a kind, prepared ahead of the training step."""

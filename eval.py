@@ -9,7 +9,6 @@ Everything is free running: the model hears nothing but the source.
 """
 import argparse
 import concurrent.futures
-import functools
 import os
 import pathlib
 import sys
@@ -17,7 +16,7 @@ from typing import NamedTuple
 
 import alignment
 import data_load
-import metrics
+import heldout
 import report
 import trainer
 import utils
@@ -26,7 +25,6 @@ from tqdm import tqdm
 
 from convert import Converted, Converter
 from hyperparams import HyperParams
-from manifest import Pair
 from networks import Generator
 
 HERE = pathlib.Path(__file__).resolve().parent
@@ -152,91 +150,8 @@ def convert_files(paths: list[pathlib.Path], out: pathlib.Path, converter: Conve
     for reason in refused:
         print(f"refused {reason}", file=sys.stderr)
     if rows:
-        finish(out, title, rows, {"converted": len(rows), "refused": len(refused)})
+        heldout.finish(out, title, rows, {"converted": len(rows), "refused": len(refused)})
     return len(refused)
-
-
-def finish(out: pathlib.Path, title: str, rows: list[dict], summary: dict) -> None:
-    """Write metrics.json and index.html, print the summary and where the page is."""
-    utils.write_json(out / "metrics.json", {"summary": summary,
-                                            "utterances": {row["id"]: row["measures"] for row in rows}})
-    report.write_page(out, title, rows, summary)
-    for name, value in summary.items():
-        print(f"{name:24} {value if isinstance(value, (str, int)) else format(value, '.3f')}")
-    print(f"open {(out / 'index.html').resolve()}")
-
-
-def convert_heldout(corpus: data_load.Corpus, out: pathlib.Path, converter: Converter, title: str) -> dict:
-    """Convert the test sentences of a corpus and measure them; returns the summary."""
-    hp, pairs = converter.hp, corpus.split("test")
-    outputs = converter([corpus.source(pair) for pair in pairs])
-    targets = {spoken(pair): pair for pair in pairs}  # once, however many sources say the same
-    with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool:
-        linear = [output.linear for output in outputs] + [corpus.spoken_target(pair, "linear")
-                                                          for pair in targets.values()]
-        voices = list(tqdm(pool.map(lambda x: utils.griffin_lim(x, hp), linear), "Griffin-Lim", len(linear),
-                           disable=None))
-    natural = {key: load_stretch(pair.target_file, pair.target_start, pair.target_end, hp)
-               for key, pair in targets.items()}
-    cepstra = {key: metrics.wav_cepstra(wav, hp) for key, wav in natural.items()}
-    copies = {key: metrics.mel_cepstral_distortion(metrics.wav_cepstra(wav, hp), cepstra[key])
-              for key, wav in zip(targets, voices[len(pairs):])}
-    rows = []
-    for pair, output, voice in zip(tqdm(pairs, "measuring", disable=None), outputs, voices):
-        name, key = f"{pair.source}-{pair.name}", spoken(pair)
-        source = load_stretch(pair.source_file, pair.source_start, pair.source_end, hp)
-        files = {kind: f"audio/{name}.{kind}.wav" for kind in ("source", "converted", "target")}
-        for file, wav in zip(files.values(), (source, voice, natural[key])):
-            utils.save_wav(out / file, wav, hp)
-        report.plot_conversion(out / "audio" / f"{name}.png", corpus.source(pair), output,
-                               corpus.spoken_target(pair, "linear"), corpus.path(pair), hp,
-                               f"{pair.source} to {corpus.target}, {pair.name}")
-        measures = measure(output, metrics.wav_cepstra(voice, hp), corpus.path(pair), cepstra, key, hp)
-        measures["MCD source dB"] = metrics.mel_cepstral_distortion(metrics.wav_cepstra(source, hp), cepstra[key])
-        rows.append({"id": name, "audio": files, "picture": f"audio/{name}.png",
-                     "measures": measures | {"MCD copy dB": copies[key]}})
-    summary = summarise(rows)
-    finish(out, title, rows, summary)
-    return summary
-
-
-def spoken(pair: Pair) -> tuple[str, int, int]:
-    """What of the target a pair holds."""
-    return pair.utterance, pair.target_start, pair.target_end
-
-
-def measure(output: Converted, converted: np.ndarray, path: np.ndarray, targets: dict, key: tuple,
-            hp: HyperParams) -> dict:
-    """The measures of one conversion: cepstra `converted` (T, 24), DTW `path` (T',), and the cepstra of all targets,
-    of which that under `key` is the right one."""
-    distances = dict(zip(targets, metrics.retrieve(converted, list(targets.values()))))
-    duration = metrics.duration_error(len(output.linear), len(path))
-    return {"MCD dB": float(distances[key]), "retrieved": min(distances, key=distances.get) == key,
-            "path distance frames": metrics.path_distance(output.positions, path), "duration error": duration,
-            "stops within 15 %": bool(output.stopped and duration <= 0.15),
-            "global variance ratio": metrics.global_variance_ratio(converted, targets[key])}
-
-
-@functools.lru_cache(maxsize=2)
-def load_recording(path: str, hp: HyperParams) -> np.ndarray:
-    """A recording whose stretches are asked for one after the other."""
-    return utils.load_wav(path, hp)
-
-
-def load_stretch(path: str, start: int, end: int, hp: HyperParams) -> np.ndarray:
-    """The samples of frames `start` to `end` of a recording."""
-    return load_recording(path, hp)[start * hp.hop_length:end * hp.hop_length]
-
-
-def summarise(rows: list[dict]) -> dict:
-    """Means over the utterances, and what they amount to."""
-    mean = {name: float(np.mean([row["measures"][name] for row in rows])) for name in rows[0]["measures"]}
-    gap = mean["MCD source dB"] - mean["MCD copy dB"]
-    right = sum(row["measures"]["retrieved"] for row in rows)
-    return {"utterances": len(rows), "mel-cepstra": "cosine transform of the log-mel spectrum, order 24",
-            "content retrieval": f"{right} of {len(rows)}",
-            "MCD gap closed": (mean["MCD source dB"] - mean["MCD dB"]) / gap,
-            **{name: value for name, value in mean.items() if name != "retrieved"}}
 
 
 def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
@@ -247,6 +162,7 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--data", type=pathlib.Path, metavar="DIR",
                         help="what prepro.py wrote (default: what the run was trained on)")
     parser.add_argument("--logdir", type=pathlib.Path, metavar="DIR", help="run folder (default: logdir/demo)")
+    parser.add_argument("--source", metavar="NAME", help="held-out sentences of this source speaker only")
     parser.add_argument("--set", action="append", default=[], metavar="NAME=VALUE",
                         help="override a hyperparameter of synthesis, for instance power=1.2")
     parser.add_argument("--checkpoint", metavar="PREFIX", help="another checkpoint than the best one")
@@ -266,7 +182,7 @@ def main(argv: list[str] | None = None) -> int:
         if args.inputs:
             return 1 if convert_files(args.inputs, args.out, converter, title) else 0
         corpus = data_load.Corpus(trainer.find_data(args, converter.hp), converter.hp)
-        convert_heldout(corpus, args.out, converter, title)
+        heldout.evaluate(corpus, args.out, converter, title, args.source)
     except (ValueError, OSError, trainer.TrainingError) as error:
         print(f"eval.py: {error}", file=sys.stderr)
         return 1

@@ -28,6 +28,8 @@ class HyperParams:
     range_db: float = 80.0          # dB below it that map to 0 = silence
     quiet_db: float = 40.0          # dB below the loudest frame, not counted for loudness
     trim_level: float = 0.35        # share of the level of speech below which both ends are silence
+    pitch_min: float = 60.0         # Hz, of the target's voice
+    pitch_max: float = 500.0        # Hz
 
     # Corpus
     min_seconds: float = 0.4        # s, shorter recordings are dropped
@@ -52,10 +54,10 @@ class HyperParams:
     max_advance: float = 3.0        # source frames an output frame, the fastest the position moves
 
     # Training
-    batch_size: int = 32            #                                         (paper 32)
+    batch_size: int = 16            #                                         (paper 32)
     postnet_steps: int = 2000       # stage 1: post-net alone on the target's own speech
-    mel_steps: int = 4000           # stage 2: encoder and decoder on mel
-    finetune_steps: int = 1000         # stage 3: post-net on the decoder's own output
+    mel_steps: int = 4500           # stage 2: encoder and decoder on mel
+    finetune_steps: int = 500       # stage 3: post-net on the decoder's own output
     postnet_frames: int = 64        # frames, window of stage 1
     whole_share: float = 0.2        # share of the batches made of whole utterances instead of slices
     learning_rate: float = 1e-3     # highest; rises and falls along a cosine (paper 1e-3, stepwise decay)
@@ -65,6 +67,14 @@ class HyperParams:
     context_frames: int = 10        # frames of source around a slice, at most, beyond its counterpart
     position_noise: float = 1.5     # frames, uniform noise on the true position in the others
     position_weight: float = 0.1    # of the Huber loss between position and DTW path
+    pitch_weight: float = 0.4       # of the squared error of pitch (octaves)
+    voicing_weight: float = 0.1     # of the cross-entropy of voicing
+    vary_tempo: float = 0.05        # logarithm, the source plays so much faster or slower at most
+    vary_pitch: float = 0.08        # logarithm, its pitch and formants are so much higher or lower
+    vary_colour: float = 4.0        # dB, its spectrum is so much louder or softer somewhere
+    hide_band: float = 0.12         # share of its spectrum that is hidden, at most
+    blur_warp: float = 0.12         # share of frequency, stage 1: the post-net's mel is averaged over warps so strong
+    blur_shift: float = 2.5         # frames, and over shifts so far, as a decoder that is not sure writes it
     seed: int = 2017
 
     # Checks, checkpoints and samples
@@ -76,7 +86,7 @@ class HyperParams:
 
     # Synthesis
     griffin_lim_iters: int = 60     #                                         (paper 50)
-    power: float = 1.0              # sharpening of the magnitude before Griffin-Lim             (paper 1.2)
+    power: float = 1.1              # sharpening of the magnitude before Griffin-Lim             (paper 1.2)
 
     @property
     def n_linear(self) -> int:
@@ -86,6 +96,11 @@ class HyperParams:
     @property
     def frames_per_second(self) -> float:
         return self.sample_rate / self.hop_length
+
+    @property
+    def pitch_middle(self) -> float:
+        """Hz, from which pitch is counted in octaves."""
+        return math.sqrt(self.pitch_min * self.pitch_max)
 
     @property
     def total_steps(self) -> int:
@@ -120,7 +135,7 @@ class HyperParams:
         if self.width % 2:
             raise ValueError(f"width={self.width}: must be even, half of it goes to each direction of a GRU")
         for less, more in (("win_length", "n_fft"), ("hop_length", "win_length"), ("min_seconds", "max_seconds"),
-                           ("slice_min_seconds", "slice_max_seconds")):
+                           ("slice_min_seconds", "slice_max_seconds"), ("pitch_min", "pitch_max")):
             if getattr(self, less) > getattr(self, more):
                 raise ValueError(f"{less}={getattr(self, less)} is more than {more}={getattr(self, more)}")
         for field in dataclasses.fields(self):
@@ -132,9 +147,11 @@ class HyperParams:
             if field.type is float and not math.isfinite(value):
                 raise ValueError(f"{field.name}={value}: must be a finite number")
             if field.name in ("range_db", "quiet_db", "trim_level", "max_ratio", "min_seconds", "slice_min_seconds",
-                              "sigma", "max_advance", "learning_rate", "clip_norm", "power") and value <= 0.0:
+                              "sigma", "max_advance", "learning_rate", "clip_norm", "power",
+                              "pitch_min") and value <= 0.0:
                 raise ValueError(f"{field.name}={value}: must be positive")
-            if field.name in ("validation", "test", "dropout", "hide_frame", "whole_share", "own_position") and not (
+            if field.name in ("validation", "test", "dropout", "hide_frame", "whole_share", "own_position",
+                              "vary_tempo", "vary_pitch", "hide_band", "blur_warp") and not (
                     0.0 <= value <= 1.0):
                 raise ValueError(f"{field.name}={value}: must lie between 0 and 1")
         if self.max_advance <= 1.0:
@@ -166,13 +183,13 @@ PRESETS: dict[str, HyperParams] = {
     "default": HyperParams(),
     "demo": HyperParams(width=128, encoder_banks=10, postnet_steps=900, mel_steps=1400, finetune_steps=300,
                         save_steps=400),
-    "paper": HyperParams(width=256),
-    "2017": HyperParams(width=512),
+    "paper": HyperParams(width=256, batch_size=32),
+    "2017": HyperParams(width=512, batch_size=32),
 }
 
 # The values that features on disk depend on: prepro.py stores them, training and evaluation compare.
 SIGNAL = ("sample_rate", "n_fft", "win_length", "hop_length", "n_mels", "preemphasis", "loudness_db", "top_db",
-          "range_db", "quiet_db", "trim_level")
+          "range_db", "quiet_db", "trim_level", "pitch_min", "pitch_max")
 
 
 def get(preset: str, assignments: list[str]) -> HyperParams:

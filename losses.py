@@ -16,6 +16,18 @@ def l1(predicted, true, mask):
     return masked_mean(ops.abs(predicted - true), mask)
 
 
+def pitch(predicted, true, mask):
+    """Losses of predicted octaves and logit of voicing (N, T, 2): masked mean squared difference of the octaves where
+    the true (N, T, 2) is voiced, and masked cross-entropy of voicing.
+
+    Squared, because pitch is skewed: the median of what is possible, which an absolute difference asks for, is lower
+    than the mean, and a voice that never rises as it does is heard as another.
+    """
+    voiced, logit = true[:, :, 1], predicted[:, :, 1]
+    octaves = masked_mean(ops.square(predicted[:, :, 0] - true[:, :, 0]), mask * voiced)
+    return octaves, masked_mean(ops.softplus(logit) - voiced * logit, mask)
+
+
 def huber(predicted, true, mask):
     """Masked Huber loss of positions (N, T): squared within 1 and linear beyond, so a jump of the path is no shock."""
     error = ops.abs(predicted - true)

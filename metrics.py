@@ -3,6 +3,8 @@
 Mel-cepstra here are the cosine transform of the log-mel spectrum (utils.cepstra, order 24, 12.5 ms, loudness
 normalised, zeroth coefficient and silent frames dropped), not WORLD's: figures compare within this project only.
 """
+from typing import NamedTuple
+
 import numpy as np
 
 import alignment
@@ -19,9 +21,20 @@ def speech_cepstra(mel: np.ndarray, hp: HyperParams) -> np.ndarray:
     return utils.cepstra(speech if len(speech) else mel, hp)
 
 
-def wav_cepstra(wav: np.ndarray, hp: HyperParams) -> np.ndarray:
-    """Cepstra (T', 24) of a recording (samples,)."""
-    return speech_cepstra(utils.spectrograms(utils.normalise_loudness(wav, hp), hp)[0], hp)
+class Speech(NamedTuple):
+    """What is measured of a recording."""
+    cepstra: np.ndarray  # (T', 24)
+
+
+def analyse(wav: np.ndarray, hp: HyperParams) -> Speech:
+    """Cepstra of a recording (samples,)."""
+    return Speech(speech_cepstra(utils.spectrograms(utils.normalise_loudness(wav, hp), hp)[0], hp))
+
+
+def compare(speech: Speech, reference: Speech) -> dict[str, float]:
+    """Measures of converted speech against the target's."""
+    return {"MCD dB": mel_cepstral_distortion(speech.cepstra, reference.cepstra),
+            "global variance ratio": global_variance_ratio(speech.cepstra, reference.cepstra)}
 
 
 def mel_cepstral_distortion(cepstra: np.ndarray, reference: np.ndarray) -> float:
@@ -32,12 +45,13 @@ def mel_cepstral_distortion(cepstra: np.ndarray, reference: np.ndarray) -> float
     return float(alignment.dtw(cepstra, reference)[1].mean())
 
 
-def retrieve(cepstra: np.ndarray, candidates: list[np.ndarray]) -> np.ndarray:
-    """Distances in dB of one conversion to many target sentences; content passes if the right one is the nearest.
+def retrieve(speech, candidates: dict) -> dict:
+    """Distance in dB of one conversion to each target sentence; content passes if the right one is the nearest.
 
-    Babble in the target's voice has a good distortion and cannot pass this.
+    Babble in the target's voice has a good distortion and cannot pass this. `speech` and the values of `candidates`
+    have `cepstra`, of any one analysis.
     """
-    return np.array([mel_cepstral_distortion(cepstra, candidate) for candidate in candidates])
+    return {key: mel_cepstral_distortion(speech.cepstra, candidate.cepstra) for key, candidate in candidates.items()}
 
 
 def path_distance(positions: np.ndarray, path: np.ndarray) -> float:

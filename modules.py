@@ -185,6 +185,7 @@ class LocalAttention(layers.Layer):
 class DecoderState(NamedTuple):
     """What a decoder step hands to the next one, and what it wrote."""
     mel: object         # (N, r, M) the frames written
+    pitch: object       # (N, r, 2) their octaves above the middle, and the logit of voicing
     start: object       # (N,) position in source frames where their reading began
     end: object         # (N,) and where it ended, the start of the next step
     weights: object     # (N, r, S) attention
@@ -218,14 +219,16 @@ class DecoderCell(layers.Layer):
         self.residual_grus = [layers.GRUCell(width), layers.GRUCell(width)]
         self.mel_of_state = layers.Dense(r * n_mels)
         self.mel_of_context = layers.Dense(n_mels, use_bias=False)
+        self.pitch_of_state = layers.Dense(r * 2)
+        self.pitch_of_context = layers.Dense(2, use_bias=False)
         self.built = True  # the parts build themselves in the first step
 
     def start(self, memory, position) -> DecoderState:
         """State before the first step: silence, at `position` (N,); memory (N, S, E)."""
         n, length = ops.shape(memory)[0], ops.shape(memory)[1]
         zeros = ops.zeros((n, self.width))
-        return DecoderState(ops.zeros((n, self.r, self.n_mels)), position, position, ops.zeros((n, self.r, length)),
-                            zeros, zeros, zeros, zeros)
+        return DecoderState(ops.zeros((n, self.r, self.n_mels)), ops.zeros((n, self.r, 2)), position, position,
+                            ops.zeros((n, self.r, length)), zeros, zeros, zeros, zeros)
 
     def call(self, state: DecoderState, given: StepInput, memory, mask) -> DecoderState:
         """One step; memory (N, S, E) with mask (N, S)."""
@@ -242,4 +245,6 @@ class DecoderCell(layers.Layer):
         upper, _ = self.residual_grus[1](context + lower, state.upper)                            # (N, E)
         mel = ops.reshape(self.mel_of_state(context + lower + upper), (-1, self.r, self.n_mels))
         mel = mel + self.mel_of_context(contexts)                                                 # (N, r, M)
-        return DecoderState(mel, start, end, weights, attention, context, lower, upper)
+        pitch = ops.reshape(self.pitch_of_state(context + lower + upper), (-1, self.r, 2))
+        pitch = pitch + self.pitch_of_context(contexts)                                           # (N, r, 2)
+        return DecoderState(mel, pitch, start, end, weights, attention, context, lower, upper)

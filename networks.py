@@ -2,17 +2,24 @@
 
 Letters of shapes: see hyperparams.py; S is the source length in frames, a multiple of `r`.
 """
+import math
 from typing import NamedTuple
 
 import keras
+import numpy as np
 from keras import layers, ops
 
+import utils
 from hyperparams import HyperParams
 from modules import CBHG, DecoderCell, PreNet, StepInput, scan
 
 
 class Encoder(layers.Layer):
-    """Linear spectrogram to memory: `r` stacked frames, pre-net, CBHG, unfolded to a memory vector a frame."""
+    """Linear spectrogram to memory: `encoder_stack` stacked frames, pre-net, CBHG, unfolded to a memory vector a frame.
+
+    Each vector is the sum of what the CBHG says in its context and of what a second pre-net reads in its frame alone:
+    the detail of 12.5 ms need not be folded into a stack and out of it again.
+    """
 
     def __init__(self, hp: HyperParams, seeds: keras.random.SeedGenerator, **kwargs):
         super().__init__(**kwargs)
@@ -22,6 +29,8 @@ class Encoder(layers.Layer):
         self.cbhg = CBHG(hp.encoder_banks, half, (half, half), hp.highway_layers, hp.norm)
         self.width = hp.width
         self.unfold = layers.Dense(self.stack * hp.width)
+        self.frame_prenet = PreNet(2 * hp.width, hp.dropout, seeds)
+        self.of_frame = layers.Dense(hp.width)
 
     def call(self, linear, mask, training=False):
         """Linear (N, S, F), mask (N, S) to memory (N, S, E)."""
@@ -30,11 +39,14 @@ class Encoder(layers.Layer):
         x = ops.reshape(linear, (n, length // self.stack, self.stack * bins))     # (N, Tx, F*r)
         step_mask = mask[:, ::self.stack]                                          # (N, Tx)
         x = self.cbhg(self.prenet(x, training=training), step_mask, training=training)   # (N, Tx, E)
-        return ops.reshape(self.unfold(x), (n, length, self.width)) * mask[:, :, None]   # (N, S, E)
+        x = ops.reshape(self.unfold(x), (n, length, self.width))                   # (N, S, E)
+        x = x + self.of_frame(self.frame_prenet(linear, training=training))        # (N, S, E)
+        return x * mask[:, :, None]
 
 
 class DecoderOutput(NamedTuple):
     mel: object        # (N, Ty*r, M)
+    pitch: object      # (N, Ty*r, 2) octaves above the middle, logit of voicing
     positions: object  # (N, Ty, 2) source frames at the start and end of each step
     weights: object    # (N, Ty*r, S) attention
 
@@ -86,13 +98,15 @@ class Decoder(layers.Layer):
         states = scan(lambda state, now: self.cell(state, now, memory, mask),
                       self.cell.start(memory, start), given)                           # (Ty, N, ...)
         mel = ops.reshape(ops.transpose(states.mel, (1, 0, 2, 3)), (n, -1, self.hp.n_mels))
+        pitch = ops.reshape(ops.transpose(states.pitch, (1, 0, 2, 3)), (n, -1, 2))
         weights = ops.reshape(ops.transpose(states.weights, (1, 0, 2, 3)), (n, -1, ops.shape(memory)[1]))
-        return DecoderOutput(mel, ops.transpose(ops.stack([states.start, states.end]), (2, 1, 0)), weights)
+        return DecoderOutput(mel, pitch, ops.transpose(ops.stack([states.start, states.end]), (2, 1, 0)), weights)
 
 
 class Conversion(NamedTuple):
     """The result of free running. Frames after `lengths` are not part of the speech."""
     mel: object        # (N, T, M)
+    pitch: object      # (N, T, 2) octaves above the middle, voicing from 0 to 1
     linear: object     # (N, T, F)
     lengths: object    # (N,) frames until the reading position passed the end of the source
     stopped: object    # (N,) bool, False where the limit of steps came first
@@ -101,16 +115,36 @@ class Conversion(NamedTuple):
 
 
 class PostNet(layers.Layer):
-    """CBHG from mel to linear frames (Tacotron, section 3.3)."""
+    """CBHG from mel to linear frames (Tacotron, section 3.3), with the harmonics of a given pitch drawn into them.
+
+    What it learns is the difference to the mel spectrogram itself, spread over the bins, which is hard to learn anew
+    and costs nothing to give.
+
+    Above 1 kHz a mel band is wider than a harmonic, and where the decoder is not sure of the pitch it writes none below
+    that either. So the harmonics come from the pitch: cosines along frequency with their crests at its multiples, and
+    the network says, for each bin, how deep they are.
+    """
+
+    COSINES = 2  # the second makes the crests sharp
 
     def __init__(self, hp: HyperParams, **kwargs):
         super().__init__(**kwargs)
         self.cbhg = CBHG(hp.postnet_banks, hp.width // 2, (hp.width, hp.n_mels), hp.highway_layers, hp.norm)
-        self.linear = layers.Dense(hp.n_linear)
+        self.linear = layers.Dense(hp.n_linear, kernel_initializer="zeros")
+        self.depths = [layers.Dense(hp.n_linear, kernel_initializer="zeros") for _ in range(self.COSINES)]
+        hertz = np.arange(hp.n_linear, dtype=np.float32) * hp.sample_rate / hp.n_fft
+        self.bins = hertz / hp.pitch_middle
+        self.spread = utils.mel_to_bins(hp.sample_rate, hp.n_fft, hp.n_mels)               # (M, F)
+        self.limits = [math.log2(hertz / hp.pitch_middle) for hertz in (hp.pitch_min, hp.pitch_max)]
 
-    def call(self, mel, mask, training=False):
-        """Mel (N, T, M), mask (N, T) to linear (N, T, F)."""
-        return self.linear(self.cbhg(mel, mask, training=training)) * mask[:, :, None]
+    def call(self, mel, pitch, mask, training=False):
+        """Mel (N, T, M), pitch (N, T, 2) octaves and voicing, mask (N, T) to linear (N, T, F)."""
+        x = self.cbhg(mel, mask, training=training)                                        # (N, T, E)
+        linear = ops.matmul(mel, self.spread) + self.linear(x)                             # (N, T, F)
+        harmonic = self.bins * ops.power(2.0, -ops.clip(pitch[:, :, :1], *self.limits))    # (N, T, F) in multiples
+        for n, depth in enumerate(self.depths, 1):
+            linear = linear + depth(x) * ops.cos(2.0 * math.pi * n * harmonic) * pitch[:, :, 1:]
+        return linear * mask[:, :, None]
 
 
 class Generator(keras.Model):
@@ -133,7 +167,7 @@ class Generator(keras.Model):
         given = self.decoder.inputs(1, 1, False)
         self.decoder.cell(start, StepInput(*(x[0] for x in given)), memory, mask)
         self.decoder(memory, mask, ops.zeros((1,)), steps=1)
-        self.postnet(ops.zeros((1, self.hp.r, self.hp.n_mels)), ops.ones((1, self.hp.r)))
+        self.postnet(ops.zeros((1, self.hp.r, self.hp.n_mels)), ops.zeros((1, self.hp.r, 2)), ops.ones((1, self.hp.r)))
         self.built = True
 
     def call(self, source, mask, positions, mel=None, training=False) -> DecoderOutput:
@@ -157,5 +191,6 @@ class Generator(keras.Model):
         inside = ops.cast(positions < ops.sum(mask, axis=1)[:, None] - 0.5, "float32")         # monotonic: 1 1 1 0 0
         lengths = ops.cast(ops.sum(inside, axis=1), "int32")
         stopped = lengths < ops.shape(positions)[1]
-        linear = self.postnet(decoded.mel * inside[:, :, None], inside)
-        return Conversion(decoded.mel, linear, lengths, stopped, positions, decoded.weights)
+        pitch = ops.concatenate([decoded.pitch[:, :, :1], ops.sigmoid(decoded.pitch[:, :, 1:])], axis=-1)
+        linear = self.postnet(decoded.mel * inside[:, :, None], pitch, inside)
+        return Conversion(decoded.mel, pitch, linear, lengths, stopped, positions, decoded.weights)

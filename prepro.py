@@ -9,6 +9,7 @@ Writes below OUT:
 
     prepro.json              signal settings and speakers; a change of them starts afresh
     features/SPEAKER/ID.mel.npy, ID.linear.npy      (T, M) and (T, F) float16 in [0, 1]
+    features/TARGET/ID.pitch.npy                    (T,) float32, fundamental frequency in Hz, 0 where unvoiced
     paths/SOURCE/NAME.npy    (T,) float32, the source position in frames of each target frame, by dynamic time warping
     manifest.csv             one row a pair: durations, DTW cost, split, and the reason for what was dropped
     slices.csv               crops of 1 to 2 s of the training pairs with their counterpart along the path
@@ -47,25 +48,30 @@ def save_array(path: pathlib.Path, array: np.ndarray) -> None:
         np.save(file, array, allow_pickle=False)
 
 
-def compute_features(path: pathlib.Path, stem: pathlib.Path, hp: HyperParams) -> tuple[int, str]:
-    """Write the features of one recording unless they are there.
+def compute_features(path: pathlib.Path, stem: pathlib.Path, pitch: bool, hp: HyperParams) -> tuple[int, str]:
+    """Write the features of one recording, with `pitch` that too, unless they are there.
 
     The linear file gets the recording's time of change, by which it is known again: an older recording that takes the
     place of another is noticed, too.
     Returns the number of frames and, if the recording is unusable, the reason.
     """
-    mel_file, linear_file = (stem.with_name(f"{stem.name}.{kind}.npy") for kind in ("mel", "linear"))
+    mel_file, linear_file, pitch_file = (stem.with_name(f"{stem.name}.{kind}.npy")
+                                         for kind in ("mel", "linear", "pitch"))
     changed = path.stat().st_mtime
-    if mel_file.exists() and linear_file.exists() and abs(linear_file.stat().st_mtime - changed) < 2.0:  # FAT's grain
+    complete = mel_file.exists() and linear_file.exists() and pitch_file.exists() >= pitch
+    if complete and abs(linear_file.stat().st_mtime - changed) < 2.0:  # FAT's grain
         return len(np.load(mel_file, mmap_mode="r", allow_pickle=False)), ""
     try:
-        mel, linear = utils.spectrograms(utils.load_wav(path, hp), hp)
+        wav = utils.load_wav(path, hp)
+        mel, linear = utils.spectrograms(wav, hp)
     except utils.BadAudio as error:
         return 0, str(error)
     mel_file.unlink(missing_ok=True)
+    if pitch:
+        save_array(pitch_file, utils.pitch(wav, hp))
     save_array(linear_file, linear.astype(np.float16))
     os.utime(linear_file, (changed, changed))
-    save_array(mel_file, mel.astype(np.float16))  # last: its presence says that both are complete
+    save_array(mel_file, mel.astype(np.float16))  # last: its presence says that all are complete
     return len(mel), ""
 
 
@@ -135,7 +141,8 @@ def prepare(corpora: dict[str, dict[str, pathlib.Path]], target: str, data: path
     (data / "manifest.csv").unlink(missing_ok=True)  # until all is done again: it says that features and paths fit
     jobs = [(speaker, utterance, path) for speaker, files in corpora.items() for utterance, path in files.items()]
     done = parallel(functools.partial(compute_features, hp=hp),
-                    [(path, data / "features" / speaker / utterance) for speaker, utterance, path in jobs], "features")
+                    [(path, data / "features" / speaker / utterance, speaker == target)
+                     for speaker, utterance, path in jobs], "features")
     frames, bad = {}, {}
     for (speaker, utterance, _), (n_frames, reason) in zip(jobs, done):
         frames[speaker, utterance], bad[speaker, utterance] = n_frames, reason

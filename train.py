@@ -62,21 +62,23 @@ class Paired:
     def dataset(self, stage: str, start: int, stop: int) -> tf.data.Dataset:
         return self.corpus.dataset(data_load.POSTNET if stage == "postnet" else data_load.PAIRED, start, stop)
 
-    def draw_on_path(self, source, source_mask, positions, mask, training=False):
+    def draw_on_path(self, source, source_mask, positions, pitch, mask, training=False):
         """Mel (N, T, M) and linear (N, T, F) of a decoder that hears itself, but reads along the true positions
-        (N, Ty + 1), so that what it writes is in step with the target. `training` is for the post-net alone."""
+        (N, Ty + 1), so that what it writes is in step with the target. The harmonics have the target's `pitch`
+        (N, T, 2): of the wrong ones a loss would only teach to draw none. `training` is for the post-net alone."""
         mel = self.generator(source, source_mask, positions).mel
-        return mel, self.generator.postnet(mel * mask[:, :, None], mask, training=training)
+        return mel, self.generator.postnet(mel * mask[:, :, None], pitch, mask, training=training)
 
     def forward(self, stage: str, batch: dict) -> dict:
         """Losses of a stage; `loss` is what is minimised."""
         generator, mask = self.generator, batch["mask"]
         if stage == "postnet":
-            linear = generator.postnet(batch["mel"], mask, training=True)
+            linear = generator.postnet(batch["mel"], batch["pitch"], mask, training=True)
             loss = losses.l1(linear, batch["linear"], mask)
             return {"loss": loss, "loss/mean_loss2": loss}
         if stage == "finetune":
-            mel, linear = self.draw_on_path(batch["source"], batch["source_mask"], batch["positions"], mask, True)
+            mel, linear = self.draw_on_path(batch["source"], batch["source_mask"], batch["positions"], batch["pitch"],
+                                            mask, True)
             mel_loss, linear_loss = losses.l1(mel, batch["mel"], mask), losses.l1(linear, batch["linear"], mask)
             return {"loss": linear_loss, "loss/mean_loss": mel_loss + linear_loss, "loss/mean_loss1": mel_loss,
                     "loss/mean_loss2": linear_loss}
@@ -84,8 +86,11 @@ class Paired:
         mel_loss = losses.l1(decoded.mel, batch["mel"], mask)
         r = self.hp.r
         position_loss = losses.huber(decoded.positions[:, :, 1] / r, batch["positions"][:, 1:] / r, mask[:, ::r])
-        return {"loss": mel_loss + self.hp.position_weight * position_loss, "loss/mean_loss1": mel_loss,
-                "align/position_loss": position_loss}
+        octaves, voicing = losses.pitch(decoded.pitch, batch["pitch"], mask)
+        loss = (mel_loss + self.hp.position_weight * position_loss + self.hp.pitch_weight * octaves
+                + self.hp.voicing_weight * voicing)
+        return {"loss": loss, "loss/mean_loss1": mel_loss, "align/position_loss": position_loss,
+                "loss/pitch_octaves": octaves, "loss/voicing": voicing}
 
     def train_step(self, stage: str, batch: dict, step: tf.Variable) -> dict:
         """One update, which counts `step` up with it; compiled once a stage, whatever the lengths."""
@@ -112,9 +117,10 @@ class Paired:
         hp, corpus, pairs = self.hp, self.corpus, self.validation
         batch = corpus.assemble([corpus.whole(pair) for pair in pairs])
         if stage == "postnet":  # nothing to select before the decoder has begun to learn
-            linear = self.postnet(batch["mel"], batch["mask"])
+            linear = self.postnet(batch["mel"], batch["pitch"], batch["mask"])
             return {"loss/mean_loss2": float(losses.l1(linear, batch["linear"], batch["mask"]))}
-        mel, linear = self.on_path(batch["source"], batch["source_mask"], batch["positions"], batch["mask"])
+        mel, linear = self.on_path(batch["source"], batch["source_mask"], batch["positions"], batch["pitch"],
+                                   batch["mask"])
         mel_loss, linear_loss = (float(losses.l1(predicted, batch[kind], batch["mask"]))
                                  for kind, predicted in (("mel", mel), ("linear", linear)))
         outputs = self.converter([corpus.source(pair) for pair in pairs])

@@ -124,6 +124,20 @@ def mel_filterbank(sample_rate: int, n_fft: int, n_mels: int) -> np.ndarray:
     return librosa.filters.mel(sr=sample_rate, n_fft=n_fft, n_mels=n_mels, norm=1)
 
 
+@functools.lru_cache(maxsize=4)
+def mel_centres(sample_rate: int, n_mels: int) -> np.ndarray:
+    """(M,) Hz, where the filters of `mel_filterbank` have their peaks."""
+    return librosa.mel_frequencies(n_mels=n_mels + 2, fmin=0.0, fmax=sample_rate / 2)[1:-1]
+
+
+@functools.lru_cache(maxsize=4)
+def mel_to_bins(sample_rate: int, n_fft: int, n_mels: int) -> np.ndarray:
+    """(M, F) weights that interpolate between mel bands; both are in dB on one scale."""
+    hertz = np.arange(n_fft // 2 + 1) * sample_rate / n_fft
+    bands = np.eye(n_mels)
+    return np.stack([np.interp(hertz, mel_centres(sample_rate, n_mels), band) for band in bands]).astype(np.float32)
+
+
 def spectrograms(wav: np.ndarray, hp: HyperParams) -> tuple[np.ndarray, np.ndarray]:
     """(samples,) to mel (T, M) and linear (T, F), both normalised."""
     emphasised = np.append(wav[:1], wav[1:] - hp.preemphasis * wav[:-1])
@@ -131,6 +145,21 @@ def spectrograms(wav: np.ndarray, hp: HyperParams) -> tuple[np.ndarray, np.ndarr
                                     win_length=hp.win_length))                                        # (F, T)
     mel = mel_filterbank(hp.sample_rate, hp.n_fft, hp.n_mels) @ magnitude                             # (M, T)
     return normalise(mel.T, hp), normalise(magnitude.T, hp)
+
+
+def pitch(wav: np.ndarray, hp: HyperParams) -> np.ndarray:
+    """Fundamental frequency (T,) in Hz of (samples,), 0 where unvoiced, by pYIN (Mauch & Dixon 2014), a value for each
+    frame of `spectrograms`."""
+    hertz, voiced, _ = librosa.pyin(wav, fmin=hp.pitch_min, fmax=hp.pitch_max, sr=hp.sample_rate,
+                                    frame_length=hp.n_fft, hop_length=hp.hop_length)
+    return np.where(voiced, hertz, 0.0).astype(np.float32)
+
+
+def octaves(hertz: np.ndarray, hp: HyperParams) -> np.ndarray:
+    """Fundamental frequency (T,) in Hz, 0 where unvoiced, to octaves above `hp.pitch_middle` and voicing (T, 2)."""
+    voiced = hertz > 0.0
+    return np.stack([np.where(voiced, np.log2(np.maximum(hertz, 1.0) / hp.pitch_middle), 0.0), voiced],
+                    axis=1).astype(np.float32)
 
 
 def mel_of_linear(linear: np.ndarray, hp: HyperParams) -> np.ndarray:

@@ -51,7 +51,7 @@ def test_each_item_is_drawn_once_an_epoch(corpus, tiny_hp, kind):
 def test_all_slices_are_used_when_there_are_no_whole_utterances(demo_data, tiny_hp, monkeypatch):
     corpus = Corpus(demo_data, tiny_hp.replace(whole_share=0.0))
     seen = collections.Counter()
-    monkeypatch.setattr(corpus, "assemble", lambda crops: None)
+    monkeypatch.setattr(corpus, "assemble", lambda crops, rng: None)
     monkeypatch.setattr(corpus, "jitter", lambda pair, start, end, rng: seen.update([(pair.name, start, end)]))
     epochs = 2 * len(corpus.slices)  # batches of which each holds a part of an epoch
     for step in range(epochs):
@@ -110,7 +110,7 @@ def test_crops_hold_the_source_of_their_target(corpus, tiny_hp):
 
 
 def test_whole_utterances_go_on_at_slope_one_past_their_end(demo_data, tiny_hp):
-    corpus = Corpus(demo_data, tiny_hp.replace(whole_share=1.0))
+    corpus = Corpus(demo_data, tiny_hp.replace(whole_share=1.0, vary_tempo=0.0))
     batch = corpus.paired_batch(1)
     lengths = batch["mask"].sum(axis=1)
     assert set(lengths) <= {pair.target_end for pair in corpus.train}
@@ -129,15 +129,16 @@ def test_padding_is_silence_where_the_mask_is_zero(corpus, make):
         for name, array in batch.items():
             if array.ndim == 3:
                 mask = batch["source_mask" if name == "source" else "mask"]
-                assert not array[mask == 0.0].any() and array[mask == 1.0].any(axis=1).mean() > 0.9
+                spoken = array[mask == 1.0].any(axis=1).mean()
+                assert not array[mask == 0.0].any() and spoken > (0.3 if name == "pitch" else 0.9)
                 assert np.isin(mask, (0.0, 1.0)).all() and (np.diff(mask) <= 0.0).all()  # ones, then zeros
                 padded += (mask == 0.0).sum()
         assert {array.dtype for array in batch.values()} == {np.dtype(np.float32)}
     assert padded or make == "postnet_batch"
 
 
-def test_postnet_windows_pair_mel_with_its_own_linear(corpus, tiny_hp):
-    batch = corpus.postnet_batch(0)
+def test_postnet_windows_pair_mel_with_its_own_linear(demo_data, tiny_hp):
+    batch = Corpus(demo_data, tiny_hp.replace(blur_warp=0.0, blur_shift=0.0)).postnet_batch(0)
     assert batch["mel"].shape == (tiny_hp.batch_size, tiny_hp.postnet_frames, tiny_hp.n_mels)
     for mel, linear in zip(batch["mel"], batch["linear"]):
         audible = mel > 0.2  # below, the floor of the linear spectrogram is felt

@@ -20,9 +20,9 @@ def sentences() -> list[np.ndarray]:
 
 def retrieved(mels: list[np.ndarray], candidates: list[np.ndarray]) -> int:
     """How many are nearest to the candidate of the same number."""
-    references = [metrics.speech_cepstra(mel, HP) for mel in candidates]
-    return sum(metrics.retrieve(metrics.speech_cepstra(mel, HP), references).argmin() == i
-               for i, mel in enumerate(mels))
+    references = {i: metrics.Speech(metrics.speech_cepstra(mel, HP)) for i, mel in enumerate(candidates)}
+    distances = [metrics.retrieve(metrics.Speech(metrics.speech_cepstra(mel, HP)), references) for mel in mels]
+    return sum(min(distance, key=distance.get) == i for i, distance in enumerate(distances))
 
 
 def test_retrieval_finds_distorted_copies(sentences):
@@ -58,8 +58,8 @@ def test_distortion_is_in_decibel(sentences):
 
 def test_distortion_ignores_tempo_and_loudness():
     wav = demo_wav("slt", "demo_003", HP)
-    cepstra, other = metrics.wav_cepstra(wav, HP), metrics.wav_cepstra(demo_wav("slt", "demo_004", HP), HP)
-    slow = metrics.wav_cepstra(librosa.effects.time_stretch(0.2 * wav, rate=0.8), HP)
+    cepstra, other = metrics.analyse(wav, HP).cepstra, metrics.analyse(demo_wav("slt", "demo_004", HP), HP).cepstra
+    slow = metrics.analyse(librosa.effects.time_stretch(0.2 * wav, rate=0.8), HP).cepstra
     assert metrics.mel_cepstral_distortion(slow, cepstra) < 0.5 * metrics.mel_cepstral_distortion(other, cepstra)
 
 

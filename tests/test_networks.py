@@ -66,9 +66,11 @@ def make_batch(hp: hyperparams.HyperParams, more: int = 0, garbage: bool = False
     batch = {
         "source": rng.uniform(0, 1, (n, size, hp.n_linear)), "source_mask": None,
         "mel": rng.uniform(0, 1, (n, frames, hp.n_mels)), "linear": rng.uniform(0, 1, (n, frames, hp.n_linear)),
+        "pitch": np.stack([rng.uniform(-1, 1, (n, frames)), rng.integers(0, 2, (n, frames))], axis=2),
         "mask": None, "positions": np.cumsum(rng.uniform(2.0, 6.0, (n, max(STEPS) + 1)), axis=1) - 2.0}
     for kind, extra, valid in (("source", more * hp.encoder_stack, SOURCE_LENGTHS), ("mel", more * hp.r, lengths),
-                               ("linear", more * hp.r, lengths), ("positions", more, np.array(STEPS) + 1)):
+                               ("pitch", more * hp.r, lengths), ("linear", more * hp.r, lengths),
+                               ("positions", more, np.array(STEPS) + 1)):
         array = np.pad(batch[kind], [(0, 0), (0, extra)] + [(0, 0)] * (batch[kind].ndim - 2))
         mask = np.asarray(length_mask(np.array(valid), array.shape[1])).reshape(n, -1, *[1] * (array.ndim - 2))
         fill = trash.uniform(-3, 5, array.shape) if garbage else 0.0
@@ -98,19 +100,20 @@ def test_padding_changes_no_output(generator, change, training, teacher):
     change(generator, dropout=0.0, hide_frame=0.0, position_noise=0.0, own_position=0.0)
     results = []
     for batch in (make_batch(hp), make_batch(hp, more=2, garbage=True)):
-        prenet = generator.encoder.prenet
-        prenet.dropout, dropout = 0.0, prenet.dropout
+        prenets = (generator.encoder.prenet, generator.encoder.frame_prenet)
+        for prenet in prenets:
+            prenet.dropout = 0.0
         memory = generator.encoder(batch["source"], batch["source_mask"], training=training)
-        prenet.dropout = dropout
+        for prenet in prenets:
+            prenet.dropout = hp.dropout
         decoded = generator.decoder(
             memory, batch["source_mask"], batch["positions"][:, 0], steps=batch["positions"].shape[1] - 1,
             frames=batch["mel"] if teacher else None, positions=batch["positions"] if teacher else None,
             training=training)
-        linear = generator.postnet(decoded.mel, batch["mask"], training=training)
+        linear = generator.postnet(decoded.mel, batch["pitch"], batch["mask"], training=training)
         results.append([np.asarray(x) for x in (memory, *decoded, linear)])
-    for expected, found, valid in zip(*results, (
-            SOURCE_LENGTHS, np.array(STEPS) * hp.r, STEPS, np.array(STEPS) * hp.r, (max(STEPS) * hp.r - 1,
-                                                                                   STEPS[1] * hp.r - 2))):
+    written, heard = np.array(STEPS) * hp.r, (max(STEPS) * hp.r - 1, STEPS[1] * hp.r - 2)
+    for expected, found, valid in zip(*results, (SOURCE_LENGTHS, written, written, STEPS, written, heard)):
         for i, length in enumerate(valid):
             width = expected.shape[2]  # of attention weights: the longer source's padding gets none
             np.testing.assert_allclose(found[i, :length, :width], expected[i, :length], atol=3e-5)
@@ -210,11 +213,11 @@ def test_conversion_does_not_depend_on_what_it_is_batched_with(generator, change
     converter = Converter(generator)
     together = converter(inputs)
     for result in together:  # what the decoder writes after the end is not heard
-        linear = generator.postnet(result.mel[None], np.ones((1, len(result.mel)), np.float32))[0]
+        linear = generator.postnet(result.mel[None], result.pitch[None], np.ones((1, len(result.mel)), np.float32))[0]
         np.testing.assert_allclose(result.linear, linear, atol=1e-4)
     for alone, result in zip(converter(inputs, batch_size=1), together):
         assert alone.stopped == result.stopped and len(alone.mel) == len(result.mel)
-        for field in ("mel", "linear", "positions", "weights"):
+        for field in ("mel", "pitch", "linear", "positions", "weights"):
             np.testing.assert_allclose(getattr(alone, field), getattr(result, field), atol=1e-4, err_msg=field)
 
 

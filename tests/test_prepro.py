@@ -204,7 +204,7 @@ def test_second_run_computes_nothing_again(folder, monkeypatch):
     monkeypatch.setattr(prepro.utils, "spectrograms", None)
     monkeypatch.setattr(prepro.alignment, "warp", None)
     assert prepare(folder) == first
-    assert times(folder / "data") == before and len(before) == 6 * len(IDS)
+    assert times(folder / "data") == before and len(before) == 7 * len(IDS)  # with the pitch of the target
 
 
 @pytest.mark.parametrize("age", [60, -3600])
@@ -245,7 +245,7 @@ def test_interrupted_run_is_completed(folder, monkeypatch):
     done = times(folder / "data")
     assert len(done) == 8
     assert prepare(folder) == complete
-    assert len(saved) == 8 + 6 * len(IDS) - 6  # the three recordings that were complete are not computed again
+    assert len(saved) == 8 + 7 * len(IDS) - 6  # the three recordings that were complete are not computed again
     assert all(times(folder / "data")[f"features/anna/{name}.mel.npy"] == done[f"features/anna/{name}.mel.npy"]
                for name in "abc")
     for path in (folder / "whole").rglob("*.npy"):

@@ -6,6 +6,7 @@ import json
 import math
 import os
 import pathlib
+import re
 import shutil
 import subprocess
 import sys
@@ -126,10 +127,12 @@ def test_evaluation_of_the_heldout_sentences(trained, capsys):
     metrics = json.loads((out / "metrics.json").read_text(encoding="utf-8"))
     assert sorted(metrics["utterances"]) == [f"rms-{name}" for name in HELDOUT]
     for values in metrics["utterances"].values():
-        assert all(math.isfinite(value) for value in values.values())
-        assert 0 < values["MCD copy dB"] < values["MCD source dB"]
-        assert values["duration error"] < 1.0
-    assert metrics["summary"]["utterances"] == len(HELDOUT)
+        assert all(math.isfinite(value) for name, value in values.items() if "F0" not in name)  # may be whisper
+        assert 0 <= values["duration difference s"] < 1.0
+    summary = metrics["summary"]
+    assert summary["utterances"] == len(HELDOUT)
+    assert 0 < summary["MCD dB of the copy"] < summary["MCD dB of the source"]
+    assert any(re.fullmatch(r"content retrieval among \d+", name) for name in summary)
     for name in HELDOUT:
         wavs = {kind: read_wav(out / "audio" / f"rms-{name}.{kind}.wav") for kind in ("source", "converted", "target")}
         # Hardly trained it walks along the source at about its speed

@@ -190,7 +190,7 @@ def test_the_list_of_weights_is_complete(trained):
     batch = trained.task.corpus.paired_batch(0)
     with tf.GradientTape() as tape:
         decoded = generator(batch["source"], batch["source_mask"], batch["positions"], batch["mel"])
-        generator.postnet(decoded.mel, batch["mask"])
+        generator.postnet(decoded.mel, decoded.pitch, batch["mask"])
     used = {id(variable) for variable in tape.watched_variables()}
     assert used == {id(weight.value) for weight in generator.trainable_weights}
     norms = 3 * hp.encoder_banks  # at least: mean and variance of each norm in the banks
@@ -315,8 +315,8 @@ def test_a_loss_that_is_not_finite_ends_training_and_spares_what_was_saved(tmp_p
 
 def test_validation_survives_a_model_that_writes_silence(trained, tmp_path, monkeypatch):
     hp, task = trained.hp, trained.task
-    silence = Converted(np.zeros((50, hp.n_mels), np.float32), np.zeros((50, hp.n_linear), np.float32),
-                        np.arange(50.0), np.full((50, 60), 1.0 / 60), True)
+    silence = Converted(np.zeros((50, hp.n_mels), np.float32), np.zeros((50, 2), np.float32),
+                        np.zeros((50, hp.n_linear), np.float32), np.arange(50.0), np.full((50, 60), 1.0 / 60), True)
     monkeypatch.setattr(task, "converter", lambda sources: [silence] * len(sources))
     run = trainer.Run(tmp_path, hp, task.parts)
     assert not task.validate(run, "mel")["score"] < 5.0  # nothing to select

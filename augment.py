@@ -1,0 +1,52 @@
+"""Random changes of spectrograms in training, so that ten minutes of speech teach more than their own sound."""
+import numpy as np
+
+import utils
+from hyperparams import HyperParams
+
+BLUR_COPIES = 6
+CURVE_POINTS = 4  # of the random curve that colours a source
+
+
+def warp_bins(spectrogram: np.ndarray, places: np.ndarray) -> np.ndarray:
+    """(T, bins) read at `places` (bins',) between its bins, by linear interpolation."""
+    lower = np.clip(places.astype(int), 0, spectrogram.shape[1] - 2)
+    share = np.clip(places - lower, 0.0, 1.0).astype(np.float32)
+    return spectrogram[:, lower] * (1.0 - share) + spectrogram[:, lower + 1] * share
+
+
+def blur(mel: np.ndarray, rng: np.random.Generator, hp: HyperParams) -> np.ndarray:
+    """Average (T, M) over copies warped in frequency and shifted in time, by random amounts up to none at all.
+
+    A decoder that is not sure of pitch and timing writes such averages. A post-net that has seen them draws sharp
+    harmonics from them; one that knows natural mel spectrograms only hears noise.
+    """
+    warp, shift = rng.uniform(0.0, hp.blur_warp), rng.uniform(0.0, hp.blur_shift)
+    centres = utils.mel_centres(hp.sample_rate, hp.n_mels)
+    total = np.zeros_like(mel)
+    for _ in range(BLUR_COPIES):
+        factor = np.exp(warp * np.clip(rng.normal(), -2.5, 2.5))
+        frames = np.clip(np.arange(len(mel)) + round(shift * rng.normal()), 0, len(mel) - 1)
+        total += warp_bins(mel[frames], np.interp(centres * factor, centres, np.arange(hp.n_mels)))
+    return total / BLUR_COPIES
+
+
+def vary(source: np.ndarray, rng: np.random.Generator, hp: HyperParams) -> tuple[np.ndarray, float]:
+    """Vary the speaker of (S, F): tempo, pitch and formants, colour; and hide a band now and then.
+
+    Returns (S', F) and the factor by which places in it have moved.
+    """
+    n_frames, n_bins = source.shape
+    length = max(2, round(n_frames * np.exp(hp.vary_tempo * rng.uniform(-1.0, 1.0))))
+    factor = (length - 1) / max(1, n_frames - 1)
+    if n_frames > 1:
+        source = warp_bins(source.T, np.arange(length) / factor).T
+    source = warp_bins(source, np.arange(n_bins) * np.exp(hp.vary_pitch * rng.uniform(-1.0, 1.0)))
+    colour = np.interp(np.linspace(0.0, 1.0, n_bins), np.linspace(0.0, 1.0, CURVE_POINTS),
+                       hp.vary_colour / hp.range_db * rng.uniform(-1.0, 1.0, CURVE_POINTS))
+    varied = np.where(source > 0.0, np.clip(source + colour, 0.0, 1.0), 0.0)
+    width = int(rng.uniform(-1.0, 1.0) * hp.hide_band * n_bins)  # none in half of the cases
+    if width > 0:
+        start = int(rng.integers(n_bins - width))
+        varied[:, start:start + width] = varied.mean()
+    return varied.astype(np.float32), factor

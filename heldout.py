@@ -1,0 +1,139 @@
+"""Convert the held-out sentences of a corpus and measure what comes out: wav files, pictures, metrics.json, a page.
+
+Everything is free running, and every measure is taken from the recordings that are written, vocoder included.
+"""
+import concurrent.futures
+import functools
+import math
+import os
+import pathlib
+import random
+
+import data_load
+import metrics
+import report
+import utils
+import world
+import numpy as np
+from tqdm import tqdm
+
+from convert import Converter
+from hyperparams import HyperParams
+from manifest import Pair
+
+RETRIEVAL_LIMIT = 200  # sentences of the target that content retrieval chooses among, at most
+
+
+def evaluate(corpus: data_load.Corpus, out: pathlib.Path, converter: Converter, title: str,
+             source: str | None = None) -> dict:
+    """Convert the test sentences of one source speaker or of all, measure and write them; returns the summary.
+
+    Raises PreproError if there are none.
+    """
+    hp, pairs = converter.hp, corpus.split("test", source)
+    outputs = converter([corpus.source(pair) for pair in pairs])
+    targets = {spoken(pair): pair for pair in pairs}  # once, however many sources say the same
+    others = sorted({spoken(pair): pair for pair in corpus.pairs.values()}.items())
+    others = random.Random(hp.seed).sample(others, min(len(others), max(0, RETRIEVAL_LIMIT - len(targets))))
+    candidates = targets | dict(others)
+    with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool:
+        def work(function, items, doing):
+            return list(tqdm(pool.map(function, items), doing, len(items), disable=None))
+        wavs = {"": work(lambda output: utils.griffin_lim(output.linear, hp), outputs, "Griffin-Lim"),
+                " of the source": [load_stretch(pair.source_file, pair.source_start, pair.source_end, hp)
+                                   for pair in pairs]}
+        copies = dict(zip(targets, work(lambda pair: utils.griffin_lim(corpus.spoken_target(pair, "linear"), hp),
+                                        list(targets.values()), "copies of the target")))
+        wavs[" of the copy"] = [copies[spoken(pair)] for pair in pairs]
+        natural = {key: load_stretch(pair.target_file, pair.target_start, pair.target_end, hp)
+                   for key, pair in candidates.items()}
+        measured = measure(wavs, natural, [spoken(pair) for pair in pairs], hp, work)
+    rows, references = [], []
+    for i, (pair, output) in enumerate(zip(tqdm(pairs, "drawing", disable=None), outputs)):
+        name = f"{pair.source}-{pair.name}"
+        files = {kind: f"audio/{name}.{kind}.wav" for kind in ("source", "converted", "target")}
+        for file, wav in zip(files.values(), (wavs[" of the source"][i], wavs[""][i], natural[spoken(pair)])):
+            utils.save_wav(out / file, wav, hp)
+        report.plot_conversion(out / "audio" / f"{name}.png", corpus.source(pair), output,
+                               corpus.spoken_target(pair, "linear"), corpus.path(pair), hp,
+                               f"{pair.source} to {corpus.target}, {pair.name}")
+        own = {key: value for key, value in measured[i].items() if " of the " not in key}
+        references.append({key: value for key, value in measured[i].items() if key not in own})
+        path = corpus.path(pair)
+        error = metrics.duration_error(len(output.linear), len(path))
+        rows.append({"id": name, "audio": files, "picture": f"audio/{name}.png", "measures": own | {
+            "path distance frames": metrics.path_distance(output.positions, path),
+            "duration difference s": abs(len(output.linear) - len(path)) / hp.frames_per_second,
+            "stops by itself": bool(output.stopped), "stops within 15 %": bool(output.stopped and error <= 0.15)}})
+    summary = summarise([row["measures"] for row in rows], references, len(candidates))
+    finish(out, title, rows, summary)
+    return summary
+
+
+def spoken(pair: Pair) -> tuple[str, int, int]:
+    """What of the target a pair holds."""
+    return pair.utterance, pair.target_start, pair.target_end
+
+
+def measure(wavs: dict, natural: dict, keys: list, hp: HyperParams, work) -> list[dict]:
+    """Measure recordings against the target's: for each of `keys` a dictionary of measures.
+
+    `wavs` gives a kind, the ending of a measure's name, to a recording (samples,) for each of `keys`; `natural` gives
+    a key to the target's recording. Content is retrieved for the conversion, kind "", among the held-out sentences and
+    among all of `natural`. `work(function, items, doing)` is a map.
+    """
+    rows: list[dict] = [{} for _ in keys]
+    sets = [("", metrics.analyse, metrics.compare)]
+    if world.available():
+        sets.append(("WORLD ", world.analyse, world.compare))
+    for prefix, analyse, compare in sets:
+        def speech(wav, analyse=analyse):
+            return analyse(wav, hp)
+        target = dict(zip(natural, work(speech, list(natural.values()), f"{prefix}analysis of the target")))
+        for kind, recordings in wavs.items():
+            analysed = work(speech, recordings, f"{prefix}analysis{kind}")
+            for row, found, key in zip(rows, analysed, keys):
+                row |= {f"{prefix}{name}{kind}": value for name, value in compare(found, target[key]).items()}
+            if kind == "":
+                distances = work(lambda found, target=target: metrics.retrieve(found, target), analysed,
+                                 f"{prefix}retrieval")
+                for row, distance, key in zip(rows, distances, keys):
+                    row[f"{prefix}retrieved"] = min(keys, key=distance.get) == key
+                    row[f"{prefix}retrieved among all"] = min(distance, key=distance.get) == key
+    return rows
+
+
+@functools.lru_cache(maxsize=2)
+def load_recording(path: str, hp: HyperParams) -> np.ndarray:
+    """A recording whose stretches are asked for one after the other."""
+    return utils.load_wav(path, hp)
+
+
+def load_stretch(path: str, start: int, end: int, hp: HyperParams) -> np.ndarray:
+    """The samples of frames `start` to `end` of a recording."""
+    return load_recording(path, hp)[start * hp.hop_length:end * hp.hop_length]
+
+
+def summarise(rows: list[dict], references: list[dict], n_candidates: int) -> dict:
+    """Means over the utterances, and what they amount to; a measure that one lacks (NaN) is the mean of the others."""
+    mean = {name: float(np.nanmean([row[name] for row in table])) if any(np.isfinite(row[name]) for row in table)
+            else math.nan for table in (rows, references) for name in table[0]}
+    summary = {"utterances": len(rows), "mel-cepstra": "cosine transform of the log-mel spectrum, order 24"}
+    for prefix in ("", "WORLD "):
+        if f"{prefix}retrieved" in mean:
+            for name, among in (("retrieved", "the held-out"), ("retrieved among all", str(n_candidates))):
+                right = sum(row[prefix + name] for row in rows)
+                summary[f"{prefix}content retrieval among {among}"] = f"{right} of {len(rows)}"
+    gap = mean["MCD dB of the source"] - mean["MCD dB of the copy"]
+    summary["MCD gap closed"] = (mean["MCD dB of the source"] - mean["MCD dB"]) / gap
+    return summary | {name: value for name, value in mean.items() if "retrieved" not in name}
+
+
+def finish(out: pathlib.Path, title: str, rows: list[dict], summary: dict) -> None:
+    """Write metrics.json and index.html, print the summary and where the page is."""
+    utils.write_json(out / "metrics.json", {"summary": summary,
+                                            "utterances": {row["id"]: row["measures"] for row in rows}})
+    report.write_page(out, title, rows, summary)
+    for name, value in summary.items():
+        print(f"{name:24} {value if isinstance(value, (str, int)) else format(value, '.3f')}")
+    print(f"open {(out / 'index.html').resolve()}")
