@@ -154,39 +154,55 @@ def convert_files(paths: list[pathlib.Path], out: pathlib.Path, converter: Conve
     return len(refused)
 
 
-def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The flags that both evaluation scripts share."""
     parser.add_argument("inputs", nargs="*", type=pathlib.Path, metavar="FILE_OR_FOLDER", help="recordings to convert")
     parser.add_argument("--out", type=pathlib.Path, metavar="DIR",
                         help="where results go (default: results/ in the run folder)")
     parser.add_argument("--data", type=pathlib.Path, metavar="DIR",
                         help="what prepro.py wrote (default: what the run was trained on)")
-    parser.add_argument("--logdir", type=pathlib.Path, metavar="DIR", help="run folder (default: logdir/demo)")
+    parser.add_argument("--logdir", type=pathlib.Path, metavar="DIR", help="run folder (default: that of the demo)")
     parser.add_argument("--source", metavar="NAME", help="held-out sentences of this source speaker only")
+    parser.add_argument("--oracles", action="store_true",
+                        help="measure also what the networks make of a part of the truth")
     parser.add_argument("--set", action="append", default=[], metavar="NAME=VALUE",
                         help="override a hyperparameter of synthesis, for instance power=1.2")
     parser.add_argument("--checkpoint", metavar="PREFIX", help="another checkpoint than the best one")
-    args = parser.parse_args(argv)
+
+
+def complete(args: argparse.Namespace, parser: argparse.ArgumentParser, run: str) -> argparse.Namespace:
+    """Fill in the folders that were not named, of the run `run` below logdir/."""
     if args.inputs and not args.out:
         parser.error("--out DIR says where the converted recordings go")
-    args.logdir = args.logdir or HERE / "logdir" / ("paired" if args.data else "demo")
+    args.logdir = args.logdir or HERE / "logdir" / run
     args.out = args.out or args.logdir / "results"
     return args
 
 
-def main(argv: list[str] | None = None) -> int:
-    args = parse_arguments(argv)
+def evaluate(args: argparse.Namespace, name_files=heldout.name_files) -> int:
+    """What both evaluation scripts do; returns the exit code. Raises ValueError, OSError and TrainingError."""
     title = f"Voice conversion, {args.logdir.name}"
+    converter = load_converter(args.logdir, args.checkpoint, args.set)
+    if args.inputs:
+        return 1 if convert_files(args.inputs, args.out, converter, title) else 0
+    corpus = data_load.Corpus(trainer.find_data(args, converter.hp), converter.hp)
+    heldout.evaluate(corpus, args.out, converter, title, args.source, args.oracles, name_files)
+    return 0
+
+
+def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    add_arguments(parser)
+    args = parser.parse_args(argv)
+    return complete(args, parser, "paired" if args.data else "demo")
+
+
+def main(argv: list[str] | None = None) -> int:
     try:
-        converter = load_converter(args.logdir, args.checkpoint, args.set)
-        if args.inputs:
-            return 1 if convert_files(args.inputs, args.out, converter, title) else 0
-        corpus = data_load.Corpus(trainer.find_data(args, converter.hp), converter.hp)
-        heldout.evaluate(corpus, args.out, converter, title, args.source)
+        return evaluate(parse_arguments(argv))
     except (ValueError, OSError, trainer.TrainingError) as error:
         print(f"eval.py: {error}", file=sys.stderr)
         return 1
-    return 0
 
 
 if __name__ == "__main__":

@@ -20,54 +20,85 @@ from tqdm import tqdm
 from convert import Converter
 from hyperparams import HyperParams
 from manifest import Pair
+from networks import Generator
 
 RETRIEVAL_LIMIT = 200  # sentences of the target that content retrieval chooses among, at most
 
 
+def name_files(number: int, pair: Pair) -> tuple[dict[str, str], str]:
+    """Where the recordings (source, converted, target) and the picture of a held-out sentence go, below `out`."""
+    name = f"audio/{pair.source}-{pair.name}"
+    return {kind: f"{name}.{kind}.wav" for kind in ("source", "converted", "target")}, f"{name}.png"
+
+
 def evaluate(corpus: data_load.Corpus, out: pathlib.Path, converter: Converter, title: str,
-             source: str | None = None) -> dict:
+             source: str | None = None, oracles: bool = False, name_files=name_files) -> dict:
     """Convert the test sentences of one source speaker or of all, measure and write them; returns the summary.
 
-    Raises PreproError if there are none.
+    `name_files` says where the files go. With `oracles` what `draw_oracles` gives is measured, too. Raises PreproError
+    if there are no sentences.
     """
     hp, pairs = converter.hp, corpus.split("test", source)
     outputs = converter([corpus.source(pair) for pair in pairs])
     targets = {spoken(pair): pair for pair in pairs}  # once, however many sources say the same
-    others = sorted({spoken(pair): pair for pair in corpus.pairs.values()}.items())
-    others = random.Random(hp.seed).sample(others, min(len(others), max(0, RETRIEVAL_LIMIT - len(targets))))
-    candidates = targets | dict(others)
+    everything = sorted({spoken(pair): pair for pair in corpus.pairs.values()}.items())
+    n_more = min(len(everything), max(0, RETRIEVAL_LIMIT - len(targets)))
+    candidates = targets | dict(random.Random(hp.seed).sample(everything, n_more))
     with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool:
         def work(function, items, doing):
             return list(tqdm(pool.map(function, items), doing, len(items), disable=None))
         wavs = {"": work(lambda output: utils.griffin_lim(output.linear, hp), outputs, "Griffin-Lim"),
                 " of the source": [load_stretch(pair.source_file, pair.source_start, pair.source_end, hp)
                                    for pair in pairs]}
-        copies = dict(zip(targets, work(lambda pair: utils.griffin_lim(corpus.spoken_target(pair, "linear"), hp),
+        as_it_is = hp.replace(power=1.0)  # a natural spectrogram needs no sharpening
+        copies = dict(zip(targets, work(lambda pair: utils.griffin_lim(corpus.spoken_target(pair, "linear"), as_it_is),
                                         list(targets.values()), "copies of the target")))
         wavs[" of the copy"] = [copies[spoken(pair)] for pair in pairs]
+        for kind, linear in (draw_oracles(corpus, pairs, converter.generator) if oracles else {}).items():
+            wavs[kind] = work(lambda x: utils.griffin_lim(x, hp), linear, f"Griffin-Lim{kind}")
         natural = {key: load_stretch(pair.target_file, pair.target_start, pair.target_end, hp)
                    for key, pair in candidates.items()}
-        measured = measure(wavs, natural, [spoken(pair) for pair in pairs], hp, work)
-    rows, references = [], []
+        measured, whole = measure(wavs, natural, [spoken(pair) for pair in pairs], hp, work)
+    rows, references, others = [], [], tuple(kind for kind in wavs if kind)
     for i, (pair, output) in enumerate(zip(tqdm(pairs, "drawing", disable=None), outputs)):
-        name = f"{pair.source}-{pair.name}"
-        files = {kind: f"audio/{name}.{kind}.wav" for kind in ("source", "converted", "target")}
-        for file, wav in zip(files.values(), (wavs[" of the source"][i], wavs[""][i], natural[spoken(pair)])):
-            utils.save_wav(out / file, wav, hp)
-        report.plot_conversion(out / "audio" / f"{name}.png", corpus.source(pair), output,
+        files, picture = name_files(i, pair)
+        for kind, wav in (("source", wavs[" of the source"][i]), ("converted", wavs[""][i]),
+                          ("target", natural[spoken(pair)])):
+            utils.save_wav(out / files[kind], wav, hp)
+        report.plot_conversion(out / picture, corpus.source(pair), output,
                                corpus.spoken_target(pair, "linear"), corpus.path(pair), hp,
                                f"{pair.source} to {corpus.target}, {pair.name}")
-        own = {key: value for key, value in measured[i].items() if " of the " not in key}
+        own = {key: value for key, value in measured[i].items() if not key.endswith(others)}
         references.append({key: value for key, value in measured[i].items() if key not in own})
         path = corpus.path(pair)
         error = metrics.duration_error(len(output.linear), len(path))
-        rows.append({"id": name, "audio": files, "picture": f"audio/{name}.png", "measures": own | {
+        rows.append({"id": f"{pair.source}-{pair.name}", "audio": files, "picture": picture, "measures": own | {
             "path distance frames": metrics.path_distance(output.positions, path),
             "duration difference s": abs(len(output.linear) - len(path)) / hp.frames_per_second,
             "stops by itself": bool(output.stopped), "stops within 15 %": bool(output.stopped and error <= 0.15)}})
-    summary = summarise([row["measures"] for row in rows], references, len(candidates))
+    summary = summarise([row["measures"] for row in rows], references, len(candidates)) | whole
     finish(out, title, rows, summary)
     return summary
+
+
+def draw_oracles(corpus: data_load.Corpus, pairs: list[Pair], generator: Generator) -> dict[str, list[np.ndarray]]:
+    """Linear spectrograms (T, F) of each pair with a part of the truth given, to find out which network falls short.
+
+    Along the DTW path the decoder hears itself but is told where to read; with teacher forcing it finds its own way but
+    is fed the target's frames; from the natural mel and pitch the post-net alone draws.
+    """
+    drawn: dict[str, list] = {" along the DTW path": [], " with teacher forcing": [], " from natural mel": []}
+    for pair in pairs:
+        batch = corpus.assemble([corpus.whole(pair)])
+        source, mask, true, frames = (batch[name] for name in ("source", "source_mask", "positions", "mel"))
+        memory, length, steps = generator.encoder(source, mask), len(corpus.path(pair)), true.shape[1] - 1
+        decoded = [generator.decoder(memory, mask, true[:, 0], steps, positions=true),
+                   generator.decoder(memory, mask, true[:, 0], steps, frames=frames)]
+        inputs = [(each.mel, generator.heard_pitch(each.pitch)) for each in decoded] + [(frames, batch["pitch"])]
+        for linear, (mel, pitch) in zip(drawn.values(), inputs):
+            valid = batch["mask"]
+            linear.append(np.asarray(generator.postnet(mel * valid[:, :, None], pitch, valid))[0, :length])
+    return drawn
 
 
 def spoken(pair: Pair) -> tuple[str, int, int]:
@@ -75,14 +106,14 @@ def spoken(pair: Pair) -> tuple[str, int, int]:
     return pair.utterance, pair.target_start, pair.target_end
 
 
-def measure(wavs: dict, natural: dict, keys: list, hp: HyperParams, work) -> list[dict]:
-    """Measure recordings against the target's: for each of `keys` a dictionary of measures.
+def measure(wavs: dict, natural: dict, keys: list, hp: HyperParams, work) -> tuple[list[dict], dict]:
+    """Measure recordings against the target's: a dictionary of measures for each of `keys`, and one of all together.
 
     `wavs` gives a kind, the ending of a measure's name, to a recording (samples,) for each of `keys`; `natural` gives
     a key to the target's recording. Content is retrieved for the conversion, kind "", among the held-out sentences and
     among all of `natural`. `work(function, items, doing)` is a map.
     """
-    rows: list[dict] = [{} for _ in keys]
+    rows, whole = [{} for _ in keys], {}
     sets = [("", metrics.analyse, metrics.compare)]
     if world.available():
         sets.append(("WORLD ", world.analyse, world.compare))
@@ -94,13 +125,15 @@ def measure(wavs: dict, natural: dict, keys: list, hp: HyperParams, work) -> lis
             analysed = work(speech, recordings, f"{prefix}analysis{kind}")
             for row, found, key in zip(rows, analysed, keys):
                 row |= {f"{prefix}{name}{kind}": value for name, value in compare(found, target[key]).items()}
+            whole[f"{prefix}modulation distance dB{kind}"] = metrics.modulation_distance(
+                [found.cepstra for found in analysed], [target[key].cepstra for key in keys])
             if kind == "":
                 distances = work(lambda found, target=target: metrics.retrieve(found, target), analysed,
                                  f"{prefix}retrieval")
                 for row, distance, key in zip(rows, distances, keys):
                     row[f"{prefix}retrieved"] = min(keys, key=distance.get) == key
                     row[f"{prefix}retrieved among all"] = min(distance, key=distance.get) == key
-    return rows
+    return rows, whole
 
 
 @functools.lru_cache(maxsize=2)

@@ -77,6 +77,16 @@ class HyperParams:
     blur_shift: float = 2.5         # frames, and over shifts so far, as a decoder that is not sure writes it
     seed: int = 2017
 
+    # Adversarial training
+    gan_warmup_steps: int = 50      # the discriminator alone
+    gan_steps: int = 300            # of one update of the discriminator and `k` of the generator
+    k: int = 5                      #                                         (2017 5)
+    gen_learning_rate: float = 1e-4  # highest; rises and falls along a cosine
+    dis_learning_rate: float = 2e-4  # constant
+    gan_clip_norm: float = 5.0      #                                         (2017 5)
+    gan_weight: float = 0.05        # of the adversarial loss                 (2017 1)
+    paired_weight: float = 1.0      # of the losses of paired training        (2017 0)
+
     # Checks, checkpoints and samples
     log_steps: int = 20             # steps between scalars in TensorBoard
     save_steps: int = 500           # steps between checkpoints, each with a validation in free running
@@ -101,10 +111,6 @@ class HyperParams:
     def pitch_middle(self) -> float:
         """Hz, from which pitch is counted in octaves."""
         return math.sqrt(self.pitch_min * self.pitch_max)
-
-    @property
-    def total_steps(self) -> int:
-        return self.postnet_steps + self.mel_steps + self.finetune_steps
 
     def replace(self, **changes) -> "HyperParams":
         return dataclasses.replace(self, **changes)
@@ -141,7 +147,7 @@ class HyperParams:
         for field in dataclasses.fields(self):
             value = getattr(self, field.name)
             may_be_zero = field.name in ("postnet_steps", "mel_steps", "finetune_steps", "warmup_steps", "seed",
-                                         "context_frames")
+                                         "context_frames", "gan_warmup_steps", "gan_steps")
             if field.type is int and value < (0 if may_be_zero else 1):
                 raise ValueError(f"{field.name}={value}: must be positive")
             if field.type is float and not math.isfinite(value):
@@ -181,10 +187,11 @@ class HyperParams:
 
 PRESETS: dict[str, HyperParams] = {
     "default": HyperParams(),
-    "demo": HyperParams(width=128, encoder_banks=10, postnet_steps=900, mel_steps=1400, finetune_steps=300,
-                        save_steps=400),
+    "demo": HyperParams(width=128, encoder_banks=10, postnet_steps=1000, mel_steps=2000, finetune_steps=300,
+                        save_steps=500),
     "paper": HyperParams(width=256, batch_size=32),
     "2017": HyperParams(width=512, batch_size=32),
+    "2017-gan": HyperParams(width=512, batch_size=32, paired_weight=0.0, gan_weight=1.0, gan_warmup_steps=0),
 }
 
 # The values that features on disk depend on: prepro.py stores them, training and evaluation compare.

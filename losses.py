@@ -28,6 +28,11 @@ def pitch(predicted, true, mask):
     return octaves, masked_mean(ops.softplus(logit) - voiced * logit, mask)
 
 
+def least_squares(scores, goal: float):
+    """Mean squared distance of a discriminator's scores (N,) from a goal (Mao et al. 2017, LSGAN, eq. 2)."""
+    return ops.mean(ops.square(scores - goal))
+
+
 def huber(predicted, true, mask):
     """Masked Huber loss of positions (N, T): squared within 1 and linear beyond, so a jump of the path is no shock."""
     error = ops.abs(predicted - true)

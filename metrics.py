@@ -11,6 +11,7 @@ import alignment
 import utils
 from hyperparams import HyperParams
 
+MODULATION_FRAMES = 64  # of a window of the modulation spectrum
 SPEECH_LEVEL = 0.5  # of the level that speech reaches; frames below it are silent
 
 
@@ -71,6 +72,23 @@ def hold(values: np.ndarray, length: int) -> np.ndarray:
 def duration_error(n_frames: int, n_reference: int) -> float:
     """Difference of durations as a share of the reference's."""
     return abs(n_frames - n_reference) / n_reference
+
+
+def modulation_spectrum(cepstra: np.ndarray) -> np.ndarray:
+    """Mean power in dB (24, MODULATION_FRAMES / 2) of the movements of each cepstrum of (T, 24), up to half the frame
+    rate and without the constant part (Takamichi et al. 2014, section 3, on windows of 0.8 s)."""
+    padded = np.pad(cepstra, ((0, max(0, MODULATION_FRAMES - len(cepstra))), (0, 0)), mode="edge")
+    windows = np.lib.stride_tricks.sliding_window_view(padded, MODULATION_FRAMES, axis=0)[::MODULATION_FRAMES // 2]
+    windows = (windows - windows.mean(axis=2, keepdims=True)) * np.hanning(MODULATION_FRAMES)    # (W, 24, frames)
+    power = np.square(np.abs(np.fft.rfft(windows, axis=2)))[:, :, 1:]
+    return 10.0 * np.log10(power.mean(axis=0) + 1e-8)
+
+
+def modulation_distance(cepstra: list[np.ndarray], references: list[np.ndarray]) -> float:
+    """Root mean square difference in dB of the modulation spectra of all conversions and of all references, each
+    averaged over its sentences; over-smooth speech lacks fast movements."""
+    mean = [np.mean([modulation_spectrum(x) for x in group], axis=0) for group in (cepstra, references)]
+    return float(np.sqrt(np.mean(np.square(mean[0] - mean[1]))))
 
 
 def global_variance_ratio(cepstra: np.ndarray, reference: np.ndarray) -> float:

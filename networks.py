@@ -44,6 +44,34 @@ class Encoder(layers.Layer):
         return x * mask[:, :, None]
 
 
+class Discriminator(keras.Model):
+    """The encoder's architecture on linear spectrograms, with one more fully connected layer on the last valid time
+    step of its GRU.
+
+    It differs from the encoder in two things: no dropout, and layer norm, because statistics of a batch would tell a
+    batch of real speech from one of converted speech, and not speech from speech.
+    """
+
+    def __init__(self, hp: HyperParams, **kwargs):
+        super().__init__(**kwargs)
+        self.stack, half = hp.encoder_stack, hp.width // 2
+        self.prenet = PreNet(hp.width, 0.0, None)
+        self.cbhg = CBHG(hp.encoder_banks, half, (half, half), hp.highway_layers, "ln")
+        self.score = layers.Dense(1)
+        self(ops.zeros((1, self.stack, hp.n_linear)), ops.ones((1, self.stack)))  # make all weights now
+
+    def call(self, linear, mask):
+        """Linear (N, T, F), mask (N, T) to scores (N,), trained to be 1 for real and 0 for converted speech."""
+        n, length, bins = ops.shape(linear)[0], ops.shape(linear)[1], linear.shape[2]
+        missing = -length % self.stack
+        x = ops.pad(linear * mask[:, :, None], ((0, 0), (0, missing), (0, 0)))
+        step_mask = ops.pad(mask, ((0, 0), (0, missing)))[:, ::self.stack]                 # (N, Tx)
+        x = ops.reshape(x, (n, -1, self.stack * bins))                                     # (N, Tx, F * stack)
+        x = self.cbhg(self.prenet(x), step_mask)                                           # (N, Tx, E)
+        last = step_mask - ops.pad(step_mask[:, 1:], ((0, 0), (0, 1)))                     # 0 0 1 0
+        return self.score(ops.sum(x * last[:, :, None], axis=1))[:, 0]
+
+
 class DecoderOutput(NamedTuple):
     mel: object        # (N, Ty*r, M)
     pitch: object      # (N, Ty*r, 2) octaves above the middle, logit of voicing
@@ -180,6 +208,10 @@ class Generator(keras.Model):
         return self.decoder(memory, mask, positions[:, 0], steps=steps, frames=mel, positions=positions,
                             training=training)
 
+    def heard_pitch(self, pitch):
+        """The decoder's pitch (N, T, 2), octaves and logit, as the post-net takes it: octaves and voicing in [0, 1]."""
+        return ops.concatenate([pitch[:, :, :1], ops.sigmoid(pitch[:, :, 1:])], axis=-1)
+
     def convert(self, source, mask, steps) -> Conversion:
         """Free running from the first source frame for at most `steps` steps."""
         n = ops.shape(source)[0]
@@ -191,6 +223,6 @@ class Generator(keras.Model):
         inside = ops.cast(positions < ops.sum(mask, axis=1)[:, None] - 0.5, "float32")         # monotonic: 1 1 1 0 0
         lengths = ops.cast(ops.sum(inside, axis=1), "int32")
         stopped = lengths < ops.shape(positions)[1]
-        pitch = ops.concatenate([decoded.pitch[:, :, :1], ops.sigmoid(decoded.pitch[:, :, 1:])], axis=-1)
+        pitch = self.heard_pitch(decoded.pitch)
         linear = self.postnet(decoded.mel * inside[:, :, None], pitch, inside)
         return Conversion(decoded.mel, pitch, linear, lengths, stopped, positions, decoded.weights)

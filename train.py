@@ -11,144 +11,14 @@ what the decoder writes.
 """
 import argparse
 import pathlib
-import random
 import sys
 
-import data_load
-import losses
-import metrics
-import report
+import hyperparams
 import trainer
-import utils
-import keras
-import numpy as np
-import tensorflow as tf
 
-from convert import Converter
-from hyperparams import HyperParams
-from networks import Generator
+from tasks import Paired
 
 HERE = pathlib.Path(__file__).resolve().parent
-
-
-class Paired:
-    """The paired training task: stages, one step of each, validation in free running."""
-
-    def __init__(self, hp: HyperParams, corpus: data_load.Corpus):
-        self.hp, self.corpus = hp, corpus
-        keras.utils.set_random_seed(hp.seed)
-        self.generator = Generator(hp)
-        self.stages = [("postnet", hp.postnet_steps), ("mel", hp.mel_steps), ("finetune", hp.finetune_steps)]
-        core = self.generator.encoder.trainable_variables + self.generator.decoder.trainable_variables
-        postnet = self.generator.postnet.trainable_variables
-        self.variables = {"postnet": postnet, "mel": core, "finetune": postnet}
-        peaks = {"postnet": hp.learning_rate, "mel": hp.learning_rate, "finetune": hp.learning_rate / 4}
-        self.optimizers = {}
-        for stage, steps in self.stages:
-            self.optimizers[stage] = keras.optimizers.Adam(trainer.cosine(peaks[stage], steps, hp.warmup_steps))
-            self.optimizers[stage].build(self.variables[stage])
-        self.converter = Converter(self.generator)
-        self.postnet, self.on_path = tf.function(self.generator.postnet), tf.function(self.draw_on_path)
-        pairs = corpus.split("val")
-        self.validation = random.Random(hp.seed).sample(pairs, min(len(pairs), hp.validation_limit))
-        self._steps = {}
-
-    @property
-    def parts(self) -> dict:
-        """The variables that a checkpoint holds."""
-        return {"generator": self.generator.weights,
-                **{f"optimizer_{stage}": optimizer.variables for stage, optimizer in self.optimizers.items()}}
-
-    def dataset(self, stage: str, start: int, stop: int) -> tf.data.Dataset:
-        return self.corpus.dataset(data_load.POSTNET if stage == "postnet" else data_load.PAIRED, start, stop)
-
-    def draw_on_path(self, source, source_mask, positions, pitch, mask, training=False):
-        """Mel (N, T, M) and linear (N, T, F) of a decoder that hears itself, but reads along the true positions
-        (N, Ty + 1), so that what it writes is in step with the target. The harmonics have the target's `pitch`
-        (N, T, 2): of the wrong ones a loss would only teach to draw none. `training` is for the post-net alone."""
-        mel = self.generator(source, source_mask, positions).mel
-        return mel, self.generator.postnet(mel * mask[:, :, None], pitch, mask, training=training)
-
-    def forward(self, stage: str, batch: dict) -> dict:
-        """Losses of a stage; `loss` is what is minimised."""
-        generator, mask = self.generator, batch["mask"]
-        if stage == "postnet":
-            linear = generator.postnet(batch["mel"], batch["pitch"], mask, training=True)
-            loss = losses.l1(linear, batch["linear"], mask)
-            return {"loss": loss, "loss/mean_loss2": loss}
-        if stage == "finetune":
-            mel, linear = self.draw_on_path(batch["source"], batch["source_mask"], batch["positions"], batch["pitch"],
-                                            mask, True)
-            mel_loss, linear_loss = losses.l1(mel, batch["mel"], mask), losses.l1(linear, batch["linear"], mask)
-            return {"loss": linear_loss, "loss/mean_loss": mel_loss + linear_loss, "loss/mean_loss1": mel_loss,
-                    "loss/mean_loss2": linear_loss}
-        decoded = generator(batch["source"], batch["source_mask"], batch["positions"], batch["mel"], training=True)
-        mel_loss = losses.l1(decoded.mel, batch["mel"], mask)
-        r = self.hp.r
-        position_loss = losses.huber(decoded.positions[:, :, 1] / r, batch["positions"][:, 1:] / r, mask[:, ::r])
-        octaves, voicing = losses.pitch(decoded.pitch, batch["pitch"], mask)
-        loss = (mel_loss + self.hp.position_weight * position_loss + self.hp.pitch_weight * octaves
-                + self.hp.voicing_weight * voicing)
-        return {"loss": loss, "loss/mean_loss1": mel_loss, "align/position_loss": position_loss,
-                "loss/pitch_octaves": octaves, "loss/voicing": voicing}
-
-    def train_step(self, stage: str, batch: dict, step: tf.Variable) -> dict:
-        """One update, which counts `step` up with it; compiled once a stage, whatever the lengths."""
-        if stage not in self._steps:
-            signature = {name: tf.TensorSpec((None, None, *array.shape[2:])) for name, array in batch.items()}
-
-            @tf.function(input_signature=[signature])
-            def compiled(batch):
-                # A step draws a handful of times, and each draw counts the second number up by one
-                self.generator.seeds.state.assign(tf.cast([self.hp.seed, step * 16], "uint32"))
-                with tf.GradientTape(watch_accessed_variables=False) as tape:
-                    tape.watch([variable.value for variable in self.variables[stage]])
-                    scalars = self.forward(stage, batch)
-                gradients = tape.gradient(scalars["loss"], [variable.value for variable in self.variables[stage]])
-                gradients, norm = tf.clip_by_global_norm(gradients, self.hp.clip_norm)
-                self.optimizers[stage].apply(gradients, self.variables[stage])
-                step.assign_add(1)  # here, so that an interruption finds weights and step in agreement
-                return {**scalars, "gradient_norm": norm}
-            self._steps[stage] = compiled
-        return self._steps[stage](batch)
-
-    def validate(self, run: trainer.Run, stage: str) -> dict[str, float]:
-        """Losses and, from the second stage on, measures of free running on the validation sentences."""
-        hp, corpus, pairs = self.hp, self.corpus, self.validation
-        batch = corpus.assemble([corpus.whole(pair) for pair in pairs])
-        if stage == "postnet":  # nothing to select before the decoder has begun to learn
-            linear = self.postnet(batch["mel"], batch["pitch"], batch["mask"])
-            return {"loss/mean_loss2": float(losses.l1(linear, batch["linear"], batch["mask"]))}
-        mel, linear = self.on_path(batch["source"], batch["source_mask"], batch["positions"], batch["pitch"],
-                                   batch["mask"])
-        mel_loss, linear_loss = (float(losses.l1(predicted, batch[kind], batch["mask"]))
-                                 for kind, predicted in (("mel", mel), ("linear", linear)))
-        outputs = self.converter([corpus.source(pair) for pair in pairs])
-        rows = []
-        for pair, out in zip(pairs, outputs):
-            target, path = corpus.spoken_target(pair, "mel"), corpus.path(pair)
-            # What will be heard is the linear output, so the distortion is measured on the mel of that
-            heard, spoken = (metrics.speech_cepstra(x, hp) for x in (utils.mel_of_linear(out.linear, hp), target))
-            rows.append((metrics.mel_cepstral_distortion(heard, spoken), metrics.path_distance(out.positions, path),
-                         metrics.duration_error(len(out.mel), len(target)), out.stopped))
-        distortion, distance, duration, stopped = np.mean(rows, axis=0)
-        self.sample(run, outputs[:hp.n_samples])
-        # Distortion along a DTW path rewards stalling; the duration's error takes that advantage away.
-        return {"score": distortion * (1.0 + duration), "free_running/mcd": distortion,
-                "align/path_distance": distance, "align/duration_error": duration, "align/stopped": stopped,
-                "loss/mean_loss": mel_loss + linear_loss, "loss/mean_loss1": mel_loss, "loss/mean_loss2": linear_loss}
-
-    def sample(self, run: trainer.Run, outputs: list) -> None:
-        """Put the first validation sentences, converted in free running, into samples/ and TensorBoard."""
-        folder = run.logdir / "samples" / f"step-{int(run.step):06d}"
-        for pair, out in zip(self.validation, outputs):
-            name = f"{pair.source}-{pair.name}"
-            wav = utils.griffin_lim(out.linear, self.hp)
-            utils.save_wav(folder / f"{name}.wav", wav, self.hp)
-            report.plot_conversion(folder / f"{name}.png", self.corpus.source(pair), out,
-                                   self.corpus.spoken_target(pair, "linear"), self.corpus.path(pair), self.hp,
-                                   f"{name}, step {int(run.step)}")
-            run.log_sample(name, wav, folder / f"{name}.png")
 
 
 def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
@@ -162,18 +32,8 @@ def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
 def main(argv: list[str] | None = None) -> int:
     args = parse_arguments(argv)
     try:
-        hp = trainer.resolve(args, "default" if args.data else "demo")
-        data = trainer.find_data(args, hp)
-        corpus = data_load.Corpus(data, hp)
-        task = Paired(hp, corpus)
-        if args.init_from:  # before anything is removed: it may not exist, or be this very run
-            trainer.load_generator(task.generator, trainer.best_checkpoint(args.init_from))
-        if args.no_resume:
-            trainer.forget(args.logdir)
-        run = trainer.Run(args.logdir, hp, task.parts)
-        run.resume()
-        trainer.remember_data(args.logdir, data)
-        trainer.fit(run, task, min(args.steps or hp.total_steps, hp.total_steps))
+        hp = trainer.resolve(args, hyperparams.PRESETS["default" if args.data else "demo"])
+        trainer.train(args, hp, Paired)
         trainer.draw_curves(args.logdir)
     except (ValueError, OSError, trainer.TrainingError) as error:
         print(f"train.py: {error}", file=sys.stderr)

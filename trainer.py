@@ -11,6 +11,7 @@ import pathlib
 import shutil
 import time
 
+import data_load
 import hyperparams
 import prepro
 import report
@@ -40,14 +41,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--no-resume", action="store_true", help="begin anew even if the run folder holds a checkpoint")
 
 
-def resolve(args: argparse.Namespace, default_preset: str) -> HyperParams:
-    """The hyperparameters of a run: those of its folder when it goes on, else preset and overrides.
+def resolve(args: argparse.Namespace, default: HyperParams) -> HyperParams:
+    """The hyperparameters of a run: those of its folder when it goes on, else preset or `default`, and overrides.
 
     Raises TrainingError if the folder was begun with other values than those asked for.
     """
     asked = bool(args.preset or args.set or args.seed is not None)
     overrides = args.set + ([f"seed={args.seed}"] if args.seed is not None else [])
-    hp = hyperparams.get(args.preset or default_preset, overrides)
+    hp = hyperparams.get(args.preset, overrides) if args.preset else default.override(overrides)
     path = args.logdir / "hparams.json"
     if path.exists() and not args.no_resume:
         before = HyperParams.from_json(path)
@@ -169,6 +170,21 @@ def draw_curves(logdir: pathlib.Path) -> None:
         curves = {kind: read_scalars(logdir / kind, f"loss/{name}") for kind in ("train", "validation")}
         report.plot_curves(logdir / f"{name}.png", {kind: curve for kind, curve in curves.items() if curve[0]},
                            f"{name}: L1 of {meaning} spectrograms", "L1")
+
+
+def train(args: argparse.Namespace, hp: HyperParams, make_task) -> None:
+    """What all training scripts do: find the features, `make_task(hp, corpus)`, begin or resume its run, run it."""
+    data = find_data(args, hp)
+    task = make_task(hp, data_load.Corpus(data, hp))
+    if args.init_from:  # before anything is removed: it may not exist, or be this very run
+        load_generator(task.generator, best_checkpoint(args.init_from))
+    if args.no_resume:
+        forget(args.logdir)
+    run = Run(args.logdir, hp, task.parts)
+    run.resume()
+    remember_data(args.logdir, data)
+    last_step = sum(steps for _, steps in task.stages)
+    fit(run, task, min(args.steps or last_step, last_step))
 
 
 def best_checkpoint(logdir: pathlib.Path) -> str:

@@ -90,3 +90,14 @@ def test_global_variance_ratio(sentences):
     assert metrics.global_variance_ratio(cepstra, cepstra) == pytest.approx(1.0)
     assert metrics.global_variance_ratio(smooth, cepstra) < 0.8
     assert metrics.global_variance_ratio(2.0 * cepstra, cepstra) == pytest.approx(4.0)
+
+
+def test_modulation_distance_hears_smoothing_and_not_the_sentence(sentences):
+    cepstra = [metrics.speech_cepstra(mel, HP) for mel in sentences]
+    assert metrics.modulation_distance(cepstra, cepstra) == 0.0
+    smooth = [scipy.ndimage.gaussian_filter1d(x, 2.0, axis=0) for x in cepstra]
+    halves = metrics.modulation_distance(cepstra[:4], cepstra[4:])
+    assert metrics.modulation_distance(smooth, cepstra) > 3 * halves
+    # Twice the movement is four times the power
+    assert metrics.modulation_distance([2.0 * x for x in cepstra], cepstra) == pytest.approx(6.02, abs=0.05)
+    assert np.isfinite(metrics.modulation_spectrum(cepstra[0][:5])).all()

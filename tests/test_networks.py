@@ -7,7 +7,7 @@ import pytest
 import tensorflow as tf
 
 import hyperparams
-import train
+import tasks
 from convert import Converter
 from modules import StepInput, length_mask
 from networks import Generator
@@ -53,9 +53,9 @@ def eager():
     tf.config.run_functions_eagerly(False)
 
 
-def make_task(hp: hyperparams.HyperParams) -> train.Paired:
+def make_task(hp: hyperparams.HyperParams) -> tasks.Paired:
     """The training task without a corpus."""
-    return train.Paired(hp, types.SimpleNamespace(split=lambda name: [None]))
+    return tasks.Paired(hp, types.SimpleNamespace(split=lambda name: [None]))
 
 
 def make_batch(hp: hyperparams.HyperParams, more: int = 0, garbage: bool = False, seed: int = 7) -> dict:

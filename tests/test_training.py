@@ -13,6 +13,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 import data_load
 import prepro
+import tasks
 import train
 import trainer
 from convert import Converted
@@ -39,11 +40,15 @@ def make_corpus(data: pathlib.Path, hp: HyperParams) -> data_load.Corpus:
     return corpus
 
 
-def make_task(data: pathlib.Path, hp: HyperParams) -> train.Paired:
-    return train.Paired(hp, make_corpus(data, hp))
+def total_steps(hp: HyperParams) -> int:
+    return hp.postnet_steps + hp.mel_steps + hp.finetune_steps
 
 
-def spy(task: train.Paired, run: trainer.Run, save_at: tuple[int, ...]) -> types.SimpleNamespace:
+def make_task(data: pathlib.Path, hp: HyperParams) -> tasks.Paired:
+    return tasks.Paired(hp, make_corpus(data, hp))
+
+
+def spy(task: tasks.Paired, run: trainer.Run, save_at: tuple[int, ...]) -> types.SimpleNamespace:
     """Note what the steps of a task do: their stage, scalars, lengths, the variables after them, and tracings.
 
     Checkpoints are written on the way after the steps `save_at`, without an interruption of the run.
@@ -67,7 +72,7 @@ def spy(task: train.Paired, run: trainer.Run, save_at: tuple[int, ...]) -> types
     return seen
 
 
-def variables_of(task: train.Paired) -> dict[str, np.ndarray]:
+def variables_of(task: tasks.Paired) -> dict[str, np.ndarray]:
     """Everything that the next step depends on."""
     return {f"{name} {i} {variable.path.split('/')[-1]}": np.array(variable) for name, part in task.parts.items()
             for i, variable in enumerate(part)}
@@ -90,7 +95,7 @@ def trained(demo_data, tiny_hp, tmp_path_factory):
     run = trainer.Run(logdir, hp, task.parts)
     seen = spy(task, run, save_at=(1, 58, 63))
     task.sample = lambda run, outputs: None  # pictures take seconds; test_scripts.py sees them
-    trainer.fit(run, task, hp.total_steps)
+    trainer.fit(run, task, total_steps(hp))
     return types.SimpleNamespace(logdir=logdir, hp=hp, task=task, seen=seen)
 
 
@@ -107,7 +112,7 @@ def test_a_step_is_compiled_once_whatever_the_lengths(trained):
 
 @pytest.mark.parametrize("stage, begun, stop", [("postnet", 1, 2), ("mel", 58, 62), ("finetune", 63, 64)])
 def test_resume_within_a_stage_is_exact(trained, demo_data, tmp_path, monkeypatch, stage, begun, stop):
-    monkeypatch.setattr(train.Paired, "validate", lambda self, run, stage: {})
+    monkeypatch.setattr(tasks.Paired, "validate", lambda self, run, stage: {})
     for file in (trained.logdir / "checkpoints").glob(f"step-{begun}.*"):  # as if the run had been ended there
         (tmp_path / "checkpoints").mkdir(exist_ok=True)
         shutil.copy(file, tmp_path / "checkpoints")
@@ -136,7 +141,7 @@ def events(folder: pathlib.Path) -> dict[str, list[tuple[int, float]]]:
 
 def test_tensorboard_shows_the_curves(trained):
     hp, curves = trained.hp, events(trained.logdir / "train")
-    logged = [step for step in range(1, hp.total_steps + 1) if step % hp.log_steps == 0]
+    logged = [step for step in range(1, total_steps(hp) + 1) if step % hp.log_steps == 0]
     spans = {"postnet": (0, 2), "mel": (2, 62), "finetune": (62, 64)}
     for tag, stages in (("loss/mean_loss1", ("mel", "finetune")), ("loss/mean_loss2", ("postnet", "finetune")),
                         ("loss/mean_loss", ("finetune",))):

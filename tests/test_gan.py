@@ -1,0 +1,126 @@
+"""Adversarial training: who is changed by what, what the discriminator cannot see, and an exact resume."""
+import types
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+import data_load
+import train_gan
+import trainer
+from networks import Discriminator
+from test_networks import STEPS, change, eager, make_batch, randomise  # noqa: F401  fixtures
+from test_training import assert_equal, variables_of
+
+
+def make_task(hp, **changes) -> train_gan.Adversarial:
+    """The task without a corpus, shaken."""
+    corpus = types.SimpleNamespace(split=lambda name: [None])
+    task = train_gan.Adversarial(hp.replace(warmup_steps=0, **changes), corpus)
+    randomise(task.generator)
+    return task
+
+
+def tensors(batch: dict) -> dict:
+    return {name: tf.constant(value, tf.float32) for name, value in batch.items()}
+
+
+def snapshot(model: keras.Model) -> list[bytes]:
+    return [weight.numpy().tobytes() for weight in model.weights]
+
+
+def test_each_step_leaves_the_other_network_as_it_was(tiny_hp, eager):  # noqa: F811
+    task = make_task(tiny_hp, k=2)
+    batch, step = make_batch(tiny_hp), tf.Variable(0, dtype=tf.int64)
+    generator, discriminator = snapshot(task.generator), snapshot(task.discriminator)
+    task.train_step("warmup", batch, step)
+    assert snapshot(task.generator) == generator and snapshot(task.discriminator) != discriminator
+    discriminator = snapshot(task.discriminator)
+    task.update(task.generator.trainable_variables, task.generator_optimizer,
+                lambda: task.generator_losses(tensors(batch)))
+    assert snapshot(task.discriminator) == discriminator and snapshot(task.generator) != generator
+    assert int(step) == 1
+
+
+@pytest.mark.parametrize("stack", [5, 4])
+def test_padding_changes_no_score(tiny_hp, stack):
+    keras.utils.set_random_seed(3)
+    discriminator = Discriminator(tiny_hp.replace(encoder_stack=stack))
+    rng = np.random.default_rng(0)
+    linear, mask = rng.uniform(0, 1, (3, 20, tiny_hp.n_linear)).astype(np.float32), np.ones((3, 20), np.float32)
+    lengths = (20, 13, 7)
+    for row, length in zip(mask, lengths):
+        row[length:] = 0.0
+    scores = np.asarray(discriminator(linear, mask))
+    more = np.pad(linear, ((0, 0), (0, 15), (0, 0)), constant_values=7.0)  # garbage, and beyond each length, too
+    more[np.pad(mask, ((0, 0), (0, 15))) == 0.0] = -3.0
+    np.testing.assert_allclose(discriminator(more, np.pad(mask, ((0, 0), (0, 15)))), scores, atol=1e-5)
+    for i, length in enumerate(lengths):
+        np.testing.assert_allclose(discriminator(linear[i:i + 1, :length], mask[i:i + 1, :length])[0], scores[i],
+                                   atol=1e-5)
+    assert np.ptp(scores) > 1e-3
+    linear[:, 6] += 1.0  # the score is the last step's, but hears all that was before
+    assert (np.abs(np.asarray(discriminator(linear, mask)) - scores) > 1e-5).all()
+
+
+@pytest.mark.parametrize("paired_weight", [0.0, 1.0])
+def test_the_adversarial_loss_alone_reaches_the_first_layer(tiny_hp, eager, paired_weight):  # noqa: F811
+    task = make_task(tiny_hp, paired_weight=paired_weight, gan_weight=1.0)
+    encoder = task.generator.encoder
+    first = [*encoder.prenet.trainable_variables, *encoder.frame_prenet.trainable_variables]
+    with tf.GradientTape() as tape:
+        loss = task.generator_losses(tensors(make_batch(tiny_hp)))["gan/gen_loss"]
+    for gradient in tape.gradient(loss, [variable.value for variable in first]):
+        assert gradient is not None and np.abs(gradient).max() > 0.0
+
+
+def test_the_generator_hears_itself(tiny_hp, eager):  # noqa: F811
+    """What it writes does not depend on the target's frames, and fed its own frames as a teacher it writes the same."""
+    task = make_task(tiny_hp, hide_frame=0.0)
+    batch = tensors(make_batch(tiny_hp))
+    decoded, linear = task.draw(batch, training=False)
+    other, same = task.draw({**batch, "mel": 1.0 - batch["mel"], "linear": 1.0 - batch["linear"]}, training=False)
+    np.testing.assert_array_equal(decoded.mel, other.mel)
+    np.testing.assert_array_equal(linear, same)
+    taught = task.generator(batch["source"], batch["source_mask"], batch["positions"], decoded.mel)
+    np.testing.assert_allclose(taught.mel, decoded.mel, atol=1e-5)
+
+
+def test_without_paired_losses_only_the_length_is_known(tiny_hp, eager):  # noqa: F811
+    task = make_task(tiny_hp, paired_weight=0.0)
+    batch = tensors(make_batch(tiny_hp))
+    moved = {**batch, "positions": tf.concat([batch["positions"][:, :1], 2.0 * batch["positions"][:, 1:]], axis=1),
+             "pitch": 1.0 - batch["pitch"], "mel": 1.0 - batch["mel"], "linear": 1.0 - batch["linear"]}
+    one, other = (task.draw(each, training=False)[1] for each in (batch, moved))
+    assert one.shape == (2, max(STEPS) * tiny_hp.r, tiny_hp.n_linear)
+    np.testing.assert_array_equal(one, other)
+
+
+def test_losses_are_those_of_least_squares(tiny_hp, eager):  # noqa: F811
+    task = make_task(tiny_hp)
+    scores = (tf.constant([0.5, 1.5]), tf.constant([2.0, 0.0]))
+    task.scores = lambda batch: scores
+    found = task.discriminator_losses({})
+    assert (float(found["gan/dis_loss_real"]), float(found["gan/dis_loss_fake"])) == (0.25, 2.0)
+    assert float(found["loss"]) == 2.25
+
+
+def test_resume_within_the_joint_stage_is_exact(demo_data, tiny_hp, tmp_path, monkeypatch):
+    hp = tiny_hp.replace(gan_warmup_steps=1, gan_steps=3, k=2, save_steps=99)
+    monkeypatch.setattr(train_gan.Adversarial, "validate", lambda self, run, stage: {})
+
+    def go(logdir, stop):
+        task = train_gan.Adversarial(hp, data_load.Corpus(demo_data, hp))
+        run = trainer.Run(tmp_path / logdir, hp, task.parts)
+        run.resume()
+        begun = variables_of(task)
+        trainer.fit(run, task, stop)
+        return begun, variables_of(task)
+    _, whole = go("whole", 4)
+    _, first = go("broken", 2)
+    resumed, second = go("broken", 4)
+    assert_equal(resumed, first)
+    assert_equal(second, whole)
+    for part in ("generator", "discriminator", "optimizer_generator", "optimizer_discriminator"):
+        assert any((second[name] != first[name]).any() for name in first if name.startswith(f"{part} "))

@@ -1,0 +1,194 @@
+"""Train the model against a discriminator.
+
+    python train_gan.py                                     # goes on from the demo's paired run
+    python train_gan.py --init-from logdir/mine             # goes on from a paired run of yours
+    python train_gan.py --logdir logdir/gan                 # the same again resumes where it stopped
+    python train_gan.py --preset 2017-gan --data DIR        # nothing but the discriminator teaches, as in 2017
+
+Least-squares GAN (Mao et al. 2017). Two stages: "warmup" teaches the discriminator to tell the target's speech from the
+converted one, "joint" then alternates one update of it with `k` of the generator on the same batch. The generator hears
+itself, and gradients flow through all it decodes.
+"""
+import argparse
+import json
+import pathlib
+import sys
+
+import data_load
+import hyperparams
+import losses
+import metrics
+import report
+import trainer
+import keras
+import numpy as np
+import tensorflow as tf
+from tqdm import tqdm
+
+from hyperparams import HyperParams
+from networks import Discriminator
+from tasks import Task
+
+HERE = pathlib.Path(__file__).resolve().parent
+DRAWS = 16        # random numbers an update draws, at most
+SURE = 0.98       # a discriminator that is right so often has won: it teaches nothing any more
+LOST = 0.55       # and one that is right so seldom has lost
+GENERATOR_SCALARS = ("gan/gen_loss", "loss/mean_loss1", "loss/mean_loss2", "gan/gradient_norm")
+
+
+class Adversarial(Task):
+    """Adversarial training, one update of the discriminator and `k` of the generator a step."""
+
+    def __init__(self, hp: HyperParams, corpus: data_load.Corpus):
+        super().__init__(hp, corpus)
+        self.discriminator = Discriminator(hp)
+        self.stages = [("warmup", hp.gan_warmup_steps), ("joint", hp.gan_steps)]
+        schedule = trainer.cosine(hp.gen_learning_rate, hp.gan_steps * hp.k, hp.warmup_steps)
+        self.generator_optimizer = keras.optimizers.Adam(schedule, beta_1=0.5)
+        self.discriminator_optimizer = keras.optimizers.Adam(hp.dis_learning_rate, beta_1=0.5)
+        self.generator_optimizer.build(self.generator.trainable_variables)
+        self.discriminator_optimizer.build(self.discriminator.trainable_variables)
+        self.judge = tf.function(self.scores)
+
+    @property
+    def parts(self) -> dict:
+        """The variables that a checkpoint holds."""
+        return {"generator": self.generator.weights, "discriminator": self.discriminator.weights,
+                "optimizer_generator": self.generator_optimizer.variables,
+                "optimizer_discriminator": self.discriminator_optimizer.variables}
+
+    def dataset(self, stage: str, start: int, stop: int) -> tf.data.Dataset:
+        return self.corpus.dataset(data_load.PAIRED, start, stop)
+
+    def draw(self, batch: dict, training: bool):
+        """What the decoder writes when it hears itself, and the linear spectrogram (N, T, F) of it.
+
+        With paired losses it reads along the true positions and gets the target's pitch, so that the two can be
+        compared; without, nothing of the target is known but its length.
+        """
+        generator, mask = self.generator, batch["mask"]
+        if self.hp.paired_weight > 0.0:
+            decoded = generator(batch["source"], batch["source_mask"], batch["positions"], training=training)
+            pitch = batch["pitch"]
+        else:
+            memory = generator.encoder(batch["source"], batch["source_mask"], training=training)
+            decoded = generator.decoder(memory, batch["source_mask"], batch["positions"][:, 0],
+                                        steps=tf.shape(batch["positions"])[1] - 1, training=training)
+            pitch = generator.heard_pitch(decoded.pitch)
+        return decoded, generator.postnet(decoded.mel * mask[:, :, None], pitch, mask, training=training)
+
+    def scores(self, batch: dict):
+        """The discriminator's scores (N,) of the target's speech and of the converted."""
+        _, converted = self.draw(batch, training=False)
+        return (self.discriminator(batch["linear"], batch["mask"]),
+                self.discriminator(tf.stop_gradient(converted), batch["mask"]))
+
+    def update(self, variables: list, optimizer, loss_of) -> dict:
+        """One update of `variables` by the loss, and other scalars, that `loss_of()` gives."""
+        values = [variable.value for variable in variables]
+        with tf.GradientTape(watch_accessed_variables=False) as tape:
+            tape.watch(values)
+            scalars = loss_of()
+        gradients, norm = tf.clip_by_global_norm(tape.gradient(scalars["loss"], values), self.hp.gan_clip_norm)
+        optimizer.apply(gradients, variables)
+        return {**scalars, "gan/gradient_norm": norm}
+
+    def discriminator_losses(self, batch: dict) -> dict:
+        real, fake = self.scores(batch)
+        loss_real, loss_fake = losses.least_squares(real, 1.0), losses.least_squares(fake, 0.0)
+        return {"loss": loss_real + loss_fake, "gan/dis_loss_real": loss_real, "gan/dis_loss_fake": loss_fake}
+
+    def generator_losses(self, batch: dict) -> dict:
+        decoded, linear = self.draw(batch, training=True)
+        adversarial = losses.least_squares(self.discriminator(linear, batch["mask"]), 1.0)
+        paired = self.decoder_losses(decoded, batch)
+        linear_loss = losses.l1(linear, batch["linear"], batch["mask"])
+        loss = self.hp.gan_weight * adversarial
+        if self.hp.paired_weight > 0.0:
+            loss += self.hp.paired_weight * (paired["loss"] + linear_loss)
+        return {"loss": loss, "gan/gen_loss": adversarial, "loss/mean_loss1": paired["loss/mean_loss1"],
+                "loss/mean_loss2": linear_loss}
+
+    def train_step(self, stage: str, batch: dict, step: tf.Variable) -> dict:
+        """One update of the discriminator and, in the joint stage, `k` of the generator; counts `step` up with them."""
+        def seed(update):
+            state = [tf.constant(self.hp.seed, tf.int64), (step * (self.hp.k + 1) + update) * DRAWS]
+            self.generator.seeds.state.assign(tf.cast(state, "uint32"))
+
+        def steps(batch):
+            seed(tf.constant(0, tf.int64))
+            scalars = self.update(self.discriminator.trainable_variables, self.discriminator_optimizer,
+                                  lambda: self.discriminator_losses(batch))
+            scalars["gan/dis_loss"] = scalars.pop("loss")
+            if stage == "joint":
+                last = tf.zeros(len(GENERATOR_SCALARS))
+                for update in tf.range(self.hp.k, dtype=tf.int64):
+                    seed(update + 1)
+                    found = self.update(self.generator.trainable_variables, self.generator_optimizer,
+                                        lambda: self.generator_losses(batch))
+                    last = tf.stack([found[name] for name in GENERATOR_SCALARS])
+                scalars |= dict(zip(GENERATOR_SCALARS, tf.unstack(last)))
+            step.assign_add(1)
+            return scalars
+        return self.compile(stage, batch, steps)(batch)
+
+    def validate(self, run: trainer.Run, stage: str) -> dict[str, float]:
+        """The discriminator's accuracy on held-out speech and, in the joint stage, how conversion does."""
+        batch = self.corpus.assemble([self.corpus.whole(pair) for pair in self.validation])
+        real, fake = (np.asarray(scores) for scores in self.judge(batch))
+        scalars = {"gan/accuracy_real": float(np.mean(real > 0.5)), "gan/accuracy_fake": float(np.mean(fake <= 0.5))}
+        accuracy = (scalars["gan/accuracy_real"] + scalars["gan/accuracy_fake"]) / 2
+        if stage == "joint":
+            found, cepstra = self.free_running(run)
+            ratio = float(np.mean([metrics.global_variance_ratio(*pair) for pair in cepstra]))
+            scalars |= found | {"gan/accuracy": accuracy, "free_running/global_variance_ratio": ratio,
+                                "free_running/modulation_distance": metrics.modulation_distance(*zip(*cepstra))}
+            # What adversarial training is for counts, too: variance that is neither too small nor too large
+            scalars["score"] *= 1.0 + abs(1.0 - ratio)
+            if accuracy > SURE:
+                tqdm.write(f"warning: the discriminator is right in {accuracy:.0%}; it has won and teaches nothing: "
+                           "lower dis_learning_rate or raise k")
+            elif accuracy < LOST:
+                tqdm.write(f"warning: the discriminator is right in {accuracy:.0%}; it has lost and teaches nothing: "
+                           "raise dis_learning_rate, lower k or gan_weight")
+        return scalars
+
+
+def draw_curves(logdir: pathlib.Path) -> None:
+    """Draw the losses of a run into its folder."""
+    curves = {name: trainer.read_scalars(logdir / "train", f"gan/{name}")
+              for name in ("dis_loss_real", "dis_loss_fake", "gen_loss")}
+    report.plot_curves(logdir / "gan_loss.png", {name: curve for name, curve in curves.items() if curve[0]},
+                       "least-squares losses of discriminator and generator", "loss")
+
+
+def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    trainer.add_arguments(parser)
+    args = parser.parse_args(argv)
+    fresh = args.logdir is None or not (args.logdir / "hparams.json").exists() or args.no_resume
+    if args.init_from is None and args.preset is None and fresh:
+        paired = HERE / "logdir" / ("paired" if args.data else "demo")
+        args.init_from = paired if (paired / "hparams.json").exists() else None
+    args.logdir = args.logdir or HERE / "logdir" / (f"{args.init_from.name}-gan" if args.init_from else "gan")
+    return args
+
+
+def main(argv: list[str] | None = None) -> int:
+    args = parse_arguments(argv)
+    try:
+        default = hyperparams.PRESETS["default" if args.data else "demo"]
+        if args.init_from:  # its networks and, unless others are named, its features
+            default = HyperParams.from_json(args.init_from / "hparams.json")
+            if args.data is None:
+                args.data = pathlib.Path(json.loads((args.init_from / "data.json").read_text(encoding="utf-8"))["data"])
+        trainer.train(args, trainer.resolve(args, default), Adversarial)
+        draw_curves(args.logdir)
+    except (ValueError, OSError, trainer.TrainingError) as error:
+        print(f"train_gan.py: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
