@@ -92,8 +92,8 @@ def draw_oracles(corpus: data_load.Corpus, pairs: list[Pair], generator: Generat
         batch = corpus.assemble([corpus.whole(pair)])
         source, mask, true, frames = (batch[name] for name in ("source", "source_mask", "positions", "mel"))
         memory, length, steps = generator.encoder(source, mask), len(corpus.path(pair)), true.shape[1] - 1
-        decoded = [generator.decoder(memory, mask, true[:, 0], steps, positions=true),
-                   generator.decoder(memory, mask, true[:, 0], steps, frames=frames)]
+        decoded = [generator.decoder(memory, mask, true[:, 0], steps=steps, positions=true),
+                   generator.decoder(memory, mask, true[:, 0], steps=steps, frames=frames)]
         inputs = [(each.mel, generator.heard_pitch(each.pitch)) for each in decoded] + [(frames, batch["pitch"])]
         for linear, (mel, pitch) in zip(drawn.values(), inputs):
             valid = batch["mask"]

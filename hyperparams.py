@@ -188,10 +188,11 @@ class HyperParams:
 PRESETS: dict[str, HyperParams] = {
     "default": HyperParams(),
     "demo": HyperParams(width=128, encoder_banks=10, postnet_steps=1000, mel_steps=2000, finetune_steps=300,
-                        save_steps=500),
+                        save_steps=500, gan_warmup_steps=20, gan_steps=40),
     "paper": HyperParams(width=256, batch_size=32),
     "2017": HyperParams(width=512, batch_size=32),
-    "2017-gan": HyperParams(width=512, batch_size=32, paired_weight=0.0, gan_weight=1.0, gan_warmup_steps=0),
+    # Layer norm: without paired training there are no moving statistics to draw with
+    "2017-gan": HyperParams(width=512, batch_size=32, norm="ln", paired_weight=0.0, gan_weight=1.0, gan_warmup_steps=0),
 }
 
 # The values that features on disk depend on: prepro.py stores them, training and evaluation compare.

@@ -30,7 +30,6 @@ from networks import Discriminator
 from tasks import Task
 
 HERE = pathlib.Path(__file__).resolve().parent
-DRAWS = 16        # random numbers an update draws, at most
 SURE = 0.98       # a discriminator that is right so often has won: it teaches nothing any more
 LOST = 0.55       # and one that is right so seldom has lost
 GENERATOR_SCALARS = ("gan/gen_loss", "loss/mean_loss1", "loss/mean_loss2", "gan/gradient_norm")
@@ -60,26 +59,27 @@ class Adversarial(Task):
     def dataset(self, stage: str, start: int, stop: int) -> tf.data.Dataset:
         return self.corpus.dataset(data_load.PAIRED, start, stop)
 
-    def draw(self, batch: dict, training: bool):
+    def draw(self, batch: dict):
         """What the decoder writes when it hears itself, and the linear spectrogram (N, T, F) of it.
 
         With paired losses it reads along the true positions and gets the target's pitch, so that the two can be
-        compared; without, nothing of the target is known but its length.
+        compared; without, nothing of the target is known but its length. All as at synthesis, without dropout: the
+        texture that dropout leaves would pass for speech.
         """
         generator, mask = self.generator, batch["mask"]
         if self.hp.paired_weight > 0.0:
-            decoded = generator(batch["source"], batch["source_mask"], batch["positions"], training=training)
+            decoded = generator(batch["source"], batch["source_mask"], batch["positions"])
             pitch = batch["pitch"]
         else:
-            memory = generator.encoder(batch["source"], batch["source_mask"], training=training)
+            memory = generator.encoder(batch["source"], batch["source_mask"])
             decoded = generator.decoder(memory, batch["source_mask"], batch["positions"][:, 0],
-                                        steps=tf.shape(batch["positions"])[1] - 1, training=training)
+                                        steps=tf.shape(batch["positions"])[1] - 1)
             pitch = generator.heard_pitch(decoded.pitch)
-        return decoded, generator.postnet(decoded.mel * mask[:, :, None], pitch, mask, training=training)
+        return decoded, generator.postnet(decoded.mel * mask[:, :, None], pitch, mask)
 
     def scores(self, batch: dict):
         """The discriminator's scores (N,) of the target's speech and of the converted."""
-        _, converted = self.draw(batch, training=False)
+        _, converted = self.draw(batch)
         return (self.discriminator(batch["linear"], batch["mask"]),
                 self.discriminator(tf.stop_gradient(converted), batch["mask"]))
 
@@ -99,7 +99,7 @@ class Adversarial(Task):
         return {"loss": loss_real + loss_fake, "gan/dis_loss_real": loss_real, "gan/dis_loss_fake": loss_fake}
 
     def generator_losses(self, batch: dict) -> dict:
-        decoded, linear = self.draw(batch, training=True)
+        decoded, linear = self.draw(batch)
         adversarial = losses.least_squares(self.discriminator(linear, batch["mask"]), 1.0)
         paired = self.decoder_losses(decoded, batch)
         linear_loss = losses.l1(linear, batch["linear"], batch["mask"])
@@ -111,19 +111,13 @@ class Adversarial(Task):
 
     def train_step(self, stage: str, batch: dict, step: tf.Variable) -> dict:
         """One update of the discriminator and, in the joint stage, `k` of the generator; counts `step` up with them."""
-        def seed(update):
-            state = [tf.constant(self.hp.seed, tf.int64), (step * (self.hp.k + 1) + update) * DRAWS]
-            self.generator.seeds.state.assign(tf.cast(state, "uint32"))
-
         def steps(batch):
-            seed(tf.constant(0, tf.int64))
             scalars = self.update(self.discriminator.trainable_variables, self.discriminator_optimizer,
                                   lambda: self.discriminator_losses(batch))
             scalars["gan/dis_loss"] = scalars.pop("loss")
             if stage == "joint":
                 last = tf.zeros(len(GENERATOR_SCALARS))
-                for update in tf.range(self.hp.k, dtype=tf.int64):
-                    seed(update + 1)
+                for _ in tf.range(self.hp.k):
                     found = self.update(self.generator.trainable_variables, self.generator_optimizer,
                                         lambda: self.generator_losses(batch))
                     last = tf.stack([found[name] for name in GENERATOR_SCALARS])

@@ -204,10 +204,11 @@ def load_generator(generator: keras.Model, prefix: str) -> None:
 def fit(run: Run, task, last_step: int) -> None:
     """Run `task` from the run's step to `last_step`, logging, validating and saving as the hyperparameters say.
 
-    The task gives `stages`, a list of (name, steps), `dataset(stage, start, stop)`, `train_step(stage, batch, step)`
-    that counts `step` up and returns a dictionary of scalars, and `validate(run, stage)` returning the scalars of a
-    validation, with the key "score", lower is better, once there is something to select. Raises TrainingError when a
-    scalar is not finite. A checkpoint is written however the loop ends, but for that.
+    The task gives `stages`, a list of (name, steps), `enter(stage)`, called before the first step of each,
+    `dataset(stage, start, stop)`, `train_step(stage, batch, step)` that counts `step` up and returns a dictionary of
+    scalars, and `validate(run, stage)` returning the scalars of a validation, with the key "score", lower is better,
+    once there is something to select. Raises TrainingError when a scalar is not finite. A checkpoint is written however
+    the loop ends, but for that.
     """
     with tqdm(total=last_step, initial=int(run.step), desc="training", disable=None, unit="step") as bar:
         stage_start = 0
@@ -227,6 +228,8 @@ def fit_stage(run: Run, task, stage: str, start: int, stop: int, bar: tqdm) -> N
     if first >= stop:
         return
     bar.set_description(stage)
+    if first == start:
+        task.enter(stage)
     for batch in task.dataset(stage, first - start, stop - start):
         scalars = {name: float(value) for name, value in task.train_step(stage, batch, run.step).items()}
         step = int(run.step)

@@ -79,8 +79,8 @@ def test_the_generator_hears_itself(tiny_hp, eager):  # noqa: F811
     """What it writes does not depend on the target's frames, and fed its own frames as a teacher it writes the same."""
     task = make_task(tiny_hp, hide_frame=0.0)
     batch = tensors(make_batch(tiny_hp))
-    decoded, linear = task.draw(batch, training=False)
-    other, same = task.draw({**batch, "mel": 1.0 - batch["mel"], "linear": 1.0 - batch["linear"]}, training=False)
+    decoded, linear = task.draw(batch)
+    other, same = task.draw({**batch, "mel": 1.0 - batch["mel"], "linear": 1.0 - batch["linear"]})
     np.testing.assert_array_equal(decoded.mel, other.mel)
     np.testing.assert_array_equal(linear, same)
     taught = task.generator(batch["source"], batch["source_mask"], batch["positions"], decoded.mel)
@@ -92,7 +92,7 @@ def test_without_paired_losses_only_the_length_is_known(tiny_hp, eager):  # noqa
     batch = tensors(make_batch(tiny_hp))
     moved = {**batch, "positions": tf.concat([batch["positions"][:, :1], 2.0 * batch["positions"][:, 1:]], axis=1),
              "pitch": 1.0 - batch["pitch"], "mel": 1.0 - batch["mel"], "linear": 1.0 - batch["linear"]}
-    one, other = (task.draw(each, training=False)[1] for each in (batch, moved))
+    one, other = (task.draw(each)[1] for each in (batch, moved))
     assert one.shape == (2, max(STEPS) * tiny_hp.r, tiny_hp.n_linear)
     np.testing.assert_array_equal(one, other)
 

@@ -20,9 +20,11 @@ import soundfile
 import tensorflow as tf
 
 import eval as evaluation
+import eval_gan
 import hyperparams
 import prepro
 import train
+import train_gan
 import utils
 from conftest import demo_wav, leftovers, write
 
@@ -32,7 +34,9 @@ FLAGS = {
     "prepro.py": ["--source", "--target", "--pairs", "--download", "--mirror", "--data", "--pattern", "--heldout",
                   "--identity", "--set"],
     "train.py": ["--data", "--logdir", "--preset", "--set", "--seed", "--steps", "--init-from", "--no-resume"],
-    "eval.py": ["--data", "--logdir", "--out", "--checkpoint", "--set", "FILE_OR_FOLDER"],
+    "train_gan.py": ["--data", "--logdir", "--preset", "--set", "--seed", "--steps", "--init-from", "--no-resume"],
+    "eval.py": ["--data", "--logdir", "--out", "--checkpoint", "--source", "--oracles", "--set", "FILE_OR_FOLDER"],
+    "eval_gan.py": ["--data", "--logdir", "--out", "--checkpoint", "--source", "--oracles", "--set", "FILE_OR_FOLDER"],
     "check.py": [],
 }
 
@@ -139,6 +143,44 @@ def test_evaluation_of_the_heldout_sentences(trained, capsys):
         assert len(wavs["converted"]) == pytest.approx(len(wavs["source"]), rel=0.2)
     printed = capsys.readouterr().out
     assert "index.html" in printed and all(name in printed for name in metrics["summary"])
+
+
+def test_oracles_are_measured_beside_the_conversion(trained, tmp_path):
+    assert evaluation.main(["--logdir", str(trained.logdir), "--out", str(tmp_path), "--source", "rms",
+                            "--oracles"]) == 0
+    summary = json.loads((tmp_path / "metrics.json").read_text(encoding="utf-8"))["summary"]
+    for kind in ("along the DTW path", "with teacher forcing", "from natural mel"):
+        assert summary[f"MCD dB {kind}"] > summary["MCD dB of the copy"] > 0
+    # The post-net has begun to learn, the decoder hardly
+    assert summary["MCD dB from natural mel"] < 0.8 * summary["MCD dB along the DTW path"]
+    assert all(" along the " not in name for row in json.loads((tmp_path / "metrics.json").read_text(
+        encoding="utf-8"))["utterances"].values() for name in row)
+
+
+def test_another_source_is_refused(trained, capsys):
+    assert evaluation.main(["--logdir", str(trained.logdir), "--source", "anna"]) == 1
+    assert "no held-out sentence of source 'anna'; there are rms" in capsys.readouterr().err
+
+
+def test_adversarial_training_goes_on_from_a_paired_run(trained, tmp_path, capsys):
+    """Its networks and features are taken from there, its samples have their names, and each script loads each run."""
+    logdir = tmp_path / "gan"
+    small = ["--set=gan_warmup_steps=1", "--set=gan_steps=1", "--set=k=1"]
+    assert train_gan.main(["--init-from", str(trained.logdir), "--logdir", str(logdir), *small]) == 0
+    printed = capsys.readouterr()
+    assert "accuracy_real" in printed.out + printed.err
+    assert hyperparams.HyperParams.from_json(logdir / "hparams.json").width == trained.hp.width
+    assert (logdir / "gan_loss.png").stat().st_size > 1000
+    assert any((logdir / "samples").rglob("step-000002/*.wav"))
+    assert eval_gan.main(["--logdir", str(logdir)]) == 0
+    found = {path.name for path in (logdir / "results" / "audio").glob("*.wav")}
+    assert found == {f"gan_{i}_{kind}.wav" for i in range(len(HELDOUT)) for kind in ("org", "act", "gen")}
+    check_page(logdir / "results", len(HELDOUT), 3)
+    assert evaluation.main(["--logdir", str(logdir), "--out", str(tmp_path / "a")]) == 0
+    assert eval_gan.main(["--logdir", str(trained.logdir), "--out", str(tmp_path / "b")]) == 0
+    recording = logdir / "results" / "audio" / "gan_0_org.wav"
+    assert eval_gan.main([str(recording), "--logdir", str(logdir), "--out", str(tmp_path / "c")]) == 0
+    assert (tmp_path / "c" / "gan_0_org.wav").exists()
 
 
 @pytest.fixture(scope="module")

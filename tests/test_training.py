@@ -222,7 +222,11 @@ class Counting:
         self.generator = types.SimpleNamespace(weights=[self.weight])
         self.parts = {"generator": [self.weight], "optimizer": [self.moment]}
         self.stages = [("postnet", hp.postnet_steps), ("mel", hp.mel_steps), ("finetune", hp.finetune_steps)]
+        self.entered = []
         self.scores, self.nan_from, self.stop_at, self.seen = scores or {}, nan_from, stop_at, []
+
+    def enter(self, stage):
+        self.entered.append(stage)
 
     def dataset(self, stage, start, stop):
         return range(start, stop)
@@ -316,6 +320,27 @@ def test_a_loss_that_is_not_finite_ends_training_and_spares_what_was_saved(tmp_p
     assert weight_in(newest) == last_good and weight_in(trainer.best_checkpoint(tmp_path)) > 0
     go(tmp_path, 12, hp)  # and it can go on from there
     assert weight_in(tf.train.latest_checkpoint(tmp_path / "checkpoints")) == 12
+
+
+def test_each_stage_is_entered_once_and_not_again_on_resume(tmp_path):
+    assert go(tmp_path, 4).entered == ["postnet", "mel"]
+    assert go(tmp_path, 12).entered == ["finetune"]
+    assert go(tmp_path, 12).entered == []
+
+
+@pytest.mark.parametrize("bias", [-1.2, -0.2])
+def test_pace_is_set_by_the_length_of_the_validation_sentences(trained, bias):
+    task, advance = trained.task, trained.task.generator.decoder.cell.attend.advance
+    before = [weight.numpy() for weight in advance.weights]
+    advance.kernel.assign(np.zeros_like(before[0]))
+    advance.bias.assign([bias])
+    sources = [task.corpus.source(pair) for pair in task.validation]
+    true = sum(len(task.corpus.path(pair)) for pair in task.validation)
+    assert abs(sum(len(output.mel) for output in task.converter(sources)) / true - 1.0) > 0.1
+    task.set_pace()
+    assert sum(len(output.mel) for output in task.converter(sources)) / true == pytest.approx(1.0, abs=0.03)
+    for weight, value in zip(advance.weights, before):
+        weight.assign(value)
 
 
 def test_validation_survives_a_model_that_writes_silence(trained, tmp_path, monkeypatch):
