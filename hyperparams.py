@@ -57,7 +57,7 @@ class HyperParams:
     batch_size: int = 16            #                                         (paper 32)
     postnet_steps: int = 2000       # stage 1: post-net alone on the target's own speech
     mel_steps: int = 4500           # stage 2: encoder and decoder on mel
-    finetune_steps: int = 500       # stage 3: post-net on the decoder's own output
+    finetune_steps: int = 1000      # stage 3: post-net on the decoder's own output
     postnet_frames: int = 64        # frames, window of stage 1
     whole_share: float = 0.2        # share of the batches made of whole utterances instead of slices
     learning_rate: float = 1e-3     # highest; rises and falls along a cosine (paper 1e-3, stepwise decay)
@@ -96,7 +96,8 @@ class HyperParams:
 
     # Synthesis
     griffin_lim_iters: int = 60     #                                         (paper 50)
-    power: float = 1.1              # sharpening of the magnitude before Griffin-Lim             (paper 1.2)
+    sharpen: float = 0.6            # growth of the mel-cepstra of order 30 at synthesis, less of the lower ones
+    power: float = 1.0              # sharpening of the magnitude before Griffin-Lim             (paper 1.2)
 
     @property
     def n_linear(self) -> int:
@@ -157,7 +158,7 @@ class HyperParams:
                               "pitch_min") and value <= 0.0:
                 raise ValueError(f"{field.name}={value}: must be positive")
             if field.name in ("validation", "test", "dropout", "hide_frame", "whole_share", "own_position",
-                              "vary_tempo", "vary_pitch", "hide_band", "blur_warp") and not (
+                              "vary_tempo", "vary_pitch", "hide_band", "blur_warp", "sharpen") and not (
                     0.0 <= value <= 1.0):
                 raise ValueError(f"{field.name}={value}: must lie between 0 and 1")
         if self.max_advance <= 1.0:

@@ -4,13 +4,14 @@ import types
 import keras
 import numpy as np
 import pytest
+import scipy.fft
 import tensorflow as tf
 
 import hyperparams
 import tasks
 from convert import Converter
 from modules import StepInput, length_mask
-from networks import Generator
+from networks import Generator, sharpening
 
 STAGES = ("postnet", "mel", "finetune")
 SOURCE_LENGTHS, STEPS = (15, 13), (3, 2)  # source frames and decoder steps of two utterances
@@ -219,6 +220,18 @@ def test_conversion_does_not_depend_on_what_it_is_batched_with(generator, change
         assert alone.stopped == result.stopped and len(alone.mel) == len(result.mel)
         for field in ("mel", "pitch", "linear", "positions", "weights"):
             np.testing.assert_allclose(getattr(alone, field), getattr(result, field), atol=1e-4, err_msg=field)
+
+
+def test_sharpening_restores_variance_of_high_orders_and_leaves_the_rest(tiny_hp):
+    rng = np.random.default_rng(0)
+    mel = rng.uniform(0.2, 0.8, (40, tiny_hp.n_mels)).astype(np.float32)
+    mean = mel.mean(axis=0)
+    sharp = mel + (mel - mean) @ sharpening(tiny_hp.replace(sharpen=0.5))
+    growth = (scipy.fft.dct(sharp, axis=1, norm="ortho").std(axis=0)
+              / scipy.fft.dct(mel, axis=1, norm="ortho").std(axis=0))
+    np.testing.assert_allclose(growth[[0, 1, 15, 29, 30, 79]], [1.0, 1.0, 1.25, 1.5, 1.0, 1.0], atol=1e-4)
+    np.testing.assert_allclose(sharp.mean(axis=0), mean, atol=1e-5)
+    assert not sharpening(tiny_hp.replace(sharpen=0.0)).any()
 
 
 def test_each_stage_trains_its_own_network_and_no_other(tiny_hp, eager):
