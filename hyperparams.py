@@ -188,7 +188,7 @@ class HyperParams:
 
 PRESETS: dict[str, HyperParams] = {
     "default": HyperParams(),
-    "demo": HyperParams(width=128, encoder_banks=10, postnet_steps=1000, mel_steps=2000, finetune_steps=300,
+    "demo": HyperParams(width=128, encoder_banks=10, postnet_steps=1000, mel_steps=1400, finetune_steps=300,
                         save_steps=500, gan_warmup_steps=20, gan_steps=40),
     "paper": HyperParams(width=256, batch_size=32),
     "2017": HyperParams(width=512, batch_size=32),
