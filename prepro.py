@@ -140,8 +140,8 @@ def prepare(corpora: dict[str, dict[str, pathlib.Path]], target: str, data: path
         raise PreproError(f"--heldout names {len(unknown)} unknown utterances, for instance {min(unknown)!r}")
     (data / "manifest.csv").unlink(missing_ok=True)  # until all is done again: it says that features and paths fit
     jobs = [(speaker, utterance, path) for speaker, files in corpora.items() for utterance, path in files.items()]
-    # librosa compiles a part of pYIN when it is first used and keeps it in its folder. Several processes that do so at once
-    # spoil it for good: they and all that come after crash. So it is done here, before there are several.
+    # librosa compiles a part of pYIN when it is first used and keeps it in its folder. Several processes that do so at
+    # once spoil it for good: they and all that come after crash. So it is done here, before there are several.
     utils.pitch(np.zeros(hp.n_fft, np.float32), hp)
     done = parallel(functools.partial(compute_features, hp=hp),
                     [(path, data / "features" / speaker / utterance, speaker == target)
