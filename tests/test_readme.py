@@ -30,7 +30,11 @@ def test_command_is_understood(command):
 
 @pytest.mark.parametrize("link", sorted(set(re.findall(r"\]\(((?!http|#)[^)]+)\)", README))))
 def test_links_lead_somewhere(link):
-    assert (ROOT / link).exists()
+    name, _, heading = link.partition("#")
+    assert (ROOT / name).exists()
+    if heading:
+        text = (ROOT / name).read_text(encoding="utf-8")
+        assert heading in [line.lstrip("# ").lower().replace(" ", "-") for line in text.splitlines() if line[:1] == "#"]
 
 
 @pytest.mark.parametrize("name", sorted(set(re.findall(r"`(\w+\.py|[\w/-]+\.txt|data/demo/[\w.]*)`", README))))
