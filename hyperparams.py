@@ -81,7 +81,7 @@ class HyperParams:
     gan_warmup_steps: int = 150     # the discriminator alone
     gan_steps: int = 300            # of one update of the discriminator and `k` of the generator
     k: int = 5                      #                                         (2017 5)
-    gen_learning_rate: float = 2e-5  # highest; rises and falls along a cosine
+    gen_learning_rate: float = 2e-5 # highest; rises and falls along a cosine
     dis_learning_rate: float = 2e-4  # constant
     gan_clip_norm: float = 5.0      #                                         (2017 5)
     gan_weight: float = 0.05        # of the adversarial loss                 (2017 1)

@@ -15,6 +15,17 @@ from hyperparams import HyperParams
 from modules import CBHG, DecoderCell, PreNet, StepInput, scan
 
 
+def stack_frames(linear, mask, size: int):
+    """Linear (N, T, F), mask (N, T) to `size` frames a step (N, ceil(T / size), F * size) and the mask of the steps.
+
+    Frames beyond the mask become zero: a step may hold frames of both kinds.
+    """
+    n, length, bins = ops.shape(linear)[0], ops.shape(linear)[1], linear.shape[2]
+    missing = -length % size
+    x = ops.pad(linear * mask[:, :, None], ((0, 0), (0, missing), (0, 0)))
+    return ops.reshape(x, (n, -1, size * bins)), ops.pad(mask, ((0, 0), (0, missing)))[:, ::size]
+
+
 class Encoder(layers.Layer):
     """Linear spectrogram to memory: `encoder_stack` stacked frames, pre-net, CBHG, unfolded to a memory vector a frame.
 
@@ -35,10 +46,8 @@ class Encoder(layers.Layer):
 
     def call(self, linear, mask, training=False):
         """Linear (N, S, F), mask (N, S) to memory (N, S, E)."""
-        n, length, bins = ops.shape(linear)[0], ops.shape(linear)[1], linear.shape[2]
-        linear = linear * mask[:, :, None]  # the last stack may hold frames of both kinds
-        x = ops.reshape(linear, (n, length // self.stack, self.stack * bins))     # (N, Tx, F*r)
-        step_mask = mask[:, ::self.stack]                                          # (N, Tx)
+        n, length = ops.shape(linear)[0], ops.shape(linear)[1]
+        x, step_mask = stack_frames(linear, mask, self.stack)                      # (N, Tx, F * stack), (N, Tx)
         x = self.cbhg(self.prenet(x, training=training), step_mask, training=training)   # (N, Tx, E)
         x = ops.reshape(self.unfold(x), (n, length, self.width))                   # (N, S, E)
         x = x + self.of_frame(self.frame_prenet(linear, training=training))        # (N, S, E)
@@ -63,11 +72,7 @@ class Discriminator(keras.Model):
 
     def call(self, linear, mask):
         """Linear (N, T, F), mask (N, T) to scores (N,), trained to be 1 for real and 0 for converted speech."""
-        n, length, bins = ops.shape(linear)[0], ops.shape(linear)[1], linear.shape[2]
-        missing = -length % self.stack
-        x = ops.pad(linear * mask[:, :, None], ((0, 0), (0, missing), (0, 0)))
-        step_mask = ops.pad(mask, ((0, 0), (0, missing)))[:, ::self.stack]                 # (N, Tx)
-        x = ops.reshape(x, (n, -1, self.stack * bins))                                     # (N, Tx, F * stack)
+        x, step_mask = stack_frames(linear, mask, self.stack)                              # (N, Tx, F * stack), (N, Tx)
         x = self.cbhg(self.prenet(x), step_mask)                                           # (N, Tx, E)
         last = step_mask - ops.pad(step_mask[:, 1:], ((0, 0), (0, 1)))                     # 0 0 1 0
         return self.score(ops.sum(x * last[:, :, None], axis=1))[:, 0]
@@ -134,7 +139,7 @@ class Decoder(layers.Layer):
 
 class Conversion(NamedTuple):
     """The result of free running. Frames after `lengths` are not part of the speech."""
-    mel: object        # (N, T, M)
+    mel: object        # (N, T, M) sharpened, as the post-net gets it
     pitch: object      # (N, T, 2) octaves above the middle, voicing from 0 to 1
     linear: object     # (N, T, F)
     lengths: object    # (N,) frames until the reading position passed the end of the source

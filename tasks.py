@@ -15,8 +15,7 @@ from convert import Converter
 from hyperparams import HyperParams
 from networks import DecoderOutput, Generator
 
-
-PACE_ROUNDS = 3
+PACE_ROUNDS = 3  # of converting and correcting; the third changes next to nothing
 
 
 class Task:
@@ -93,7 +92,6 @@ class Task:
                                    self.corpus.spoken_target(pair, "linear"), self.corpus.path(pair), self.hp,
                                    f"{name}, step {int(run.step)}")
             run.log_sample(name, wav, folder / f"{name}.png")
-
 
     def enter(self, stage: str) -> None:
         """What is to be done before the first step of a stage."""
