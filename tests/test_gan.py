@@ -97,6 +97,15 @@ def test_without_paired_losses_only_the_length_is_known(tiny_hp, eager):  # noqa
     np.testing.assert_array_equal(one, other)
 
 
+def test_it_judges_the_target_and_the_conversion(tiny_hp, eager):  # noqa: F811
+    task = make_task(tiny_hp)
+    batch = tensors(make_batch(tiny_hp))
+    real, fake = task.scores(batch)
+    np.testing.assert_allclose(real, task.discriminator(batch["linear"], batch["mask"]), atol=1e-6)
+    np.testing.assert_allclose(fake, task.discriminator(task.draw(batch)[1], batch["mask"]), atol=1e-6)
+    assert (np.abs(real - fake) > 1e-5).all()
+
+
 def test_losses_are_those_of_least_squares(tiny_hp, eager):  # noqa: F811
     task = make_task(tiny_hp)
     scores = (tf.constant([0.5, 1.5]), tf.constant([2.0, 0.0]))

@@ -46,3 +46,18 @@ def test_no_voice_has_no_pitch(sentence):
     measures = world.compare(whisper, sentence)
     assert np.isnan(measures["F0 RMSE Hz"]) and np.isnan(measures["median F0 ratio"])
     assert np.isfinite(measures["MCD dB"]) and measures["voicing error"] > 0.3
+
+
+def test_distortion_is_in_decibel(sentence, monkeypatch):
+    """A ripple of known depth on the envelope, which is one mel-cepstrum, gives the distortion of the usual formula."""
+    cheaptrick, depth = world.pyworld.cheaptrick, 0.3
+
+    def rippled(*args):
+        envelope = cheaptrick(*args)
+        omega = np.linspace(0.0, np.pi, envelope.shape[1])
+        warped = omega + 2.0 * np.arctan(0.41 * np.sin(omega) / (1.0 - 0.41 * np.cos(omega)))
+        return envelope * np.exp(2.0 * depth * np.cos(3.0 * warped))
+    monkeypatch.setattr(world.pyworld, "cheaptrick", rippled)
+    changed = world.analyse(demo_wav("slt", "demo_003", HP), HP)
+    distances = np.linalg.norm(changed.cepstra[:20] - sentence.cepstra[:20], axis=1)
+    assert np.median(distances) == pytest.approx(10.0 * np.sqrt(2.0) / np.log(10.0) * depth, rel=0.05)
