@@ -90,7 +90,7 @@ def convert_recording(wav: np.ndarray, converter: Converter, pool) -> tuple[np.n
     hp = converter.hp
     pieces = split_at_pauses(wav, hp)
     outputs = converter([utils.spectrograms(piece.wav, hp)[1] for piece in pieces])
-    voices = list(pool.map(lambda out: utils.griffin_lim(out.linear, hp), outputs))
+    voices = list(pool.map(lambda out: utils.griffin_lim(out.linear, out.pitch, hp), outputs))
     return join(pieces, voices, hp), pieces, outputs
 
 

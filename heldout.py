@@ -47,15 +47,16 @@ def evaluate(corpus: data_load.Corpus, out: pathlib.Path, converter: Converter, 
     with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool:
         def work(function, items, doing):
             return list(tqdm(pool.map(function, items), doing, len(items), disable=None))
-        wavs = {"": work(lambda output: utils.griffin_lim(output.linear, hp), outputs, "Griffin-Lim"),
+        wavs = {"": work(lambda output: utils.griffin_lim(output.linear, output.pitch, hp), outputs, "Griffin-Lim"),
                 " of the source": [load_stretch(pair.source_file, pair.source_start, pair.source_end, hp)
                                    for pair in pairs]}
         as_it_is = hp.replace(power=1.0)  # a natural spectrogram needs no sharpening
-        copies = dict(zip(targets, work(lambda pair: utils.griffin_lim(corpus.spoken_target(pair, "linear"), as_it_is),
-                                        list(targets.values()), "copies of the target")))
+        copies = dict(zip(targets, work(lambda pair: utils.griffin_lim(
+            corpus.spoken_target(pair, "linear"), corpus.pitch(pair), as_it_is), list(targets.values()),
+            "copies of the target")))
         wavs[" of the copy"] = [copies[spoken(pair)] for pair in pairs]
         for kind, linear in (draw_oracles(corpus, pairs, converter.generator) if oracles else {}).items():
-            wavs[kind] = work(lambda x: utils.griffin_lim(x, hp), linear, f"Griffin-Lim{kind}")
+            wavs[kind] = work(lambda drawn: utils.griffin_lim(*drawn, hp), linear, f"Griffin-Lim{kind}")
         natural = {key: load_stretch(pair.target_file, pair.target_start, pair.target_end, hp)
                    for key, pair in candidates.items()}
         measured, whole = measure(wavs, natural, [spoken(pair) for pair in pairs], hp, work)
@@ -81,8 +82,9 @@ def evaluate(corpus: data_load.Corpus, out: pathlib.Path, converter: Converter, 
     return summary
 
 
-def draw_oracles(corpus: data_load.Corpus, pairs: list[Pair], generator: Generator) -> dict[str, list[np.ndarray]]:
-    """Linear spectrograms (T, F) of each pair with a part of the truth given, to find out which network falls short.
+def draw_oracles(corpus: data_load.Corpus, pairs: list[Pair], generator: Generator) -> dict[str, list[tuple]]:
+    """Linear spectrogram (T, F) and pitch (T, 2) of each pair with a part of the truth given, to find out which network
+    falls short.
 
     Along the DTW path the decoder hears itself but is told where to read; with teacher forcing it finds its own way but
     is fed the target's frames; from the natural mel and pitch the post-net alone draws.
@@ -95,9 +97,10 @@ def draw_oracles(corpus: data_load.Corpus, pairs: list[Pair], generator: Generat
         decoded = [generator.decoder(memory, mask, true[:, 0], steps=steps, positions=true),
                    generator.decoder(memory, mask, true[:, 0], steps=steps, frames=frames)]
         inputs = [(each.mel, generator.heard_pitch(each.pitch)) for each in decoded] + [(frames, batch["pitch"])]
-        for linear, (mel, pitch) in zip(drawn.values(), inputs):
+        for found, (mel, pitch) in zip(drawn.values(), inputs):
             valid = batch["mask"]
-            linear.append(np.asarray(generator.postnet(mel * valid[:, :, None], pitch, valid))[0, :length])
+            linear = np.asarray(generator.postnet(mel * valid[:, :, None], pitch, valid))
+            found.append((linear[0, :length], np.asarray(pitch)[0, :length]))
     return drawn
 
 

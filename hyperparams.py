@@ -80,11 +80,13 @@ class HyperParams:
     # Adversarial training
     gan_warmup_steps: int = 150     # the discriminator alone
     gan_steps: int = 300            # of one update of the discriminator and `k` of the generator
-    k: int = 5                      #                                         (2017 5)
-    gen_learning_rate: float = 2e-5 # highest; rises and falls along a cosine
-    dis_learning_rate: float = 2e-4  # constant
+    k: int = 2                      #                                         (2017 5)
+    dis_stack: int = 1              # frames a step of the discriminator      (2017 5)
+    dis_frames: int = 40            # frames it judges at a time; 0: all of a sentence           (2017 0)
+    gen_learning_rate: float = 3e-5 # highest; rises and falls along a cosine
+    dis_learning_rate: float = 1e-4  # constant
     gan_clip_norm: float = 5.0      #                                         (2017 5)
-    gan_weight: float = 0.05        # of the adversarial loss                 (2017 1)
+    gan_weight: float = 6.0         # of the adversarial loss, see train_gan.py                  (2017 1)
     paired_weight: float = 1.0      # of the losses of paired training        (2017 0)
 
     # Checks, checkpoints and samples
@@ -95,8 +97,8 @@ class HyperParams:
     n_samples: int = 3              # of them drawn and played in TensorBoard
 
     # Synthesis
-    griffin_lim_iters: int = 60     #                                         (paper 50)
-    sharpen: float = 0.6            # growth of the mel-cepstra of order 30 at synthesis, less of the lower ones
+    griffin_lim_iters: int = 5      #                                         (paper 50)
+    sharpen: float = 1.3            # growth of the mel-cepstra of order 30 at synthesis, less of the lower ones
     power: float = 1.0              # sharpening of the magnitude before Griffin-Lim             (paper 1.2)
 
     @property
@@ -148,7 +150,7 @@ class HyperParams:
         for field in dataclasses.fields(self):
             value = getattr(self, field.name)
             may_be_zero = field.name in ("postnet_steps", "mel_steps", "finetune_steps", "warmup_steps", "seed",
-                                         "context_frames", "gan_warmup_steps", "gan_steps")
+                                         "context_frames", "gan_warmup_steps", "gan_steps", "dis_frames")
             if field.type is int and value < (0 if may_be_zero else 1):
                 raise ValueError(f"{field.name}={value}: must be positive")
             if field.type is float and not math.isfinite(value):
@@ -158,7 +160,7 @@ class HyperParams:
                               "pitch_min") and value <= 0.0:
                 raise ValueError(f"{field.name}={value}: must be positive")
             if field.name in ("validation", "test", "dropout", "hide_frame", "whole_share", "own_position",
-                              "vary_tempo", "vary_pitch", "hide_band", "blur_warp", "sharpen") and not (
+                              "vary_tempo", "vary_pitch", "hide_band", "blur_warp") and not (
                     0.0 <= value <= 1.0):
                 raise ValueError(f"{field.name}={value}: must lie between 0 and 1")
         if self.max_advance <= 1.0:
@@ -193,7 +195,8 @@ PRESETS: dict[str, HyperParams] = {
     "paper": HyperParams(width=256, batch_size=32),
     "2017": HyperParams(width=512, batch_size=32),
     # Layer norm: without paired training there are no moving statistics to draw with
-    "2017-gan": HyperParams(width=512, batch_size=32, norm="ln", paired_weight=0.0, gan_weight=1.0, gan_warmup_steps=0),
+    "2017-gan": HyperParams(width=512, batch_size=32, norm="ln", paired_weight=0.0, gan_weight=1.0, gan_warmup_steps=0,
+                           k=5, dis_stack=5, dis_frames=0, log_steps=1, save_steps=20),
 }
 
 # The values that features on disk depend on: prepro.py stores them, training and evaluation compare.

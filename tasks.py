@@ -86,7 +86,7 @@ class Task:
         folder = run.logdir / "samples" / f"step-{int(run.step):06d}"
         for pair, out in zip(self.validation, outputs):
             name = f"{pair.source}-{pair.name}"
-            wav = utils.griffin_lim(out.linear, self.hp)
+            wav = utils.griffin_lim(out.linear, out.pitch, self.hp)
             utils.save_wav(folder / f"{name}.wav", wav, self.hp)
             report.plot_conversion(folder / f"{name}.png", self.corpus.source(pair), out,
                                    self.corpus.spoken_target(pair, "linear"), self.corpus.path(pair), self.hp,
