@@ -28,9 +28,10 @@ def pitch(predicted, true, mask):
     return octaves, masked_mean(ops.softplus(logit) - voiced * logit, mask)
 
 
-def least_squares(scores, goal: float):
-    """Mean squared distance of a discriminator's scores (N,) from a goal (Mao et al. 2017, LSGAN, eq. 2)."""
-    return ops.mean(ops.square(scores - goal))
+def least_squares(scores, goal: float, weights):
+    """Mean squared distance of a discriminator's scores (N,) with `weights` (N,) from a goal (Mao et al. 2017, LSGAN,
+    eq. 2)."""
+    return ops.sum(weights * ops.square(scores - goal)) / ops.sum(weights)
 
 
 def huber(predicted, true, mask):

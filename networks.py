@@ -64,7 +64,7 @@ class Discriminator(keras.Model):
 
     def __init__(self, hp: HyperParams, **kwargs):
         super().__init__(**kwargs)
-        self.stack, half = hp.encoder_stack, hp.width // 2
+        self.stack, half = hp.dis_stack, hp.width // 2
         self.prenet = PreNet(hp.width, 0.0, None)
         self.cbhg = CBHG(hp.encoder_banks, half, (half, half), hp.highway_layers, "ln")
         self.score = layers.Dense(1)
@@ -232,6 +232,12 @@ class Generator(keras.Model):
         """The decoder's pitch (N, T, 2), octaves and logit, as the post-net takes it: octaves and voicing in [0, 1]."""
         return ops.concatenate([pitch[:, :, :1], ops.sigmoid(pitch[:, :, 1:])], axis=-1)
 
+    def sharpen(self, mel, mask):
+        """The decoder's mel (N, T, M) with more variance over the frames of mask (N, T); zero elsewhere."""
+        mask = mask[:, :, None]
+        mean = ops.sum(mel * mask, axis=1, keepdims=True) / ops.maximum(ops.sum(mask, axis=1, keepdims=True), 1.0)
+        return ops.clip(mel + ops.matmul(mel - mean, self.sharpening), 0.0, 1.0) * mask        # (N, T, M)
+
     def convert(self, source, mask, steps) -> Conversion:
         """Free running from the first source frame for at most `steps` steps."""
         n = ops.shape(source)[0]
@@ -243,10 +249,6 @@ class Generator(keras.Model):
         inside = ops.cast(positions < ops.sum(mask, axis=1)[:, None] - 0.5, "float32")         # monotonic: 1 1 1 0 0
         lengths = ops.cast(ops.sum(inside, axis=1), "int32")
         stopped = lengths < ops.shape(positions)[1]
-        pitch, valid = self.heard_pitch(decoded.pitch), inside[:, :, None]
-        mean = (ops.sum(decoded.mel * valid, axis=1, keepdims=True)
-                / ops.maximum(ops.sum(valid, axis=1, keepdims=True), 1.0))                     # (N, 1, M)
-        mel = decoded.mel + ops.matmul(decoded.mel - mean, self.sharpening)                    # (N, T, M)
-        mel = ops.clip(mel, 0.0, 1.0) * valid
+        pitch, mel = self.heard_pitch(decoded.pitch), self.sharpen(decoded.mel, inside)
         linear = self.postnet(mel, pitch, inside)
         return Conversion(mel, pitch, linear, lengths, stopped, positions, decoded.weights)

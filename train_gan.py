@@ -32,7 +32,18 @@ from tasks import Task
 HERE = pathlib.Path(__file__).resolve().parent
 SURE = 0.98       # a discriminator that is right so often has won: it teaches nothing any more
 LOST = 0.55       # and one that is right so seldom has lost
+OFTEN = {"log_steps": 5, "save_steps": 50}  # a step takes as long as ten of paired training
 GENERATOR_SCALARS = ("gan/gen_loss", "loss/mean_loss1", "loss/mean_loss2", "gan/gradient_norm")
+
+
+def windows(linear, mask, size: int):
+    """Linear (N, T, F), mask (N, T) cut into windows of `size` frames: (W, size, F), (W, size); 0 for no cutting."""
+    if not size:
+        return linear, mask
+    missing = -tf.shape(mask)[1] % size
+    linear = tf.pad(linear, ((0, 0), (0, missing), (0, 0)))
+    return (tf.reshape(linear, (-1, size, linear.shape[2])),
+            tf.reshape(tf.pad(mask, ((0, 0), (0, missing))), (-1, size)))
 
 
 class Adversarial(Task):
@@ -75,13 +86,18 @@ class Adversarial(Task):
             decoded = generator.decoder(memory, batch["source_mask"], batch["positions"][:, 0],
                                         steps=tf.shape(batch["positions"])[1] - 1)
             pitch = generator.heard_pitch(decoded.pitch)
-        return decoded, generator.postnet(decoded.mel * mask[:, :, None], pitch, mask)
+        return decoded, generator.postnet(generator.sharpen(decoded.mel, mask), pitch, mask)
+
+    def score(self, linear, mask):
+        """The discriminator's scores of all windows (W,) of linear (N, T, F), mask (N, T), and their weights (W,)."""
+        linear, mask = windows(linear, mask, self.hp.dis_frames)
+        return self.discriminator(linear, mask), tf.reduce_mean(mask, axis=1)
 
     def scores(self, batch: dict):
-        """The discriminator's scores (N,) of the target's speech and of the converted."""
+        """The scores (W,) of the target's speech, of the converted, and the weights (W,) of both."""
         _, converted = self.draw(batch)
-        return (self.discriminator(batch["linear"], batch["mask"]),
-                self.discriminator(tf.stop_gradient(converted), batch["mask"]))
+        return (self.score(batch["linear"], batch["mask"])[0],
+                *self.score(tf.stop_gradient(converted), batch["mask"]))
 
     def update(self, variables: list, optimizer, loss_of) -> dict:
         """One update of `variables` by the loss, and other scalars, that `loss_of()` gives."""
@@ -94,18 +110,32 @@ class Adversarial(Task):
         return {**scalars, "gan/gradient_norm": norm}
 
     def discriminator_losses(self, batch: dict) -> dict:
-        real, fake = self.scores(batch)
-        loss_real, loss_fake = losses.least_squares(real, 1.0), losses.least_squares(fake, 0.0)
+        real, fake, weights = self.scores(batch)
+        loss_real, loss_fake = losses.least_squares(real, 1.0, weights), losses.least_squares(fake, 0.0, weights)
         return {"loss": loss_real + loss_fake, "gan/dis_loss_real": loss_real, "gan/dis_loss_fake": loss_fake}
 
     def generator_losses(self, batch: dict) -> dict:
+        """The adversarial loss, and the paired ones if they count.
+
+        They are balanced where they meet, at the spectrogram: there the gradient of the adversarial loss is scaled to
+        `gan_weight` times the norm of the L1 loss's, so that it neither fades as the discriminator wins nor drowns the
+        other. What a tape is given for it is the product of that gradient and the spectrogram.
+        """
         decoded, linear = self.draw(batch)
-        adversarial = losses.least_squares(self.discriminator(linear, batch["mask"]), 1.0)
+        with tf.GradientTape(watch_accessed_variables=False) as tape:
+            tape.watch(linear)
+            scores, weights = self.score(linear, batch["mask"])
+            adversarial = losses.least_squares(scores, 1.0, weights)
         paired = self.decoder_losses(decoded, batch)
         linear_loss = losses.l1(linear, batch["linear"], batch["mask"])
-        loss = self.hp.gan_weight * adversarial
         if self.hp.paired_weight > 0.0:
-            loss += self.hp.paired_weight * (paired["loss"] + linear_loss)
+            gradient = tape.gradient(adversarial, linear)
+            norm_of_l1 = tf.math.rsqrt(tf.reduce_sum(batch["mask"]) * self.hp.n_linear)
+            scale = self.hp.gan_weight * norm_of_l1 / (tf.norm(gradient) + 1e-12)
+            loss = self.hp.paired_weight * (paired["loss"] + linear_loss) + tf.reduce_sum(
+                tf.stop_gradient(scale * gradient) * linear)
+        else:
+            loss = self.hp.gan_weight * adversarial
         return {"loss": loss, "gan/gen_loss": adversarial, "loss/mean_loss1": paired["loss/mean_loss1"],
                 "loss/mean_loss2": linear_loss}
 
@@ -129,16 +159,17 @@ class Adversarial(Task):
     def validate(self, run: trainer.Run, stage: str) -> dict[str, float]:
         """The discriminator's accuracy on held-out speech and, in the joint stage, how conversion does."""
         batch = self.corpus.assemble([self.corpus.whole(pair) for pair in self.validation])
-        real, fake = (np.asarray(scores) for scores in self.judge(batch))
-        scalars = {"gan/accuracy_real": float(np.mean(real > 0.5)), "gan/accuracy_fake": float(np.mean(fake <= 0.5))}
+        real, fake, weights = (np.asarray(x) for x in self.judge(batch))
+        scalars = {"gan/accuracy_real": float(np.average(real > 0.5, weights=weights)),
+                   "gan/accuracy_fake": float(np.average(fake <= 0.5, weights=weights))}
         accuracy = (scalars["gan/accuracy_real"] + scalars["gan/accuracy_fake"]) / 2
         if stage == "joint":
             found, cepstra = self.free_running(run)
             ratio = float(np.mean([metrics.global_variance_ratio(*pair) for pair in cepstra]))
             scalars |= found | {"gan/accuracy": accuracy, "free_running/global_variance_ratio": ratio,
                                 "free_running/modulation_distance": metrics.modulation_distance(*zip(*cepstra))}
-            # What adversarial training is for counts, too: variance that is neither too small nor too large
-            scalars["score"] *= 1.0 + abs(1.0 - ratio)
+            # What adversarial training is for counts, too: a tenth of the target's variance as much as 0.1 dB
+            scalars["score"] += abs(1.0 - ratio)
             if accuracy > SURE:
                 tqdm.write(f"warning: the discriminator is right in {accuracy:.0%}; it has won and teaches nothing: "
                            "lower dis_learning_rate or raise k")
@@ -173,7 +204,7 @@ def main(argv: list[str] | None = None) -> int:
     try:
         default = hyperparams.PRESETS["default" if args.data else "demo"]
         if args.init_from:  # its networks and, unless others are named, its features
-            default = HyperParams.from_json(args.init_from / "hparams.json")
+            default = HyperParams.from_json(args.init_from / "hparams.json").replace(**OFTEN)
             if args.data is None:
                 args.data = pathlib.Path(json.loads((args.init_from / "data.json").read_text(encoding="utf-8"))["data"])
         trainer.train(args, trainer.resolve(args, default), Adversarial)

@@ -7,6 +7,7 @@ import pytest
 import tensorflow as tf
 
 import data_load
+import losses
 import train_gan
 import trainer
 from networks import Discriminator
@@ -15,9 +16,9 @@ from test_training import assert_equal, variables_of
 
 
 def make_task(hp, **changes) -> train_gan.Adversarial:
-    """The task without a corpus, shaken."""
+    """The task without a corpus, shaken; its discriminator judges whole sentences unless told otherwise."""
     corpus = types.SimpleNamespace(split=lambda name: [None])
-    task = train_gan.Adversarial(hp.replace(warmup_steps=0, **changes), corpus)
+    task = train_gan.Adversarial(hp.replace(**{"warmup_steps": 0, "dis_frames": 0, **changes}), corpus)
     randomise(task.generator)
     return task
 
@@ -43,10 +44,10 @@ def test_each_step_leaves_the_other_network_as_it_was(tiny_hp, eager):  # noqa: 
     assert int(step) == 1
 
 
-@pytest.mark.parametrize("stack", [5, 4])
+@pytest.mark.parametrize("stack", [5, 4, 1])
 def test_padding_changes_no_score(tiny_hp, stack):
     keras.utils.set_random_seed(3)
-    discriminator = Discriminator(tiny_hp.replace(encoder_stack=stack))
+    discriminator = Discriminator(tiny_hp.replace(dis_stack=stack))
     rng = np.random.default_rng(0)
     linear, mask = rng.uniform(0, 1, (3, 20, tiny_hp.n_linear)).astype(np.float32), np.ones((3, 20), np.float32)
     lengths = (20, 13, 7)
@@ -100,15 +101,61 @@ def test_without_paired_losses_only_the_length_is_known(tiny_hp, eager):  # noqa
 def test_it_judges_the_target_and_the_conversion(tiny_hp, eager):  # noqa: F811
     task = make_task(tiny_hp)
     batch = tensors(make_batch(tiny_hp))
-    real, fake = task.scores(batch)
+    real, fake, weights = task.scores(batch)
     np.testing.assert_allclose(real, task.discriminator(batch["linear"], batch["mask"]), atol=1e-6)
     np.testing.assert_allclose(fake, task.discriminator(task.draw(batch)[1], batch["mask"]), atol=1e-6)
+    np.testing.assert_allclose(weights, np.mean(batch["mask"], axis=1))
     assert (np.abs(real - fake) > 1e-5).all()
+
+
+def test_windows_are_judged_alone_and_count_as_they_are_filled(tiny_hp):
+    keras.utils.set_random_seed(3)
+    task = make_task(tiny_hp, dis_frames=8)
+    linear = np.random.default_rng(0).uniform(0, 1, (2, 20, tiny_hp.n_linear)).astype(np.float32)
+    mask = np.ones((2, 20), np.float32)
+    mask[1, 10:] = 0.0
+    scores, weights = task.score(linear, mask)
+    np.testing.assert_allclose(weights, [1.0, 1.0, 0.5, 1.0, 0.25, 0.0])
+    for window, (row, start, stop) in enumerate([(0, 0, 8), (0, 8, 16), (0, 16, 20), (1, 0, 8), (1, 8, 10)]):
+        alone = task.discriminator(linear[row:row + 1, start:stop], np.ones((1, stop - start), np.float32))
+        np.testing.assert_allclose(scores[window], alone[0], atol=1e-5)
+
+
+def test_what_is_judged_is_what_synthesis_draws(tiny_hp, eager):  # noqa: F811
+    """Of a sentence whose path the decoder takes by itself, training and conversion draw the same mel."""
+    task = make_task(tiny_hp, paired_weight=0.0)
+    batch = {name: value[:1] for name, value in tensors(make_batch(tiny_hp)).items()}
+    batch["positions"] = tf.concat([tf.zeros((1, 1)), batch["positions"][:, 1:]], axis=1)
+    steps = batch["positions"].shape[1] - 1
+    converted = task.generator.convert(batch["source"], batch["source_mask"], steps)
+    length = int(converted.lengths[0])
+    batch["mask"] = tf.cast(tf.range(steps * tiny_hp.r)[None] < length, tf.float32)
+    assert length > tiny_hp.r
+    np.testing.assert_allclose(task.draw(batch)[1], converted.linear, atol=1e-5)
+
+
+def test_the_adversarial_gradient_is_as_strong_as_asked(tiny_hp, eager):  # noqa: F811
+    """At the spectrogram, in norm, `gan_weight` times the L1 loss's; and it points where the discriminator says."""
+    task = make_task(tiny_hp, gan_weight=0.3)
+    batch = tensors(make_batch(tiny_hp))
+    linear = tf.Variable(task.draw(batch)[1])
+    task.draw = lambda batch: (task.generator(batch["source"], batch["source_mask"], batch["positions"]),
+                               tf.identity(linear))
+
+    def gradient(loss_of):
+        with tf.GradientTape() as tape:
+            loss = loss_of()
+        return tape.gradient(loss, linear)
+    l1 = gradient(lambda: losses.l1(linear, batch["linear"], batch["mask"]))
+    both = gradient(lambda: task.generator_losses(batch)["loss"])
+    adversarial = gradient(lambda: losses.least_squares(task.score(linear, batch["mask"])[0], 1.0,
+                                                        tf.reduce_mean(batch["mask"], axis=1)))
+    np.testing.assert_allclose(both - l1, 0.3 * adversarial * tf.norm(l1) / tf.norm(adversarial), atol=1e-6)
 
 
 def test_losses_are_those_of_least_squares(tiny_hp, eager):  # noqa: F811
     task = make_task(tiny_hp)
-    scores = (tf.constant([0.5, 1.5]), tf.constant([2.0, 0.0]))
+    scores = (tf.constant([0.5, 1.5, 9.0]), tf.constant([2.0, 0.0, 9.0]), tf.constant([1.0, 1.0, 0.0]))
     task.scores = lambda batch: scores
     found = task.discriminator_losses({})
     assert (float(found["gan/dis_loss_real"]), float(found["gan/dis_loss_fake"])) == (0.25, 2.0)
