@@ -1,4 +1,4 @@
-# make demo   train on the bundled corpus, convert its held-out sentences, measure, write a page to listen
+# make demo   train on the bundled corpus, paired and adversarial, convert held-out sentences, measure, write pages
 # make pair   the same for your own: make pair SOURCE=DIR TARGET=DIR [OTHERS="DIR DIR"] [HELDOUT=FILE]
 # make test   run the tests
 # make check  say what TensorFlow sees on this machine
@@ -19,6 +19,8 @@ demo: .venv/installed
 	.venv/bin/python prepro.py
 	.venv/bin/python train.py
 	.venv/bin/python eval.py
+	.venv/bin/python train_gan.py
+	.venv/bin/python eval_gan.py
 
 # OTHERS are further speakers who say the same sentences: they teach to listen, the voice is TARGET's alone
 NAME = $(notdir $(SOURCE))-$(notdir $(TARGET))

@@ -191,7 +191,7 @@ class HyperParams:
 PRESETS: dict[str, HyperParams] = {
     "default": HyperParams(),
     "demo": HyperParams(width=128, encoder_banks=10, postnet_steps=1000, mel_steps=1400, finetune_steps=300,
-                        save_steps=500, gan_warmup_steps=20, gan_steps=40),
+                        save_steps=500, sharpen=0.6, gan_warmup_steps=60, gan_steps=60),
     "paper": HyperParams(width=256, batch_size=32),
     "2017": HyperParams(width=512, batch_size=32),
     # Layer norm: without paired training there are no moving statistics to draw with

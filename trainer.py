@@ -184,6 +184,8 @@ def train(args: argparse.Namespace, hp: HyperParams, make_task) -> None:
     run.resume()
     remember_data(args.logdir, data)
     last_step = sum(steps for _, steps in task.stages)
+    if int(run.step) >= last_step:
+        print(f"{args.logdir} is trained to its last step, {last_step}; --no-resume begins anew")
     fit(run, task, min(args.steps or last_step, last_step))
 
 

@@ -180,3 +180,21 @@ def test_resume_within_the_joint_stage_is_exact(demo_data, tiny_hp, tmp_path, mo
     assert_equal(second, whole)
     for part in ("generator", "discriminator", "optimizer_generator", "optimizer_discriminator"):
         assert any((second[name] != first[name]).any() for name in first if name.startswith(f"{part} "))
+
+
+@pytest.mark.parametrize("real, fake, advice", [(1.0, 0.0, "has won"), (1.0, 0.7, "has lost"), (0.9, 0.6, "has lost"),
+                                                (0.2, 0.3, "has lost")])
+def test_a_discriminator_out_of_balance_is_named(tiny_hp, capsys, real, fake, advice):
+    task = make_task(tiny_hp)
+    task.corpus.assemble, task.corpus.whole = lambda crops: {}, lambda pair: pair
+    cepstra = np.random.default_rng(0).normal(size=(2, 70, 24))
+    task.free_running = lambda run: ({"score": 6.0}, [(0.5 ** 0.5 * cepstra[0], cepstra[0])])
+
+    def validate(real, fake):
+        task.judge = lambda batch: (real, fake, np.ones(len(real)))
+        return task.validate(None, "joint")
+    scalars = validate(np.full(4, real), np.full(4, fake))
+    assert advice in capsys.readouterr().out
+    assert scalars["score"] == pytest.approx(6.5) and scalars["free_running/global_variance_ratio"] == pytest.approx(0.5)
+    balanced = validate(np.array([1.0, 1.0, 1.0, 0.0]), np.array([0.0, 0.0, 1.0, 0.0]))
+    assert balanced["gan/accuracy"] == 0.75 and "warning" not in capsys.readouterr().out
