@@ -1,5 +1,11 @@
-"""Losses: small pure functions of tensors and masks, divided by the number of valid elements."""
+"""Losses: small pure functions of tensors and masks, divided by the number of valid elements.
+
+Where several devices share a step, by that of all of them: what each finds is its part of the loss, and their sum the
+loss of the whole batch.
+"""
 from keras import ops
+
+from modules import total
 
 
 def masked_mean(x, mask):
@@ -8,7 +14,7 @@ def masked_mean(x, mask):
     channels = 1.0
     for size in x.shape[2:]:
         channels *= size
-    return ops.sum(x * mask) / (ops.maximum(ops.sum(mask), 1.0) * channels)
+    return ops.sum(x * mask) / (ops.maximum(total(ops.sum(mask)), 1.0) * channels)
 
 
 def l1(predicted, true, mask):

@@ -29,17 +29,28 @@ def scan(step, state, inputs):
     return ops.scan(twice, state, inputs)[1]
 
 
+def total(x):
+    """Sum of `x`, a tensor or a list or dictionary of them, over all devices that share a training step."""
+    if keras.backend.backend() == "tensorflow":
+        import tensorflow as tf
+        context = tf.distribute.get_replica_context()
+        if context is not None and context.num_replicas_in_sync > 1:
+            return context.all_reduce(tf.distribute.ReduceOp.SUM, x)
+    return x
+
+
 class MaskedNorm(layers.Layer):
     """Normalisation whose statistics see valid frames only; padding comes out as zero.
 
-    `kind`: "bn" over batch and time (Ioffe & Szegedy 2015) with moving statistics at synthesis, "ln" over channels
-    (Ba et al. 2016), "ins" over the time of one utterance (Ulyanov et al. 2016).
+    `kind`: "bn" over batch and time (Ioffe & Szegedy 2015), all devices' share of it, with moving statistics at
+    synthesis, "ln" over channels (Ba et al. 2016), each of `groups` for itself, "ins" over the time of one utterance
+    (Ulyanov et al. 2016).
     """
 
-    def __init__(self, kind: str, momentum: float = 0.98, epsilon: float = 1e-3, **kwargs):
+    def __init__(self, kind: str, groups: int = 1, momentum: float = 0.98, epsilon: float = 1e-3, **kwargs):
         super().__init__(**kwargs)
-        self.kind, self.momentum, self.epsilon = kind, momentum, epsilon
-        self.axes = {"bn": (0, 1), "ln": (2,), "ins": (1,)}[kind]
+        self.kind, self.groups, self.momentum, self.epsilon = kind, groups, momentum, epsilon
+        self.axes = {"bn": (0, 1), "ln": (3,), "ins": (1,)}[kind]
 
     def build(self, shape):
         channels = (shape[-1],)
@@ -55,11 +66,15 @@ class MaskedNorm(layers.Layer):
         if self.kind == "bn" and not training:
             mean, variance = self.mean, self.variance
         elif self.kind == "ln":  # no statistic crosses frames, so padding cannot enter
-            mean, variance = ops.moments(x, axes=self.axes, keepdims=True)
+            n, length, channels = ops.shape(x)[0], ops.shape(x)[1], x.shape[2]
+            grouped = ops.reshape(x, (n, length, self.groups, channels // self.groups))
+            mean, variance = (ops.reshape(ops.broadcast_to(each, ops.shape(grouped)), (n, length, channels))
+                              for each in ops.moments(grouped, axes=self.axes, keepdims=True))
         else:
-            count = ops.maximum(ops.sum(mask, axis=self.axes, keepdims=True), 1.0)
-            mean = ops.sum(x * mask, axis=self.axes, keepdims=True) / count
-            variance = ops.sum(ops.square(x - mean) * mask, axis=self.axes, keepdims=True) / count
+            of_all = total if self.kind == "bn" else lambda x: x
+            count = ops.maximum(of_all(ops.sum(mask, axis=self.axes, keepdims=True)), 1.0)
+            mean = of_all(ops.sum(x * mask, axis=self.axes, keepdims=True)) / count
+            variance = of_all(ops.sum(ops.square(x - mean) * mask, axis=self.axes, keepdims=True)) / count
         if self.kind == "bn" and training:
             for moving, now in ((self.mean, mean), (self.variance, variance)):
                 moving.assign(moving * self.momentum + ops.reshape(now, (-1,)) * (1.0 - self.momentum))
@@ -116,7 +131,9 @@ class CBHG(layers.Layer):
 
     def __init__(self, banks: int, channels: int, projections: tuple[int, int], highways: int, norm: str, **kwargs):
         super().__init__(**kwargs)
-        self.bank = [ConvNorm(channels, k, norm, "relu") for k in range(1, banks + 1)]
+        # One norm for the whole bank: fewer operations, and devices that share a step meet at it in one order
+        self.bank = [layers.Conv1D(channels, k, padding="same", use_bias=False) for k in range(1, banks + 1)]
+        self.bank_norm = MaskedNorm(norm, groups=banks)
         self.pool = layers.MaxPooling1D(2, strides=1, padding="same")
         self.project = [ConvNorm(projections[0], 3, norm, "relu"), ConvNorm(projections[1], 3, norm, None)]
         self.to_highway = layers.Dense(channels)
@@ -127,7 +144,8 @@ class CBHG(layers.Layer):
     def call(self, x, mask, training=False):
         """x (N, T, projections[1]), mask (N, T) to (N, T, 2 * channels)."""
         x = x * mask[:, :, None]
-        y = ops.concatenate([conv(x, mask, training=training) for conv in self.bank], axis=-1)  # (N, T, K*C)
+        y = ops.concatenate([conv(x) for conv in self.bank], axis=-1)                     # (N, T, K*C)
+        y = ops.relu(self.bank_norm(y, mask, training=training))                          # (N, T, K*C)
         y = self.pool(y) * mask[:, :, None]                                               # (N, T, K*C)
         for conv in self.project:
             y = conv(y, mask, training=training)                                          # (N, T, projections)

@@ -13,16 +13,20 @@ import tensorflow as tf
 
 from convert import Converter
 from hyperparams import HyperParams
+from modules import total
 from networks import DecoderOutput, Generator
 
 PACE_ROUNDS = 3  # of converting and correcting; the third changes next to nothing
 
 
 class Task:
-    """A generator, its corpus, and how it does in free running on the validation sentences."""
+    """A generator, its corpus, and how it does in free running on the validation sentences.
+
+    Made within the scope of a `tf.distribute.Strategy`, its steps run on all devices of that.
+    """
 
     def __init__(self, hp: HyperParams, corpus: data_load.Corpus):
-        self.hp, self.corpus = hp, corpus
+        self.hp, self.corpus, self.strategy = hp, corpus, tf.distribute.get_strategy()
         keras.utils.set_random_seed(hp.seed)
         self.generator = Generator(hp)
         self.converter = Converter(self.generator)
@@ -54,6 +58,17 @@ class Task:
             signature = {name: tf.TensorSpec((None, None, *array.shape[2:])) for name, array in batch.items()}
             self._steps[stage] = tf.function(function, input_signature=[signature])
         return self._steps[stage]
+
+    def rows(self, batch: dict) -> dict:
+        """This device's share of a batch: every n-th row, and rows of nothing where there are too few."""
+        devices = self.strategy.num_replicas_in_sync
+        if devices == 1:
+            return batch
+        first, shared = tf.distribute.get_replica_context().replica_id_in_sync_group, {}
+        for name, array in batch.items():
+            missing = -tf.shape(array)[0] % devices
+            shared[name] = tf.pad(array, [(0, missing)] + [(0, 0)] * (len(array.shape) - 1))[first::devices]
+        return shared
 
     def free_running(self, run: trainer.Run) -> tuple[dict[str, float], list]:
         """Losses and measures of the validation sentences in free running, and their cepstra with the target's; the
@@ -108,10 +123,12 @@ class Task:
         sources = [self.corpus.source(pair) for pair in self.validation]
         for _ in range(PACE_ROUNDS):
             longer = np.clip(sum(len(output.mel) for output in self.converter(sources)) / true, 0.8, 1.25)
-            # Of the logistic curve that gives the advance, the slope of the logarithm at a pace of 1
-            bias.assign(bias + np.log(longer) / (1.0 - 1.0 / self.hp.max_advance))
-        # They are few, and others differ: half of what they say is the better guess
-        bias.assign((bias + before) / 2.0)
+            with self.strategy.scope():
+                # Of the logistic curve that gives the advance, the slope of the logarithm at a pace of 1
+                bias.assign(bias.numpy() + np.log(longer) / (1.0 - 1.0 / self.hp.max_advance))
+        with self.strategy.scope():
+            # They are few, and others differ: half of what they say is the better guess
+            bias.assign((bias.numpy() + before) / 2.0)
 
 
 class Paired(Task):
@@ -161,18 +178,27 @@ class Paired(Task):
 
     def train_step(self, stage: str, batch: dict, step: tf.Variable) -> dict:
         """One update, which counts `step` up with it."""
+        devices, variables = self.strategy.num_replicas_in_sync, self.variables[stage]
+
         def update(batch):
+            batch, device = self.rows(batch), tf.distribute.get_replica_context().replica_id_in_sync_group
             # A step draws a handful of times, and each draw counts the second number up by one
-            self.generator.seeds.state.assign(tf.cast([self.hp.seed, step * 16], "uint32"))
+            seed = tf.stack([tf.cast(self.hp.seed + device, "uint32"), tf.cast(step * 16, "uint32")])
+            self.generator.seeds.state.assign(seed)
+            values = [variable.value for variable in variables]
             with tf.GradientTape(watch_accessed_variables=False) as tape:
-                tape.watch([variable.value for variable in self.variables[stage]])
+                tape.watch(values)
                 scalars = self.forward(stage, batch)
-            gradients = tape.gradient(scalars["loss"], [variable.value for variable in self.variables[stage]])
-            gradients, norm = tf.clip_by_global_norm(gradients, self.hp.clip_norm)
-            self.optimizers[stage].apply(gradients, self.variables[stage])
+            gradients, norm = tf.clip_by_global_norm(total(tape.gradient(scalars["loss"], values)), self.hp.clip_norm)
+            # The optimizer adds up what the devices give it, and each gives all
+            self.optimizers[stage].apply(gradients if devices == 1 else [x / devices for x in gradients], variables)
+            return total(scalars) | {"gradient_norm": norm}
+
+        def update_all(batch):
+            scalars = self.strategy.run(update, (batch,))
             step.assign_add(1)  # here, so that an interruption finds weights and step in agreement
-            return {**scalars, "gradient_norm": norm}
-        return self.compile(stage, batch, update)(batch)
+            return {name: self.strategy.experimental_local_results(value)[0] for name, value in scalars.items()}
+        return self.compile(stage, batch, update_all)(batch)
 
     def validate(self, run: trainer.Run, stage: str) -> dict[str, float]:
         """Losses and, from the second stage on, measures of free running on the validation sentences."""

@@ -21,24 +21,31 @@ from tasks import Paired
 HERE = pathlib.Path(__file__).resolve().parent
 
 
-def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+def parse_arguments(argv: list[str] | None = None, parser: argparse.ArgumentParser | None = None) -> argparse.Namespace:
+    """The flags, after those that `parser` has."""
+    parser = parser or argparse.ArgumentParser(description=__doc__,
+                                               formatter_class=argparse.RawDescriptionHelpFormatter)
     trainer.add_arguments(parser)
     args = parser.parse_args(argv)
     args.logdir = args.logdir or HERE / "logdir" / ("paired" if args.data else "demo")
     return args
 
 
+def run(args: argparse.Namespace, strategy=None) -> int:
+    """Train, on one device or on those of a `tf.distribute.Strategy`; returns the exit code."""
+    hp = trainer.resolve(args, hyperparams.PRESETS["default" if args.data else "demo"])
+    trainer.train(args, hp, Paired, strategy)
+    trainer.draw_curves(args.logdir)
+    return 0
+
+
 def main(argv: list[str] | None = None) -> int:
     args = parse_arguments(argv)
     try:
-        hp = trainer.resolve(args, hyperparams.PRESETS["default" if args.data else "demo"])
-        trainer.train(args, hp, Paired)
-        trainer.draw_curves(args.logdir)
+        return run(args)
     except (ValueError, OSError, trainer.TrainingError) as error:
         print(f"train.py: {error}", file=sys.stderr)
         return 1
-    return 0
 
 
 if __name__ == "__main__":

@@ -172,10 +172,12 @@ def draw_curves(logdir: pathlib.Path) -> None:
                            f"{name}: L1 of {meaning} spectrograms", "L1")
 
 
-def train(args: argparse.Namespace, hp: HyperParams, make_task) -> None:
-    """What all training scripts do: find the features, `make_task(hp, corpus)`, begin or resume its run, run it."""
+def train(args: argparse.Namespace, hp: HyperParams, make_task, strategy: tf.distribute.Strategy | None = None) -> None:
+    """What all training scripts do: find the features, `make_task(hp, corpus)`, begin or resume its run, run it on the
+    devices of `strategy`."""
     data = find_data(args, hp)
-    task = make_task(hp, data_load.Corpus(data, hp))
+    with (strategy or tf.distribute.get_strategy()).scope():
+        task = make_task(hp, data_load.Corpus(data, hp))
     if args.init_from:  # before anything is removed: it may not exist, or be this very run
         load_generator(task.generator, best_checkpoint(args.init_from))
     if args.no_resume:

@@ -14,6 +14,7 @@ os.environ["CUDA_VISIBLE_DEVICES"] = os.environ.get("CUDA_VISIBLE_DEVICES", "")
 import numpy as np
 import pytest
 import soundfile
+import tensorflow as tf
 
 import hyperparams
 import manifest
@@ -21,6 +22,9 @@ import prepro
 import utils
 
 DEMO = prepro.DEMO
+# A second device, for what several GPUs do; nothing else uses it
+tf.config.set_logical_device_configuration(tf.config.list_physical_devices("CPU")[0],
+                                           [tf.config.LogicalDeviceConfiguration()] * 2)
 DEMO_IDS = [f"demo_{i:03d}" for i in range(1, 11)]
 
 

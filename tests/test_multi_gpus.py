@@ -1,0 +1,82 @@
+"""Training on several devices: one step on two is one step on one, and a run goes on and evaluates on any number."""
+import types
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+import data_load
+import eval as evaluation
+import tasks
+import train
+import train_multi_gpus
+import trainer
+from test_networks import make_batch, randomise
+from test_training import variables_of
+
+
+@pytest.fixture(scope="module")
+def strategies() -> dict:
+    """On one device and on two; a process must not make a second one of the latter, whose reductions would mix."""
+    return {1: tf.distribute.get_strategy(), 2: tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"])}
+
+
+def plain(hp):
+    """Without any chance: each device draws its own."""
+    return hp.replace(dropout=0.0, hide_frame=0.0, own_position=0.0, position_noise=0.0, warmup_steps=0)
+
+
+def step_with(strategy, hp, stage, batch):
+    """The variables after a step, and its scalars."""
+    corpus = types.SimpleNamespace(split=lambda name: [None])
+    with strategy.scope():
+        task = tasks.Paired(hp, corpus)
+        randomise(task.generator)
+    step = tf.Variable(0, dtype=tf.int64)
+    scalars = task.train_step(stage, batch, step)
+    assert int(step) == 1
+    return variables_of(task), {name: float(value) for name, value in scalars.items()}
+
+
+@pytest.mark.parametrize("stage", ["postnet", "mel", "finetune"])
+def test_a_step_on_two_devices_is_one_on_one(tiny_hp, strategies, stage):
+    """With unequal lengths, so that one device has more valid frames than the other, and three rows for two of them."""
+    hp = plain(tiny_hp)
+    batch = {name: tf.constant(np.concatenate([value, value[:1][:, ::-1]]), tf.float32)
+             for name, value in make_batch(hp).items()}
+    batch["mask"] = tf.constant(np.concatenate([batch["mask"][:2], batch["mask"][:1]]))
+    batch["source_mask"] = tf.constant(np.concatenate([batch["source_mask"][:2], batch["source_mask"][:1]]))
+    batch["positions"] = tf.constant(np.concatenate([batch["positions"][:2], batch["positions"][:1]]))
+    one, scalars = step_with(strategies[1], hp, stage, batch)
+    two, others = step_with(strategies[2], hp, stage, batch)
+    assert scalars.keys() == others.keys()
+    for name in scalars:
+        assert others[name] == pytest.approx(scalars[name], rel=1e-4), name
+    changed = 0
+    for (name, value), other in zip(one.items(), two.values()):
+        np.testing.assert_allclose(other, value, atol=1e-5, err_msg=name)
+        changed += "optimizer" in name and np.abs(value).max() > 1e-5
+    assert changed > 10
+
+
+def test_a_run_goes_on_and_evaluates_on_any_number_of_devices(tiny_hp, demo_data, strategies, tmp_path, monkeypatch):
+    hp = tiny_hp.replace(postnet_steps=2, mel_steps=2, finetune_steps=1, save_steps=99)
+    monkeypatch.setattr(tasks.Paired, "validate", lambda self, run, stage: {})
+    for n, steps in ((2, "2"), (1, "3"), (2, "5")):
+        args = train.parse_arguments(["--data", str(demo_data), "--logdir", str(tmp_path), "--steps", steps])
+        trainer.train(args, hp, tasks.Paired, strategies[n])
+        assert trainer.best_checkpoint(tmp_path).endswith(f"step-{steps}")
+    converter = evaluation.load_converter(tmp_path)
+    corpus = data_load.Corpus(demo_data, hp)
+    outputs = converter([corpus.source(pair) for pair in corpus.split("test")])
+    assert outputs and all(np.isfinite(output.linear).all() for output in outputs)
+
+
+def test_without_enough_gpus_it_says_so(monkeypatch, capsys):
+    names = {"GPU": []}
+    monkeypatch.setattr(tf.config, "list_logical_devices", lambda kind: names[kind])
+    assert train_multi_gpus.main([]) == 1
+    assert "train.py trains on the CPU" in capsys.readouterr().err
+    names["GPU"] = [types.SimpleNamespace(name="GPU:0")]
+    assert train_multi_gpus.main(["--num-gpus", "2"]) == 1
+    assert "TensorFlow sees 1" in capsys.readouterr().err

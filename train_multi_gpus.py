@@ -1,0 +1,46 @@
+"""Train the paired model on several GPUs.
+
+    python train_multi_gpus.py                              # the demo corpus on all GPUs
+    python train_multi_gpus.py --num-gpus 2 --data DIR --logdir logdir/mine
+    python train_multi_gpus.py --set batch_size=64          # the rows of a batch are shared out among the GPUs
+
+The step, the flags and the run folder are those of train.py: every device takes its rows of the batch, and losses,
+statistics of batch norm and gradients are those of the whole batch, so that n GPUs and one do the same. Either script
+resumes what the other began, and eval.py does not see a difference.
+"""
+import argparse
+import sys
+
+import train
+import trainer
+import utils  # noqa: F401  before TensorFlow: quiets its start
+import tensorflow as tf
+
+
+def make_strategy(num_gpus: int | None) -> tf.distribute.Strategy:
+    """A strategy for the first `num_gpus` GPUs, or all; raises TrainingError if there are not so many."""
+    devices = [device.name for device in tf.config.list_logical_devices("GPU")]
+    if not devices:
+        raise trainer.TrainingError("there is no GPU; train.py trains on the CPU, check.py says what TensorFlow sees")
+    if num_gpus is not None and not 1 <= num_gpus <= len(devices):
+        raise trainer.TrainingError(f"--num-gpus {num_gpus}: TensorFlow sees {len(devices)}, see check.py")
+    return tf.distribute.MirroredStrategy(devices[:num_gpus])
+
+
+def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--num-gpus", type=int, metavar="N", help="how many to use (default: all)")
+    return train.parse_arguments(argv, parser)
+
+
+def main(argv: list[str] | None = None) -> int:
+    args = parse_arguments(argv)
+    try:
+        return train.run(args, make_strategy(args.num_gpus))
+    except (ValueError, OSError, trainer.TrainingError) as error:
+        print(f"train_multi_gpus.py: {error}", file=sys.stderr)
+        return 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
