@@ -171,8 +171,8 @@ class Adversarial(Task):
             # What adversarial training is for counts, too: a tenth of the target's variance as much as 0.1 dB
             scalars["score"] += abs(1.0 - ratio)
             if accuracy > SURE:
-                tqdm.write(f"warning: the discriminator is right in {accuracy:.0%}; it has won and the generator does not "
-                           "follow: raise gan_weight or k, or lower dis_learning_rate")
+                tqdm.write(f"warning: the discriminator is right in {accuracy:.0%}; it has won and the generator does "
+                           "not follow: raise gan_weight or k, or lower dis_learning_rate")
             elif accuracy < LOST:
                 tqdm.write(f"warning: the discriminator is right in {accuracy:.0%}; it has lost and teaches nothing: "
                            "raise dis_learning_rate, lower k or gan_weight")
