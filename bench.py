@@ -1,0 +1,214 @@
+"""Measure how fast everything is on this machine.
+
+    python bench.py                     # a table, on the demo corpus and with the default networks, five minutes
+    python bench.py --json bench.json   # and as a file
+    python bench.py --set width=512     # other hyperparameters
+
+Real recordings, untrained networks, whose speed is that of trained ones; medians of several repetitions without the
+first, which compiles, with the fastest and the slowest. Compare lines of one run: machines are noisy.
+"""
+import argparse
+import concurrent.futures
+import os
+import pathlib
+import platform
+import resource
+import subprocess
+import sys
+import tempfile
+import time
+
+import data_load
+import eval as evaluation
+import hyperparams
+import prepro
+import train_gan
+import utils
+import numpy as np
+import tensorflow as tf
+
+from convert import Converter
+from networks import Generator
+from tasks import Paired
+
+HERE = pathlib.Path(__file__).resolve().parent
+REPEATS = 5
+MATRIX = 2048
+
+
+class Table:
+    """Rows of a name, a value and its unit, printed as they come."""
+
+    def __init__(self):
+        self.rows: dict[str, dict] = {}
+
+    def add(self, name: str, value: float, unit: str, spread: tuple[float, float] | None = None) -> float:
+        self.rows[name] = {"value": value, "unit": unit} | ({"spread": spread} if spread else {})
+        note = f"({spread[0]:.3g} to {spread[1]:.3g})" if spread else ""
+        print(f"{name:58} {value:9.3g} {unit:12} {note}", flush=True)
+        return value
+
+    def time(self, name: str, function, unit: str = "s", per: float = 1.0, repeats: int = REPEATS) -> float:
+        """Add the median time of `function()`, as a multiple of `per`; returns it in seconds."""
+        function()
+        seconds = []
+        for _ in range(repeats):
+            began = time.perf_counter()
+            function()
+            seconds.append(time.perf_counter() - began)
+        self.add(name, float(np.median(seconds)) / per, unit, (min(seconds) / per, max(seconds) / per))
+        return float(np.median(seconds))
+
+
+def memory() -> float:
+    """Highest memory of this process so far, in MiB."""
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak / (2 ** 20 if platform.system() == "Darwin" else 2 ** 10)
+
+
+def recordings(n: int) -> list[pathlib.Path]:
+    """Files of the demo's source speaker."""
+    return sorted((prepro.DEMO / "rms").glob("*.ogg"))[:n]
+
+
+def bench_preparation(table: Table, hp: hyperparams.HyperParams) -> None:
+    """Recordings to features: a source needs spectrograms, a target the pitch, too."""
+    files = recordings(16)
+    seconds = sum(len(utils.load_wav(path, hp)) for path in files) / hp.sample_rate
+    with tempfile.TemporaryDirectory() as folder:
+        def work(path, pitch):
+            return prepro.compute_features(path, pathlib.Path(folder) / path.stem, pitch, hp)
+        for kind, pitch in (("source", False), ("target", True)):
+            taken = [0.0]
+
+            def all_files(pitch=pitch, taken=taken):
+                began = time.perf_counter()
+                for path in files:
+                    work(path, pitch)
+                taken.append(time.perf_counter() - began)
+            for _ in range(3):
+                all_files()
+            table.add(f"preparation of a {kind}, one core", seconds / float(np.median(taken[2:])), "s audio/s")
+
+
+def bench_training(table: Table, hp: hyperparams.HyperParams, corpus: data_load.Corpus, rate: float) -> None:
+    """The paired step, its parts, and the pipeline that feeds it."""
+    task, step = Paired(hp, corpus), tf.Variable(0, dtype=tf.int64)
+    batch = {name: tf.constant(array) for name, array in batch_of_slices(corpus, hp).items()}
+    generator, mask = task.generator, batch["mask"]
+    frames = float(tf.reduce_sum(mask))
+    table.add("paired batch, seconds of target speech", frames / hp.frames_per_second, "s")
+    steps = tf.shape(batch["positions"])[1] - 1
+    encode = tf.function(lambda: generator.encoder(batch["source"], batch["source_mask"]))
+    memory_of_source = encode()
+    table.time("encoder, forwards", encode)
+    table.time("attention decoder, forwards", tf.function(lambda: generator.decoder(
+        memory_of_source, batch["source_mask"], batch["positions"][:, 0], steps=steps, frames=batch["mel"],
+        positions=batch["positions"]).mel))
+    table.time("post-net, forwards", tf.function(lambda: generator.postnet(batch["mel"], batch["pitch"], mask)))
+    mel = table.time("mel step (encoder, decoder, forwards, backwards, update)",
+                     lambda: task.train_step("mel", batch, step))
+    postnet = table.time("post-net step on the same batch", lambda: task.train_step("postnet", {
+        name: batch[name] for name in ("mel", "pitch", "linear", "mask")}, step))
+    table.time("finetune step on the same batch", lambda: task.train_step("finetune", batch, step))
+    table.add("paired step, all networks (mel and post-net)", mel + postnet, "s")
+    flops = 3 * multiplications(generator, hp, batch) * 2
+    table.add("paired step, share of the rate of a matrix product", flops / (mel + postnet) / rate, "")
+    number = iter(range(10 ** 6))
+    fed = table.time("input pipeline, a paired batch on one core", lambda: corpus.paired_batch(next(number)),
+                     repeats=20)
+    table.add("input pipeline, times as fast as the mel step", mel / fed, "")
+    table.add("memory after paired training", memory(), "MiB")
+
+
+def multiplications(generator: Generator, hp: hyperparams.HyperParams, batch: dict) -> float:
+    """Of a forward pass through matrices and kernels, without attention's own products."""
+    n, frames = batch["mel"].shape[:2]
+    sources = batch["source"].shape[1]
+    places = {generator.encoder: n * sources / hp.encoder_stack, generator.decoder: n * frames / hp.r,
+              generator.postnet: n * frames}
+    of_frames = generator.encoder.frame_prenet.weights + generator.encoder.of_frame.weights
+    more = sum(int(np.prod(weight.shape)) for weight in of_frames) * n * sources * (1 - 1 / hp.encoder_stack)
+    return more + sum(int(np.prod(weight.shape)) * place for layer, place in places.items()
+                      for weight in layer.trainable_weights if len(weight.shape) > 1)
+
+
+def batch_of_slices(corpus: data_load.Corpus, hp: hyperparams.HyperParams) -> dict:
+    """The first batch that is made of slices."""
+    return next(batch for batch in map(corpus.paired_batch, range(100)) if len(batch["mask"]) == hp.batch_size)
+
+
+def bench_adversarial(table: Table, hp: hyperparams.HyperParams, corpus: data_load.Corpus) -> None:
+    task, step = train_gan.Adversarial(hp, corpus), tf.Variable(0, dtype=tf.int64)
+    batch = {name: tf.constant(array) for name, array in batch_of_slices(corpus, hp).items()}
+    table.time("update of the discriminator", lambda: task.train_step("warmup", batch, step))
+    table.time(f"adversarial iteration, 1 + {hp.k} updates", lambda: task.train_step("joint", batch, step), repeats=3)
+
+
+def bench_conversion(table: Table, hp: hyperparams.HyperParams) -> None:
+    """Seconds of computing for a second of speech."""
+    converter = Converter(Generator(hp))
+    speech = np.concatenate([utils.load_wav(path, hp) for path in recordings(16)])
+    peaks = []
+    with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool:
+        for seconds, repeats in ((3, REPEATS), (30, REPEATS), (600, 1)):
+            wav = np.resize(speech, seconds * hp.sample_rate)
+            table.time(f"conversion of a recording of {seconds} s", lambda wav=wav: evaluation.convert_recording(
+                wav, converter, pool), "s/s", seconds, repeats)
+            peaks.append(memory())
+            table.add(f"memory after it, {seconds} s", peaks[-1], "MiB")
+        wavs = [utils.load_wav(path, hp) for path in recordings(32)]
+        total = sum(map(len, wavs)) / hp.sample_rate
+        spectrograms = [utils.spectrograms(wav, hp)[1] for wav in wavs]
+        table.time("folder of 32, networks", lambda: converter(spectrograms), "s/s", total)
+        outputs = converter(spectrograms)
+        table.time("folder of 32, Griffin-Lim", lambda: list(pool.map(
+            lambda output: utils.griffin_lim(output.linear, output.pitch, hp), outputs)), "s/s", total)
+
+
+def bench_start(table: Table) -> None:
+    """From the start of a process to its first step and to its first converted file."""
+    with tempfile.TemporaryDirectory() as folder:
+        logdir, out = pathlib.Path(folder) / "run", pathlib.Path(folder) / "out"
+        for name, words in (("start of train.py to the end of its first step", ["train.py", "--steps", "1"]),
+                            ("start of eval.py to the first converted file",
+                             ["eval.py", str(recordings(1)[0]), "--out", str(out)])):
+            began = time.perf_counter()
+            subprocess.run([sys.executable, *words, "--logdir", str(logdir)], cwd=HERE, check=True,
+                           stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+            table.add(name, time.perf_counter() - began, "s")
+
+
+def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--json", type=pathlib.Path, metavar="FILE", help="write the table there, too")
+    parser.add_argument("--set", action="append", default=[], metavar="NAME=VALUE", help="override a hyperparameter")
+    return parser.parse_args(argv)
+
+
+def main(argv: list[str] | None = None) -> int:
+    args = parse_arguments(argv)
+    try:
+        hp = hyperparams.get("default", args.set)
+    except ValueError as error:
+        print(f"bench.py: {error}", file=sys.stderr)
+        return 1
+    corpus, table = data_load.Corpus(prepro.prepare_demo(hp), hp), Table()
+    matrix = tf.random.normal((MATRIX, MATRIX))
+    product = tf.function(lambda: tf.linalg.matmul(matrix, matrix))
+    rate = 2 * MATRIX ** 3 / table.time(f"product of matrices of {MATRIX} x {MATRIX}", lambda: product().numpy())
+    table.add("rate of that", rate / 1e9, "GFLOP/s")
+    bench_preparation(table, hp)
+    bench_training(table, hp, corpus, rate)
+    bench_adversarial(table, hp, corpus)
+    bench_conversion(table, hp)
+    bench_start(table)
+    if args.json:
+        utils.write_json(args.json, {"machine": platform.platform(), "cores": os.cpu_count(),
+                                     "devices": [device.name for device in tf.config.list_physical_devices()],
+                                     "hyperparameters": args.set, "table": table.rows})
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
