@@ -72,23 +72,16 @@ def recordings(n: int) -> list[pathlib.Path]:
 
 
 def bench_preparation(table: Table, hp: hyperparams.HyperParams) -> None:
-    """Recordings to features: a source needs spectrograms, a target the pitch, too."""
+    """Recordings to features on one core: a source needs spectrograms, a target the pitch, too."""
     files = recordings(16)
     seconds = sum(len(utils.load_wav(path, hp)) for path in files) / hp.sample_rate
-    with tempfile.TemporaryDirectory() as folder:
-        def work(path, pitch):
-            return prepro.compute_features(path, pathlib.Path(folder) / path.stem, pitch, hp)
-        for kind, pitch in (("source", False), ("target", True)):
-            taken = [0.0]
-
-            def all_files(pitch=pitch, taken=taken):
-                began = time.perf_counter()
+    for kind, pitch in (("source", False), ("target", True)):
+        def prepare(pitch=pitch):
+            with tempfile.TemporaryDirectory() as folder:  # a new one each time: what is there is not done again
                 for path in files:
-                    work(path, pitch)
-                taken.append(time.perf_counter() - began)
-            for _ in range(3):
-                all_files()
-            table.add(f"preparation of a {kind}, one core", seconds / float(np.median(taken[2:])), "s audio/s")
+                    prepro.compute_features(path, pathlib.Path(folder) / path.stem, pitch, hp)
+        taken = table.time(f"preparation of a {kind}, one core", prepare, "s/s", seconds, 3)
+        table.add(f"preparation of a {kind}, one core, audio by time", seconds / taken, "s/s")
 
 
 def bench_training(table: Table, hp: hyperparams.HyperParams, corpus: data_load.Corpus, rate: float) -> None:
@@ -167,16 +160,20 @@ def bench_conversion(table: Table, hp: hyperparams.HyperParams) -> None:
 
 
 def bench_start(table: Table) -> None:
-    """From the start of a process to its first step and to its first converted file."""
+    """From the start of a process to its first step, and to its first converted file."""
     with tempfile.TemporaryDirectory() as folder:
         logdir, out = pathlib.Path(folder) / "run", pathlib.Path(folder) / "out"
-        for name, words in (("start of train.py to the end of its first step", ["train.py", "--steps", "1"]),
-                            ("start of eval.py to the first converted file",
-                             ["eval.py", str(recordings(1)[0]), "--out", str(out)])):
+        path = recordings(1)[0]
+        for name, words, sign in (
+                ("start of train.py to its first step saved", ["train.py", "--steps", "1"], "run/checkpoints/*.index"),
+                ("start of eval.py to the first converted file", ["eval.py", path, "--out", out], "out/*.wav")):
             began = time.perf_counter()
-            subprocess.run([sys.executable, *words, "--logdir", str(logdir)], cwd=HERE, check=True,
-                           stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+            process = subprocess.Popen([sys.executable, *words, "--logdir", str(logdir)], cwd=HERE,
+                                       stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+            while process.poll() is None and not any(pathlib.Path(folder).glob(sign)):
+                time.sleep(0.02)
             table.add(name, time.perf_counter() - began, "s")
+            process.wait()
 
 
 def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
@@ -199,9 +196,9 @@ def main(argv: list[str] | None = None) -> int:
     rate = 2 * MATRIX ** 3 / table.time(f"product of matrices of {MATRIX} x {MATRIX}", lambda: product().numpy())
     table.add("rate of that", rate / 1e9, "GFLOP/s")
     bench_preparation(table, hp)
+    bench_conversion(table, hp)  # before training, whose memory would hide its own
     bench_training(table, hp, corpus, rate)
     bench_adversarial(table, hp, corpus)
-    bench_conversion(table, hp)
     bench_start(table)
     if args.json:
         utils.write_json(args.json, {"machine": platform.platform(), "cores": os.cpu_count(),
