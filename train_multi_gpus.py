@@ -1,14 +1,17 @@
-"""Train the paired model on several GPUs.
+"""Train the paired model on several GPUs, of one machine or of several.
 
     python train_multi_gpus.py                              # the demo corpus on all GPUs
     python train_multi_gpus.py --num-gpus 2 --data DIR --logdir logdir/mine
     python train_multi_gpus.py --set batch_size=64          # the rows of a batch are shared out among the GPUs
+    srun python train_multi_gpus.py --data DIR --logdir DIR # a task a machine; or with TF_CONFIG set, see the README
 
 The step, the flags and the run folder are those of train.py: every device takes its rows of the batch, and losses,
 statistics of batch norm and gradients are those of the whole batch, so that n GPUs and one do the same. Either script
-resumes what the other began, and eval.py does not see a difference.
+resumes what the other began, and eval.py does not see a difference. Of several machines the first one writes; when one
+fails all stop, and go on from the last checkpoint when they are started again.
 """
 import argparse
+import os
 import sys
 
 import train
@@ -18,7 +21,12 @@ import tensorflow as tf
 
 
 def make_strategy(num_gpus: int | None) -> tf.distribute.Strategy:
-    """A strategy for the first `num_gpus` GPUs, or all; raises TrainingError if there are not so many."""
+    """A strategy for the machines that TF_CONFIG or Slurm name, or else for the first `num_gpus` GPUs of this one, or
+    all; raises TrainingError if there are not so many."""
+    if os.environ.get("TF_CONFIG"):
+        return tf.distribute.MultiWorkerMirroredStrategy()
+    if int(os.environ.get("SLURM_NTASKS", 1)) > 1:
+        return tf.distribute.MultiWorkerMirroredStrategy(tf.distribute.cluster_resolver.SlurmClusterResolver())
     devices = [device.name for device in tf.config.list_logical_devices("GPU")]
     if not devices:
         raise trainer.TrainingError("there is no GPU; train.py trains on the CPU, check.py says what TensorFlow sees")

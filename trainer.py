@@ -9,6 +9,7 @@ import json
 import math
 import pathlib
 import shutil
+import tempfile
 import time
 
 import data_load
@@ -124,11 +125,12 @@ class Run:
         self.writers = {kind: tf.summary.create_file_writer(str(self.logdir / kind))
                         for kind in ("train", "validation")}
 
-    def resume(self) -> bool:
-        """Go on from the newest checkpoint; False if there is none."""
-        if self.newest.latest_checkpoint:
-            restore(self.checkpoint, self.newest.latest_checkpoint)
-        return bool(self.newest.latest_checkpoint)
+    def resume(self, logdir: pathlib.Path | None = None) -> bool:
+        """Go on from the newest checkpoint, of another folder if one is named; False if there is none."""
+        newest = tf.train.latest_checkpoint(str(pathlib.Path(logdir or self.logdir) / "checkpoints"))
+        if newest:
+            restore(self.checkpoint, newest)
+        return bool(newest)
 
     def save(self) -> None:
         """Write a checkpoint unless this step has one."""
@@ -175,20 +177,34 @@ def draw_curves(logdir: pathlib.Path) -> None:
 def train(args: argparse.Namespace, hp: HyperParams, make_task, strategy: tf.distribute.Strategy | None = None) -> None:
     """What all training scripts do: find the features, `make_task(hp, corpus)`, begin or resume its run, run it on the
     devices of `strategy`."""
-    data = find_data(args, hp)
-    with (strategy or tf.distribute.get_strategy()).scope():
+    data, strategy = find_data(args, hp), strategy or tf.distribute.get_strategy()
+    with strategy.scope():
         task = make_task(hp, data_load.Corpus(data, hp))
     if args.init_from:  # before anything is removed: it may not exist, or be this very run
         load_generator(task.generator, best_checkpoint(args.init_from))
-    if args.no_resume:
-        forget(args.logdir)
-    run = Run(args.logdir, hp, task.parts)
-    run.resume()
-    remember_data(args.logdir, data)
-    last_step = sum(steps for _, steps in task.stages)
-    if int(run.step) >= last_step:
-        print(f"{args.logdir} is trained to its last step, {last_step}; --no-resume begins anew")
-    fit(run, task, min(args.steps or last_step, last_step))
+    with contextlib.ExitStack() as stack:
+        logdir = args.logdir
+        if not is_chief(strategy):  # it does all that the chief does, so that they stay in step, but nobody reads it
+            logdir = pathlib.Path(stack.enter_context(tempfile.TemporaryDirectory()))
+        elif args.no_resume:
+            forget(logdir)
+        run = Run(logdir, hp, task.parts)
+        if not args.no_resume:
+            run.resume(args.logdir)
+        remember_data(logdir, data)
+        last_step = sum(steps for _, steps in task.stages)
+        if int(run.step) >= last_step:
+            print(f"{args.logdir} is trained to its last step, {last_step}; --no-resume begins anew")
+        fit(run, task, min(args.steps or last_step, last_step))
+
+
+def is_chief(strategy: tf.distribute.Strategy) -> bool:
+    """Whether this process writes: it is alone, or the first of its job's workers."""
+    resolver = strategy.cluster_resolver
+    if resolver is None or not resolver.task_type:
+        return True
+    return resolver.task_id == 0 and resolver.task_type == ("chief" if "chief" in resolver.cluster_spec().jobs
+                                                            else "worker")
 
 
 def best_checkpoint(logdir: pathlib.Path) -> str:

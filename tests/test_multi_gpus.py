@@ -1,4 +1,12 @@
 """Training on several devices: one step on two is one step on one, and a run goes on and evaluates on any number."""
+import contextlib
+import json
+import os
+import pathlib
+import socket
+import subprocess
+import sys
+import time
 import types
 
 import numpy as np
@@ -80,3 +88,50 @@ def test_without_enough_gpus_it_says_so(monkeypatch, capsys):
     names["GPU"] = [types.SimpleNamespace(name="GPU:0")]
     assert train_multi_gpus.main(["--num-gpus", "2"]) == 1
     assert "TensorFlow sees 1" in capsys.readouterr().err
+
+
+def test_two_workers_train_and_go_on_after_one_was_killed(demo_data, tmp_path):
+    """Two processes, a CPU each: the first writes, and killed they go on from the last checkpoint."""
+    logdir = tmp_path / "run"
+    settings = ["width=16", "encoder_banks=2", "postnet_banks=2", "highway_layers=1", "batch_size=4",
+                "postnet_frames=32", "postnet_steps=3", "mel_steps=100000", "finetune_steps=0", "save_steps=10", "n_samples=1"]
+    words = ["train_multi_gpus.py", "--data", str(demo_data), "--logdir", str(logdir)]
+    words += [word for setting in settings for word in ("--set", setting)]
+
+    def start():
+        with contextlib.ExitStack() as stack:  # two free ports
+            sockets = [stack.enter_context(socket.socket()) for _ in range(2)]
+            for each in sockets:
+                each.bind(("localhost", 0))
+            workers = [f"localhost:{each.getsockname()[1]}" for each in sockets]
+        return [subprocess.Popen([sys.executable, *words], cwd=pathlib.Path(train.__file__).parent,
+                                 stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=os.environ | {
+                                     "TF_CONFIG": json.dumps({"cluster": {"worker": workers},
+                                                              "task": {"type": "worker", "index": i}})})
+                for i in range(2)]
+
+    def newest() -> int:
+        found = tf.train.latest_checkpoint(str(logdir / "checkpoints"))
+        return int(found.rsplit("-", 1)[1]) if found else 0
+
+    def wait_for(condition, seconds=240):
+        end = time.monotonic() + seconds
+        while not condition():
+            assert time.monotonic() < end, "it takes too long"
+            time.sleep(0.2)
+    processes = start()
+    try:
+        wait_for(lambda: newest() >= 10 or processes[0].poll() is not None)
+        processes[1].kill()
+        wait_for(lambda: processes[0].poll() is not None)  # the other does not wait for ever
+        assert processes[0].returncode != 0
+        reached = newest()
+        assert reached >= 10
+        processes = start()
+        wait_for(lambda: newest() > reached + 5 or processes[0].poll() is not None)
+        assert newest() > reached + 5
+    finally:
+        for process in processes:
+            process.kill()
+            process.wait()
+    assert evaluation.load_converter(logdir)
