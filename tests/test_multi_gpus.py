@@ -94,7 +94,8 @@ def test_two_workers_train_and_go_on_after_one_was_killed(demo_data, tmp_path):
     """Two processes, a CPU each: the first writes, and killed they go on from the last checkpoint."""
     logdir = tmp_path / "run"
     settings = ["width=16", "encoder_banks=2", "postnet_banks=2", "highway_layers=1", "batch_size=4",
-                "postnet_frames=32", "postnet_steps=3", "mel_steps=100000", "finetune_steps=0", "save_steps=10", "n_samples=1"]
+                "postnet_frames=32", "postnet_steps=3", "mel_steps=100000", "finetune_steps=0", "save_steps=10",
+                "n_samples=1"]
     words = ["train_multi_gpus.py", "--data", str(demo_data), "--logdir", str(logdir)]
     words += [word for setting in settings for word in ("--set", setting)]
 
