@@ -1,0 +1,156 @@
+"""What the flags of the training scripts do."""
+import json
+import math
+import pathlib
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+import data_load
+import prepro
+import train
+import trainer
+from test_training import HP, Counting, events, kept, weight_in
+
+
+@pytest.fixture
+def run_train(monkeypatch, tmp_path):
+    """Call train.py's main with the model of one weight; returns its exit code and notes what it trained with."""
+    used = []
+    monkeypatch.setattr(train, "Paired", lambda hp, corpus: used.append(hp) or Counting(hp, scores={3: 1.0, 5: 2.0}))
+    monkeypatch.setattr(data_load, "Corpus", lambda data, hp: None)
+    small = [f"--set={name}={getattr(HP, name)}" for name in ("postnet_steps", "mel_steps", "finetune_steps",
+                                                             "log_steps", "keep_checkpoints")]
+
+    def call(logdir, *flags, small=tuple(small)):
+        return train.main(["--data", str(tmp_path), "--logdir", str(tmp_path / logdir), *small, "--set=save_steps=1",
+                           *flags])
+    call.used = used
+    return call
+
+
+def newest(logdir: pathlib.Path) -> tuple[int, float]:
+    """Step and weight of the newest checkpoint."""
+    return kept(logdir)[-1], weight_in(tf.train.latest_checkpoint(logdir / "checkpoints"))
+
+
+def test_steps_says_where_to_stop_and_resuming_is_the_default(run_train, tmp_path):
+    assert run_train("a", "--steps", "5") == 0 and newest(tmp_path / "a") == (5, 5.0)
+    assert run_train("a", "--steps", "4") == 0 and newest(tmp_path / "a") == (5, 5.0)  # already there
+    assert run_train("a", "--steps", "7") == 0 and newest(tmp_path / "a") == (7, 7.0)
+    assert run_train("a", "--steps", "99") == 0 and newest(tmp_path / "a") == (12, 12.0)
+    assert run_train("b") == 0 and newest(tmp_path / "b") == (12, 12.0)
+
+
+@pytest.mark.parametrize("steps", [2, 5, 7])
+def test_no_resume_begins_anew(run_train, tmp_path, steps):
+    run_train("a", "--steps", "5")
+    assert run_train("a", "--steps", str(steps), "--no-resume") == 0
+    assert newest(tmp_path / "a") == (steps, steps)
+    assert kept(tmp_path / "a") == list(range(1, steps + 1))[-HP.keep_checkpoints:]
+    assert weight_in(trainer.best_checkpoint(tmp_path / "a")) == min(steps, 3)
+    curve = events(tmp_path / "a" / "train")["loss"]
+    assert [step for step, _ in curve] == list(range(1, steps + 1))  # nothing of the earlier run
+
+
+def test_no_resume_saves_even_at_the_step_at_which_the_earlier_run_ended(run_train, tmp_path):
+    flags = ("--set=save_steps=9", "--set=postnet_steps=9", "--steps=4")
+    for _ in range(2):
+        assert run_train("a", *flags, "--no-resume") == 0
+        assert newest(tmp_path / "a") == (4, 4.0)
+
+
+def test_init_from_takes_the_best_weights_and_begins_at_step_0(run_train, tmp_path):
+    run_train("a", "--steps", "5")  # the best is that of step 3
+    assert run_train("b", "--init-from", str(tmp_path / "a"), "--steps", "2") == 0
+    assert newest(tmp_path / "b") == (2, 3.0 + 2.0)
+    assert run_train("b", "--init-from", str(tmp_path / "a"), "--steps", "4") == 0  # begun already: resumed
+    assert newest(tmp_path / "b") == (4, 3.0 + 4.0)
+
+
+def test_init_from_together_with_no_resume(run_train, tmp_path):
+    run_train("a", "--steps", "5")
+    run_train("b", "--steps", "5")
+    assert run_train("b", "--init-from", str(tmp_path / "a"), "--no-resume", "--steps", "1") == 0
+    assert newest(tmp_path / "b") == (1, 3.0 + 1.0)
+
+
+def test_init_from_a_folder_without_a_run_is_an_error_and_spares_the_run_that_is_there(run_train, tmp_path, capsys):
+    assert run_train("b", "--init-from", str(tmp_path / "nothing")) == 1
+    assert "nothing holds no checkpoint" in capsys.readouterr().err
+    run_train("a", "--steps", "5")
+    assert run_train("a", "--init-from", str(tmp_path / "nothing"), "--no-resume") == 1
+    assert newest(tmp_path / "a") == (5, 5.0)
+
+
+def test_a_run_can_begin_anew_from_its_own_best_weights(run_train, tmp_path):
+    run_train("a", "--steps", "5")
+    assert run_train("a", "--init-from", str(tmp_path / "a"), "--no-resume", "--steps", "1") == 0
+    assert newest(tmp_path / "a") == (1, 3.0 + 1.0)
+
+
+def test_other_hyperparameters_on_resume_are_refused_with_names_and_values(run_train, tmp_path, capsys):
+    run_train("a", "--steps", "2")
+    assert run_train("a", "--set", "learning_rate=0.5", "--seed", "3") == 1
+    message = capsys.readouterr().err
+    for part in ("learning_rate", str(HP.learning_rate), "0.5", "seed", str(HP.seed), "3 asked", "--no-resume"):
+        assert part in message
+    assert "batch_size" not in message and newest(tmp_path / "a") == (2, 2.0)
+    assert json.loads((tmp_path / "a" / "hparams.json").read_text())["seed"] == HP.seed
+    assert run_train("a", "--steps", "3", small=()) == 1  # only --set save_steps=1 is left
+    assert run_train("a", "--set", "learning_rate=0.5", "--no-resume", "--steps", "1") == 0
+    assert json.loads((tmp_path / "a" / "hparams.json").read_text())["learning_rate"] == 0.5
+
+
+def test_a_run_goes_on_with_its_own_hyperparameters(run_train, tmp_path):
+    run_train("a", "--steps", "1", "--set", "width=32", "--seed", "4")
+    flags = ["--data", str(tmp_path), "--logdir", str(tmp_path / "a")]
+    assert train.main([*flags, "--steps", "2"]) == 0
+    assert run_train("a", "--steps", "3", "--set", "width=32", "--seed", "4") == 0  # the same said again
+    assert len(set(run_train.used)) == 1 and (run_train.used[0].width, run_train.used[0].seed) == (32, 4)
+    assert newest(tmp_path / "a") == (3, 3.0)
+
+
+def test_a_wrong_hyperparameter_is_named(run_train, tmp_path, capsys):
+    assert run_train("a", "--set", "learning_rat=0.5") == 1
+    assert "learning_rate" in capsys.readouterr().err and not (tmp_path / "a").exists()
+
+
+@pytest.mark.parametrize("name", ["save_steps", "log_steps"])
+def test_steps_between_checkpoints_or_scalars_cannot_be_zero(run_train, capsys, name):
+    assert run_train("a", "--set", f"{name}=0") == 1
+    assert name in capsys.readouterr().err
+
+
+def test_a_failed_start_does_not_spoil_a_run(run_train, tmp_path, monkeypatch, capsys):
+    run_train("a", "--steps", "5")
+    before = (tmp_path / "a" / "hparams.json").read_text()
+
+    def missing(data, hp):
+        raise ValueError("run prepro.py first")
+    monkeypatch.setattr(data_load, "Corpus", missing)
+    assert run_train("a", "--set", "width=64", "--no-resume") == 1
+    assert "run prepro.py first" in capsys.readouterr().err
+    assert (tmp_path / "a" / "hparams.json").read_text() == before and newest(tmp_path / "a") == (5, 5.0)
+
+
+def test_learning_rate_rises_and_falls():
+    rate = [float(trainer.cosine(1e-2, 100, 10)(step)) for step in range(101)]
+    assert rate[0] < 0.2 * max(rate) and max(rate) == pytest.approx(1e-2, rel=1e-3)
+    peak = int(np.argmax(rate))
+    assert 9 <= peak <= 11 and (np.diff(rate[:peak]) > 0).all() and (np.diff(rate[peak:]) < 0).all()
+    assert rate[100] < 0.02 * max(rate)
+    for steps in (0, 1, 3):  # short stages
+        assert all(math.isfinite(trainer.cosine(1e-2, steps, 10)(step)) for step in range(steps + 1))
+
+
+def test_a_run_remembers_its_corpus(tmp_path, tiny_hp, monkeypatch):
+    """Or `train.py --logdir X`, said again, would go on with the demo's voices."""
+    monkeypatch.setattr(prepro, "prepare_demo", lambda hp: pathlib.Path("demo"))
+    flags = ["--logdir", str(tmp_path)]
+    assert trainer.find_data(train.parse_arguments(flags), tiny_hp) == pathlib.Path("demo")
+    trainer.remember_data(tmp_path, tmp_path / "mine")
+    assert trainer.find_data(train.parse_arguments(flags), tiny_hp) == tmp_path / "mine"
+    assert trainer.find_data(train.parse_arguments([*flags, "--no-resume"]), tiny_hp) == pathlib.Path("demo")
+    assert trainer.find_data(train.parse_arguments([*flags, "--data", "moved"]), tiny_hp) == pathlib.Path("moved")
