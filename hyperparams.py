@@ -98,7 +98,7 @@ class HyperParams:
 
     # Synthesis
     griffin_lim_iters: int = 5      #                                         (paper 50)
-    sharpen: float = 1.3            # growth of the mel-cepstra of order 30 at synthesis, less of the lower ones
+    sharpen: float = 1.3            # growth of the mel-cepstra of order 30, less below; not in paired training
     power: float = 1.0              # sharpening of the magnitude before Griffin-Lim             (paper 1.2)
 
     @property
@@ -157,12 +157,15 @@ class HyperParams:
                 raise ValueError(f"{field.name}={value}: must be a finite number")
             if field.name in ("range_db", "quiet_db", "trim_level", "max_ratio", "min_seconds", "slice_min_seconds",
                               "sigma", "max_advance", "learning_rate", "clip_norm", "power",
+                              "gen_learning_rate", "dis_learning_rate", "gan_clip_norm",
                               "pitch_min") and value <= 0.0:
                 raise ValueError(f"{field.name}={value}: must be positive")
             if field.name in ("validation", "test", "dropout", "hide_frame", "whole_share", "own_position",
                               "vary_tempo", "vary_pitch", "hide_band", "blur_warp") and not (
                     0.0 <= value <= 1.0):
                 raise ValueError(f"{field.name}={value}: must lie between 0 and 1")
+            if field.name in ("sharpen", "gan_weight", "paired_weight") and value < 0.0:
+                raise ValueError(f"{field.name}={value}: must not be negative")
         if self.max_advance <= 1.0:
             raise ValueError(f"max_advance={self.max_advance}: must be more than 1, the pace of the source")
         if self.dropout == 1.0:

@@ -1,7 +1,7 @@
 """Losses: small pure functions of tensors and masks, divided by the number of valid elements.
 
-Where several devices share a step, by that of all of them: what each finds is its part of the loss, and their sum the
-loss of the whole batch.
+Where several devices share a step of paired training, by that of all of them: what each finds is its part of the loss,
+and their sum the loss of the whole batch.
 """
 from keras import ops
 

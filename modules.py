@@ -153,8 +153,9 @@ class CBHG(layers.Layer):
         for highway in self.highways:
             y = highway(y)                                                                # (N, T, C)
         # Frames are padded at the end, so the backward GRU meets padding first: the mask holds its state at zero
-        # there. Padding follows the last frame of the forward GRU and cannot reach back, so it needs no mask.
-        valid = ops.cast(mask, "bool")
+        # there. Padding follows the last frame of the forward GRU and cannot reach back, so it needs no mask. A row of
+        # nothing but padding keeps its first frame, as cuDNN demands.
+        valid = ops.logical_or(ops.cast(mask, "bool"), ops.arange(ops.shape(mask)[1])[None, :] == 0)
         backwards = ops.flip(self.backwards(y, mask=valid), axis=1)                       # (N, T, C)
         return ops.concatenate([self.forwards(y), backwards], axis=-1) * mask[:, :, None]  # (N, T, 2*C)
 

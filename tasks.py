@@ -22,7 +22,7 @@ PACE_ROUNDS = 3  # of converting and correcting; the third changes next to nothi
 class Task:
     """A generator, its corpus, and how it does in free running on the validation sentences.
 
-    Made within the scope of a `tf.distribute.Strategy`, its steps run on all devices of that.
+    Made within the scope of a `tf.distribute.Strategy`, paired training runs on all devices of that.
     """
 
     def __init__(self, hp: HyperParams, corpus: data_load.Corpus):

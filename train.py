@@ -35,7 +35,8 @@ def run(args: argparse.Namespace, strategy=None) -> int:
     """Train, on one device or on those of a `tf.distribute.Strategy`; returns the exit code."""
     hp = trainer.resolve(args, hyperparams.PRESETS["default" if args.data else "demo"])
     trainer.train(args, hp, Paired, strategy)
-    trainer.draw_curves(args.logdir)
+    if strategy is None or trainer.is_chief(strategy):
+        trainer.draw_curves(args.logdir)
     return 0
 
 

@@ -32,7 +32,7 @@ from tasks import Task
 HERE = pathlib.Path(__file__).resolve().parent
 SURE = 0.98       # a discriminator that is right so often has won: it teaches nothing any more
 LOST = 0.55       # and one that is right so seldom has lost
-OFTEN = {"log_steps": 5, "save_steps": 50}  # a step takes as long as ten of paired training
+OFTEN = {"log_steps": 5, "save_steps": 50}  # a step takes several times as long as one of paired training
 GENERATOR_SCALARS = ("gan/gen_loss", "loss/mean_loss1", "loss/mean_loss2", "gan/gradient_norm")
 
 
@@ -203,7 +203,9 @@ def main(argv: list[str] | None = None) -> int:
     args = parse_arguments(argv)
     try:
         default = hyperparams.PRESETS["default" if args.data else "demo"]
-        if args.init_from:  # its networks and, unless others are named, its features
+        if (args.logdir / "hparams.json").exists() and not args.no_resume:
+            default = HyperParams.from_json(args.logdir / "hparams.json")
+        elif args.init_from:  # its networks and, unless others are named, its features
             default = HyperParams.from_json(args.init_from / "hparams.json").replace(**OFTEN)
             if args.data is None:
                 args.data = pathlib.Path(json.loads((args.init_from / "data.json").read_text(encoding="utf-8"))["data"])

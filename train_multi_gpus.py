@@ -23,10 +23,13 @@ import tensorflow as tf
 def make_strategy(num_gpus: int | None) -> tf.distribute.Strategy:
     """A strategy for the machines that TF_CONFIG or Slurm name, or else for the first `num_gpus` GPUs of this one, or
     all; raises TrainingError if there are not so many."""
-    if os.environ.get("TF_CONFIG"):
-        return tf.distribute.MultiWorkerMirroredStrategy()
-    if int(os.environ.get("SLURM_NTASKS", 1)) > 1:
-        return tf.distribute.MultiWorkerMirroredStrategy(tf.distribute.cluster_resolver.SlurmClusterResolver())
+    slurm = int(os.environ.get("SLURM_STEP_NUM_TASKS", 1)) > 1
+    if os.environ.get("TF_CONFIG") or slurm:
+        if num_gpus is not None:
+            raise trainer.TrainingError("--num-gpus is for one machine; of several, all GPUs that each sees are used "
+                                        "(CUDA_VISIBLE_DEVICES)")
+        return tf.distribute.MultiWorkerMirroredStrategy(
+            tf.distribute.cluster_resolver.SlurmClusterResolver() if slurm else None)
     devices = [device.name for device in tf.config.list_logical_devices("GPU")]
     if not devices:
         raise trainer.TrainingError("there is no GPU; train.py trains on the CPU, check.py says what TensorFlow sees")
@@ -44,7 +47,14 @@ def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
 def main(argv: list[str] | None = None) -> int:
     args = parse_arguments(argv)
     try:
-        return train.run(args, make_strategy(args.num_gpus))
+        strategy = make_strategy(args.num_gpus)
+        if strategy.cluster_resolver is not None and args.data is None:
+            raise trainer.TrainingError("several machines need --data DIR, prepared before")
+        return train.run(args, strategy)
+    except tf.errors.OpError as error:
+        print(f"train_multi_gpus.py: {str(error)[:300]}\nIf another worker was lost, start all of them again: they go "
+              "on from the last checkpoint", file=sys.stderr)
+        return 1
     except (ValueError, OSError, trainer.TrainingError) as error:
         print(f"train_multi_gpus.py: {error}", file=sys.stderr)
         return 1

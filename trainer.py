@@ -182,6 +182,7 @@ def train(args: argparse.Namespace, hp: HyperParams, make_task, strategy: tf.dis
         task = make_task(hp, data_load.Corpus(data, hp))
     if args.init_from:  # before anything is removed: it may not exist, or be this very run
         load_generator(task.generator, best_checkpoint(args.init_from))
+    same_everywhere(strategy, 0)  # nobody removes anything before all have read what they need
     with contextlib.ExitStack() as stack:
         logdir = args.logdir
         if not is_chief(strategy):  # it does all that the chief does, so that they stay in step, but nobody reads it
@@ -191,6 +192,8 @@ def train(args: argparse.Namespace, hp: HyperParams, make_task, strategy: tf.dis
         run = Run(logdir, hp, task.parts)
         if not args.no_resume:
             run.resume(args.logdir)
+        if not same_everywhere(strategy, int(run.step)):
+            raise TrainingError(f"workers do not see the same checkpoint; {args.logdir} must be a folder they share")
         remember_data(logdir, data)
         last_step = sum(steps for _, steps in task.stages)
         if int(run.step) >= last_step:
@@ -205,6 +208,19 @@ def is_chief(strategy: tf.distribute.Strategy) -> bool:
         return True
     return resolver.task_id == 0 and resolver.task_type == ("chief" if "chief" in resolver.cluster_spec().jobs
                                                             else "worker")
+
+
+def same_everywhere(strategy: tf.distribute.Strategy, number: int) -> bool:
+    """Whether all workers of a job call this with the same number; waits for all of them."""
+    if strategy.cluster_resolver is None:
+        return True
+
+    def compare():
+        context, x = tf.distribute.get_replica_context(), tf.constant(float(number), tf.float64)
+        square, squares = context.all_reduce(tf.distribute.ReduceOp.SUM, [x, x * x])
+        return square * square, squares * context.num_replicas_in_sync
+    left, right = (strategy.experimental_local_results(x)[0] for x in tf.function(lambda: strategy.run(compare))())
+    return float(left) == float(right)
 
 
 def best_checkpoint(logdir: pathlib.Path) -> str:

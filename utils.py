@@ -189,7 +189,7 @@ def excitation(pitch: np.ndarray, hp: HyperParams) -> np.ndarray:
     """Pulses (samples,) at the pitch (T, 2), octaves and voicing, where it is voiced, and noise elsewhere."""
     time = np.arange((len(pitch) - 1) * hp.hop_length) / hp.hop_length
     octaves, voicing = (np.interp(time, np.arange(len(pitch)), x) for x in pitch.T)
-    hertz = hp.pitch_middle * 2.0 ** octaves
+    hertz = np.clip(hp.pitch_middle * 2.0 ** np.clip(octaves, -9.0, 9.0), hp.pitch_min, hp.pitch_max)
     pulses = np.diff(np.floor(np.cumsum(hertz / hp.sample_rate)), prepend=0.0) * np.sqrt(hp.sample_rate / hertz)
     noise = np.random.default_rng(hp.seed).standard_normal(len(time))
     # A little of it everywhere: a frame between two pulses must not be without phase

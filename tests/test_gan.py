@@ -1,4 +1,5 @@
 """Adversarial training: who is changed by what, what the discriminator cannot see, and an exact resume."""
+import dataclasses
 import types
 
 import keras
@@ -7,9 +8,11 @@ import pytest
 import tensorflow as tf
 
 import data_load
+import hyperparams
 import losses
 import train_gan
 import trainer
+import utils
 from networks import Discriminator
 from test_networks import STEPS, change, eager, make_batch, randomise  # noqa: F401  fixtures
 from test_training import assert_equal, variables_of
@@ -199,3 +202,22 @@ def test_a_discriminator_out_of_balance_is_named(tiny_hp, capsys, real, fake, ad
     assert scalars["score"] == pytest.approx(6.5)
     balanced = validate(np.array([1.0, 1.0, 1.0, 0.0]), np.array([0.0, 0.0, 1.0, 0.0]))
     assert balanced["gan/accuracy"] == 0.75 and "warning" not in capsys.readouterr().out
+
+
+def test_the_same_command_resumes_whatever_it_sets(tmp_path, monkeypatch, capsys):
+    """The defaults come from the paired run at first, and from the run itself afterwards."""
+    paired, logdir = tmp_path / "paired", tmp_path / "gan"
+    utils.write_json(paired / "hparams.json", dataclasses.asdict(hyperparams.HyperParams(width=48)))
+    utils.write_json(paired / "data.json", {"data": str(tmp_path)})
+    used = []
+
+    def train(args, hp, task):
+        used.append(hp)
+        utils.write_json(args.logdir / "hparams.json", dataclasses.asdict(hp))
+    monkeypatch.setattr(trainer, "train", train)
+    monkeypatch.setattr(train_gan, "draw_curves", lambda logdir: None)
+    first = ["--logdir", str(logdir), "--set", "k=3", "--init-from", str(paired)]
+    assert [train_gan.main(first), train_gan.main(first), train_gan.main(first[:4])] == [0, 0, 0], capsys.readouterr()
+    assert used[0] == used[1] == used[2] and (used[0].k, used[0].width, used[0].save_steps) == (3, 48, 50)
+    assert train_gan.main(first[:2] + ["--set", "k=4"]) == 1
+    assert "k (3 there, 4 asked for)" in capsys.readouterr().err

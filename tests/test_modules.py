@@ -264,3 +264,19 @@ def test_scan_equals_a_loop(compiled):
 def test_length_mask():
     np.testing.assert_array_equal(length_mask(np.array([3, 0, 5]), 5), [[1, 1, 1, 0, 0], [0] * 5, [1] * 5])
     assert np.asarray(length_mask(np.array([3]), 5)).dtype == np.float32
+
+
+def test_no_row_that_the_backward_gru_gets_is_masked_as_a_whole(monkeypatch):
+    """cuDNN's GRU refuses such a row; windows and shared batches have them. It comes out as zero all the same."""
+    cbhg = CBHG(2, 4, (4, 6), 1, "bn")
+    x, mask = np.ones((3, 5, 6), np.float32), np.array([[1, 1, 1, 1, 1], [1, 1, 0, 0, 0], [0, 0, 0, 0, 0]], np.float32)
+    cbhg(x, mask)
+    backwards, seen = cbhg.backwards.call, []
+
+    def spy(sequences, initial_state=None, mask=None, training=False):
+        seen.append(np.asarray(mask))
+        return backwards(sequences, mask=mask)
+    monkeypatch.setattr(cbhg.backwards, "call", spy)
+    out = np.asarray(cbhg(x, mask))
+    np.testing.assert_array_equal(seen[0], [[1, 1, 1, 1, 1], [1, 1, 0, 0, 0], [1, 0, 0, 0, 0]])
+    assert not out[2].any() and out[0].any()

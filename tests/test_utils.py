@@ -103,6 +103,13 @@ def test_excitation_is_pulses_at_the_pitch_and_noise_elsewhere():
     assert np.std(voiced) == pytest.approx(1.0, abs=0.1)
 
 
+def test_a_pitch_beyond_the_limits_is_drawn_at_them():
+    wav = utils.excitation(np.array([[-2000.0, 1.0]] * 40 + [[2000.0, 1.0]] * 41), HP)
+    low, high = (np.diff(np.flatnonzero(part > 3.0)) for part in (wav[:39 * HP.hop_length], wav[41 * HP.hop_length:]))
+    assert np.median(low) == pytest.approx(HP.sample_rate / HP.pitch_min, abs=1)
+    assert np.median(high) == pytest.approx(HP.sample_rate / HP.pitch_max, abs=1)
+
+
 def test_griffin_lim_sharpens_and_keeps_the_sum():
     wav = demo_wav("slt", "demo_001", HP)
     linear = utils.spectrograms(wav, HP)[1]
