@@ -9,6 +9,7 @@ Everything is free running: the model hears nothing but the source.
 """
 import argparse
 import concurrent.futures
+import math
 import os
 import pathlib
 import sys
@@ -29,6 +30,8 @@ from networks import Generator
 
 HERE = pathlib.Path(__file__).resolve().parent
 PIECE_SECONDS = 8.0  # recordings are converted in pieces of at most this length, cut at pauses
+PIECES_AT_ONCE = 8
+BLOCK_FRAMES = 2400  # of a long recording whose spectrogram is computed at a time
 FADE_SECONDS = 0.005  # at both ends of a piece, so that joints do not click
 
 
@@ -52,9 +55,19 @@ def load_converter(logdir: pathlib.Path, checkpoint: str | None = None, override
     return Converter(generator)
 
 
+def mel_in_blocks(wav: np.ndarray, hp: HyperParams) -> np.ndarray:
+    """The mel spectrogram (T, M) of a recording (samples,) of any length, in memory that does not grow with it."""
+    frames, context, mels = 1 + len(wav) // hp.hop_length, math.ceil(hp.n_fft / hp.hop_length), []
+    for start in range(0, frames, BLOCK_FRAMES):
+        first, end = max(0, start - context), start + BLOCK_FRAMES
+        mel, _ = utils.spectrograms(wav[first * hp.hop_length:(end + context) * hp.hop_length], hp)
+        mels.append(mel[start - first:end - first])
+    return np.concatenate(mels)[:frames]
+
+
 def split_at_pauses(wav: np.ndarray, hp: HyperParams) -> list[Piece]:
     """Cut a recording (samples,) into pieces of at most PIECE_SECONDS, at pauses, or else where it is quietest."""
-    mel, _ = utils.spectrograms(wav, hp)
+    mel = mel_in_blocks(wav, hp)
     longest = round(PIECE_SECONDS * hp.frames_per_second)
     silences = alignment.pauses(mel, hp).mean(axis=1).astype(int)
     cuts = [0]
@@ -85,13 +98,23 @@ def join(pieces: list[Piece], voices: list[np.ndarray], hp: HyperParams) -> np.n
     return np.concatenate(parts)
 
 
-def convert_recording(wav: np.ndarray, converter: Converter, pool) -> tuple[np.ndarray, list[Piece], list[Converted]]:
-    """Convert a recording (samples,) of any length; returns the new one, its pieces and their conversions."""
-    hp = converter.hp
+class Conversion(NamedTuple):
+    """A recording, converted."""
+    wav: np.ndarray       # (samples,)
+    pieces: list[Piece]
+    first: Converted      # the first piece, to be looked at
+    stopped: bool         # False if the limit of steps cut one of the pieces
+
+
+def convert_recording(wav: np.ndarray, converter: Converter, pool) -> Conversion:
+    """Convert a recording (samples,) of any length, PIECES_AT_ONCE at a time, so that memory does not grow with it."""
+    hp, voices, stopped, first = converter.hp, [], True, None
     pieces = split_at_pauses(wav, hp)
-    outputs = converter([utils.spectrograms(piece.wav, hp)[1] for piece in pieces])
-    voices = list(pool.map(lambda out: utils.griffin_lim(out.linear, out.pitch, hp), outputs))
-    return join(pieces, voices, hp), pieces, outputs
+    for start in range(0, len(pieces), PIECES_AT_ONCE):
+        outputs = converter([utils.spectrograms(piece.wav, hp)[1] for piece in pieces[start:start + PIECES_AT_ONCE]])
+        voices += pool.map(lambda out: utils.griffin_lim(out.linear, out.pitch, hp), outputs)
+        stopped, first = stopped and all(out.stopped for out in outputs), first or outputs[0]
+    return Conversion(join(pieces, voices, hp), pieces, first, stopped)
 
 
 def find_recordings(paths: list[pathlib.Path]) -> list[pathlib.Path]:
@@ -137,16 +160,16 @@ def convert_files(paths: list[pathlib.Path], out: pathlib.Path, converter: Conve
             except utils.BadAudio as error:
                 refused.append(str(error))
                 continue
-            voice, pieces, outputs = convert_recording(wav, converter, pool)
+            voice, pieces, first, stopped = convert_recording(wav, converter, pool)
             utils.save_wav(out / f"{name}.wav", voice, hp)
             utils.save_wav(out / f"{name}.source.wav", wav, hp)
             shown = f"{name}" if len(pieces) == 1 else f"{name}, first of {len(pieces)} pieces"
-            report.plot_conversion(out / f"{name}.png", utils.spectrograms(pieces[0].wav, hp)[1], outputs[0], None,
+            report.plot_conversion(out / f"{name}.png", utils.spectrograms(pieces[0].wav, hp)[1], first, None,
                                    None, hp, shown)
             rows.append({"id": name, "audio": {"source": f"{name}.source.wav", "converted": f"{name}.wav"},
                          "picture": f"{name}.png",
                          "measures": {"source s": len(wav) / hp.sample_rate, "converted s": len(voice) / hp.sample_rate,
-                                      "stops by itself": all(output.stopped for output in outputs)}})
+                                      "stops by itself": stopped}})
     for reason in refused:
         print(f"refused {reason}", file=sys.stderr)
     if rows:

@@ -2,6 +2,9 @@
 
 Letters of shapes: see hyperparams.py. Random numbers are drawn from the one `keras.random.SeedGenerator` that a
 network hands to its blocks, so that a training step is a function of its number and can be repeated exactly.
+
+Layers made of others call themselves built: their parts make their weights when they are called, and Keras need not try
+each layer out before, which would take as long again.
 """
 from typing import NamedTuple
 
@@ -89,6 +92,7 @@ class PreNet(layers.Layer):
         super().__init__(**kwargs)
         self.dense = [layers.Dense(width, "relu"), layers.Dense(width // 2, "relu")]
         self.dropout, self.seeds = dropout, seeds
+        self.built = True
 
     def call(self, x, training=False):
         """(..., C) to (..., width / 2)."""
@@ -107,6 +111,7 @@ class ConvNorm(layers.Layer):
         self.conv = layers.Conv1D(channels, kernel, padding="same", use_bias=False)
         self.norm = MaskedNorm(norm)
         self.activation = layers.Activation(activation)
+        self.built = True
 
     def call(self, x, mask, training=False):
         """x (N, T, C), already zero where masked, to (N, T, channels)."""
@@ -120,6 +125,7 @@ class Highway(layers.Layer):
         super().__init__(**kwargs)
         self.change = layers.Dense(channels, "relu")
         self.gate = layers.Dense(channels, "sigmoid", bias_initializer=keras.initializers.Constant(-1.0))
+        self.built = True
 
     def call(self, x):
         gate = self.gate(x)
@@ -140,6 +146,7 @@ class CBHG(layers.Layer):
         self.highways = [Highway(channels) for _ in range(highways)]
         self.forwards = layers.GRU(channels, return_sequences=True)
         self.backwards = layers.GRU(channels, return_sequences=True, go_backwards=True)
+        self.built = True
 
     def call(self, x, mask, training=False):
         """x (N, T, projections[1]), mask (N, T) to (N, T, 2 * channels)."""
@@ -177,6 +184,7 @@ class LocalAttention(layers.Layer):
         self.advance = layers.Dense(1, "sigmoid", kernel_initializer="zeros",
                                     bias_initializer=keras.initializers.Constant(walk))
         self.query = layers.Dense(r * width, use_bias=False)
+        self.built = True
 
     def move(self, position, state, context):
         """Position (N,) in source frames, state (N, E) and last context (N, E) to the next position (N,)."""
@@ -240,7 +248,7 @@ class DecoderCell(layers.Layer):
         self.mel_of_context = layers.Dense(n_mels, use_bias=False)
         self.pitch_of_state = layers.Dense(r * 2)
         self.pitch_of_context = layers.Dense(2, use_bias=False)
-        self.built = True  # the parts build themselves in the first step
+        self.built = True
 
     def start(self, memory, position) -> DecoderState:
         """State before the first step: silence, at `position` (N,); memory (N, S, E)."""

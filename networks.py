@@ -43,6 +43,7 @@ class Encoder(layers.Layer):
         self.unfold = layers.Dense(self.stack * hp.width)
         self.frame_prenet = PreNet(2 * hp.width, hp.dropout, seeds)
         self.of_frame = layers.Dense(hp.width)
+        self.built = True
 
     def call(self, linear, mask, training=False):
         """Linear (N, S, F), mask (N, S) to memory (N, S, E)."""
@@ -92,6 +93,7 @@ class Decoder(layers.Layer):
         super().__init__(**kwargs)
         self.hp, self.seeds = hp, seeds
         self.cell = DecoderCell(hp.width, hp.n_mels, hp.r, hp.sigma, hp.max_advance)
+        self.built = True
 
     def inputs(self, n, steps, training, frames=None, positions=None) -> StepInput:
         """Step inputs with a leading time axis (Ty, N, ...).
@@ -170,6 +172,7 @@ class PostNet(layers.Layer):
         self.bins = hertz / hp.pitch_middle
         self.spread = utils.mel_to_bins(hp.sample_rate, hp.n_fft, hp.n_mels)               # (M, F)
         self.limits = [math.log2(hertz / hp.pitch_middle) for hertz in (hp.pitch_min, hp.pitch_max)]
+        self.built = True
 
     def call(self, mel, pitch, mask, training=False):
         """Mel (N, T, M), pitch (N, T, 2) octaves and voicing, mask (N, T) to linear (N, T, F)."""
