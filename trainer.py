@@ -127,10 +127,11 @@ class Run:
 
     def resume(self, logdir: pathlib.Path | None = None) -> bool:
         """Go on from the newest checkpoint, of another folder if one is named; False if there is none."""
-        newest = tf.train.latest_checkpoint(str(pathlib.Path(logdir or self.logdir) / "checkpoints"))
-        if newest:
-            restore(self.checkpoint, newest)
-        return bool(newest)
+        # Not latest_checkpoint(), which finds none where a file is missing: training would begin anew unasked
+        state = tf.train.get_checkpoint_state(str(pathlib.Path(logdir or self.logdir) / "checkpoints"))
+        if state:
+            restore(self.checkpoint, state.model_checkpoint_path)
+        return bool(state)
 
     def save(self) -> None:
         """Write a checkpoint unless this step has one."""
