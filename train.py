@@ -31,22 +31,22 @@ def parse_arguments(argv: list[str] | None = None, parser: argparse.ArgumentPars
     return args
 
 
-def run(args: argparse.Namespace, strategy=None) -> int:
-    """Train, on one device or on those of a `tf.distribute.Strategy`; returns the exit code."""
+def run(args: argparse.Namespace, strategy=None) -> None:
+    """Train, on one device or on those of a `tf.distribute.Strategy`."""
     hp = trainer.resolve(args, hyperparams.PRESETS["default" if args.data else "demo"])
     trainer.train(args, hp, Paired, strategy)
     if strategy is None or trainer.is_chief(strategy):
         trainer.draw_curves(args.logdir)
-    return 0
 
 
 def main(argv: list[str] | None = None) -> int:
     args = parse_arguments(argv)
     try:
-        return run(args)
+        run(args)
     except (ValueError, OSError, trainer.TrainingError) as error:
         print(f"train.py: {error}", file=sys.stderr)
         return 1
+    return 0
 
 
 if __name__ == "__main__":

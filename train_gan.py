@@ -191,7 +191,7 @@ def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     trainer.add_arguments(parser)
     args = parser.parse_args(argv)
-    fresh = args.logdir is None or not (args.logdir / "hparams.json").exists() or args.no_resume
+    fresh = args.logdir is None or not trainer.goes_on(args)
     if args.init_from is None and args.preset is None and fresh:
         paired = HERE / "logdir" / ("paired" if args.data else "demo")
         args.init_from = paired if (paired / "hparams.json").exists() else None
@@ -203,7 +203,7 @@ def main(argv: list[str] | None = None) -> int:
     args = parse_arguments(argv)
     try:
         default = hyperparams.PRESETS["default" if args.data else "demo"]
-        if (args.logdir / "hparams.json").exists() and not args.no_resume:
+        if trainer.goes_on(args):
             default = HyperParams.from_json(args.logdir / "hparams.json")
         elif args.init_from:  # its networks and, unless others are named, its features
             default = HyperParams.from_json(args.init_from / "hparams.json").replace(**OFTEN)

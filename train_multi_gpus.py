@@ -50,7 +50,7 @@ def main(argv: list[str] | None = None) -> int:
         strategy = make_strategy(args.num_gpus)
         if strategy.cluster_resolver is not None and args.data is None:
             raise trainer.TrainingError("several machines need --data DIR, prepared before")
-        return train.run(args, strategy)
+        train.run(args, strategy)
     except tf.errors.OpError as error:
         print(f"train_multi_gpus.py: {str(error)[:300]}\nIf another worker was lost, start all of them again: they go "
               "on from the last checkpoint", file=sys.stderr)
@@ -58,6 +58,7 @@ def main(argv: list[str] | None = None) -> int:
     except (ValueError, OSError, trainer.TrainingError) as error:
         print(f"train_multi_gpus.py: {error}", file=sys.stderr)
         return 1
+    return 0
 
 
 if __name__ == "__main__":

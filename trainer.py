@@ -42,6 +42,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--no-resume", action="store_true", help="begin anew even if the run folder holds a checkpoint")
 
 
+def goes_on(args: argparse.Namespace) -> bool:
+    """Whether the run folder holds a run that is to go on."""
+    return (args.logdir / "hparams.json").exists() and not args.no_resume
+
+
 def resolve(args: argparse.Namespace, default: HyperParams) -> HyperParams:
     """The hyperparameters of a run: those of its folder when it goes on, else preset or `default`, and overrides.
 
@@ -50,9 +55,8 @@ def resolve(args: argparse.Namespace, default: HyperParams) -> HyperParams:
     asked = bool(args.preset or args.set or args.seed is not None)
     overrides = args.set + ([f"seed={args.seed}"] if args.seed is not None else [])
     hp = hyperparams.get(args.preset, overrides) if args.preset else default.override(overrides)
-    path = args.logdir / "hparams.json"
-    if path.exists() and not args.no_resume:
-        before = HyperParams.from_json(path)
+    if goes_on(args):
+        before = HyperParams.from_json(args.logdir / "hparams.json")
         differing = [f"{name} ({value} there, {getattr(hp, name)} asked for)"
                      for name, value in dataclasses.asdict(before).items() if value != getattr(hp, name)]
         if asked and differing:
