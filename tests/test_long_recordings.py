@@ -1,0 +1,55 @@
+"""Long recordings: in parts, so that memory is bounded, and with the result of the whole."""
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+import pytest
+
+import eval as evaluation
+import hyperparams
+import utils
+from conftest import demo_wav
+from convert import Converted
+
+HP = hyperparams.HyperParams()
+
+
+class Copier:
+    """In place of a converter: gives each spectrogram back, and remembers how many it was given at once."""
+    hp = HP
+
+    def __init__(self, cut: int = -1):
+        self.at_once, self.cut = [], cut
+
+    def __call__(self, sources):
+        first = sum(self.at_once)
+        self.at_once.append(len(sources))
+        return [Converted(None, np.zeros((len(source), 2)), source, None, None, first + i != self.cut)
+                for i, source in enumerate(sources)]
+
+
+@pytest.fixture(scope="module")
+def recording() -> np.ndarray:
+    """Six sentences with pauses between them."""
+    pause = np.zeros(HP.sample_rate // 2, np.float32)
+    return np.concatenate([x for n in range(1, 7) for x in (demo_wav("rms", f"demo_{n:03d}", HP), pause)])
+
+
+@pytest.mark.parametrize("seconds", [0.0, 0.01, 1.0, 2.5])
+def test_mel_in_blocks_is_that_of_the_whole(recording, monkeypatch, seconds):
+    monkeypatch.setattr(evaluation, "BLOCK_FRAMES", 50)
+    wav = recording[:round(seconds * HP.sample_rate) + 7]
+    np.testing.assert_allclose(evaluation.mel_in_blocks(wav, HP), utils.spectrograms(wav, HP)[0], atol=1e-5)
+
+
+@pytest.mark.parametrize("cut", [-1, 0, 3])
+def test_pieces_in_groups_are_pieces_at_once(recording, monkeypatch, cut):
+    monkeypatch.setattr(evaluation, "PIECE_SECONDS", 2.0)
+    with ThreadPoolExecutor(1) as pool:
+        whole = evaluation.convert_recording(recording, Copier(cut), pool)
+        monkeypatch.setattr(evaluation, "PIECES_AT_ONCE", 2)
+        copier = Copier(cut)
+        grouped = evaluation.convert_recording(recording, copier, pool)
+    assert len(grouped.pieces) == sum(copier.at_once) > 4 and max(copier.at_once) == 2
+    np.testing.assert_array_equal(grouped.wav, whole.wav)
+    np.testing.assert_array_equal(grouped.first.linear, whole.first.linear)
+    assert grouped.stopped == whole.stopped == (cut < 0)
