@@ -1,6 +1,6 @@
 """Measure how fast everything is on this machine.
 
-    python bench.py                     # a table, on the demo corpus and with the default networks, five minutes
+    python bench.py                     # a table, on the demo corpus and with the default networks, six minutes
     python bench.py --json bench.json   # and as a file
     python bench.py --set width=512     # other hyperparameters
 
@@ -9,6 +9,9 @@ first, which compiles, with the fastest and the slowest. Compare lines of one ru
 """
 import argparse
 import concurrent.futures
+import contextlib
+import io
+import itertools
 import os
 import pathlib
 import platform
@@ -21,9 +24,11 @@ import time
 import data_load
 import eval as evaluation
 import hyperparams
+import manifest
 import prepro
 import train_gan
 import utils
+import keras
 import numpy as np
 import tensorflow as tf
 
@@ -33,7 +38,7 @@ from tasks import Paired
 
 HERE = pathlib.Path(__file__).resolve().parent
 REPEATS = 5
-MATRIX = 2048
+MATRIX = 4096
 
 
 class Table:
@@ -60,6 +65,21 @@ class Table:
         return float(np.median(seconds))
 
 
+    def share(self, name: str, function, flops: float, product) -> None:
+        """Add the rate of `function()`, which takes `flops`, as a share of that of `product()`.
+
+        One of each in turn: the rate of a machine that others share changes from second to second.
+        """
+        shares = []
+        for _ in range(REPEATS):
+            began = time.perf_counter()
+            wait(product())
+            between = time.perf_counter()
+            wait(function())
+            shares.append(flops / (time.perf_counter() - between) / (2 * MATRIX ** 3 / (between - began)))
+        self.add(name, float(np.median(shares)), "", (min(shares), max(shares)))
+
+
 def wait(result) -> None:
     """Until a GPU is done with it."""
     for tensor in tf.nest.flatten(result)[:1]:
@@ -78,7 +98,7 @@ def recordings(n: int) -> list[pathlib.Path]:
 
 
 def bench_preparation(table: Table, hp: hyperparams.HyperParams) -> None:
-    """Recordings to features on one core: a source needs spectrograms, a target the pitch, too."""
+    """Recordings to features: a source needs spectrograms, a target the pitch, too, and both the path between them."""
     files = recordings(16)
     seconds = sum(len(utils.load_wav(path, hp)) for path in files) / hp.sample_rate
     for kind, pitch in (("source", False), ("target", True)):
@@ -88,15 +108,24 @@ def bench_preparation(table: Table, hp: hyperparams.HyperParams) -> None:
                     prepro.compute_features(path, pathlib.Path(folder) / path.stem, pitch, hp)
         taken = table.time(f"preparation of a {kind}, one core", prepare, "s/s", seconds, 3)
         table.add(f"preparation of a {kind}, one core, audio by time", seconds / taken, "s/s")
+    corpora, target = manifest.gather([prepro.DEMO / "rms"], prepro.DEMO / "slt", "(.*)")
+
+    def prepare_all():
+        with tempfile.TemporaryDirectory() as folder, contextlib.redirect_stderr(io.StringIO()):
+            return sum(pair.source_seconds + pair.target_seconds
+                       for pair in prepro.prepare(corpora, target, pathlib.Path(folder), hp, set()))
+    seconds = prepare_all()
+    taken = table.time("preparation of the demo corpus, all cores, with paths", prepare_all, "s/s", seconds, 2)
+    table.add("the same, audio of both speakers by time", seconds / taken, "s/s")
+    table.add("the same, by time and core", seconds / taken / os.cpu_count(), "s/s")
 
 
-def bench_training(table: Table, hp: hyperparams.HyperParams, corpus: data_load.Corpus, rate: float) -> None:
+def bench_training(table: Table, hp: hyperparams.HyperParams, corpus: data_load.Corpus, product) -> None:
     """The paired step, its parts, and the pipeline that feeds it."""
     task, step = Paired(hp, corpus), tf.Variable(0, dtype=tf.int64)
     batch = {name: tf.constant(array) for name, array in batch_of_slices(corpus, hp).items()}
     generator, mask = task.generator, batch["mask"]
-    frames = float(tf.reduce_sum(mask))
-    table.add("paired batch, seconds of target speech", frames / hp.frames_per_second, "s")
+    table.add("paired batch, seconds of target speech", float(tf.reduce_sum(mask)) / hp.frames_per_second, "s")
     steps = tf.shape(batch["positions"])[1] - 1
     encode = tf.function(lambda: generator.encoder(batch["source"], batch["source_mask"]))
     memory_of_source = encode()
@@ -107,17 +136,30 @@ def bench_training(table: Table, hp: hyperparams.HyperParams, corpus: data_load.
     table.time("post-net, forwards", tf.function(lambda: generator.postnet(batch["mel"], batch["pitch"], mask)))
     mel = table.time("mel step (encoder, decoder, forwards, backwards, update)",
                      lambda: task.train_step("mel", batch, step))
-    postnet = table.time("post-net step on the same batch", lambda: task.train_step("postnet", {
-        name: batch[name] for name in ("mel", "pitch", "linear", "mask")}, step))
     table.time("finetune step on the same batch", lambda: task.train_step("finetune", batch, step))
-    table.add("paired step, all networks (mel and post-net)", mel + postnet, "s")
-    flops = 3 * multiplications(generator, hp, batch) * 2
-    table.add("paired step, share of the rate of a matrix product", flops / (mel + postnet) / rate, "")
+    for name, variables in (("mel", task.variables["mel"]), ("post-net", task.variables["postnet"])):
+        optimizer = keras.optimizers.Adam(0.0)
+        optimizer.build(variables)
+        update = tf.function(lambda o=optimizer, v=variables: o.apply([tf.zeros(each.shape) for each in v], v))
+        table.time(f"update of the weights of the {name} step alone", update)
+    bench_paired_step(table, "paired step", task, batch, product)
     number = iter(range(10 ** 6))
     fed = table.time("input pipeline, a paired batch on one core", lambda: corpus.paired_batch(next(number)),
                      repeats=20)
     table.add("input pipeline, times as fast as the mel step", mel / fed, "")
     table.add("memory after paired training", memory(), "MiB")
+
+
+def bench_paired_step(table: Table, name: str, task: Paired, batch: dict, product) -> None:
+    """The step of all networks: that of encoder and decoder, and that of the post-net on the same batch."""
+    step = tf.Variable(0, dtype=tf.int64)
+
+    def paired_step():
+        task.train_step("mel", batch, step)
+        return task.train_step("postnet", {name: batch[name] for name in ("mel", "pitch", "linear", "mask")}, step)
+    table.time(name, paired_step, repeats=3)
+    table.share(f"{name}, share of the rate of a matrix product", paired_step,
+                3 * multiplications(task.generator, task.hp, batch) * 2, product)
 
 
 def multiplications(generator: Generator, hp: hyperparams.HyperParams, batch: dict) -> float:
@@ -140,11 +182,46 @@ def batch_of_slices(corpus: data_load.Corpus, hp: hyperparams.HyperParams) -> di
     return next(batch for batch in map(corpus.paired_batch, range(100)) if len(batch["mask"]) == hp.batch_size)
 
 
+def batch_of_joined(corpus: data_load.Corpus, n: int, seconds: float) -> dict:
+    """`n` utterances of a length that the corpus may not have: sentences joined, and cut after `seconds`."""
+    hp, pairs, rows = corpus.hp, itertools.cycle(corpus.train), []
+    frames = round(seconds * hp.frames_per_second)
+    for _ in range(n):
+        parts, path, read = {"mel": [], "linear": [], "pitch": [], "source": []}, np.zeros(0, np.float32), 0
+        while len(path) < frames:
+            pair = next(pairs)
+            source = corpus.source(pair)
+            for kind, array in (("mel", corpus.spoken_target(pair, "mel")), ("pitch", corpus.pitch(pair)),
+                                ("linear", corpus.spoken_target(pair, "linear")), ("source", source)):
+                parts[kind].append(array)
+            path, read = np.concatenate([path, corpus.path(pair) + read]), read + len(source)
+        path = path[:frames]
+        rows.append({kind: np.concatenate(arrays)[:int(path[-1]) + 1 if kind == "source" else frames]
+                     for kind, arrays in parts.items()} | {"positions": np.append(path[::hp.r], path[-1] + 1)})
+    source, source_mask = data_load.pad([row["source"] for row in rows], hp.encoder_stack)
+    batch = {"source": source, "source_mask": source_mask, "mask": np.ones((n, frames), np.float32)}
+    batch |= {kind: np.stack([row[kind] for row in rows]) for kind in ("mel", "linear", "pitch", "positions")}
+    return {name: tf.constant(array, tf.float32) for name, array in batch.items()}
+
+
 def bench_adversarial(table: Table, hp: hyperparams.HyperParams, corpus: data_load.Corpus) -> None:
     task, step = train_gan.Adversarial(hp, corpus), tf.Variable(0, dtype=tf.int64)
     batch = {name: tf.constant(array) for name, array in batch_of_slices(corpus, hp).items()}
     table.time("update of the discriminator", lambda: task.train_step("warmup", batch, step))
     table.time(f"adversarial iteration, 1 + {hp.k} updates", lambda: task.train_step("joint", batch, step), repeats=3)
+
+
+def bench_2017(table: Table, corpus: data_load.Corpus, product) -> None:
+    """The system of 2017 took 3.83 s and 25 to 30 s for these, on 4 cores of a CPU."""
+    for preset, width in (("2017", 512), ("2017", 256)):
+        hp = hyperparams.get(preset, [f"width={width}"])
+        batch = batch_of_joined(corpus, hp.batch_size, 5.0)
+        name = f"{hp.batch_size} utterances of 5 s, width {width}"
+        bench_paired_step(table, f"paired step, {name}", Paired(hp, corpus), batch, product)
+        hp = hyperparams.get("2017-gan", [f"width={width}"])
+        task, step = train_gan.Adversarial(hp, corpus), tf.Variable(0, dtype=tf.int64)
+        table.time(f"adversarial iteration, 1 + {hp.k}, {name}", lambda task=task, batch=batch, step=step:
+                   task.train_step("joint", batch, step), repeats=2)
 
 
 def bench_conversion(table: Table, hp: hyperparams.HyperParams) -> None:
@@ -206,12 +283,13 @@ def main(argv: list[str] | None = None) -> int:
     corpus, table = data_load.Corpus(prepro.prepare_demo(hp), hp), Table()
     matrix = tf.random.normal((MATRIX, MATRIX))
     product = tf.function(lambda: tf.linalg.matmul(matrix, matrix))
-    rate = 2 * MATRIX ** 3 / table.time(f"product of matrices of {MATRIX} x {MATRIX}", lambda: product().numpy())
-    table.add("rate of that", rate / 1e9, "GFLOP/s")
+    taken = table.time(f"product of matrices of {MATRIX} x {MATRIX}", product)
+    table.add("rate of that", 2 * MATRIX ** 3 / taken / 1e9, "GFLOP/s")
     bench_preparation(table, hp)
     bench_conversion(table, hp)  # before training, whose memory would hide its own
-    bench_training(table, hp, corpus, rate)
+    bench_training(table, hp, corpus, product)
     bench_adversarial(table, hp, corpus)
+    bench_2017(table, corpus, product)
     bench_start(table)
     if args.json:
         utils.write_json(args.json, {"machine": platform.platform(), "cores": os.cpu_count(),

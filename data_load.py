@@ -26,10 +26,14 @@ def open_array(path: pathlib.Path) -> np.ndarray:
 
 
 class Corpus:
-    """The features below `data`, memory-mapped; raises PreproError if they are missing."""
+    """The features below `data`, memory-mapped; raises PreproError if they are missing.
 
-    def __init__(self, data: pathlib.Path, hp: HyperParams):
-        self.data, self.hp = pathlib.Path(data), hp
+    Of `share` (i, n) its batches for training are every n-th row of those of all, from row i on: what one of several
+    machines prepares.
+    """
+
+    def __init__(self, data: pathlib.Path, hp: HyperParams, share: tuple[int, int] = (0, 1)):
+        self.data, self.hp, self.share = pathlib.Path(data), hp, share
         self.target = manifest.check_signal(self.data, hp)["target"]
         self.pairs = {(pair.source, pair.name): pair for pair in manifest.read_manifest(self.data)
                       if pair.split != "dropped"}
@@ -89,8 +93,13 @@ class Corpus:
         frames = start + np.arange(steps + 1) * self.hp.r
         return path[np.minimum(frames, len(path) - 1)] + np.maximum(frames - len(path) + 1, 0)
 
-    def rng(self, kind: str, step: int) -> np.random.Generator:
-        return np.random.default_rng([self.hp.seed, {POSTNET: 1, PAIRED: 2}[kind], step])
+    def rng(self, kind: str, step: int, *row: int) -> np.random.Generator:
+        return np.random.default_rng([self.hp.seed, {POSTNET: 1, PAIRED: 2}[kind], step, *row])
+
+    def own(self, kind: str, step: int, items: list) -> list[tuple]:
+        """Of the items of a batch those of this share, each with random numbers of its own."""
+        # From 1 on: numpy takes a seed that ends in 0 for the one without it
+        return [(items[row], self.rng(kind, step, row + 1)) for row in range(self.share[0], len(items), self.share[1])]
 
     def draw(self, items: list, kind: str, step: int) -> list:
         """The items of batch `step`: all once an epoch, in an order of its own each time."""
@@ -101,8 +110,8 @@ class Corpus:
 
     def postnet_batch(self, step: int) -> dict[str, np.ndarray]:
         """Windows of the target's speech: blurred mel (N, T, M), pitch (N, T, 2), linear (N, T, F), mask (N, T)."""
-        rng, windows = self.rng(POSTNET, step), []
-        for pair in self.draw(self.spoken, POSTNET, step):
+        windows = []
+        for pair, rng in self.own(POSTNET, step, self.draw(self.spoken, POSTNET, step)):
             length = pair.target_end - pair.target_start
             start = int(rng.integers(max(1, length - self.hp.postnet_frames + 1)))
             end = min(length, start + self.hp.postnet_frames)
@@ -115,8 +124,8 @@ class Corpus:
         """Slices with their counterparts, or whole utterances of similar length; see `assemble`."""
         rng = self.rng(PAIRED, step)
         if rng.random() >= self.hp.whole_share:
-            crops = self.draw(self.slices, PAIRED, step)
-            return self.assemble([self.jitter(pair, start, end, rng) for pair, start, end in crops], rng)
+            crops = self.own(PAIRED, step, self.draw(self.slices, PAIRED, step))
+            return self.assemble([self.jitter(*crop, rng) for crop, rng in crops], [rng for _, rng in crops])
         # As many frames as a batch of slices has, from neighbours in length so that little is padded
         first = int(rng.integers(len(self.by_length)))
         budget = self.hp.batch_size * self.hp.slice_max_seconds * self.hp.frames_per_second
@@ -125,7 +134,11 @@ class Corpus:
             if chosen and (pair.target_end - pair.target_start) * (len(chosen) + 1) > budget:
                 break
             chosen.append(pair)
-        return self.assemble([self.whole(pair) for pair in chosen], rng)
+        mine = self.own(PAIRED, step, chosen)
+        batch = self.assemble([self.whole(pair) for pair, _ in mine or [(chosen[0], rng)]], [rng for _, rng in mine])
+        if not mine:  # fewer rows than machines: this one has nothing to say
+            batch["mask"][:], batch["source_mask"][:] = 0.0, 0.0
+        return batch
 
     def whole(self, pair: Pair) -> tuple[Pair, int, int, int, int]:
         return pair, 0, pair.target_end - pair.target_start, 0, pair.source_end - pair.source_start
@@ -141,8 +154,8 @@ class Corpus:
         return pair, start, end, source_start, source_end
 
     def assemble(self, crops: list[tuple[Pair, int, int, int, int]],
-                 rng: np.random.Generator | None = None) -> dict[str, np.ndarray]:
-        """Crops (pair, target start, target end, source start, source end) to a padded batch, sources varied by `rng`:
+                 rngs: list[np.random.Generator] | None = None) -> dict[str, np.ndarray]:
+        """Crops (pair, target start, target end, source start, source end) to a padded batch, sources varied by `rngs`:
 
         source (N, S, F), source_mask (N, S), mel (N, T, M), pitch (N, T, 2), linear (N, T, F), mask (N, T),
         positions (N, Ty + 1).
@@ -150,8 +163,8 @@ class Corpus:
         """
         hp = self.hp
         sources, factors = [self.source(pair, s0, s1) for pair, _, _, s0, s1 in crops], (1.0,) * len(crops)
-        if rng is not None:
-            sources, factors = zip(*[augment.vary(source, rng, hp) for source in sources])
+        if rngs:
+            sources, factors = zip(*[augment.vary(source, rng, hp) for source, rng in zip(sources, rngs, strict=True)])
         source, source_mask = pad(sources, hp.encoder_stack)
         mel, mask = pad([self.spoken_target(pair, "mel", t0, t1) for pair, t0, t1, _, _ in crops], hp.r)
         pitch, _ = pad([self.pitch(pair, t0, t1) for pair, t0, t1, _, _ in crops], hp.r)

@@ -76,6 +76,8 @@ class HyperParams:
     blur_warp: float = 0.12         # share of frequency, stage 1: the post-net's mel is averaged over warps so strong
     blur_shift: float = 2.5         # frames, and over shifts so far, as a decoder that is not sure writes it
     seed: int = 2017
+    precision: str = "float32"      # float32 | bfloat16 | float16 of what surrounds norms, decoder and losses; for GPUs
+    xla: int = 0                    # 1: compile the training step with XLA; slower on a CPU
 
     # Adversarial training
     gan_warmup_steps: int = 150     # the discriminator alone
@@ -111,6 +113,11 @@ class HyperParams:
         return self.sample_rate / self.hop_length
 
     @property
+    def policy(self) -> str:
+        """Keras' name of `precision`: weights stay float32."""
+        return self.precision if self.precision == "float32" else f"mixed_{self.precision}"
+
+    @property
     def pitch_middle(self) -> float:
         """Hz, from which pitch is counted in octaves."""
         return math.sqrt(self.pitch_min * self.pitch_max)
@@ -141,6 +148,10 @@ class HyperParams:
         """Return self; raises ValueError if values contradict each other."""
         if self.norm not in ("bn", "ln", "ins"):
             raise ValueError(f"norm={self.norm}: choose bn, ln or ins")
+        if self.precision not in ("float32", "bfloat16", "float16"):
+            raise ValueError(f"precision={self.precision}: choose float32, bfloat16 or float16")
+        if self.xla not in (0, 1):
+            raise ValueError(f"xla={self.xla}: choose 0 or 1")
         if self.width % 2:
             raise ValueError(f"width={self.width}: must be even, half of it goes to each direction of a GRU")
         for less, more in (("win_length", "n_fft"), ("hop_length", "win_length"), ("min_seconds", "max_seconds"),
@@ -150,7 +161,7 @@ class HyperParams:
         for field in dataclasses.fields(self):
             value = getattr(self, field.name)
             may_be_zero = field.name in ("postnet_steps", "mel_steps", "finetune_steps", "warmup_steps", "seed",
-                                         "context_frames", "gan_warmup_steps", "gan_steps", "dis_frames")
+                                         "context_frames", "gan_warmup_steps", "gan_steps", "dis_frames", "xla")
             if field.type is int and value < (0 if may_be_zero else 1):
                 raise ValueError(f"{field.name}={value}: must be positive")
             if field.type is float and not math.isfinite(value):

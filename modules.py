@@ -3,33 +3,24 @@
 Letters of shapes: see hyperparams.py. Random numbers are drawn from the one `keras.random.SeedGenerator` that a
 network hands to its blocks, so that a training step is a function of its number and can be repeated exactly.
 
+Pre-nets and CBHGs take a `dtype`, Keras' policy of precision, and hand it on to their parts; norms, attention and
+decoder are float32 always.
+
 Layers made of others call themselves built: their parts make their weights when they are called, and Keras need not try
 each layer out before, which would take as long again.
 """
+import math
 from typing import NamedTuple
 
 import keras
 from keras import layers, ops
 
+from recurrent import GRU, Dense, GRUCell, window
+
 
 def length_mask(lengths, size):
     """Lengths (N,) to a mask (N, size), 1.0 within the length."""
     return ops.cast(ops.arange(size)[None, :] < ops.cast(lengths, "int32")[:, None], "float32")
-
-
-def scan(step, state, inputs):
-    """Apply `state = step(state, input)` along the first axis of `inputs`; returns all states, stacked there.
-
-    `keras.ops.scan` needs a static length under TensorFlow (3.15), hence tf.scan.
-    """
-    if keras.backend.backend() == "tensorflow":
-        import tensorflow as tf
-        return tf.scan(step, inputs, state)
-
-    def twice(carry, now):
-        following = step(carry, now)
-        return following, following
-    return ops.scan(twice, state, inputs)[1]
 
 
 def total(x):
@@ -47,13 +38,12 @@ class MaskedNorm(layers.Layer):
 
     `kind`: "bn" over batch and time (Ioffe & Szegedy 2015), all devices' share of it, with moving statistics at
     synthesis, "ln" over channels (Ba et al. 2016), each of `groups` for itself, "ins" over the time of one utterance
-    (Ulyanov et al. 2016).
+    (Ulyanov et al. 2016). Computed in float32, whatever comes in and goes out.
     """
 
     def __init__(self, kind: str, groups: int = 1, momentum: float = 0.98, epsilon: float = 1e-3, **kwargs):
-        super().__init__(**kwargs)
+        super().__init__(autocast=False, **kwargs)
         self.kind, self.groups, self.momentum, self.epsilon = kind, groups, momentum, epsilon
-        self.axes = {"bn": (0, 1), "ln": (3,), "ins": (1,)}[kind]
 
     def build(self, shape):
         channels = (shape[-1],)
@@ -65,24 +55,33 @@ class MaskedNorm(layers.Layer):
 
     def call(self, x, mask, training=False):
         """x (N, T, C), mask (N, T) to (N, T, C)."""
-        mask = mask[:, :, None]
-        if self.kind == "bn" and not training:
-            mean, variance = self.mean, self.variance
+        given, x, mask = x.dtype, ops.cast(x, "float32"), ops.cast(mask, "float32")
+        column = mask[:, :, None]
+        if self.kind == "bn":
+            mean, variance = self.of_batch(x, mask) if training else (self.mean, self.variance)
         elif self.kind == "ln":  # no statistic crosses frames, so padding cannot enter
             n, length, channels = ops.shape(x)[0], ops.shape(x)[1], x.shape[2]
             grouped = ops.reshape(x, (n, length, self.groups, channels // self.groups))
             mean, variance = (ops.reshape(ops.broadcast_to(each, ops.shape(grouped)), (n, length, channels))
-                              for each in ops.moments(grouped, axes=self.axes, keepdims=True))
+                              for each in ops.moments(grouped, axes=(3,), keepdims=True))
         else:
-            of_all = total if self.kind == "bn" else lambda x: x
-            count = ops.maximum(of_all(ops.sum(mask, axis=self.axes, keepdims=True)), 1.0)
-            mean = of_all(ops.sum(x * mask, axis=self.axes, keepdims=True)) / count
-            variance = of_all(ops.sum(ops.square(x - mean) * mask, axis=self.axes, keepdims=True)) / count
-        if self.kind == "bn" and training:
-            for moving, now in ((self.mean, mean), (self.variance, variance)):
-                moving.assign(moving * self.momentum + ops.reshape(now, (-1,)) * (1.0 - self.momentum))
+            count = ops.maximum(ops.sum(column, axis=1, keepdims=True), 1.0)
+            mean = ops.sum(x * column, axis=1, keepdims=True) / count
+            variance = ops.sum(ops.square(x - mean) * column, axis=1, keepdims=True) / count
         scale = self.gamma * ops.rsqrt(variance + self.epsilon)
-        return ((x - mean) * scale + self.beta) * mask
+        return ops.cast((x * scale + (self.beta - mean * scale)) * column, given)
+
+    def of_batch(self, x, mask):
+        """Mean and variance (C,) of the valid frames, which the moving statistics follow."""
+        # Sums over frames as products with the mask: nothing as large as x is made but its square
+        row, flat = ops.reshape(mask, (1, -1)), ops.reshape(x, (-1, x.shape[2]))
+        count, added, squares = total([ops.sum(mask), ops.matmul(row, flat)[0], ops.matmul(row, ops.square(flat))[0]])
+        mean = added / ops.maximum(count, 1.0)
+        variance = ops.maximum(squares / ops.maximum(count, 1.0) - ops.square(mean), 0.0)
+        for moving, now in ((self.mean, mean), (self.variance, variance)):
+            follows = moving * self.momentum + now * (1.0 - self.momentum)
+            moving.assign(ops.where(ops.isfinite(now), follows, moving))  # an update that is skipped must not stay here
+        return mean, variance
 
 
 class PreNet(layers.Layer):
@@ -90,7 +89,7 @@ class PreNet(layers.Layer):
 
     def __init__(self, width: int, dropout: float, seeds: keras.random.SeedGenerator, **kwargs):
         super().__init__(**kwargs)
-        self.dense = [layers.Dense(width, "relu"), layers.Dense(width // 2, "relu")]
+        self.dense = [layers.Dense(n, "relu", dtype=self.dtype_policy) for n in (width, width // 2)]
         self.dropout, self.seeds = dropout, seeds
         self.built = True
 
@@ -108,9 +107,9 @@ class ConvNorm(layers.Layer):
 
     def __init__(self, channels: int, kernel: int, norm: str, activation: str | None, **kwargs):
         super().__init__(**kwargs)
-        self.conv = layers.Conv1D(channels, kernel, padding="same", use_bias=False)
+        self.conv = layers.Conv1D(channels, kernel, padding="same", use_bias=False, dtype=self.dtype_policy)
         self.norm = MaskedNorm(norm)
-        self.activation = layers.Activation(activation)
+        self.activation = layers.Activation(activation, dtype=self.dtype_policy)
         self.built = True
 
     def call(self, x, mask, training=False):
@@ -123,8 +122,9 @@ class Highway(layers.Layer):
 
     def __init__(self, channels: int, **kwargs):
         super().__init__(**kwargs)
-        self.change = layers.Dense(channels, "relu")
-        self.gate = layers.Dense(channels, "sigmoid", bias_initializer=keras.initializers.Constant(-1.0))
+        self.change = layers.Dense(channels, "relu", dtype=self.dtype_policy)
+        self.gate = layers.Dense(channels, "sigmoid", bias_initializer=keras.initializers.Constant(-1.0),
+                                 dtype=self.dtype_policy)
         self.built = True
 
     def call(self, x):
@@ -138,14 +138,15 @@ class CBHG(layers.Layer):
     def __init__(self, banks: int, channels: int, projections: tuple[int, int], highways: int, norm: str, **kwargs):
         super().__init__(**kwargs)
         # One norm for the whole bank: fewer operations, and devices that share a step meet at it in one order
-        self.bank = [layers.Conv1D(channels, k, padding="same", use_bias=False) for k in range(1, banks + 1)]
+        policy = {"dtype": self.dtype_policy}
+        self.bank = [layers.Conv1D(channels, k, padding="same", use_bias=False, **policy) for k in range(1, banks + 1)]
         self.bank_norm = MaskedNorm(norm, groups=banks)
-        self.pool = layers.MaxPooling1D(2, strides=1, padding="same")
-        self.project = [ConvNorm(projections[0], 3, norm, "relu"), ConvNorm(projections[1], 3, norm, None)]
-        self.to_highway = layers.Dense(channels)
-        self.highways = [Highway(channels) for _ in range(highways)]
-        self.forwards = layers.GRU(channels, return_sequences=True)
-        self.backwards = layers.GRU(channels, return_sequences=True, go_backwards=True)
+        self.pool = layers.MaxPooling1D(2, strides=1, padding="same", **policy)
+        self.project = [ConvNorm(n, 3, norm, relu, **policy) for n, relu in zip(projections, ("relu", None))]
+        self.to_highway = layers.Dense(channels, **policy)
+        self.highways = [Highway(channels, **policy) for _ in range(highways)]
+        self.forwards = GRU(channels, return_sequences=True, **policy)
+        self.backwards = GRU(channels, return_sequences=True, go_backwards=True, **policy)
         self.built = True
 
     def call(self, x, mask, training=False):
@@ -172,18 +173,23 @@ class LocalAttention(layers.Layer):
 
     The position moves by a predicted advance, so it can neither jump nor go back. A decoder step writes `r` frames
     and looks at the memory `r` times, at points spaced evenly from its old position to the new one: each frame has a
-    context of its own, and what is said need not pass through one vector for 62 ms of speech.
+    context of its own, and what is said need not pass through one vector for 62 ms of speech. It sees a window of the
+    memory, as far as a step may move and REACH deviations of the Gaussian to both sides.
     """
+
+    REACH = 6
 
     def __init__(self, width: int, r: int, sigma: float, max_advance: float, **kwargs):
         super().__init__(**kwargs)
         self.width, self.r, self.sigma, self.max_advance = width, r, sigma, max_advance
-        self.hidden = layers.Dense(width // 2, "tanh")
+        self.reach = math.ceil(self.REACH * sigma)
+        self.size = 2 * self.reach + math.ceil((r - 1) * max_advance) + 2                         # W
+        self.hidden = Dense(width // 2, "tanh")
         # Zero weights and this bias make an untrained model walk one source frame for each frame it writes.
         walk = -float(ops.log(max_advance - 1.0))
-        self.advance = layers.Dense(1, "sigmoid", kernel_initializer="zeros",
+        self.advance = Dense(1, "sigmoid", kernel_initializer="zeros",
                                     bias_initializer=keras.initializers.Constant(walk))
-        self.query = layers.Dense(r * width, use_bias=False)
+        self.query = Dense(r * width, use_bias=False)
         self.built = True
 
     def move(self, position, state, context):
@@ -191,22 +197,26 @@ class LocalAttention(layers.Layer):
         advance = self.advance(self.hidden(ops.concatenate([state, context], axis=-1)))[:, 0]     # (N,) in (0, 1)
         return position + self.r * self.max_advance * advance
 
-    def look(self, start, end, state, memory, mask):
-        """Read memory (N, S, E), mask (N, S), at `r` points from `start` to `end` (N,).
+    def look(self, start, end, state, memory, lengths):
+        """Read memory (N, S, E) of `lengths` (N,) frames at `r` points from `start` to `end` (N,).
 
-        Returns contexts (N, r, E) and weights (N, r, S): the softmax of Luong's general score plus the logarithm of
-        a Gaussian around each point (eq. 10).
+        Returns contexts (N, r, E), the frame (N,) where the window begins that was looked through, and weights
+        (N, r, W) of its frames: the softmax of Luong's general score plus the logarithm of a Gaussian around each point
+        (eq. 10).
         """
         fractions = ops.arange(self.r, dtype="float32") / self.r
         centres = start[:, None] + (end - start)[:, None] * fractions[None, :]                    # (N, r)
         # A point past the end, while others of the batch still write, reads the last frame instead of nothing.
-        centres = ops.clip(centres, 0.0, ops.sum(mask, axis=1)[:, None] - 1.0)
+        centres = ops.clip(centres, 0.0, lengths[:, None] - 1.0)
+        origin = ops.floor(centres[:, 0]) - self.reach                                            # (N,)
+        near = window(memory, ops.cast(origin, "int32"), self.size)                               # (N, W, E)
+        frames = origin[:, None] + ops.arange(self.size, dtype="float32")                         # (N, W)
+        valid = ops.cast(ops.logical_and(frames >= 0.0, frames < lengths[:, None]), "float32")
         query = ops.reshape(self.query(state), (-1, self.r, self.width))                          # (N, r, E)
-        score = ops.matmul(query, ops.swapaxes(memory, 1, 2)) / self.width ** 0.5                 # (N, r, S)
-        frames = ops.arange(ops.shape(memory)[1], dtype="float32")
-        distance = ops.square((frames[None, None, :] - centres[:, :, None]) / self.sigma)
-        weights = ops.softmax(score - 0.5 * distance + (mask[:, None, :] - 1.0) * 1e9, axis=-1)   # (N, r, S)
-        return ops.matmul(weights, memory), weights
+        score = ops.matmul(query, ops.swapaxes(near, 1, 2)) / self.width ** 0.5                   # (N, r, W)
+        distance = ops.square((frames[:, None, :] - centres[:, :, None]) / self.sigma)
+        weights = ops.softmax(score - 0.5 * distance + (valid[:, None, :] - 1.0) * 1e9, axis=-1)  # (N, r, W)
+        return ops.matmul(weights, near), origin, weights
 
 
 class DecoderState(NamedTuple):
@@ -215,7 +225,8 @@ class DecoderState(NamedTuple):
     pitch: object       # (N, r, 2) their octaves above the middle, and the logit of voicing
     start: object       # (N,) position in source frames where their reading began
     end: object         # (N,) and where it ended, the start of the next step
-    weights: object     # (N, r, S) attention
+    origin: object      # (N,) first source frame of the window of attention
+    weights: object     # (N, r, W) attention
     attention: object   # (N, E) state of the attention GRU
     context: object     # (N, E) attentional vector, fed to the next step (input feeding, Luong section 3.3)
     lower: object       # (N, E) state of the first residual GRU
@@ -239,39 +250,39 @@ class DecoderCell(layers.Layer):
     def __init__(self, width: int, n_mels: int, r: int, sigma: float, max_advance: float, **kwargs):
         super().__init__(**kwargs)
         self.width, self.n_mels, self.r = width, n_mels, r
-        self.prenet = [layers.Dense(width, "relu"), layers.Dense(width // 2, "relu")]
-        self.attention_gru = layers.GRUCell(width)
+        self.prenet = [Dense(width, "relu"), Dense(width // 2, "relu")]
+        self.attention_gru = GRUCell(width)
         self.attend = LocalAttention(width, r, sigma, max_advance)
-        self.combine = layers.Dense(width, "tanh")
-        self.residual_grus = [layers.GRUCell(width), layers.GRUCell(width)]
-        self.mel_of_state = layers.Dense(r * n_mels)
-        self.mel_of_context = layers.Dense(n_mels, use_bias=False)
-        self.pitch_of_state = layers.Dense(r * 2)
-        self.pitch_of_context = layers.Dense(2, use_bias=False)
+        self.combine = Dense(width, "tanh")
+        self.residual_grus = [GRUCell(width), GRUCell(width)]
+        self.mel_of_state = Dense(r * n_mels)
+        self.mel_of_context = Dense(n_mels, use_bias=False)
+        self.pitch_of_state = Dense(r * 2)
+        self.pitch_of_context = Dense(2, use_bias=False)
         self.built = True
 
-    def start(self, memory, position) -> DecoderState:
-        """State before the first step: silence, at `position` (N,); memory (N, S, E)."""
-        n, length = ops.shape(memory)[0], ops.shape(memory)[1]
+    def start(self, position) -> DecoderState:
+        """State before the first step: silence, at `position` (N,)."""
+        n = ops.shape(position)[0]
         zeros = ops.zeros((n, self.width))
         return DecoderState(ops.zeros((n, self.r, self.n_mels)), ops.zeros((n, self.r, 2)), position, position,
-                            ops.zeros((n, self.r, length)), zeros, zeros, zeros, zeros)
+                            ops.zeros((n,)), ops.zeros((n, self.r, self.attend.size)), zeros, zeros, zeros, zeros)
 
-    def call(self, state: DecoderState, given: StepInput, memory, mask) -> DecoderState:
-        """One step; memory (N, S, E) with mask (N, S)."""
+    def call(self, state: DecoderState, given: StepInput, memory, lengths) -> DecoderState:
+        """One step; memory (N, S, E) of `lengths` (N,) frames."""
         frame = given.use_frame * given.frame + (1.0 - given.use_frame) * state.mel[:, -1]        # (N, M)
         x = self.prenet[0](frame * given.show_frame) * given.drop[:, :self.width]                 # (N, E)
         x = self.prenet[1](x) * given.drop[:, self.width:]                                        # (N, E/2)
-        attention, _ = self.attention_gru(ops.concatenate([x, state.context], axis=-1), state.attention)
+        attention = self.attention_gru(ops.concatenate([x, state.context], axis=-1), state.attention)
         start = given.use_position * given.position + (1.0 - given.use_position) * state.end      # (N,)
         end = self.attend.move(start, attention, state.context)                                   # (N,)
-        contexts, weights = self.attend.look(start, end, attention, memory, mask)                 # (N, r, E)
+        contexts, origin, weights = self.attend.look(start, end, attention, memory, lengths)      # (N, r, E)
         flat = ops.reshape(contexts, (-1, self.r * self.width))
         context = self.combine(ops.concatenate([flat, attention], axis=-1))                       # (N, E)
-        lower, _ = self.residual_grus[0](context, state.lower)                                    # (N, E)
-        upper, _ = self.residual_grus[1](context + lower, state.upper)                            # (N, E)
+        lower = self.residual_grus[0](context, state.lower)                                    # (N, E)
+        upper = self.residual_grus[1](context + lower, state.upper)                            # (N, E)
         mel = ops.reshape(self.mel_of_state(context + lower + upper), (-1, self.r, self.n_mels))
         mel = mel + self.mel_of_context(contexts)                                                 # (N, r, M)
         pitch = ops.reshape(self.pitch_of_state(context + lower + upper), (-1, self.r, 2))
         pitch = pitch + self.pitch_of_context(contexts)                                           # (N, r, 2)
-        return DecoderState(mel, pitch, start, end, weights, attention, context, lower, upper)
+        return DecoderState(mel, pitch, start, end, origin, weights, attention, context, lower, upper)

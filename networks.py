@@ -12,7 +12,8 @@ from keras import layers, ops
 
 import utils
 from hyperparams import HyperParams
-from modules import CBHG, DecoderCell, PreNet, StepInput, scan
+from modules import CBHG, DecoderCell, PreNet, StepInput
+from recurrent import scan
 
 
 def stack_frames(linear, mask, size: int):
@@ -37,12 +38,13 @@ class Encoder(layers.Layer):
         super().__init__(**kwargs)
         self.stack = hp.encoder_stack
         half = hp.width // 2
-        self.prenet = PreNet(hp.width, hp.dropout, seeds)
-        self.cbhg = CBHG(hp.encoder_banks, half, (half, half), hp.highway_layers, hp.norm)
+        policy = {"dtype": hp.policy}
+        self.prenet = PreNet(hp.width, hp.dropout, seeds, **policy)
+        self.cbhg = CBHG(hp.encoder_banks, half, (half, half), hp.highway_layers, hp.norm, **policy)
         self.width = hp.width
-        self.unfold = layers.Dense(self.stack * hp.width)
-        self.frame_prenet = PreNet(2 * hp.width, hp.dropout, seeds)
-        self.of_frame = layers.Dense(hp.width)
+        self.unfold = layers.Dense(self.stack * hp.width, **policy)
+        self.frame_prenet = PreNet(2 * hp.width, hp.dropout, seeds, **policy)
+        self.of_frame = layers.Dense(hp.width, **policy)
         self.built = True
 
     def call(self, linear, mask, training=False):
@@ -52,7 +54,7 @@ class Encoder(layers.Layer):
         x = self.cbhg(self.prenet(x, training=training), step_mask, training=training)   # (N, Tx, E)
         x = ops.reshape(self.unfold(x), (n, length, self.width))                   # (N, S, E)
         x = x + self.of_frame(self.frame_prenet(linear, training=training))        # (N, S, E)
-        return x * mask[:, :, None]
+        return ops.cast(x, "float32") * mask[:, :, None]
 
 
 class Discriminator(keras.Model):
@@ -66,15 +68,15 @@ class Discriminator(keras.Model):
     def __init__(self, hp: HyperParams, **kwargs):
         super().__init__(**kwargs)
         self.stack, half = hp.dis_stack, hp.width // 2
-        self.prenet = PreNet(hp.width, 0.0, None)
-        self.cbhg = CBHG(hp.encoder_banks, half, (half, half), hp.highway_layers, "ln")
+        self.prenet = PreNet(hp.width, 0.0, None, dtype=hp.policy)
+        self.cbhg = CBHG(hp.encoder_banks, half, (half, half), hp.highway_layers, "ln", dtype=hp.policy)
         self.score = layers.Dense(1)
         self(ops.zeros((1, self.stack, hp.n_linear)), ops.ones((1, self.stack)))  # make all weights now
 
     def call(self, linear, mask):
         """Linear (N, T, F), mask (N, T) to scores (N,), trained to be 1 for real and 0 for converted speech."""
         x, step_mask = stack_frames(linear, mask, self.stack)                              # (N, Tx, F * stack), (N, Tx)
-        x = self.cbhg(self.prenet(x), step_mask)                                           # (N, Tx, E)
+        x = ops.cast(self.cbhg(self.prenet(x), step_mask), "float32")                      # (N, Tx, E)
         last = step_mask - ops.pad(step_mask[:, 1:], ((0, 0), (0, 1)))                     # 0 0 1 0
         return self.score(ops.sum(x * last[:, :, None], axis=1))[:, 0]
 
@@ -83,7 +85,8 @@ class DecoderOutput(NamedTuple):
     mel: object        # (N, Ty*r, M)
     pitch: object      # (N, Ty*r, 2) octaves above the middle, logit of voicing
     positions: object  # (N, Ty, 2) source frames at the start and end of each step
-    weights: object    # (N, Ty*r, S) attention
+    origins: object    # (N, Ty) first source frame of each step's window of attention
+    weights: object    # (N, Ty, r, W) attention within it
 
 
 class Decoder(layers.Layer):
@@ -129,14 +132,25 @@ class Decoder(layers.Layer):
 
     def call(self, memory, mask, start, steps, frames=None, positions=None, training=False) -> DecoderOutput:
         """Decode `steps` steps from position `start` (N,); memory (N, S, E), mask (N, S)."""
-        n = ops.shape(memory)[0]
+        n, lengths = ops.shape(memory)[0], ops.sum(mask, axis=1)
         given = self.inputs(n, steps, training, frames, positions)
-        states = scan(lambda state, now: self.cell(state, now, memory, mask),
-                      self.cell.start(memory, start), given)                           # (Ty, N, ...)
+        states = scan(lambda state, now: self.cell(state, now, memory, lengths),
+                      self.cell.start(start), given, [*self.cell.trainable_weights, memory])       # (Ty, N, ...)
         mel = ops.reshape(ops.transpose(states.mel, (1, 0, 2, 3)), (n, -1, self.hp.n_mels))
         pitch = ops.reshape(ops.transpose(states.pitch, (1, 0, 2, 3)), (n, -1, 2))
-        weights = ops.reshape(ops.transpose(states.weights, (1, 0, 2, 3)), (n, -1, ops.shape(memory)[1]))
-        return DecoderOutput(mel, pitch, ops.transpose(ops.stack([states.start, states.end]), (2, 1, 0)), weights)
+        return DecoderOutput(mel, pitch, ops.transpose(ops.stack([states.start, states.end]), (2, 1, 0)),
+                             ops.transpose(states.origin), ops.transpose(states.weights, (1, 0, 2, 3)))
+
+    def spread(self, decoded: DecoderOutput, length):
+        """The attention weights of all frames (N, Ty*r, S) over all of a source of `length` frames S."""
+        n, steps, r, size = (ops.shape(decoded.weights)[i] for i in range(4))
+        frames = ops.cast(decoded.origins, "int32")[:, :, None, None] + ops.arange(size, dtype="int32")
+        inside = ops.cast(ops.logical_and(frames >= 0, frames < length), "float32")                # (N, Ty, 1, W)
+        rows = ops.reshape(ops.arange(n * steps * r), (n, steps, r, 1)) * length
+        places = ops.reshape(rows + ops.clip(frames, 0, length - 1), (-1,))
+        flat = ops.segment_sum(ops.reshape(decoded.weights * inside, (-1,)), places,
+                               num_segments=n * steps * r * length)
+        return ops.reshape(flat, (n, steps * r, length))
 
 
 class Conversion(NamedTuple):
@@ -165,9 +179,10 @@ class PostNet(layers.Layer):
 
     def __init__(self, hp: HyperParams, **kwargs):
         super().__init__(**kwargs)
-        self.cbhg = CBHG(hp.postnet_banks, hp.width // 2, (hp.width, hp.n_mels), hp.highway_layers, hp.norm)
-        self.linear = layers.Dense(hp.n_linear, kernel_initializer="zeros")
-        self.depths = [layers.Dense(hp.n_linear, kernel_initializer="zeros") for _ in range(self.COSINES)]
+        self.cbhg = CBHG(hp.postnet_banks, hp.width // 2, (hp.width, hp.n_mels), hp.highway_layers, hp.norm,
+                         dtype=hp.policy)
+        self.linear, *self.depths = [layers.Dense(hp.n_linear, kernel_initializer="zeros", dtype=hp.policy)
+                                     for _ in range(1 + self.COSINES)]
         hertz = np.arange(hp.n_linear, dtype=np.float32) * hp.sample_rate / hp.n_fft
         self.bins = hertz / hp.pitch_middle
         self.spread = utils.mel_to_bins(hp.sample_rate, hp.n_fft, hp.n_mels)               # (M, F)
@@ -177,10 +192,11 @@ class PostNet(layers.Layer):
     def call(self, mel, pitch, mask, training=False):
         """Mel (N, T, M), pitch (N, T, 2) octaves and voicing, mask (N, T) to linear (N, T, F)."""
         x = self.cbhg(mel, mask, training=training)                                        # (N, T, E)
-        linear = ops.matmul(mel, self.spread) + self.linear(x)                             # (N, T, F)
+        linear = ops.matmul(mel, self.spread) + ops.cast(self.linear(x), "float32")        # (N, T, F)
         harmonic = self.bins * ops.power(2.0, -ops.clip(pitch[:, :, :1], *self.limits))    # (N, T, F) in multiples
         for n, depth in enumerate(self.depths, 1):
-            linear = linear + depth(x) * ops.cos(2.0 * math.pi * n * harmonic) * pitch[:, :, 1:]
+            crests = ops.cos(2.0 * math.pi * n * harmonic) * pitch[:, :, 1:]
+            linear = linear + ops.cast(depth(x), "float32") * crests
         return linear * mask[:, :, None]
 
 
@@ -214,9 +230,9 @@ class Generator(keras.Model):
         """Make all weights now: inside the decoder's loop it would be too late."""
         source, mask = ops.zeros((1, self.hp.encoder_stack, self.hp.n_linear)), ops.ones((1, self.hp.encoder_stack))
         memory = self.encoder(source, mask)
-        start = self.decoder.cell.start(memory, ops.zeros((1,)))
         given = self.decoder.inputs(1, 1, False)
-        self.decoder.cell(start, StepInput(*(x[0] for x in given)), memory, mask)
+        self.decoder.cell(self.decoder.cell.start(ops.zeros((1,))), StepInput(*(x[0] for x in given)), memory,
+                          ops.ones((1,)))
         self.decoder(memory, mask, ops.zeros((1,)), steps=1)
         self.postnet(ops.zeros((1, self.hp.r, self.hp.n_mels)), ops.zeros((1, self.hp.r, 2)), ops.ones((1, self.hp.r)))
         self.built = True
@@ -254,4 +270,5 @@ class Generator(keras.Model):
         stopped = lengths < ops.shape(positions)[1]
         pitch, mel = self.heard_pitch(decoded.pitch), self.sharpen(decoded.mel, inside)
         linear = self.postnet(mel, pitch, inside)
-        return Conversion(mel, pitch, linear, lengths, stopped, positions, decoded.weights)
+        weights = self.decoder.spread(decoded, ops.shape(source)[1])                           # (N, T, S)
+        return Conversion(mel, pitch, linear, lengths, stopped, positions, weights)

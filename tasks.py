@@ -27,6 +27,12 @@ class Task:
 
     def __init__(self, hp: HyperParams, corpus: data_load.Corpus):
         self.hp, self.corpus, self.strategy = hp, corpus, tf.distribute.get_strategy()
+        devices = self.strategy.num_replicas_in_sync
+        if hp.batch_size < devices:
+            raise ValueError(f"batch_size={hp.batch_size} leaves some of {devices} devices without a row; "
+                             f"--set batch_size={devices} or more")
+        if hp.xla and devices > 1:
+            raise ValueError("xla=1 is for one device, on several leave it 0")
         keras.utils.set_random_seed(hp.seed)
         self.generator = Generator(hp)
         self.converter = Converter(self.generator)
@@ -56,19 +62,37 @@ class Task:
         """Compile `function` of a batch once a stage, whatever the lengths."""
         if stage not in self._steps:
             signature = {name: tf.TensorSpec((None, None, *array.shape[2:])) for name, array in batch.items()}
-            self._steps[stage] = tf.function(function, input_signature=[signature])
+            self._steps[stage] = tf.function(function, input_signature=[signature], jit_compile=bool(self.hp.xla))
         return self._steps[stage]
 
     def rows(self, batch: dict) -> dict:
-        """This device's share of a batch: every n-th row, and rows of nothing where there are too few."""
-        devices = self.strategy.num_replicas_in_sync
+        """This device's share of what this machine has of a batch: every n-th row, and rows of nothing where there are
+        too few."""
+        devices = self.strategy.num_replicas_in_sync // self.corpus.share[1]  # of this machine
         if devices == 1:
             return batch
-        first, shared = tf.distribute.get_replica_context().replica_id_in_sync_group, {}
+        first, shared = tf.distribute.get_replica_context().replica_id_in_sync_group % devices, {}
         for name, array in batch.items():
             missing = -tf.shape(array)[0] % devices
             shared[name] = tf.pad(array, [(0, missing)] + [(0, 0)] * (len(array.shape) - 1))[first::devices]
         return shared
+
+    def update(self, optimizer, variables: list, clip_norm: float, loss_of) -> dict:
+        """One update of `variables` by the loss, and other scalars, that `loss_of()` gives for this device's rows.
+
+        Where a gradient is not finite nothing changes, and the scalar "skipped" is 1.
+        """
+        devices, values = self.strategy.num_replicas_in_sync, [variable.value for variable in variables]
+        with tf.GradientTape(watch_accessed_variables=False) as tape:
+            tape.watch(values)
+            scalars = loss_of()
+            loss = optimizer.scale_loss(scalars["loss"])
+        scale = tf.identity(optimizer.dynamic_scale)
+        gradients, norm = tf.clip_by_global_norm(total(tape.gradient(loss, values)), clip_norm * scale)
+        # The optimizer adds up what the devices give it, and each gives all
+        optimizer.apply(gradients if devices == 1 else [x / devices for x in gradients], variables)
+        return total(scalars) | {"gradient_norm": norm / scale,
+                                 "skipped": 1.0 - tf.cast(tf.math.is_finite(norm), tf.float32)}
 
     def free_running(self, run: trainer.Run) -> tuple[dict[str, float], list]:
         """Losses and measures of the validation sentences in free running, and their cepstra with the target's; the
@@ -143,7 +167,8 @@ class Paired(Task):
         peaks = {"postnet": hp.learning_rate, "mel": hp.learning_rate, "finetune": hp.learning_rate / 4}
         self.optimizers = {}
         for stage, steps in self.stages:
-            self.optimizers[stage] = keras.optimizers.Adam(trainer.cosine(peaks[stage], steps, hp.warmup_steps))
+            adam = keras.optimizers.Adam(trainer.cosine(peaks[stage], steps, hp.warmup_steps))
+            self.optimizers[stage] = trainer.scaled(adam, hp)
             self.optimizers[stage].build(self.variables[stage])
 
     @property
@@ -178,21 +203,13 @@ class Paired(Task):
 
     def train_step(self, stage: str, batch: dict, step: tf.Variable) -> dict:
         """One update, which counts `step` up with it."""
-        devices, variables = self.strategy.num_replicas_in_sync, self.variables[stage]
-
         def update(batch):
             batch, device = self.rows(batch), tf.distribute.get_replica_context().replica_id_in_sync_group
             # A step draws a handful of times, and each draw counts the second number up by one
             seed = tf.stack([tf.cast(self.hp.seed + device, "uint32"), tf.cast(step * 16, "uint32")])
             self.generator.seeds.state.assign(seed)
-            values = [variable.value for variable in variables]
-            with tf.GradientTape(watch_accessed_variables=False) as tape:
-                tape.watch(values)
-                scalars = self.forward(stage, batch)
-            gradients, norm = tf.clip_by_global_norm(total(tape.gradient(scalars["loss"], values)), self.hp.clip_norm)
-            # The optimizer adds up what the devices give it, and each gives all
-            self.optimizers[stage].apply(gradients if devices == 1 else [x / devices for x in gradients], variables)
-            return total(scalars) | {"gradient_norm": norm}
+            return self.update(self.optimizers[stage], self.variables[stage], self.hp.clip_norm,
+                               lambda: self.forward(stage, batch))
 
         def update_all(batch):
             scalars = self.strategy.run(update, (batch,))

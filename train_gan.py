@@ -33,7 +33,7 @@ HERE = pathlib.Path(__file__).resolve().parent
 SURE = 0.98       # a discriminator that is right so often has won: it teaches nothing any more
 LOST = 0.55       # and one that is right so seldom has lost
 OFTEN = {"log_steps": 5, "save_steps": 50}  # a step takes several times as long as one of paired training
-GENERATOR_SCALARS = ("gan/gen_loss", "loss/mean_loss1", "loss/mean_loss2", "gan/gradient_norm")
+GENERATOR_SCALARS = ("gan/gen_loss", "loss/mean_loss1", "loss/mean_loss2", "gradient_norm")
 
 
 def windows(linear, mask, size: int):
@@ -54,8 +54,8 @@ class Adversarial(Task):
         self.discriminator = Discriminator(hp)
         self.stages = [("warmup", hp.gan_warmup_steps), ("joint", hp.gan_steps)]
         schedule = trainer.cosine(hp.gen_learning_rate, hp.gan_steps * hp.k, hp.warmup_steps)
-        self.generator_optimizer = keras.optimizers.Adam(schedule, beta_1=0.5)
-        self.discriminator_optimizer = keras.optimizers.Adam(hp.dis_learning_rate, beta_1=0.5)
+        self.generator_optimizer = trainer.scaled(keras.optimizers.Adam(schedule, beta_1=0.5), hp)
+        self.discriminator_optimizer = trainer.scaled(keras.optimizers.Adam(hp.dis_learning_rate, beta_1=0.5), hp)
         self.generator_optimizer.build(self.generator.trainable_variables)
         self.discriminator_optimizer.build(self.discriminator.trainable_variables)
         self.judge = tf.function(self.scores)
@@ -99,16 +99,6 @@ class Adversarial(Task):
         return (self.score(batch["linear"], batch["mask"])[0],
                 *self.score(tf.stop_gradient(converted), batch["mask"]))
 
-    def update(self, variables: list, optimizer, loss_of) -> dict:
-        """One update of `variables` by the loss, and other scalars, that `loss_of()` gives."""
-        values = [variable.value for variable in variables]
-        with tf.GradientTape(watch_accessed_variables=False) as tape:
-            tape.watch(values)
-            scalars = loss_of()
-        gradients, norm = tf.clip_by_global_norm(tape.gradient(scalars["loss"], values), self.hp.gan_clip_norm)
-        optimizer.apply(gradients, variables)
-        return {**scalars, "gan/gradient_norm": norm}
-
     def discriminator_losses(self, batch: dict) -> dict:
         real, fake, weights = self.scores(batch)
         loss_real, loss_fake = losses.least_squares(real, 1.0, weights), losses.least_squares(fake, 0.0, weights)
@@ -142,16 +132,17 @@ class Adversarial(Task):
     def train_step(self, stage: str, batch: dict, step: tf.Variable) -> dict:
         """One update of the discriminator and, in the joint stage, `k` of the generator; counts `step` up with them."""
         def steps(batch):
-            scalars = self.update(self.discriminator.trainable_variables, self.discriminator_optimizer,
-                                  lambda: self.discriminator_losses(batch))
+            scalars = self.update(self.discriminator_optimizer, self.discriminator.trainable_variables,
+                                  self.hp.gan_clip_norm, lambda: self.discriminator_losses(batch))
             scalars["gan/dis_loss"] = scalars.pop("loss")
             if stage == "joint":
-                last = tf.zeros(len(GENERATOR_SCALARS))
+                last, skipped = tf.zeros(len(GENERATOR_SCALARS)), scalars["skipped"]
                 for _ in tf.range(self.hp.k):
-                    found = self.update(self.generator.trainable_variables, self.generator_optimizer,
-                                        lambda: self.generator_losses(batch))
+                    found = self.update(self.generator_optimizer, self.generator.trainable_variables,
+                                        self.hp.gan_clip_norm, lambda: self.generator_losses(batch))
                     last = tf.stack([found[name] for name in GENERATOR_SCALARS])
-                scalars |= dict(zip(GENERATOR_SCALARS, tf.unstack(last)))
+                    skipped = tf.maximum(skipped, found["skipped"])
+                scalars |= dict(zip(GENERATOR_SCALARS, tf.unstack(last))) | {"skipped": skipped}
             step.assign_add(1)
             return scalars
         return self.compile(stage, batch, steps)(batch)

@@ -92,6 +92,15 @@ def forget(logdir: pathlib.Path) -> None:
         shutil.rmtree(logdir / name, ignore_errors=True)
 
 
+def scaled(optimizer: keras.optimizers.Optimizer, hp: HyperParams) -> keras.optimizers.LossScaleOptimizer:
+    """An optimizer that leaves everything as it is where a gradient is not finite.
+
+    Losses are multiplied by its scale, so that small gradients do not vanish in float16; it is halved at such a step
+    and doubled after many others. In other precisions it begins at 1, where it changes nothing.
+    """
+    return keras.optimizers.LossScaleOptimizer(optimizer, 2.0 ** 15 if hp.precision == "float16" else 1.0, 2000)
+
+
 def trackable(**parts: list) -> dict[str, list[tf.Variable]]:
     """Lists of Keras variables as what tf.train.Checkpoint stores.
 
@@ -184,7 +193,7 @@ def train(args: argparse.Namespace, hp: HyperParams, make_task, strategy: tf.dis
     devices of `strategy`."""
     data, strategy = find_data(args, hp), strategy or tf.distribute.get_strategy()
     with strategy.scope():
-        task = make_task(hp, data_load.Corpus(data, hp))
+        task = make_task(hp, data_load.Corpus(data, hp, worker(strategy)))
     if args.init_from:  # before anything is removed: it may not exist, or be this very run
         load_generator(task.generator, best_checkpoint(args.init_from))
     same_everywhere(strategy, 0)  # nobody removes anything before all have read what they need
@@ -206,13 +215,19 @@ def train(args: argparse.Namespace, hp: HyperParams, make_task, strategy: tf.dis
         fit(run, task, min(args.steps or last_step, last_step))
 
 
-def is_chief(strategy: tf.distribute.Strategy) -> bool:
-    """Whether this process writes: it is alone, or the first of its job's workers."""
+def worker(strategy: tf.distribute.Strategy) -> tuple[int, int]:
+    """The number of this process among the workers of its job, and theirs; (0, 1) if it is alone."""
     resolver = strategy.cluster_resolver
     if resolver is None or not resolver.task_type:
-        return True
-    return resolver.task_id == 0 and resolver.task_type == ("chief" if "chief" in resolver.cluster_spec().jobs
-                                                            else "worker")
+        return 0, 1
+    jobs = resolver.cluster_spec().as_dict()
+    chiefs, workers = len(jobs.get("chief", [])), len(jobs.get("worker", []))
+    return resolver.task_id + (chiefs if resolver.task_type == "worker" else 0), chiefs + workers
+
+
+def is_chief(strategy: tf.distribute.Strategy) -> bool:
+    """Whether this process writes: it is alone, or the first of its job's workers."""
+    return worker(strategy)[0] == 0
 
 
 def same_everywhere(strategy: tf.distribute.Strategy, number: int) -> bool:

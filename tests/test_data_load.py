@@ -122,6 +122,22 @@ def test_whole_utterances_go_on_at_slope_one_past_their_end(demo_data, tiny_hp):
 
 
 @pytest.mark.parametrize("make", ["postnet_batch", "paired_batch"])
+@pytest.mark.parametrize("whole_share", [0.0, 1.0])
+def test_the_shares_of_several_machines_are_the_batch_of_one(demo_data, tiny_hp, make, whole_share):
+    hp = tiny_hp.replace(whole_share=whole_share, batch_size=5)
+    together, shares = Corpus(demo_data, hp), [Corpus(demo_data, hp, (i, 3)) for i in range(3)]
+    for step in range(4):
+        batch, parts = getattr(together, make)(step), [getattr(share, make)(step) for share in shares]
+        for i in range(len(batch["mask"])):
+            for name, array in batch.items():
+                part = parts[i % 3][name][i // 3]  # padded for itself
+                n = min(len(part), len(array[i]))
+                np.testing.assert_array_equal(part[:n], array[i][:n])
+                assert name == "positions" or not array[i][n:].any()
+        assert sum(part["mask"].sum() for part in parts) == batch["mask"].sum()
+
+
+@pytest.mark.parametrize("make", ["postnet_batch", "paired_batch"])
 def test_padding_is_silence_where_the_mask_is_zero(corpus, make):
     padded = 0
     for step in range(8):

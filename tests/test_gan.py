@@ -20,7 +20,7 @@ from test_training import assert_equal, variables_of
 
 def make_task(hp, **changes) -> train_gan.Adversarial:
     """The task without a corpus, shaken; its discriminator judges whole sentences unless told otherwise."""
-    corpus = types.SimpleNamespace(split=lambda name: [None])
+    corpus = types.SimpleNamespace(split=lambda name: [None], share=(0, 1))
     task = train_gan.Adversarial(hp.replace(**{"warmup_steps": 0, "dis_frames": 0, **changes}), corpus)
     randomise(task.generator)
     return task
@@ -41,7 +41,7 @@ def test_each_step_leaves_the_other_network_as_it_was(tiny_hp, eager):  # noqa: 
     task.train_step("warmup", batch, step)
     assert snapshot(task.generator) == generator and snapshot(task.discriminator) != discriminator
     discriminator = snapshot(task.discriminator)
-    task.update(task.generator.trainable_variables, task.generator_optimizer,
+    task.update(task.generator_optimizer, task.generator.trainable_variables, tiny_hp.gan_clip_norm,
                 lambda: task.generator_losses(tensors(batch)))
     assert snapshot(task.discriminator) == discriminator and snapshot(task.generator) != generator
     assert int(step) == 1

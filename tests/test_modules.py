@@ -1,12 +1,11 @@
 """Building blocks: padding must not be heard, and the attention must walk."""
-from typing import NamedTuple
 
 import keras
 import numpy as np
 import pytest
 import tensorflow as tf
 
-from modules import CBHG, Highway, LocalAttention, MaskedNorm, PreNet, length_mask, scan
+from modules import CBHG, Highway, LocalAttention, MaskedNorm, PreNet, length_mask
 
 NORMS = ("bn", "ln", "ins")
 LENGTHS = (7, 4)
@@ -172,11 +171,23 @@ def states(seed: int, n: int) -> list[np.ndarray]:
 
 
 def memory_of(seed: int, lengths: list[int]) -> list[np.ndarray]:
-    """States (n, E), memory (n, S, E) and mask (n, S)."""
+    """States (n, E), memory (n, S, E) and lengths (n,)."""
     rng = np.random.default_rng(seed)
     return [rng.normal(size=(len(lengths), WIDTH)).astype(np.float32),
             rng.normal(size=(len(lengths), SPAN, WIDTH)).astype(np.float32),
-            np.asarray(length_mask(np.array(lengths), SPAN))]
+            np.array(lengths, np.float32)]
+
+
+def look(attention: LocalAttention, *arguments) -> tuple[np.ndarray, np.ndarray]:
+    """What `attention.look` gives: contexts, and weights over the whole memory (n, r, S)."""
+    contexts, origins, weights = (np.asarray(x) for x in attention.look(*arguments))
+    whole = np.zeros((*weights.shape[:2], SPAN), np.float32)
+    for i, origin in enumerate(origins.astype(int)):
+        frames = np.arange(origin, origin + weights.shape[2])
+        inside = (frames >= 0) & (frames < SPAN)
+        whole[i][:, frames[inside]] = weights[i][:, inside]
+        assert not weights[i][:, ~inside].any()
+    return contexts, whole
 
 
 @pytest.mark.parametrize("r, max_advance", [(1, 2.0), (2, 3.0), (5, 3.0), (5, 4.5)])
@@ -204,7 +215,7 @@ def test_weights_sum_to_1_avoid_padding_and_stay_near_the_centre(sigma):
     lengths = [SPAN, 25, 12]
     start = np.array([20.0, 10.0, 30.0], np.float32)  # the third is past its end
     end = start + np.array([10.0, 0.0, 5.0], np.float32)
-    contexts, weights = (np.asarray(x) for x in attention.look(start, end, *memory_of(2, lengths)))
+    contexts, weights = look(attention, start, end, *memory_of(2, lengths))
     assert contexts.shape == (3, 5, WIDTH) and weights.shape == (3, 5, SPAN)
     np.testing.assert_allclose(weights.sum(axis=2), 1.0, rtol=1e-5)
     frames = np.arange(SPAN)
@@ -222,43 +233,18 @@ def test_without_a_score_the_expected_position_is_the_centre():
     attention = make_attention(sigma=2.0)
     attention.query.kernel.assign(np.zeros(attention.query.kernel.shape))
     start = np.array([15.3, 20.0], np.float32)
-    _, weights = attention.look(start, start + 7.0, *memory_of(3, [SPAN, SPAN]))
+    _, weights = look(attention, start, start + 7.0, *memory_of(3, [SPAN, SPAN]))
     expected = start[:, None] + 7.0 * np.arange(5)[None, :] / 5
     np.testing.assert_allclose(np.asarray(weights) @ np.arange(SPAN), expected, atol=0.02)
 
 
 def test_score_can_choose_within_the_window():
     attention = make_attention()
-    state, memory, mask = memory_of(4, [SPAN])
+    state, memory, lengths = memory_of(4, [SPAN])
     attention.query.kernel.assign(20.0 * attention.query.kernel)
     position = np.array([20.0], np.float32)
-    quiet = np.asarray(attention.look(position, position, state, 0.0 * memory, mask)[1])
-    assert np.abs(np.asarray(attention.look(position, position, state, memory, mask)[1]) - quiet).max() > 0.05
-
-
-class Pair(NamedTuple):
-    total: object
-    count: object
-
-
-@pytest.mark.parametrize("compiled", [False, True])
-def test_scan_equals_a_loop(compiled):
-    def step(state, given):
-        return Pair(0.5 * state.total + given.total * given.count, state.count + given.count)
-    inputs = np.random.default_rng(4).normal(size=(2, 6, 3)).astype(np.float32)
-
-    def run(a, b):
-        return scan(step, Pair(tf.ones(3), tf.zeros(3)), Pair(a, b))
-    if compiled:  # the number of steps is not known then
-        run = tf.function(run, input_signature=[tf.TensorSpec((None, 3))] * 2)
-    found = run(*inputs)
-    state, expected = Pair(np.ones(3), np.zeros(3)), []
-    for now in zip(*inputs):
-        state = step(state, Pair(*now))
-        expected.append(state)
-    assert type(found) is Pair
-    np.testing.assert_allclose(found.total, [state.total for state in expected], rtol=1e-5)
-    np.testing.assert_allclose(found.count, [state.count for state in expected], rtol=1e-5)
+    quiet = look(attention, position, position, state, 0.0 * memory, lengths)[1]
+    assert np.abs(look(attention, position, position, state, memory, lengths)[1] - quiet).max() > 0.05
 
 
 def test_length_mask():

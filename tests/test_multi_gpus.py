@@ -37,7 +37,7 @@ def plain(hp):
 
 def step_with(strategy, hp, stage, batch, steps=1):
     """The variables after a step, or before it, and its scalars."""
-    corpus = types.SimpleNamespace(split=lambda name: [None])
+    corpus = types.SimpleNamespace(split=lambda name: [None], share=(0, 1))
     with strategy.scope():
         task = tasks.Paired(hp, corpus)
         randomise(task.generator)

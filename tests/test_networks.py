@@ -56,7 +56,7 @@ def eager():
 
 def make_task(hp: hyperparams.HyperParams) -> tasks.Paired:
     """The training task without a corpus."""
-    return tasks.Paired(hp, types.SimpleNamespace(split=lambda name: [None]))
+    return tasks.Paired(hp, types.SimpleNamespace(split=lambda name: [None], share=(0, 1)))
 
 
 def make_batch(hp: hyperparams.HyperParams, more: int = 0, garbage: bool = False, seed: int = 7) -> dict:
@@ -114,11 +114,9 @@ def test_padding_changes_no_output(generator, change, training, teacher):
         linear = generator.postnet(decoded.mel, batch["pitch"], batch["mask"], training=training)
         results.append([np.asarray(x) for x in (memory, *decoded, linear)])
     written, heard = np.array(STEPS) * hp.r, (max(STEPS) * hp.r - 1, STEPS[1] * hp.r - 2)
-    for expected, found, valid in zip(*results, (SOURCE_LENGTHS, written, written, STEPS, written, heard)):
+    for expected, found, valid in zip(*results, (SOURCE_LENGTHS, written, written, STEPS, STEPS, STEPS, heard)):
         for i, length in enumerate(valid):
-            width = expected.shape[2]  # of attention weights: the longer source's padding gets none
-            np.testing.assert_allclose(found[i, :length, :width], expected[i, :length], atol=3e-5)
-            assert not found[i, :length, width:].any()
+            np.testing.assert_allclose(found[i, :length], expected[i, :length], atol=3e-5)
             assert np.abs(expected[i, :length]).max() > 0.01
 
 
@@ -145,18 +143,19 @@ def test_free_running_equals_stepping_the_cell_by_hand(generator, change):
     change(generator, hide_frame=0.0)
     hp, batch, steps = generator.hp, make_batch(generator.hp), 5
     memory = generator.encoder(batch["source"], batch["source_mask"])
+    lengths = batch["source_mask"].sum(axis=1)
     start, width = np.zeros(2, np.float32), hp.width + hp.width // 2
     free = generator.decoder(memory, batch["source_mask"], start, steps=steps)
-    state = generator.decoder.cell.start(memory, start)
+    state = generator.decoder.cell.start(start)
     for step in range(steps):
         given = StepInput(frame=np.full((2, hp.n_mels), 9.0, np.float32), use_frame=np.zeros((2, 1), np.float32),
                           show_frame=np.ones((2, 1), np.float32), drop=np.ones((2, width), np.float32),
                           position=np.full(2, 9.0, np.float32), use_position=np.zeros(2, np.float32))
-        before, state = state, generator.decoder.cell(state, given, memory, batch["source_mask"])
+        before, state = state, generator.decoder.cell(state, given, memory, lengths)
         np.testing.assert_array_equal(state.start, before.end)
         frames = slice(step * hp.r, (step + 1) * hp.r)
         np.testing.assert_allclose(free.mel[:, frames], state.mel, atol=1e-5)
-        np.testing.assert_allclose(free.weights[:, frames], state.weights, atol=1e-5)
+        np.testing.assert_allclose(free.weights[:, step], state.weights, atol=1e-5)
         np.testing.assert_allclose(free.positions[:, step, 1], state.end, atol=1e-4)
 
 
@@ -258,6 +257,69 @@ def test_each_stage_trains_its_own_network_and_no_other(tiny_hp, eager):
             changed = any((variable.numpy() != old).any() for variable, old in zip(optimizer.variables,
                                                                                   optimizers[name]))
             assert changed == (name == stage), f"{stage}: optimizer of {name}"
+
+
+def state_of(task: tasks.Paired) -> dict[str, np.ndarray]:
+    """Everything that a step changes."""
+    return {f"{name} {i}": variable.numpy() for name, variables in task.parts.items()
+            for i, variable in enumerate(variables)}
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_a_step_without_finite_gradients_is_skipped(tiny_hp, eager, stage):
+    task, batch = make_task(tiny_hp.replace(warmup_steps=0)), make_batch(tiny_hp)
+    randomise(task.generator)
+    before, step = state_of(task), tf.Variable(0, dtype=tf.int64)
+    broken = {name: array.copy() for name, array in batch.items()}
+    broken["mel" if stage == "postnet" else "source"][0, 2, 3] = np.nan
+    scalars = task.train_step(stage, broken, step)
+    assert scalars["skipped"] == 1.0 and int(step) == 1
+    changed = {name for name, value in state_of(task).items() if not np.array_equal(value, before[name])}
+    scale = f"optimizer_{stage}"  # the scale of the loss, which is halved: one number
+    assert {name.split()[0] for name in changed} <= {scale} and sum(state_of(task)[name].size for name in changed) == 1
+    assert task.train_step(stage, batch, step)["skipped"] == 0.0
+    assert all(np.isfinite(value).all() for value in state_of(task).values())
+
+
+@pytest.mark.parametrize("precision, tolerance", [("bfloat16", 0.05), ("float16", 0.01)])
+def test_lower_precision_learns_nearly_the_same(tiny_hp, eager, precision, tolerance):
+    results = []
+    for each in ("float32", precision):
+        task = make_task(tiny_hp.replace(precision=each, dropout=0.0, warmup_steps=0))
+        generator, batch = randomise(task.generator), make_batch(tiny_hp)
+        assert {weight.dtype for weight in generator.weights} == {"float32"}
+        task.generator.seeds.state.assign([1, 2])
+        decoded = generator(batch["source"], batch["source_mask"], batch["positions"], batch["mel"])
+        linear = generator.postnet(batch["mel"], batch["pitch"], batch["mask"])
+        assert decoded.mel.dtype == decoded.weights.dtype == linear.dtype == tf.float32
+        losses = [float(task.train_step(stage, batch, tf.Variable(0, dtype=tf.int64))["loss"]) for stage in STAGES
+                  for _ in range(2)]
+        results.append((decoded.mel, linear, losses))
+    for found, expected in zip(*results):
+        np.testing.assert_allclose(found, expected, atol=tolerance, rtol=tolerance)
+        assert (np.asarray(found) != np.asarray(expected)).any()  # it was computed in another precision
+
+
+def test_the_encoder_and_the_post_net_compute_in_the_precision_asked_for(tiny_hp):
+    generator = make_generator(tiny_hp.replace(precision="bfloat16"))
+    for cbhg in (generator.encoder.cbhg, generator.postnet.cbhg):
+        convolutions = [*cbhg.bank, *(each.conv for each in cbhg.project)]
+        for layer in (*convolutions, cbhg.forwards, cbhg.backwards, cbhg.to_highway):
+            assert layer.compute_dtype == "bfloat16"
+        assert cbhg.bank_norm.compute_dtype == "float32"
+    assert generator.decoder.cell.combine.compute_dtype == "float32"
+
+
+def test_xla_gives_the_same_step(tiny_hp):
+    results = []
+    for xla in (0, 1):
+        task = make_task(tiny_hp.replace(xla=xla, dropout=0.0, hide_frame=0.0, own_position=0.0, position_noise=0.0,
+                                         warmup_steps=0))
+        randomise(task.generator)
+        batch = {name: tf.constant(array) for name, array in make_batch(tiny_hp).items()}
+        results.append({name: float(value) for name, value in task.train_step(
+            "mel", batch, tf.Variable(0, dtype=tf.int64)).items()})
+    assert results[1] == pytest.approx(results[0], rel=1e-4)
 
 
 @pytest.mark.parametrize("hp", list(dict.fromkeys(hyperparams.PRESETS.values())), ids=lambda hp: f"width{hp.width}")

@@ -1,0 +1,223 @@
+"""Loops over time whose backward pass is made for them: what the decoder and, on a CPU, the GRUs of a CBHG run in.
+
+TensorFlow differentiates a loop by keeping every intermediate tensor of every step, and adds the gradient of a kernel
+up step by step, as a product of small matrices and a sum over the whole kernel each time. Here only the states are
+kept, a step is computed again on the way back (Chen et al. 2016, arXiv:1604.06174), and what it read through `dot` and
+`window` gets its gradient after the loop, in one large product over all steps. The gradient is the same.
+"""
+import threading
+
+import keras
+from keras import layers, ops
+
+if keras.backend.backend() == "tensorflow":
+    import tensorflow as tf
+
+_active = threading.local()  # `Reads` of the loop that is being traced in this thread
+
+
+def dot(x, kernel, bias):
+    """x (..., I) times kernel (I, O), plus bias (O,) or None."""
+    reads = getattr(_active, "reads", None)
+    if reads is not None:
+        return reads.dot(x, kernel, bias)
+    y = ops.matmul(x, kernel)
+    return y if bias is None else ops.add(y, bias)
+
+
+def window(memory, origin, size: int):
+    """`size` frames (N, size, E) of memory (N, S, E) from frame `origin` (N,) on; the nearest frame outside of it."""
+    reads = getattr(_active, "reads", None)
+    return reads.window(memory, origin, size) if reads is not None else take(memory, frames_from(memory, origin, size))
+
+
+def frames_from(memory, origin, size: int):
+    """(N, size) frame numbers from `origin` (N,) on, within memory (N, S, E)."""
+    return ops.clip(origin[:, None] + ops.arange(size, dtype="int32"), 0, ops.shape(memory)[1] - 1)
+
+
+def take(memory, frames):
+    """Memory (N, S, E) at frames (N, W): (N, W, E)."""
+    if keras.backend.backend() == "tensorflow":
+        return tf.gather(memory, frames, batch_dims=1)
+    return ops.take_along_axis(memory, frames[:, :, None], axis=1)
+
+
+class Dense(layers.Dense):
+    """Fully connected layer that may stand in a loop."""
+
+    def call(self, x, training=None):
+        return self.activation(dot(x, self.kernel, self.bias))
+
+
+class GRUCell(layers.Layer):
+    """One step of a GRU, as cuDNN defines it (reset gate after the product)."""
+
+    def __init__(self, units: int, **kwargs):
+        super().__init__(**kwargs)
+        self.units = units
+
+    def build(self, shape):
+        def weight(name, shape, initializer):
+            return self.add_weight(name=name, shape=shape, initializer=initializer)
+        self.kernel = weight("kernel", (shape[-1], 3 * self.units), "glorot_uniform")
+        self.bias = weight("bias", (3 * self.units,), "zeros")
+        self.recurrent_kernel = weight("recurrent_kernel", (self.units, 3 * self.units), "orthogonal")
+        self.recurrent_bias = weight("recurrent_bias", (3 * self.units,), "zeros")
+
+    def call(self, x, state):
+        """x (N, I), state (N, units) to the next state."""
+        return gru_step(dot(x, self.kernel, self.bias), state, self.recurrent_kernel, self.recurrent_bias)
+
+
+def gru_step(given, state, kernel, bias):
+    """State (N, C) of a GRU and what its gates are given by the input (N, 3 C) to the next state."""
+    update, reset, given = ops.split(given, 3, axis=-1)
+    of_update, of_reset, own = ops.split(dot(state, kernel, bias), 3, axis=-1)
+    update = ops.sigmoid(update + of_update)
+    candidate = ops.tanh(given + ops.sigmoid(reset + of_reset) * own)
+    return update * state + (1.0 - update) * candidate
+
+
+class GRU(layers.GRU):
+    """Keras' GRU that returns sequences: on a GPU cuDNN's, on a CPU under TensorFlow the loop below."""
+
+    def call(self, sequences, initial_state=None, mask=None, training=False):
+        """Sequences (N, T, I), mask (N, T) or None to states (N, T, C), the last frame first if `go_backwards`."""
+        if keras.backend.backend() != "tensorflow" or tf.config.list_logical_devices("GPU"):
+            return super().call(sequences, initial_state, mask=mask, training=training)
+        biases = tf.identity(ops.convert_to_tensor(self.cell.bias))
+        given = ops.matmul(sequences, self.cell.kernel) + biases[0]                                    # (N, T, 3 C)
+        given, order = ops.transpose(given, (1, 0, 2)), -1 if self.go_backwards else 1
+        kernel, bias = self.cell.recurrent_kernel, biases[1]
+        inputs = [given[::order]]
+        if mask is not None:
+            inputs.append(ops.transpose(ops.cast(mask, given.dtype))[::order, :, None])        # (T, N, 1)
+
+        def step(state, now):
+            following = gru_step(now[0], state[0], kernel, bias)
+            return [following if mask is None else now[1] * following + (1.0 - now[1]) * state[0]]
+        start = [ops.zeros((ops.shape(sequences)[0], self.units), given.dtype)]
+        return ops.transpose(scan(step, start, inputs, [kernel, bias])[0], (1, 0, 2))
+
+
+def scan(step, state, inputs, constants: list):
+    """Apply `state = step(state, input)` along the first axis of `inputs`; returns all states, stacked there.
+
+    State and inputs are structures of tensors. `constants` are the weights and tensors that `step` reads besides, by
+    `dot` and `window` alone.
+    """
+    if keras.backend.backend() == "tensorflow":
+        return _scan(step, state, inputs, constants)
+
+    def twice(carry, now):
+        following = step(carry, now)
+        return following, following
+    return ops.scan(twice, state, inputs)[1]
+
+
+class Reads:
+    """What a step reads of the constants of a loop, in the order in which it does."""
+
+    def __init__(self, constants: list, values: list, tape=None):
+        self.tape = tape
+        self.values = {id(constant): (place, value) for place, (constant, value) in enumerate(zip(constants, values))}
+        self.places: list[tuple] = []  # of the constants of each read
+        self.arguments: list = []      # what each was asked
+        self.answers: list = []        # and what it gave
+
+    def __enter__(self):
+        _active.reads = self
+        return self
+
+    def __exit__(self, *_):
+        _active.reads = None
+
+    def dot(self, x, kernel, bias):
+        place, kernel = self.values[id(kernel)]
+        bias_place, bias = (None, None) if bias is None else self.values[id(bias)]
+        flat = tf.reshape(x, (-1, kernel.shape[0]))
+        y = tf.matmul(flat, kernel)
+        y = y if bias is None else tf.nn.bias_add(y, bias)
+        self.note((place, bias_place), flat, y)
+        return y if len(x.shape) == 2 else tf.reshape(y, tf.concat([tf.shape(x)[:-1], [kernel.shape[1]]], 0))
+
+    def window(self, memory, origin, size):
+        place, memory = self.values[id(memory)]
+        frames = frames_from(memory, origin, size)
+        y = take(memory, frames)
+        self.note((place,), frames, y)
+        return y
+
+    def note(self, places, argument, answer):
+        self.places.append(places)
+        self.arguments.append(argument)
+        self.answers.append(answer)
+        if self.tape is not None:
+            self.tape.watch(answer)
+
+    def gradients(self, arguments: list, of_answers: list) -> list:
+        """Gradients of the constants, from what all steps asked (T, ...) and the gradients (T, ...) of the answers."""
+        found = [None] * len(self.values)
+        values = [value for _, value in self.values.values()]
+        for places, asked, gradient in zip(self.places, arguments, of_answers):
+            if asked.dtype.is_integer:  # frames (T, N, W) and what was found there (T, N, W, E)
+                n, length = (tf.shape(values[places[0]])[i] for i in (0, 1))
+                flat = tf.range(n)[None, :, None] * length + asked
+                parts = [tf.reshape(tf.math.unsorted_segment_sum(gradient, flat, n * length),
+                                    tf.shape(values[places[0]]))]
+            else:
+                asked, gradient = (tf.reshape(x, (-1, x.shape[-1])) for x in (asked, gradient))
+                parts = [tf.matmul(asked, gradient, transpose_a=True), tf.reduce_sum(gradient, axis=0)]
+            for place, part in zip(places, parts):
+                if place is not None:
+                    found[place] = part if found[place] is None else found[place] + part
+        return found
+
+
+def _scan(step, state, inputs, constants):
+    """`scan` under TensorFlow."""
+    pack, count = tf.nest.pack_sequence_as, len(tf.nest.flatten(state))
+
+    def arrays(like, length):
+        return [tf.TensorArray(x.dtype, length, element_shape=x.shape) for x in like]
+
+    def write(t, into, values):
+        return [array.write(t, value) for array, value in zip(into, values, strict=True)]
+
+    @tf.custom_gradient
+    def run(*tensors):
+        first, given = list(tensors[:count]), list(tensors[count:len(tensors) - len(constants)])
+        values = list(tensors[len(tensors) - len(constants):])
+        length, noted = tf.shape(given[0])[0], []
+
+        def forwards(t, now, states):
+            with Reads(constants, values) as reads:
+                now = tf.nest.flatten(step(pack(state, now), pack(inputs, [x[t] for x in given])))
+            noted[:] = [reads]
+            return t + 1, now, write(t, states, now)
+        _, _, states = tf.while_loop(lambda t, *_: t < length, forwards, (0, first, arrays(first, length)),
+                                     maximum_iterations=length)
+        states = [x.stack() for x in states]                                               # (T, ...)
+
+        def backwards(*upstream):
+            before = [tf.concat([start[None], x[:-1]], 0) for start, x in zip(first, states)]
+
+            def body(t, of_state, of_inputs, arguments, of_answers):
+                old, now = [x[t] for x in before], [x[t] for x in given]
+                with tf.GradientTape(watch_accessed_variables=False) as tape, Reads(constants, values, tape) as reads:
+                    tape.watch((old, now))
+                    new = tf.nest.flatten(step(pack(state, old), pack(inputs, now)))
+                of_old, of_now, found = tape.gradient(
+                    new, (old, now, reads.answers), [later + here[t] for later, here in zip(of_state, upstream)],
+                    tf.UnconnectedGradients.ZERO)
+                return (t - 1, of_old, write(t, of_inputs, of_now), write(t, arguments, reads.arguments),
+                        write(t, of_answers, found))
+            kept = [arrays(like, length) for like in ([x[0] for x in given], noted[0].arguments, noted[0].answers)]
+            _, of_first, *kept = tf.while_loop(lambda t, *_: t >= 0, body, (
+                length - 1, [tf.zeros_like(x) for x in first], *kept), maximum_iterations=length)
+            of_inputs, arguments, of_answers = [[x.stack() for x in kind] for kind in kept]
+            return *of_first, *of_inputs, *noted[0].gradients(arguments, of_answers)
+        return tuple(states), backwards
+    return pack(state, run(*tf.nest.flatten(state), *tf.nest.flatten(inputs),
+                           *[tf.identity(ops.convert_to_tensor(x)) for x in constants]))

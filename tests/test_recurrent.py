@@ -1,0 +1,137 @@
+"""Loops: what they give and their gradients are those of TensorFlow's own, which keeps every step of them."""
+from typing import NamedTuple
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+import recurrent
+from recurrent import GRU, Dense, GRUCell, dot, scan, window
+
+N, T, S, C = 3, 7, 9, 4
+
+
+class Pair(NamedTuple):
+    total: object
+    count: object
+
+
+@pytest.mark.parametrize("compiled", [False, True])
+def test_scan_equals_a_loop(compiled):
+    def step(state, given):
+        return Pair(0.5 * state.total + given.total * given.count, state.count + given.count)
+    inputs = np.random.default_rng(4).normal(size=(2, 6, 3)).astype(np.float32)
+
+    def run(a, b):
+        return scan(step, Pair(tf.ones(3), tf.zeros(3)), Pair(a, b), [])
+    if compiled:  # the number of steps is not known then
+        run = tf.function(run, input_signature=[tf.TensorSpec((None, 3))] * 2)
+    found = run(*map(tf.constant, inputs))
+    state, expected = Pair(np.ones(3), np.zeros(3)), []
+    for now in zip(*inputs):
+        state = step(state, Pair(*now))
+        expected.append(state)
+    assert type(found) is Pair
+    np.testing.assert_allclose(found.total, [state.total for state in expected], rtol=1e-5)
+    np.testing.assert_allclose(found.count, [state.count for state in expected], rtol=1e-5)
+
+
+def plain(step, state, inputs, constants):
+    """`scan` as TensorFlow has it."""
+    return tf.scan(step, inputs, state)
+
+
+class Reader(keras.layers.Layer):
+    """Reads a memory at a place that its own state gives, through all that may stand in a loop."""
+
+    def __init__(self):
+        super().__init__()
+        self.cell, self.out, self.free = GRUCell(C), Dense(C, "tanh"), Dense(1, use_bias=False)
+
+    def call(self, state: Pair, given: Pair, memory) -> Pair:
+        near = window(memory, tf.cast(state.count, tf.int32) - 1, 3)                                     # (N, 3, C)
+        seen = self.free(near)[:, :, 0]                                                                  # (N, 3)
+        total = self.out(self.cell(tf.concat([seen, given.total], axis=-1), state.total))
+        return Pair(total, state.count + given.count + tf.sigmoid(total[:, 0]))
+
+
+def make(seed: int = 0):
+    rng = np.random.default_rng(seed)
+
+    def normal(*shape):
+        return tf.constant(rng.normal(size=shape), tf.float32)
+    reader, memory = Reader(), normal(N, S, C)
+    start, inputs = Pair(normal(N, C), tf.zeros(N)), Pair(normal(T, N, 2), tf.abs(normal(T, N)))
+    reader(start, Pair(*(x[0] for x in inputs)), memory)
+    for weight in reader.weights:
+        weight.assign(rng.normal(size=weight.shape))
+    return reader, memory, start, inputs
+
+
+@pytest.mark.parametrize("compiled", [False, True])
+def test_gradients_equal_those_of_a_loop_that_keeps_everything(compiled):
+    reader, memory, start, inputs = make()
+    weights = [weight.value for weight in reader.trainable_weights]
+
+    def gradients(way):
+        def run():
+            with tf.GradientTape() as tape:
+                tape.watch((memory, start, inputs))
+                states = way(lambda state, now: reader(state, now, memory), start, inputs,
+                             [*reader.trainable_weights, memory])
+                loss = tf.reduce_sum(states.total ** 2) + tf.reduce_sum(tf.sin(states.count))
+            return loss, tape.gradient(loss, (memory, start, inputs, weights))
+        return tf.nest.flatten(tf.function(run)() if compiled else run())
+    for found, expected in zip(gradients(scan), gradients(plain), strict=True):
+        assert np.abs(expected).max() > 1e-3  # each of them matters
+        np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-5)
+
+
+def test_a_weight_that_the_loop_was_not_told_of_is_an_error():
+    reader, memory, start, inputs = make()
+    with pytest.raises(KeyError):
+        scan(lambda state, now: reader(state, now, memory), start, inputs, [memory, *reader.trainable_weights[:-1]])
+
+
+@pytest.mark.parametrize("backwards", [False, True])
+@pytest.mark.parametrize("masked", [False, True])
+def test_gru_equals_that_of_keras(backwards, masked):
+    rng = np.random.default_rng(1)
+    x = tf.constant(rng.normal(size=(N, T, 5)), tf.float32)
+    mask = np.arange(T)[None, :] < np.array([T, 3, 1])[:, None] if masked else None
+    ours, theirs = GRU(C, return_sequences=True, go_backwards=backwards), keras.layers.GRU(
+        C, return_sequences=True, go_backwards=backwards)
+    ours(x), theirs(x)
+    for to, other in zip(ours.weights, theirs.weights, strict=True):
+        value = rng.normal(size=to.shape)
+        to.assign(value), other.assign(value)
+
+    def gradients(layer):
+        with tf.GradientTape() as tape:
+            tape.watch(x)
+            y = layer(x, mask=mask)
+            loss = tf.reduce_sum(tf.sin(y * np.arange(1, 1 + y[0].numpy().size).reshape(y[0].shape)))
+        return y, *tape.gradient(loss, (x, *(weight.value for weight in layer.trainable_weights)))
+    for found, expected in zip(gradients(ours), gradients(theirs), strict=True):
+        np.testing.assert_allclose(found, expected, rtol=1e-3, atol=2e-5)
+
+
+def test_on_a_gpu_the_gru_is_that_of_keras(monkeypatch):
+    """Which is cuDNN's there."""
+    layer = GRU(C, return_sequences=True)
+    layer(tf.zeros((1, 2, 3)))
+    monkeypatch.setattr(recurrent.tf.config, "list_logical_devices", lambda kind: ["GPU:0"])
+    monkeypatch.setattr(keras.layers.GRU, "call", lambda self, *arguments, **named: "keras")
+    assert layer.call(tf.zeros((1, 2, 3))) == "keras"
+
+
+def test_a_window_repeats_the_frames_at_the_ends():
+    memory = tf.reshape(tf.range(4.0), (1, 4, 1))
+    np.testing.assert_array_equal(window(memory, tf.constant([-2]), 4)[0, :, 0], [0, 0, 0, 1])
+    np.testing.assert_array_equal(window(memory, tf.constant([2]), 4)[0, :, 0], [2, 3, 3, 3])
+
+
+def test_dot_outside_of_a_loop():
+    x, kernel = np.ones((2, 3, 4), np.float32), np.ones((4, 5), np.float32)
+    np.testing.assert_array_equal(dot(x, kernel, None), np.full((2, 3, 5), 4.0))
