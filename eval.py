@@ -5,11 +5,14 @@
     python eval.py FILE_OR_FOLDER ... --out DIR            # any recordings of the source speaker, of any length
 
 Writes 16-bit wav files, spectrograms with alignments, metrics.json and index.html, a page to look and listen.
-Everything is free running: the model hears nothing but the source.
+Everything is free running: the model hears nothing but the source. Of recordings, finished/ below DIR says which are
+done; the same command after an interruption goes on with the others.
 """
 import argparse
 import concurrent.futures
-import math
+import dataclasses
+import hashlib
+import json
 import os
 import pathlib
 import sys
@@ -31,7 +34,6 @@ from networks import Generator
 HERE = pathlib.Path(__file__).resolve().parent
 PIECE_SECONDS = 8.0  # recordings are converted in pieces of at most this length, cut at pauses
 PIECES_AT_ONCE = 8
-BLOCK_FRAMES = 2400  # of a long recording whose spectrogram is computed at a time
 FADE_SECONDS = 0.005  # at both ends of a piece, so that joints do not click
 
 
@@ -55,19 +57,9 @@ def load_converter(logdir: pathlib.Path, checkpoint: str | None = None, override
     return Converter(generator)
 
 
-def mel_in_blocks(wav: np.ndarray, hp: HyperParams) -> np.ndarray:
-    """The mel spectrogram (T, M) of a recording (samples,) of any length, in memory that does not grow with it."""
-    frames, context, mels = 1 + len(wav) // hp.hop_length, math.ceil(hp.n_fft / hp.hop_length), []
-    for start in range(0, frames, BLOCK_FRAMES):
-        first, end = max(0, start - context), start + BLOCK_FRAMES
-        mel, _ = utils.spectrograms(wav[first * hp.hop_length:(end + context) * hp.hop_length], hp)
-        mels.append(mel[start - first:end - first])
-    return np.concatenate(mels)[:frames]
-
-
 def split_at_pauses(wav: np.ndarray, hp: HyperParams) -> list[Piece]:
     """Cut a recording (samples,) into pieces of at most PIECE_SECONDS, at pauses, or else where it is quietest."""
-    mel = mel_in_blocks(wav, hp)
+    mel = utils.mel_in_blocks(wav, hp)
     longest = round(PIECE_SECONDS * hp.frames_per_second)
     silences = alignment.pauses(mel, hp).mean(axis=1).astype(int)
     cuts = [0]
@@ -117,61 +109,117 @@ def convert_recording(wav: np.ndarray, converter: Converter, pool) -> Conversion
     return Conversion(join(pieces, voices, hp), pieces, first, stopped)
 
 
-def find_recordings(paths: list[pathlib.Path]) -> list[pathlib.Path]:
-    """Expand folders to the recordings in them; raises ValueError if there are none."""
-    found = []
+def find_recordings(paths: list[pathlib.Path], out: pathlib.Path) -> list[pathlib.Path]:
+    """Expand folders to the recordings in them, but for those in a folder `out` below; raises ValueError if there are
+    none."""
+    found, results = [], pathlib.Path(os.path.realpath(out))
     for path in paths:
         if path.is_dir():
-            found += sorted(file for file in path.rglob("*") if file.suffix.lower() in utils.AUDIO_SUFFIXES
-                            and file.is_file() and not file.name.startswith("."))
+            within = results != pathlib.Path(os.path.realpath(path))
+            found += [file for file in utils.list_audio(path)
+                      if not (within and results in pathlib.Path(os.path.realpath(file.parent), "x").parents)]
         elif path.exists():
             found.append(path)
         else:
-            raise ValueError(f"{path} does not exist; give a recording or a folder of recordings")
+            raise ValueError(f"{utils.printable(path)} does not exist; give a recording or a folder of recordings")
     if not found:
-        raise ValueError(f"no recordings ({', '.join(utils.AUDIO_SUFFIXES)}) in {', '.join(map(str, paths))}")
+        raise ValueError(f"no recordings ({', '.join(utils.AUDIO_SUFFIXES)}) in "
+                         f"{', '.join(map(utils.printable, paths))}")
     return found
 
 
+def outputs(name: str) -> list[str]:
+    """The files that are made of a recording: conversion, source, picture."""
+    return [f"{name}.wav", f"{name}.source.wav", f"{name}.png"]
+
+
 def unique_names(paths: list[pathlib.Path]) -> list[str]:
-    """Stems of the files, numbered where they repeat."""
-    names: list[str] = []
+    """Stems of the files, numbered where they or what is made of them repeat."""
+    names, taken = [], set()
     for path in paths:
-        name, n = path.stem, 2
-        while name in names:
-            name, n = f"{path.stem}_{n}", n + 1
+        stem = name = utils.file_name(path.stem)
+        n = 2
+        while not taken.isdisjoint(outputs(name)):
+            name, n = f"{stem}_{n}", n + 1
         names.append(name)
+        taken.update(outputs(name))
     return names
 
 
+def fingerprint(converter: Converter) -> str:
+    """Of the weights and the hyperparameters: with the same one a recording becomes the same speech."""
+    digest = hashlib.sha256(json.dumps(dataclasses.asdict(converter.hp), sort_keys=True).encode())
+    for weight in converter.generator.weights:
+        digest.update(np.ascontiguousarray(weight))
+    return digest.hexdigest()
+
+
+def origin(path: pathlib.Path, model: str) -> dict:
+    """What a conversion is made of: the recording as it is now and the `fingerprint` of the model."""
+    try:
+        found = path.stat()
+    except OSError:  # reading it says what is wrong
+        return {}
+    return {"source": os.path.realpath(path), "bytes": found.st_size, "changed": found.st_mtime_ns, "model": model}
+
+
+def read_finished(record: pathlib.Path, made_of: dict, out: pathlib.Path) -> dict | None:
+    """The row of the results page that `convert_file` noted in `record`, if all that it wrote is still there."""
+    try:
+        content = json.loads(record.read_text(encoding="utf-8"))
+        if content is None or content["made_of"] != made_of:
+            return None
+        whole = all((out / name).stat().st_size == size for name, size in content["outputs"].items())
+    except (OSError, ValueError):
+        return None
+    return content["row"] if whole else None
+
+
+def convert_file(path: pathlib.Path, name: str, out: pathlib.Path, converter: Converter, pool, model: str) -> dict:
+    """Convert one recording unless that is done; returns its row of the results page. Raises BadAudio, CannotWrite."""
+    hp, record = converter.hp, out / "finished" / f"{name}.json"
+    made_of = origin(path, model)
+    row = read_finished(record, made_of, out)
+    if row:
+        return row
+    wav = utils.load_wav(path, hp)
+    voice, pieces, first, stopped = convert_recording(wav, converter, pool)
+    if record.exists():
+        utils.write_json(record, None)  # before the first output: what it says of them is no longer so
+    converted, source, picture = outputs(name)
+    utils.save_wav(out / converted, voice, hp)
+    utils.save_wav(out / source, wav, hp)
+    shown = name if len(pieces) == 1 else f"{name}, first of {len(pieces)} pieces"
+    report.plot_conversion(out / picture, utils.spectrograms(pieces[0].wav, hp)[1], first, None, None, hp, shown)
+    row = {"id": name, "audio": {"source": source, "converted": converted}, "picture": picture,
+           "measures": {"source s": len(wav) / hp.sample_rate, "converted s": len(voice) / hp.sample_rate,
+                        "stops by itself": stopped}}
+    utils.write_json(record, {"made_of": made_of, "row": row,
+                              "outputs": {file: (out / file).stat().st_size for file in outputs(name)}})
+    return row
+
+
 def convert_files(paths: list[pathlib.Path], out: pathlib.Path, converter: Converter, title: str) -> int:
-    """Convert recordings into `out`; a bad one is named and skipped. Returns the number of those skipped."""
-    hp, rows, refused = converter.hp, [], []
-    recordings = find_recordings(paths)
-    names = unique_names(recordings)
-    taken = {path.resolve() for path in recordings} & {(out / f"{name}{kind}.wav").resolve() for name in names
-                                                       for kind in ("", ".source")}
+    """Convert recordings into `out`, those that are not done; a bad one is named and skipped. Returns the number of
+    those skipped."""
+    rows, refused = [], []
+    recordings = find_recordings(paths, out)
+    names, model = unique_names(recordings), fingerprint(converter)
+    taken = {*map(os.path.realpath, recordings)} & {os.path.realpath(out / file) for name in names
+                                                    for file in outputs(name)}
     if taken:
-        raise ValueError(f"{min(taken)} would be overwritten by its own conversion; choose another --out")
-    with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool:
-        for path, name in zip(tqdm(recordings, "converting", disable=None), names):
-            try:
-                wav = utils.load_wav(path, hp)
-            except utils.BadAudio as error:
-                refused.append(str(error))
-                continue
-            voice, pieces, first, stopped = convert_recording(wav, converter, pool)
-            utils.save_wav(out / f"{name}.wav", voice, hp)
-            utils.save_wav(out / f"{name}.source.wav", wav, hp)
-            shown = f"{name}" if len(pieces) == 1 else f"{name}, first of {len(pieces)} pieces"
-            report.plot_conversion(out / f"{name}.png", utils.spectrograms(pieces[0].wav, hp)[1], first, None,
-                                   None, hp, shown)
-            rows.append({"id": name, "audio": {"source": f"{name}.source.wav", "converted": f"{name}.wav"},
-                         "picture": f"{name}.png",
-                         "measures": {"source s": len(wav) / hp.sample_rate, "converted s": len(voice) / hp.sample_rate,
-                                      "stops by itself": stopped}})
-    for reason in refused:
-        print(f"refused {reason}", file=sys.stderr)
+        raise ValueError(f"{utils.printable(min(taken))} would be overwritten by its own conversion; choose another "
+                         "--out")
+    try:
+        with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool:
+            for path, name in zip(tqdm(recordings, "converting", disable=None), names):
+                try:
+                    rows.append(convert_file(path, name, out, converter, pool, model))
+                except utils.BadAudio as error:
+                    refused.append(str(error))
+    finally:  # also when the disk is full
+        for reason in refused:
+            print(f"refused {reason}", file=sys.stderr)
     if rows:
         heldout.finish(out, title, rows, {"converted": len(rows), "refused": len(refused)})
     return len(refused)

@@ -10,6 +10,8 @@ import hyperparams
 import utils
 from hyperparams import HyperParams
 
+ESCAPE = "surrogateescape"  # file names need not be text
+
 
 @dataclasses.dataclass
 class Pair:
@@ -36,7 +38,7 @@ class PreproError(ValueError):
 
 def write_csv(path: pathlib.Path, header: list[str], rows: list) -> None:
     """Write rows (sequences) below a header."""
-    with utils.replacing(path) as temporary, open(temporary, "w", newline="", encoding="utf-8") as file:
+    with utils.replacing(path) as temporary, open(temporary, "w", newline="", encoding="utf-8", errors=ESCAPE) as file:
         writer = csv.writer(file)
         writer.writerow(header)
         writer.writerows(rows)
@@ -48,7 +50,7 @@ def read_manifest(data: pathlib.Path) -> list[Pair]:
     if not path.exists():
         raise PreproError(f"{path} does not exist: run prepro.py with --data {data} first")
     types = {field.name: field.type for field in dataclasses.fields(Pair)}
-    with open(path, newline="", encoding="utf-8") as file:
+    with open(path, newline="", encoding="utf-8", errors=ESCAPE) as file:
         return [Pair(**{name: types[name](value) for name, value in row.items()}) for row in csv.DictReader(file)]
 
 
@@ -76,20 +78,20 @@ def list_audio(folder: pathlib.Path, pattern: str) -> dict[str, pathlib.Path]:
     if not groups:
         raise PreproError(f"--pattern {pattern!r} needs parentheses around the utterance id, for instance ({pattern})")
     if not folder.is_dir():
-        raise PreproError(f"{folder} is not a folder; give the folder that holds the recordings")
+        raise PreproError(f"{utils.printable(folder)} is not a folder; give the folder that holds the recordings")
     found: dict[str, pathlib.Path] = {}
-    for path in sorted(folder.rglob("*")):
-        if path.suffix.lower() not in utils.AUDIO_SUFFIXES or not path.is_file() or path.name.startswith("."):
+    for path in utils.list_audio(folder):
+        match = re.search(pattern, path.stem, re.DOTALL)
+        if not match or match.group(1) is None:
             continue
-        match = re.search(pattern, path.stem)
-        if not match:
-            continue
-        key = match.group(1)
+        key = utils.file_name(match.group(1))
         if key in found:
-            raise PreproError(f"{found[key]} and {path} are both utterance {key!r}; rename one or use --pattern")
+            raise PreproError(f"{utils.printable(found[key])} and {utils.printable(path)} are both utterance {key!r}; "
+                              "rename one or use --pattern")
         found[key] = path
     if not found:
-        raise PreproError(f"{folder} holds no recordings ({', '.join(utils.AUDIO_SUFFIXES)}) that match {pattern!r}")
+        raise PreproError(f"{utils.printable(folder)} holds no recordings ({', '.join(utils.AUDIO_SUFFIXES)}) that "
+                          f"match {pattern!r}")
     return found
 
 
@@ -109,17 +111,18 @@ def read_pairs_csv(path: pathlib.Path) -> tuple[dict[str, pathlib.Path], dict[st
         source, target = path.parent / row["source"], path.parent / row["target"]
         for file in (source, target):
             if not file.is_file():
-                raise PreproError(f"{path}: {file} does not exist")
-        if target.stem in targets:
-            raise PreproError(f"{path}: two rows have a target named {target.stem!r}; rename one")
-        sources[target.stem], targets[target.stem] = source, target
+                raise PreproError(f"{path}: {utils.printable(file)} does not exist")
+        key = utils.file_name(target.stem)
+        if key in targets:
+            raise PreproError(f"{path}: two rows have a target named {key!r}; rename one")
+        sources[key], targets[key] = source, target
     return sources, targets
 
 
 def speaker_names(folders: list[pathlib.Path]) -> list[str]:
     """A short name a folder: its own, with as many parents as are needed to tell all apart."""
     for depth in range(1, 8):
-        names = ["_".join(folder.resolve().parts[-depth:]) for folder in folders]
+        names = [utils.file_name("_".join(folder.resolve().parts[-depth:])) for folder in folders]
         if len(set(names)) == len(names):
             return names
     raise PreproError(f"the same folder is given twice: {', '.join(map(str, folders))}")

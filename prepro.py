@@ -24,6 +24,7 @@ import multiprocessing
 import os
 import pathlib
 import sys
+import threading
 
 import numpy as np
 from tqdm import tqdm
@@ -40,6 +41,7 @@ from manifest import Pair, PreproError
 HERE = pathlib.Path(__file__).resolve().parent
 DEMO = HERE / "data" / "demo"
 DEMO_DATA = HERE / "data" / "features-demo"
+PITCH_FRAMES = 48000  # of a long recording whose pitch is found at a time; of a shorter one, that of all
 
 
 def save_array(path: pathlib.Path, array: np.ndarray) -> None:
@@ -57,22 +59,39 @@ def compute_features(path: pathlib.Path, stem: pathlib.Path, pitch: bool, hp: Hy
     """
     mel_file, linear_file, pitch_file = (stem.with_name(f"{stem.name}.{kind}.npy")
                                          for kind in ("mel", "linear", "pitch"))
-    changed = path.stat().st_mtime
-    complete = mel_file.exists() and linear_file.exists() and pitch_file.exists() >= pitch
-    if complete and abs(linear_file.stat().st_mtime - changed) < 2.0:  # FAT's grain
-        return len(np.load(mel_file, mmap_mode="r", allow_pickle=False)), ""
+    kinds = [mel_file, linear_file] + [pitch_file] * pitch
+    try:
+        changed = path.stat().st_mtime
+        if all(map(intact, kinds)) and abs(linear_file.stat().st_mtime - changed) < 2.0:  # FAT's grain
+            return len(np.load(mel_file, mmap_mode="r", allow_pickle=False)), ""
+    except OSError:  # a link that leads nowhere, for instance: reading it says so
+        changed = 0.0
     try:
         wav = utils.load_wav(path, hp)
-        mel, linear = utils.spectrograms(wav, hp)
     except utils.BadAudio as error:
         return 0, str(error)
+    mel, linear = [], []
+    for part, own in utils.blocks(wav, hp):
+        one, other = utils.spectrograms(part, hp)
+        mel.append(one[own].astype(np.float16))
+        linear.append(other[own].astype(np.float16))
     mel_file.unlink(missing_ok=True)
     if pitch:
-        save_array(pitch_file, utils.pitch(wav, hp))
-    save_array(linear_file, linear.astype(np.float16))
+        save_array(pitch_file, np.concatenate([utils.pitch(part, hp)[own]
+                                               for part, own in utils.blocks(wav, hp, PITCH_FRAMES)]))
+    save_array(linear_file, np.concatenate(linear))
     os.utime(linear_file, (changed, changed))
-    save_array(mel_file, mel.astype(np.float16))  # last: its presence says that all are complete
-    return len(mel), ""
+    save_array(mel_file, np.concatenate(mel))  # last: its presence says that all are complete
+    return sum(map(len, mel)), ""
+
+
+def intact(path: pathlib.Path) -> bool:
+    """Whether an array is there, and whole: when the power fails files may be cut off or empty."""
+    try:
+        np.load(path, mmap_mode="r", allow_pickle=False)
+    except (OSError, EOFError, ValueError):
+        return False
+    return True
 
 
 def mel_path(data: pathlib.Path, speaker: str, utterance: str) -> pathlib.Path:
@@ -89,7 +108,7 @@ def align(pair: Pair, data: pathlib.Path, target: str, means: dict, hp: HyperPar
     path = data / "paths" / pair.source / f"{pair.name}.npy"
     cost_path = path.with_suffix(".cost.npy")  # written last: its presence says that the path is complete
     newest = max(mel_path(data, speaker, pair.utterance).stat().st_mtime for speaker in (pair.source, target))
-    if cost_path.exists() and cost_path.stat().st_mtime > newest:
+    if intact(path) and intact(cost_path) and cost_path.stat().st_mtime > newest:
         return float(np.load(cost_path, allow_pickle=False))
     if pair.source == target:
         positions, cost = np.arange(pair.target_end - pair.target_start, dtype=np.float32), 0.0
@@ -102,7 +121,7 @@ def align(pair: Pair, data: pathlib.Path, target: str, means: dict, hp: HyperPar
         positions, cost = alignment.warp(*sequences)
     save_array(path, positions)
     save_array(cost_path, np.float32(cost))
-    return cost
+    return float(np.float32(cost))  # what is read again: an interrupted run must give the same manifest
 
 
 def parallel(function, items: list, title: str) -> list:
@@ -110,8 +129,17 @@ def parallel(function, items: list, title: str) -> list:
     os.environ.setdefault("OMP_NUM_THREADS", "1")  # one process a core: libraries must not start threads of their own
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     context = multiprocessing.get_context("spawn")
-    with concurrent.futures.ProcessPoolExecutor(os.cpu_count(), mp_context=context) as pool:
+    with concurrent.futures.ProcessPoolExecutor(os.cpu_count(), context, end_with_parent) as pool:
         return list(tqdm(pool.map(function, *zip(*items), chunksize=4), title, len(items), disable=None))
+
+
+def end_with_parent() -> None:
+    """End this process when the one that started it is killed: it would wait for ever, and until then go on writing
+    what the next run writes, too."""
+    def wait():
+        multiprocessing.parent_process().join()
+        os._exit(1)
+    threading.Thread(target=wait, daemon=True).start()
 
 
 def check_settings(data: pathlib.Path, settings: dict) -> None:
@@ -184,7 +212,7 @@ def make_pairs(corpora: dict, sources: list[str], target: str, frames: dict, bad
                 pair.reason = f"no recording by {missing[0]}"
                 yield pair
                 continue
-            pair.source_file, pair.target_file = (str(corpora[speaker][utterance].resolve())
+            pair.source_file, pair.target_file = (os.path.realpath(corpora[speaker][utterance])
                                                   for speaker in (source, target))
             lengths = [frames[speaker, utterance] for speaker in (source, target)]
             pair.source_end, pair.target_end = lengths

@@ -5,9 +5,13 @@ the value of silence and of padding.
 """
 import contextlib
 import functools
+import hashlib
+import io
 import json
+import math
 import os
 import pathlib
+import stat
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # here because every script imports this before TensorFlow
 
@@ -20,27 +24,67 @@ import soundfile
 from hyperparams import HyperParams
 
 AUDIO_SUFFIXES = (".wav", ".flac", ".ogg", ".aiff", ".aif", ".mp3", ".opus", ".au", ".caf", ".w64")
+MOST_SAMPLES = 2 ** 28  # of a recording: 1 GiB in memory, 4.6 hours at 16 kHz or 1.5 at 48 kHz
+BLOCK_FRAMES = 2400  # of a long recording that are analysed at a time
+LONGEST_NAME = 150  # bytes; file systems take 255, endings and the mark of a temporary file included
+
+
+class CannotWrite(OSError):
+    """A file that cannot be written; the message names it, what is wrong and the cure."""
 
 
 @contextlib.contextmanager
 def replacing(path: str | os.PathLike):
     """Give a temporary path beside `path` that takes its name on success and vanishes on failure.
 
-    All files are written through this, so that a half-written one never appears under its name.
+    All files are written through this, so that a half-written one never appears under its name. Raises CannotWrite.
     """
     path = pathlib.Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.tmp")
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)
         yield temporary
         temporary.replace(path)
+    except OSError as error:
+        raise CannotWrite(f"{printable(path)}: cannot be written ({error.strerror or error}); free some space, check "
+                          "the permissions of its folder, or choose another one, then run the same command "
+                          "again") from error
     finally:
-        temporary.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # of a folder that cannot be written
+            temporary.unlink(missing_ok=True)
 
 
 def write_json(path: str | os.PathLike, content) -> None:
     with replacing(path) as temporary:
         temporary.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+
+
+def printable(path: str | os.PathLike) -> str:
+    """A name as it can be shown: quoted, with escapes, if it holds what would garble a terminal or a line of a list."""
+    return str(path) if str(path).isprintable() else repr(str(path))
+
+
+def file_name(name: str) -> str:
+    """What files made of a recording `name` are called: that, unless it is too long or holds what garbles lists.
+
+    Names that differ stay different, and those of two speakers that agree stay the same.
+    """
+    if name.isprintable() and "/" not in name and len(name.encode()) <= LONGEST_NAME:
+        return name
+    digest = hashlib.sha256(name.encode("utf-8", "surrogatepass")).hexdigest()[:10]
+    kept = "".join(character if character.isprintable() and character != "/" else "_" for character in name)
+    return f"{kept.encode()[:LONGEST_NAME - 11].decode(errors='ignore')}-{digest}"
+
+
+def list_audio(folder: pathlib.Path) -> list[pathlib.Path]:
+    """All below a folder that is called like a recording or cannot be looked into; `load_wav` refuses what is none.
+
+    Links to folders are not followed, so they cannot lead in circles.
+    """
+    unreadable: list[OSError] = []
+    found = [pathlib.Path(parent, name) for parent, _, names in os.walk(folder, onerror=unreadable.append)
+             for name in names if pathlib.Path(name).suffix.lower() in AUDIO_SUFFIXES and not name.startswith(".")]
+    return sorted(found + [pathlib.Path(error.filename) for error in unreadable])
 
 
 class BadAudio(ValueError):
@@ -55,36 +99,60 @@ def load_wav(path: str | os.PathLike, hp: HyperParams, trim: bool = True) -> np.
 
     Returns (samples,) float32. Raises BadAudio.
     """
-    try:
-        wav, sample_rate = soundfile.read(path, dtype="float32", always_2d=True)
-    except (soundfile.LibsndfileError, OSError, TypeError) as error:  # TypeError: headerless, nothing says its rate
-        raise BadAudio(f"{path}: cannot be read as audio ({error}); convert it to wav") from None
-    if missing_bytes(path):
-        raise BadAudio(f"{path}: is cut off, {missing_bytes(path)} bytes that its header promises are missing; "
-                       "copy or record it again")
-    if not len(wav):
-        raise BadAudio(f"{path}: holds no samples; record it again or remove it")
-    if not np.isfinite(wav).all():
-        raise BadAudio(f"{path}: holds samples that are not numbers; export it again from its source")
-    wav = wav.mean(axis=1)
+    name = printable(path)
+    wav, sample_rate = read_audio(path, hp)
     wav -= wav.mean()
     if sample_rate != hp.sample_rate:
         wav = librosa.resample(wav, orig_sr=sample_rate, target_sr=hp.sample_rate)
     peak = np.abs(wav).max(initial=0.0)
     if peak < 1e-4:
-        raise BadAudio(f"{path}: is silent (peak {peak:.1e}); check the recording level")
+        raise BadAudio(f"{name}: is silent (peak {peak:.1e}); check the recording level")
     if trim:
         wav, _ = trim_silence(wav, hp)
     return normalise_loudness(wav, hp)
 
 
+def read_audio(path: str | os.PathLike, hp: HyperParams) -> tuple[np.ndarray, int]:
+    """Read a recording, a block at a time, to the mean of its channels (samples,) and its rate; raises BadAudio."""
+    name, blocks = printable(path), []
+    try:
+        if os.path.isdir(path):
+            raise BadAudio(f"{name}: is a folder that cannot be looked into; check its permissions")
+        if not stat.S_ISREG(os.stat(path).st_mode):  # to open a pipe would wait for ever
+            raise BadAudio(f"{name}: is a pipe or a device; save the recording to a file")
+        with open(path, "rb"), soundfile.SoundFile(os.fsencode(path)) as file:  # names need not be text
+            sample_rate, promised = file.samplerate, file.frames
+            if promised * max(1.0, hp.sample_rate / sample_rate) > MOST_SAMPLES and not missing_bytes(path):
+                raise BadAudio(f"{name}: is too long for the memory, {promised / sample_rate / 60:.0f} minutes at "
+                               f"{sample_rate} Hz; cut it into parts or save it at {hp.sample_rate} Hz")
+            while len(block := file.read(2 ** 20 // file.channels, dtype="float32", always_2d=True)):
+                if not np.abs(block).max() < 1e10:  # beyond it squares overflow; of nan nothing is true
+                    raise BadAudio(f"{name}: holds samples that are not numbers, or far too large; export it again "
+                                   "from its source")
+                blocks.append(block.mean(axis=1))
+    except (soundfile.LibsndfileError, OSError, TypeError) as error:  # TypeError: headerless, nothing says its rate
+        raise BadAudio(f"{name}: cannot be read as audio ({reason(error)}); convert it to wav, check its permissions "
+                       "if it is one") from None
+    if missing_bytes(path):
+        raise BadAudio(f"{name}: is cut off, {missing_bytes(path)} bytes that its header promises are missing; "
+                       "copy or record it again")
+    if sum(map(len, blocks)) * hp.sample_rate < sample_rate:
+        raise BadAudio(f"{name}: holds no samples; record it again or remove it")
+    return np.concatenate(blocks), sample_rate
+
+
+def reason(error: Exception) -> str:
+    """What an error says, without the name of the file."""
+    return getattr(error, "strerror", None) or getattr(error, "error_string", None) or str(error)
+
+
 def missing_bytes(path: str | os.PathLike) -> int:
-    """How many bytes a wav file lacks of what its header promises; libsndfile reads the rest without a word."""
+    """How many bytes a wav or aiff file lacks of what its header promises; libsndfile reads the rest without a word."""
     with open(path, "rb") as file:
         header = file.read(8)
-    promised = int.from_bytes(header[4:], "little") + 8
+    promised = int.from_bytes(header[4:], "big" if header[:4] == b"FORM" else "little") + 8
     # Programs that write to a pipe do not know the size and promise 2 or 4 GiB; others are a few bytes wrong
-    known = header[:4] == b"RIFF" and promised < 0x7FFFF000
+    known = header[:4] in (b"RIFF", b"FORM") and promised < 0x7FFFF000
     return promised - os.path.getsize(path) if known and promised > os.path.getsize(path) + 4096 else 0
 
 
@@ -94,7 +162,7 @@ def trim_silence(wav: np.ndarray, hp: HyperParams) -> tuple[np.ndarray, int]:
     Silence is judged by the level of the mel spectrum: energy alone takes hum and breath for speech, and then two
     speakers' ends do not match.
     """
-    level = spectrograms(normalise_loudness(wav, hp), hp)[0].mean(axis=1)                             # (T,)
+    level = mel_in_blocks(normalise_loudness(wav, hp), hp).mean(axis=1)                               # (T,)
     speech = np.percentile(level[level > 0.5 * level.max()], 70)  # of the loud frames: there may be minutes of silence
     loud = np.flatnonzero(level > hp.trim_level * speech)
     start, end = max(0, loud[0] - 2), loud[-1] + 3
@@ -114,8 +182,10 @@ def normalise_loudness(wav: np.ndarray, hp: HyperParams) -> np.ndarray:
 def save_wav(path: str | os.PathLike, wav: np.ndarray, hp: HyperParams) -> None:
     """Write (samples,) as a 16-bit wav; a signal above full scale is turned down, not clipped."""
     wav = wav / max(1.0, np.abs(wav).max(initial=0.0) / 0.99)
+    content = io.BytesIO()  # libsndfile does not say why it cannot write a file
+    soundfile.write(content, wav, hp.sample_rate, format="WAV", subtype="PCM_16")
     with replacing(path) as temporary:
-        soundfile.write(temporary, wav, hp.sample_rate, format="WAV", subtype="PCM_16")
+        temporary.write_bytes(content.getbuffer())
 
 
 @functools.lru_cache(maxsize=4)
@@ -145,6 +215,22 @@ def spectrograms(wav: np.ndarray, hp: HyperParams) -> tuple[np.ndarray, np.ndarr
                                     win_length=hp.win_length))                                        # (F, T)
     mel = mel_filterbank(hp.sample_rate, hp.n_fft, hp.n_mels) @ magnitude                             # (M, T)
     return normalise(mel.T, hp), normalise(magnitude.T, hp)
+
+
+def blocks(wav: np.ndarray, hp: HyperParams, frames: int | None = None):
+    """Yield stretches of a recording (samples,) of any length and, of each, the frames (slice) that are not context.
+
+    What is computed of each by itself takes memory that does not grow with the recording. A short one comes as it is.
+    """
+    total, frames, context = 1 + len(wav) // hp.hop_length, frames or BLOCK_FRAMES, math.ceil(hp.n_fft / hp.hop_length)
+    for start in range(0, total, frames):
+        first, end = max(0, start - context), min(start + frames, total)
+        yield wav[first * hp.hop_length:(start + frames + context) * hp.hop_length], slice(start - first, end - first)
+
+
+def mel_in_blocks(wav: np.ndarray, hp: HyperParams) -> np.ndarray:
+    """The mel spectrogram (T, M) of a recording (samples,) of any length."""
+    return np.concatenate([spectrograms(part, hp)[0][own] for part, own in blocks(wav, hp)])
 
 
 def pitch(wav: np.ndarray, hp: HyperParams) -> np.ndarray:

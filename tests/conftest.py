@@ -2,6 +2,7 @@
 
 Everything runs on the CPU unless CUDA_VISIBLE_DEVICES says otherwise, so that the numbers do not depend on the machine.
 """
+import dataclasses
 import os
 import pathlib
 import shutil
@@ -19,7 +20,9 @@ import tensorflow as tf
 import hyperparams
 import manifest
 import prepro
+import trainer
 import utils
+from networks import Generator
 
 DEMO = prepro.DEMO
 # A second device, for what several GPUs do; nothing else uses it
@@ -28,12 +31,22 @@ tf.config.set_logical_device_configuration(tf.config.list_physical_devices("CPU"
 DEMO_IDS = [f"demo_{i:03d}" for i in range(1, 11)]
 
 
+TINY = hyperparams.HyperParams(
+    width=16, encoder_banks=2, postnet_banks=2, highway_layers=1, batch_size=4, postnet_frames=32, postnet_steps=3,
+    mel_steps=3, finetune_steps=2, warmup_steps=1, log_steps=1, save_steps=2, n_samples=1, griffin_lim_iters=4)
+
+
 @pytest.fixture(scope="session")
 def tiny_hp() -> hyperparams.HyperParams:
     """A network that trains in seconds, on the real signal settings."""
-    return hyperparams.HyperParams(
-        width=16, encoder_banks=2, postnet_banks=2, highway_layers=1, batch_size=4, postnet_frames=32, postnet_steps=3,
-        mel_steps=3, finetune_steps=2, warmup_steps=1, log_steps=1, save_steps=2, n_samples=1, griffin_lim_iters=4)
+    return TINY
+
+
+def untrained_run(folder: pathlib.Path, hp: hyperparams.HyperParams = TINY) -> pathlib.Path:
+    """Make a run folder with the checkpoint of an untrained network; returns it."""
+    utils.write_json(folder / "hparams.json", dataclasses.asdict(hp))
+    trainer.Run(folder, hp, {"generator": Generator(hp).weights}).selected.save(checkpoint_number=1)
+    return folder
 
 
 @pytest.fixture(scope="session")

@@ -2,7 +2,6 @@
 
 A bad recording among good ones is named and left out; what cannot work at all ends with 1 and leaves nothing behind.
 """
-import dataclasses
 import pathlib
 import shutil
 
@@ -14,10 +13,7 @@ import eval as evaluation
 import manifest
 import prepro
 import train
-import trainer
-import utils
-from conftest import leftovers, words, write
-from networks import Generator
+from conftest import leftovers, untrained_run, words, write
 
 pytestmark = pytest.mark.usefixtures("serial")
 IDS = ["a", "b", "c", "d"]
@@ -104,10 +100,7 @@ def speakers(tmp_path):
 @pytest.fixture(scope="module")
 def run_folder(tmp_path_factory, tiny_hp) -> pathlib.Path:
     """A run folder with the checkpoint of an untrained network."""
-    folder = tmp_path_factory.mktemp("run")
-    utils.write_json(folder / "hparams.json", dataclasses.asdict(tiny_hp))
-    trainer.Run(folder, tiny_hp, {"generator": Generator(tiny_hp).weights}).selected.save(checkpoint_number=1)
-    return folder
+    return untrained_run(tmp_path_factory.mktemp("run"), tiny_hp)
 
 
 @pytest.fixture(scope="module")
@@ -254,7 +247,8 @@ def test_eval_names_bad_recordings_and_converts_the_good_ones(recordings, run_fo
         assert any(all(part in line for part in (path, reason, cure)) for line in refused)
     good = ["good", *(make.__name__ for make in GOOD)]
     assert {path.name for path in (tmp_path / "out").iterdir()} == {
-        "index.html", "metrics.json", *(f"{name}{end}" for name in good for end in (".wav", ".source.wav", ".png"))}
+        "finished", "index.html", "metrics.json",
+        *(f"{name}{end}" for name in good for end in (".wav", ".source.wav", ".png"))}
     for name in good:
         assert soundfile.info(tmp_path / "out" / f"{name}.wav").duration > 0.3
     assert str(tmp_path / "out" / "index.html") in printed

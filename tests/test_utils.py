@@ -1,4 +1,7 @@
 """Signal processing: reshapes are exact, scales are right, and a recording survives the way there and back."""
+import errno
+import pathlib
+
 import librosa
 import numpy as np
 import pytest
@@ -137,11 +140,11 @@ def test_nothing_half_written_when_writing_fails(tmp_path, monkeypatch):
     utils.save_wav(path, tone(440), HP)
     before = path.read_bytes()
 
-    def disk_full(file, *args, **kwargs):
+    def disk_full(file, content):
         open(file, "wb").write(b"half")
-        raise OSError("no space left on device")
-    monkeypatch.setattr(soundfile, "write", disk_full)
-    with pytest.raises(OSError, match="no space"):
+        raise OSError(errno.ENOSPC, "No space left on device")
+    monkeypatch.setattr(pathlib.Path, "write_bytes", disk_full)
+    with pytest.raises(utils.CannotWrite, match=r"out.wav: cannot be written \(No space left on device\); free some"):
         utils.save_wav(path, tone(880), HP)
     assert path.read_bytes() == before and leftovers(tmp_path) == []
 
