@@ -1,0 +1,286 @@
+"""Work that is killed, or that the disk has no room for: what is whole stays, what is done is not done again."""
+import contextlib
+import json
+import os
+import pathlib
+import resource
+import subprocess
+import sys
+import time
+
+import pytest
+import soundfile
+
+import eval as evaluation
+import prepro
+import utils
+from conftest import leftovers, untrained_run, words, write
+from stress_audio import ROOT, contents, done
+
+# Runs a script's main function in forks, which need not import everything again, and kills each when the folder has
+# shown as many files, temporary ones included, as the next number says; the last one may end.
+KILLER = """
+import importlib, json, os, pathlib, signal, sys, time
+os.cpu_count = lambda: 1
+script, moments, out, arguments = sys.argv[1], json.loads(sys.argv[2]), pathlib.Path(sys.argv[3]), sys.argv[4:]
+module = importlib.import_module(script)
+if script == "prepro":
+    module.parallel = lambda function, items, title: [function(*item) for item in items]
+for moment in moments:
+    before = {path: path.stat().st_mtime_ns for path in out.rglob("*") if path.is_file()}
+    child = os.fork()
+    if not child:
+        os._exit(module.main(arguments))
+    seen, status = set(), 0
+    while not os.waitpid(child, os.WNOHANG)[0]:
+        for path in list(out.rglob("*")):
+            if path not in before and path.is_file():
+                seen.add(path)
+        if len(seen) >= moment:
+            os.kill(child, signal.SIGKILL)
+            os.waitpid(child, 0)
+            break
+        time.sleep(0.0005)
+    whole = {str(path): path.stat().st_mtime_ns for path in out.rglob("*") if path.is_file()}
+    print(json.dumps(whole), flush=True)
+"""
+
+
+def kill(script: str, moments: list[int], out: pathlib.Path, *arguments) -> list[dict[str, int]]:
+    """Kill a script again and again; returns which files were there after each kill, and when they were written."""
+    result = subprocess.run([sys.executable, "-c", KILLER, script, json.dumps(moments), str(out),
+                             *map(str, arguments)], cwd=ROOT, capture_output=True, text=True, timeout=300)
+    assert "Traceback" not in result.stderr, result.stderr
+    return [json.loads(line) for line in result.stdout.splitlines() if line.startswith("{")]
+
+
+@contextlib.contextmanager
+def file_limit(n_bytes: int):
+    """As if the disk had no room for a file of more bytes."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (n_bytes, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
+@pytest.fixture
+def speakers(tmp_path):
+    """Four short sentences by each of two speakers, older than what is made of them."""
+    for number, name in enumerate("abcd"):
+        for speaker, pitch in (("anna", 180.0), ("bert", 110.0)):
+            path = write(tmp_path / speaker / f"{name}.wav", words(number, pitch=pitch))
+            os.utime(path, (1.6e9, 1.6e9))
+    return tmp_path
+
+
+@pytest.fixture(scope="module")
+def run_folder(tmp_path_factory):
+    return untrained_run(tmp_path_factory.mktemp("run"))
+
+
+@pytest.fixture(scope="module")
+def converter(run_folder):
+    return evaluation.load_converter(run_folder)
+
+
+@pytest.fixture
+def loaded(monkeypatch, converter):
+    monkeypatch.setattr(evaluation, "load_converter", lambda *_: converter)
+
+
+@pytest.fixture
+def serial(monkeypatch):
+    monkeypatch.setattr(prepro, "parallel", lambda function, items, title: [function(*item) for item in items])
+
+
+def run(capsys, main, *arguments) -> tuple[int, str]:
+    """Run a command line; returns its exit status and what it printed to stderr."""
+    status = main(list(map(str, arguments)))
+    return status, capsys.readouterr().err
+
+
+def check_whole(out: pathlib.Path) -> None:
+    """No file is cut off under its own name, and what is said to be done is there."""
+    for path in out.rglob("*.wav"):
+        if not path.name.startswith("."):
+            assert len(soundfile.read(path)[0]) == soundfile.info(path).frames == (path.stat().st_size - 44) // 2
+    for path in out.rglob("*.png"):
+        assert path.read_bytes().endswith(b"IEND\xaeB`\x82")
+    for path in out.rglob("*.json"):
+        content = json.loads(path.read_text())
+        for name, size in content["outputs"].items() if path.parent.name == "finished" else ():
+            assert (out / name).stat().st_size == size
+
+
+@pytest.mark.usefixtures("loaded")
+def test_evaluation_killed_at_several_moments_goes_on(speakers, run_folder, capsys):
+    out, arguments = speakers / "out", [speakers / "anna", "--logdir", run_folder, "--out"]
+    states = kill("eval", [1, 7], out, *arguments, out)
+    check_whole(out)
+    finished = {path: when for path, when in done(out, ".json").items() if path.parent.name == "finished"}
+    assert len(states) == 2 and 1 <= len(finished) < 4 and not (out / "index.html").exists()
+    assert not any("finished" in path and "/." not in path for path in states[0])
+    before = {out / file: (out / file).stat().st_mtime_ns for path in finished for file in
+              evaluation.outputs(path.stem)} | finished
+    for folder in (out, speakers / "whole"):
+        assert run(capsys, evaluation.main, *arguments, folder)[0] == 0
+    assert {path: path.stat().st_mtime_ns for path in before} == before  # not done again
+    assert contents(out) == contents(speakers / "whole") and leftovers(speakers) == []
+
+
+@pytest.mark.usefixtures("loaded")
+def test_only_what_changed_is_converted_again(speakers, converter, monkeypatch, capsys):
+    out = speakers / "out"
+    arguments = [speakers / "anna", "--logdir", speakers, "--out", out]
+    assert run(capsys, evaluation.main, *arguments)[0] == 0
+    whole = contents(out)
+
+    def again() -> set[str]:
+        """What is written in another run."""
+        before = done(out, ".json")
+        assert run(capsys, evaluation.main, *arguments)[0] == 0
+        assert set(contents(out)) == set(whole)
+        return {path.stem for path, when in done(out, ".json").items() if when != before[path]} - {"metrics"}
+    assert again() == set() and contents(out) == whole
+    os.utime(speakers / "anna" / "b.wav", (1.5e9, 1.5e9))  # another one, though older
+    assert again() == {"b"}
+    (out / "c.png").unlink()
+    (out / "d.wav").write_bytes((out / "d.wav").read_bytes()[:1000])
+    (out / "finished" / "a.json").write_text("")  # as after a power failure
+    assert again() == {"a", "c", "d"} and again() == set()
+    monkeypatch.setattr(converter, "hp", converter.hp.replace(griffin_lim_iters=3))
+    assert again() == set("abcd") and again() == set()
+    weight = converter.generator.weights[0]
+    before = weight.numpy()
+    weight.assign(before + 0.01)
+    assert again() == set("abcd")
+    weight.assign(before)
+    assert again() == set("abcd") and again() == set()
+
+
+@pytest.mark.usefixtures("loaded")
+def test_a_conversion_that_stops_between_its_files_is_not_taken_for_done(speakers, monkeypatch, capsys):
+    """Though a record of an earlier one is there, of the same sizes."""
+    arguments = [speakers / "anna", "--logdir", speakers, "--out", speakers / "out"]
+    assert run(capsys, evaluation.main, *arguments)[0] == 0
+    record = speakers / "out" / "finished" / "a.json"
+    os.utime(speakers / "anna" / "a.wav", (1.5e9, 1.5e9))
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        def stop(*_):
+            raise KeyboardInterrupt
+        patch.setattr(evaluation.report, "plot_conversion", stop)
+        evaluation.main(list(map(str, arguments)))
+    os.utime(speakers / "anna" / "a.wav", (1.6e9, 1.6e9))
+    assert json.loads(record.read_text()) is None
+    assert run(capsys, evaluation.main, *arguments)[0] == 0 and json.loads(record.read_text())["row"]["id"] == "a"
+
+
+def test_preparation_killed_at_many_moments_gives_the_same_to_the_bit(speakers):
+    arguments = ["--source", speakers / "anna", "--target", speakers / "bert", "--data"]
+    states = kill("prepro", [1, 5, 9, 7, 99], speakers / "data", *arguments, speakers / "data")
+    features = [{path: when for path, when in state.items() if path.endswith(".mel.npy") and "/." not in path}
+                for state in states]
+    assert len(features[0]) < len(features[2]) < len(features[-1]) == 8
+    for earlier, later in zip(features, features[1:]):
+        assert earlier.items() <= later.items()
+    assert not any(str(speakers / "data" / "manifest.csv") in state for state in states[:-1])
+    kill("prepro", [99], speakers / "whole", *arguments, speakers / "whole")
+    assert contents(speakers / "data") == contents(speakers / "whole") and leftovers(speakers) == []
+
+
+@pytest.mark.usefixtures("serial")
+def test_features_that_are_cut_off_are_made_again(speakers, capsys):
+    """As a power failure leaves them: renamed, but empty or short."""
+    arguments = ["--source", speakers / "anna", "--target", speakers / "bert", "--data", speakers / "data"]
+    assert run(capsys, prepro.main, *arguments)[0] == 0
+    whole = contents(speakers / "data")
+    for name, length in (("features/anna/a.mel.npy", 0), ("features/anna/b.linear.npy", 500), ("paths/anna/d.npy", 200),
+                         ("features/bert/c.pitch.npy", 20), ("paths/anna/b.cost.npy", 0)):
+        path = speakers / "data" / name
+        times = path.stat()
+        path.write_bytes(whole[name][:length])
+        os.utime(path, ns=(times.st_atime_ns, times.st_mtime_ns))
+    assert run(capsys, prepro.main, *arguments)[0] == 0 and contents(speakers / "data") == whole
+
+
+def test_processes_end_with_the_one_that_started_them(tmp_path):
+    """Else they wait for ever, and write into what the next run writes."""
+    code = ("import os, prepro, shutil; os.cpu_count = lambda: 1\n"
+            f"prepro.parallel(os.popen, [('echo $PPID > {tmp_path}/pid; sleep 100',)], '')")
+    process = subprocess.Popen([sys.executable, "-c", code], cwd=ROOT, stderr=subprocess.DEVNULL)
+    pid = tmp_path / "pid"
+    while not (pid.exists() and pid.read_text().strip()):
+        assert process.poll() is None
+        time.sleep(0.01)
+    worker = int(pid.read_text())
+    process.kill()
+    process.wait()
+    for _ in range(200):
+        state = pathlib.Path(f"/proc/{worker}/stat")
+        if not state.exists() or state.read_text().split()[2] == "Z":
+            return
+        time.sleep(0.05)
+    pytest.fail("a worker goes on")
+
+
+@pytest.mark.usefixtures("loaded")
+@pytest.mark.parametrize("room, name", [(20_000, "a.wav"), (45_000, "a.png"), (100, "a.wav")])
+def test_evaluation_on_a_full_disk(speakers, capsys, room, name):
+    out = speakers / "out"
+    arguments = [speakers / "anna", "--logdir", speakers, "--out", out]
+    assert run(capsys, evaluation.main, *arguments)[0] == 0
+    before = contents(out)
+    write(speakers / "anna" / "a.wav", words(7))
+    (speakers / "anna" / "0.wav").write_bytes(b"")
+    with file_limit(room):
+        status, error = run(capsys, evaluation.main, *arguments)
+    assert status == 1 and "Traceback" not in error
+    assert f"eval.py: {out / name}: cannot be written (File too large); free some space" in error
+    assert "0.wav: cannot be read as audio" in error
+    after = contents(out)
+    changed = {file for file in before if after[file] != before[file]}
+    assert f"{name}" not in changed and changed <= {"a.wav", "a.source.wav", "finished/a.json"}
+    assert leftovers(speakers) == []
+    (speakers / "anna" / "0.wav").unlink()
+    assert run(capsys, evaluation.main, *arguments)[0] == 0
+    check_whole(out)
+
+
+@pytest.mark.usefixtures("serial")
+@pytest.mark.parametrize("room, name", [(1_000, "anna/a.linear.npy"), (80_000, "anna/a.linear.npy")])
+def test_preparation_on_a_full_disk(speakers, capsys, room, name):
+    arguments = ["--source", speakers / "anna", "--target", speakers / "bert", "--data"]
+    assert run(capsys, prepro.main, *arguments, speakers / "whole")[0] == 0
+    (speakers / "data").mkdir()
+    (speakers / "data" / "prepro.json").write_bytes((speakers / "whole" / "prepro.json").read_bytes())
+    with file_limit(room):
+        status, error = run(capsys, prepro.main, *arguments, speakers / "data")
+    assert status == 1 and "Traceback" not in error and leftovers(speakers) == []
+    assert f"prepro.py: {speakers / 'data' / 'features' / name}: cannot be written" in error and "free some" in error
+    assert run(capsys, prepro.main, *arguments, speakers / "data")[0] == 0
+    assert contents(speakers / "data") == contents(speakers / "whole")
+
+
+@pytest.mark.usefixtures("loaded", "serial")
+def test_folders_that_take_no_files(speakers, capsys, monkeypatch):
+    def read_only(path, mode=0o777, **_):
+        raise PermissionError(30, "Read-only file system", str(path))
+    for main, arguments in ((evaluation.main, [speakers / "anna", "--logdir", speakers, "--out", speakers / "locked"]),
+                            (prepro.main, ["--source", speakers / "anna", "--target", speakers / "bert", "--data",
+                                           speakers / "locked"])):
+        with monkeypatch.context() as patch:
+            patch.setattr(pathlib.Path, "mkdir", read_only)
+            status, error = run(capsys, main, *arguments)
+        assert status == 1 and "Traceback" not in error and "locked" in error
+        assert "cannot be written (Read-only file system)" in error and "choose another one" in error
+        assert not (speakers / "locked").exists()
+
+
+def test_a_file_that_is_replaced_stays_when_there_is_no_room(tmp_path):
+    utils.write_json(tmp_path / "a.json", "before")
+    with pytest.raises(utils.CannotWrite, match="a.json: cannot be written .*; free some space"):
+        with file_limit(1000):
+            utils.write_json(tmp_path / "a.json", "x" * 2000)
+    assert json.loads((tmp_path / "a.json").read_text()) == "before" and leftovers(tmp_path) == []
