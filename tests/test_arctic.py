@@ -157,6 +157,20 @@ def test_link_is_not_taken(server, tmp_path):
     assert [path.name for path in download(server, tmp_path).iterdir()] == ["good.wav"]
 
 
+@pytest.mark.parametrize("kind", [tarfile.LNKTYPE, tarfile.CHRTYPE, tarfile.BLKTYPE, tarfile.FIFOTYPE, tarfile.DIRTYPE])
+def test_what_is_no_file_is_not_taken(server, tmp_path, kind):
+    buffer = io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode="w:bz2") as tar:
+        for name, content in (("good", b"good"), ("odd", b"")):
+            info = tarfile.TarInfo(f"cmu_us_bdl_arctic/wav/{name}.wav")
+            info.size = len(content)
+            if name == "odd":
+                info.type, info.linkname = kind, "cmu_us_bdl_arctic/wav/good.wav"
+            tar.addfile(info, io.BytesIO(content))
+    server.content = buffer.getvalue()
+    assert [path.name for path in download(server, tmp_path).iterdir()] == ["good.wav"]
+
+
 def test_interrupted_unpacking_is_repeated(server, tmp_path, monkeypatch):
     extract, calls = tarfile.TarFile.extractfile, []
 
