@@ -122,23 +122,34 @@ class Corpus:
 
     def paired_batch(self, step: int) -> dict[str, np.ndarray]:
         """Slices with their counterparts, or whole utterances of similar length; see `assemble`."""
-        rng = self.rng(PAIRED, step)
-        if rng.random() >= self.hp.whole_share:
-            crops = self.own(PAIRED, step, self.draw(self.slices, PAIRED, step))
-            return self.assemble([self.jitter(*crop, rng) for crop, rng in crops], [rng for _, rng in crops])
-        # As many frames as a batch of slices has, from neighbours in length so that little is padded
-        first = int(rng.integers(len(self.by_length)))
-        budget = self.hp.batch_size * self.hp.slice_max_seconds * self.hp.frames_per_second
-        chosen: list[Pair] = []
-        for pair in self.by_length[first:first + self.hp.batch_size]:
-            if chosen and (pair.target_end - pair.target_start) * (len(chosen) + 1) > budget:
-                break
-            chosen.append(pair)
-        mine = self.own(PAIRED, step, chosen)
-        batch = self.assemble([self.whole(pair) for pair, _ in mine or [(chosen[0], rng)]], [rng for _, rng in mine])
+        items = self.paired_items(step)
+        mine = self.own(PAIRED, step, items)
+        crops = [self.jitter(*item, rng) if len(item) > 1 else self.whole(*item) for item, rng in mine]
+        batch = self.assemble(crops or [self.whole(items[0][0])], [rng for _, rng in mine])
         if not mine:  # fewer rows than machines: this one has nothing to say
             batch["mask"][:], batch["source_mask"][:] = 0.0, 0.0
         return batch
+
+    def paired_items(self, step: int) -> list[tuple]:
+        """What a paired batch is made of: slices (pair, target start, target end) or whole utterances (pair,)."""
+        rng = self.rng(PAIRED, step)
+        if rng.random() >= self.hp.whole_share:
+            return self.draw(self.slices, PAIRED, step)
+        # As many frames as a batch of slices has, from neighbours in length so that little is padded
+        first = int(rng.integers(len(self.by_length)))
+        budget = self.hp.batch_size * self.hp.slice_max_seconds * self.hp.frames_per_second
+        chosen: list[tuple] = []
+        for pair in self.by_length[first:first + self.hp.batch_size]:
+            if chosen and (pair.target_end - pair.target_start) * (len(chosen) + 1) > budget:
+                break
+            chosen.append((pair,))
+        return chosen
+
+    def batch_names(self, kind: str, step: int) -> list[str]:
+        """Source and name of the pairs that batch `step` of a kind is made of, those of the target for POSTNET."""
+        if kind == POSTNET:
+            return [f"{self.target}/{pair.name}" for pair in self.draw(self.spoken, POSTNET, step)]
+        return [f"{pair.source}/{pair.name}" for pair, *_ in self.paired_items(step)]
 
     def whole(self, pair: Pair) -> tuple[Pair, int, int, int, int]:
         return pair, 0, pair.target_end - pair.target_start, 0, pair.source_end - pair.source_start

@@ -31,6 +31,21 @@ def test_a_batch_is_a_function_of_seed_and_step(corpus, demo_data, tiny_hp, make
     assert not any(equal(getattr(other_seed, make)(step), batches[step]) for step in range(6))
 
 
+@pytest.mark.parametrize("share", [0.0, 1.0])
+def test_the_names_of_a_batch_are_those_of_its_pairs(demo_data, tiny_hp, monkeypatch, share):
+    corpus, read = Corpus(demo_data, tiny_hp.replace(whole_share=share)), []
+    features = corpus.features
+    monkeypatch.setattr(corpus, "features", lambda speaker, utterance, kind: read.append(
+        (speaker, utterance, kind)) or features(speaker, utterance, kind))
+    for kind, speaker, array in ((PAIRED, "rms", "linear"), (POSTNET, "slt", "mel")):
+        for step in range(4):
+            read.clear()
+            {PAIRED: corpus.paired_batch, POSTNET: corpus.postnet_batch}[kind](step)
+            names = [f"{speaker}/{pair.name}" for found in read if found[0] == speaker and found[2] == array
+                     for pair in corpus.train if pair.utterance == found[1]]
+            assert corpus.batch_names(kind, step) == names and names
+
+
 @pytest.mark.parametrize("kind", [PAIRED, POSTNET])
 def test_dataset_gives_the_same_batches_from_any_step_on(corpus, kind):
     make = {PAIRED: corpus.paired_batch, POSTNET: corpus.postnet_batch}[kind]
