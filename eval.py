@@ -19,6 +19,7 @@ import sys
 from typing import NamedTuple
 
 import alignment
+import commands
 import data_load
 import heldout
 import report
@@ -269,11 +270,8 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
 
 
 def main(argv: list[str] | None = None) -> int:
-    try:
-        return evaluate(parse_arguments(argv))
-    except (ValueError, OSError, trainer.TrainingError) as error:
-        print(f"eval.py: {error}", file=sys.stderr)
-        return 1
+    args = parse_arguments(argv)
+    return commands.run_main("eval.py", lambda: evaluate(args), trainer.TrainingError)
 
 
 if __name__ == "__main__":

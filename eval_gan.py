@@ -10,6 +10,7 @@ gan_{i}_act.wav and gan_{i}_gen.wav: source, target, generated.
 import argparse
 import sys
 
+import commands
 import eval as evaluation
 import trainer
 
@@ -32,11 +33,8 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
 
 
 def main(argv: list[str] | None = None) -> int:
-    try:
-        return evaluation.evaluate(parse_arguments(argv), name_files)
-    except (ValueError, OSError, trainer.TrainingError) as error:
-        print(f"eval_gan.py: {error}", file=sys.stderr)
-        return 1
+    args = parse_arguments(argv)
+    return commands.run_main("eval_gan.py", lambda: evaluation.evaluate(args, name_files), trainer.TrainingError)
 
 
 if __name__ == "__main__":

@@ -23,6 +23,7 @@ import json
 import multiprocessing
 import os
 import pathlib
+import signal
 import sys
 import threading
 
@@ -31,6 +32,7 @@ from tqdm import tqdm
 
 import alignment
 import arctic
+import commands
 import hyperparams
 import manifest
 import report
@@ -135,7 +137,9 @@ def parallel(function, items: list, title: str) -> list:
 
 def end_with_parent() -> None:
     """End this process when the one that started it is killed: it would wait for ever, and until then go on writing
-    what the next run writes, too."""
+    what the next run writes, too. Ctrl-C is for that one alone."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+
     def wait():
         multiprocessing.parent_process().join()
         os._exit(1)
@@ -339,30 +343,30 @@ def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
     return args
 
 
+def run(args: argparse.Namespace) -> None:
+    """Prepare what the flags name; raises ValueError, OSError and DownloadError."""
+    hp = hyperparams.get("default", args.set)
+    data = args.data or DEMO_DATA
+    if args.download:
+        folder = HERE / "data" / "arctic"
+        *sources, target = [arctic.download(speaker, folder, args.mirror) for speaker in args.download]
+        corpora, target = manifest.gather(sources, target, args.pattern)
+        data = args.data or HERE / "data" / f"features-{'-'.join(args.download)}"
+    elif args.pairs:
+        sources, targets = manifest.read_pairs_csv(args.pairs)
+        corpora, target = {"source": sources, "target": targets}, "target"
+    elif args.source:
+        corpora, target = manifest.gather(args.source, args.target, args.pattern)
+    else:
+        corpora, target = manifest.gather([DEMO / "rms"], DEMO / "slt", args.pattern)
+        args.heldout = args.heldout or DEMO / "heldout.txt"
+    heldout = manifest.read_ids(args.heldout) if args.heldout else set()
+    print_summary(prepare(corpora, target, data, hp, heldout, args.identity), data)
+
+
 def main(argv: list[str] | None = None) -> int:
     args = parse_arguments(argv)
-    try:
-        hp = hyperparams.get("default", args.set)
-        data = args.data or DEMO_DATA
-        if args.download:
-            folder = HERE / "data" / "arctic"
-            *sources, target = [arctic.download(speaker, folder, args.mirror) for speaker in args.download]
-            corpora, target = manifest.gather(sources, target, args.pattern)
-            data = args.data or HERE / "data" / f"features-{'-'.join(args.download)}"
-        elif args.pairs:
-            sources, targets = manifest.read_pairs_csv(args.pairs)
-            corpora, target = {"source": sources, "target": targets}, "target"
-        elif args.source:
-            corpora, target = manifest.gather(args.source, args.target, args.pattern)
-        else:
-            corpora, target = manifest.gather([DEMO / "rms"], DEMO / "slt", args.pattern)
-            args.heldout = args.heldout or DEMO / "heldout.txt"
-        heldout = manifest.read_ids(args.heldout) if args.heldout else set()
-        print_summary(prepare(corpora, target, data, hp, heldout, args.identity), data)
-    except (ValueError, OSError, arctic.DownloadError) as error:
-        print(f"prepro.py: {error}", file=sys.stderr)
-        return 1
-    return 0
+    return commands.run_main("prepro.py", lambda: run(args), arctic.DownloadError)
 
 
 if __name__ == "__main__":

@@ -1,0 +1,48 @@
+"""What all commands do alike: tell errors without a traceback, and end when they are told to, at a safe place."""
+import contextlib
+import os
+import signal
+import sys
+from collections.abc import Callable, Iterator
+
+
+class Stopped(BaseException):
+    """A signal asked for the end, and all is in order; no Exception, as KeyboardInterrupt is none."""
+
+    def __init__(self, signal_number: int, message: str):
+        super().__init__(message)
+        self.signal_number = signal_number
+
+
+def run_main(name: str, function: Callable[[], int | None], *errors: type[Exception]) -> int:
+    """Call `function` and return an exit code: its own, 1 after an error that is told in a line, ValueError, OSError or
+    one of `errors`, and 128 and the number of the signal after a signal."""
+    try:
+        return function() or 0
+    except Stopped as stop:
+        print(f"{name}: {stop}", file=sys.stderr)
+        return 128 + stop.signal_number
+    except KeyboardInterrupt:
+        print(f"{name}: stopped by Ctrl-C", file=sys.stderr)
+        return 128 + signal.SIGINT
+    except (ValueError, OSError, *errors) as error:
+        print(f"{name}: {error}", file=sys.stderr)
+        return 1
+
+
+@contextlib.contextmanager
+def noting_signals() -> Iterator[list[int]]:
+    """Note SIGINT and SIGTERM in the list given and go on; a second Ctrl-C ends the process at once."""
+    noted: list[int] = []
+
+    def note(number, frame):
+        noted.append(number)
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
+        # Not print(), which must not be called while another one is under way
+        os.write(2, b"\nstopping after this step; Ctrl-C stops at once, back to the last checkpoint\n")
+    before = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield noted
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
