@@ -13,6 +13,7 @@ import argparse
 import pathlib
 import sys
 
+import commands
 import hyperparams
 import trainer
 
@@ -41,12 +42,7 @@ def run(args: argparse.Namespace, strategy=None) -> None:
 
 def main(argv: list[str] | None = None) -> int:
     args = parse_arguments(argv)
-    try:
-        run(args)
-    except (ValueError, OSError, trainer.TrainingError) as error:
-        print(f"train.py: {error}", file=sys.stderr)
-        return 1
-    return 0
+    return commands.run_main("train.py", lambda: run(args), trainer.TrainingError)
 
 
 if __name__ == "__main__":

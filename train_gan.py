@@ -14,6 +14,7 @@ import json
 import pathlib
 import sys
 
+import commands
 import data_load
 import hyperparams
 import losses
@@ -190,22 +191,22 @@ def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
     return args
 
 
+def run(args: argparse.Namespace) -> None:
+    """Train; raises ValueError, OSError and TrainingError."""
+    default = hyperparams.PRESETS["default" if args.data else "demo"]
+    if trainer.goes_on(args):
+        default = HyperParams.from_json(args.logdir / "hparams.json")
+    elif args.init_from:  # its networks and, unless others are named, its features
+        default = HyperParams.from_json(args.init_from / "hparams.json").replace(**OFTEN)
+        if args.data is None:
+            args.data = pathlib.Path(json.loads((args.init_from / "data.json").read_text(encoding="utf-8"))["data"])
+    trainer.train(args, trainer.resolve(args, default), Adversarial)
+    draw_curves(args.logdir)
+
+
 def main(argv: list[str] | None = None) -> int:
     args = parse_arguments(argv)
-    try:
-        default = hyperparams.PRESETS["default" if args.data else "demo"]
-        if trainer.goes_on(args):
-            default = HyperParams.from_json(args.logdir / "hparams.json")
-        elif args.init_from:  # its networks and, unless others are named, its features
-            default = HyperParams.from_json(args.init_from / "hparams.json").replace(**OFTEN)
-            if args.data is None:
-                args.data = pathlib.Path(json.loads((args.init_from / "data.json").read_text(encoding="utf-8"))["data"])
-        trainer.train(args, trainer.resolve(args, default), Adversarial)
-        draw_curves(args.logdir)
-    except (ValueError, OSError, trainer.TrainingError) as error:
-        print(f"train_gan.py: {error}", file=sys.stderr)
-        return 1
-    return 0
+    return commands.run_main("train_gan.py", lambda: run(args), trainer.TrainingError)
 
 
 if __name__ == "__main__":

@@ -14,6 +14,7 @@ import argparse
 import os
 import sys
 
+import commands
 import train
 import trainer
 import utils  # noqa: F401  before TensorFlow: quiets its start
@@ -44,21 +45,21 @@ def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
     return train.parse_arguments(argv, parser)
 
 
-def main(argv: list[str] | None = None) -> int:
-    args = parse_arguments(argv)
+def run(args: argparse.Namespace) -> None:
+    """Train on all devices; raises ValueError, OSError and TrainingError."""
     try:
         strategy = make_strategy(args.num_gpus)
         if strategy.cluster_resolver is not None and args.data is None:
             raise trainer.TrainingError("several machines need --data DIR, prepared before")
         train.run(args, strategy)
     except tf.errors.OpError as error:
-        print(f"train_multi_gpus.py: {str(error)[:300]}\nIf another worker was lost, start all of them again: they go "
-              "on from the last checkpoint", file=sys.stderr)
-        return 1
-    except (ValueError, OSError, trainer.TrainingError) as error:
-        print(f"train_multi_gpus.py: {error}", file=sys.stderr)
-        return 1
-    return 0
+        raise trainer.TrainingError(f"{str(error)[:300]}\nIf another worker was lost, start all of them again: they go "
+                                    "on from the last checkpoint") from None
+
+
+def main(argv: list[str] | None = None) -> int:
+    args = parse_arguments(argv)
+    return commands.run_main("train_multi_gpus.py", lambda: run(args), trainer.TrainingError)
 
 
 if __name__ == "__main__":

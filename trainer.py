@@ -1,17 +1,18 @@
-"""The training loop: run folder, checkpoints, exact resume, TensorBoard. What a step does is the task's business.
+"""The training loop: begin or resume a run, stop at a safe place. What a step does is the task's business.
 
 A run folder holds hparams.json, checkpoints/ (the newest and the best), TensorBoard events and samples/.
 """
 import argparse
 import contextlib
-import dataclasses
 import json
 import math
 import pathlib
 import shutil
+import signal
 import tempfile
 import time
 
+import commands
 import data_load
 import hyperparams
 import prepro
@@ -22,10 +23,10 @@ import tensorflow as tf
 from tqdm import tqdm
 
 from hyperparams import HyperParams
+from run_folder import Run, TrainingError, best_checkpoint, differing, load_generator, locked, read_scalars
 
 
-class TrainingError(RuntimeError):
-    """Training cannot start or go on; the message says why and what to do."""
+SKIPPED_AT_MOST = 10  # steps in a row; one is bad luck or a bad recording, ten are a model that is lost
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -57,10 +58,9 @@ def resolve(args: argparse.Namespace, default: HyperParams) -> HyperParams:
     hp = hyperparams.get(args.preset, overrides) if args.preset else default.override(overrides)
     if goes_on(args):
         before = HyperParams.from_json(args.logdir / "hparams.json")
-        differing = [f"{name} ({value} there, {getattr(hp, name)} asked for)"
-                     for name, value in dataclasses.asdict(before).items() if value != getattr(hp, name)]
-        if asked and differing:
-            raise TrainingError(f"{args.logdir} was begun with other hyperparameters: {', '.join(differing)}; "
+        others = differing(before, hp)
+        if asked and others:
+            raise TrainingError(f"{args.logdir} was begun with other hyperparameters: {', '.join(others)}; "
                                 "choose another --logdir, or --no-resume to begin anew")
         return before
     return hp
@@ -89,7 +89,11 @@ def cosine(peak: float, steps: int, warmup: int) -> keras.optimizers.schedules.L
 def forget(logdir: pathlib.Path) -> None:
     """Remove what an earlier run left in a run folder: checkpoints, events, samples."""
     for name in ("checkpoints", "train", "validation", "samples"):
-        shutil.rmtree(logdir / name, ignore_errors=True)
+        removed = logdir / f".{name}.removed"  # at once: killed here, either all of the earlier run is there or nothing
+        shutil.rmtree(removed, ignore_errors=True)
+        with contextlib.suppress(FileNotFoundError):
+            (logdir / name).rename(removed)
+        shutil.rmtree(removed, ignore_errors=True)
 
 
 def scaled(optimizer: keras.optimizers.Optimizer, hp: HyperParams) -> keras.optimizers.LossScaleOptimizer:
@@ -99,85 +103,6 @@ def scaled(optimizer: keras.optimizers.Optimizer, hp: HyperParams) -> keras.opti
     and doubled after many others. In other precisions it begins at 1, where it changes nothing.
     """
     return keras.optimizers.LossScaleOptimizer(optimizer, 2.0 ** 15 if hp.precision == "float16" else 1.0, 2000)
-
-
-def trackable(**parts: list) -> dict[str, list[tf.Variable]]:
-    """Lists of Keras variables as what tf.train.Checkpoint stores.
-
-    By place in the list: TensorFlow does not look into the lists of layers that a Keras layer holds, and the names of
-    Keras layers depend on what was made before them.
-    """
-    return {name: [variable.value for variable in variables] for name, variables in parts.items()}
-
-
-def restore(checkpoint: tf.train.Checkpoint, prefix: str) -> None:
-    """Restore all of `checkpoint`; raises TrainingError if the file is damaged or of another network."""
-    try:
-        checkpoint.restore(prefix).expect_partial().assert_existing_objects_matched()
-    except (ValueError, AssertionError, IndexError, tf.errors.OpError) as error:
-        detail = " ".join(str(error).split())[:300]
-        raise TrainingError(f"{prefix} does not fit this network: {detail}. Evaluate and resume a run with the "
-                            "hparams.json and the code it was trained with, or begin anew with --no-resume") from None
-
-
-class Run:
-    """A run folder: the step, the best validation, TensorBoard, and checkpoints of `parts`, a dictionary of names to
-    lists of Keras variables, one of them "generator"."""
-
-    def __init__(self, logdir: pathlib.Path, hp: HyperParams, parts: dict):
-        self.logdir, self.hp = pathlib.Path(logdir), hp
-        utils.write_json(self.logdir / "hparams.json", dataclasses.asdict(hp))
-        self.step = tf.Variable(0, dtype=tf.int64, trainable=False)
-        self.best = tf.Variable(math.inf, trainable=False)
-        self.checkpoint = tf.train.Checkpoint(step=self.step, best=self.best, **trackable(**parts))
-        folder = self.logdir / "checkpoints"
-        self.newest = tf.train.CheckpointManager(self.checkpoint, str(folder), hp.keep_checkpoints,
-                                                 checkpoint_name="step")
-        selected = tf.train.Checkpoint(step=self.step, **trackable(generator=parts["generator"]))
-        self.selected = tf.train.CheckpointManager(selected, str(folder / "best"), 1, checkpoint_name="best")
-        self.writers = {kind: tf.summary.create_file_writer(str(self.logdir / kind))
-                        for kind in ("train", "validation")}
-
-    def resume(self, logdir: pathlib.Path | None = None) -> bool:
-        """Go on from the newest checkpoint, of another folder if one is named; False if there is none."""
-        # Not latest_checkpoint(), which finds none where a file is missing: training would begin anew unasked
-        state = tf.train.get_checkpoint_state(str(pathlib.Path(logdir or self.logdir) / "checkpoints"))
-        if state:
-            restore(self.checkpoint, state.model_checkpoint_path)
-        return bool(state)
-
-    def save(self) -> None:
-        """Write a checkpoint unless this step has one."""
-        if not (self.newest.latest_checkpoint or "").endswith(f"-{int(self.step)}"):
-            self.newest.save(checkpoint_number=self.step)
-
-    def log(self, kind: str, scalars: dict[str, float], step: int | None = None) -> None:
-        """Write scalars to TensorBoard as train or validation."""
-        step = int(self.step) if step is None else step
-        with self.writers[kind].as_default(step=step):
-            for name, value in scalars.items():
-                tf.summary.scalar(name, value)
-
-
-    def log_sample(self, name: str, wav, picture: pathlib.Path) -> None:
-        """Put (samples,) and a PNG into TensorBoard."""
-        with self.writers["validation"].as_default(step=int(self.step)):
-            tf.summary.audio(f"audio/{name}", wav[None, :, None], self.hp.sample_rate)
-            tf.summary.image(f"align/{name}", tf.io.decode_png(picture.read_bytes())[None])
-
-
-def read_scalars(folder: pathlib.Path, tag: str) -> tuple[list[int], list[float]]:
-    """Steps and values of a scalar in the event files of a folder; of a step logged twice, the later one."""
-    values = {}
-    for path in sorted(folder.glob("events*")):
-        with contextlib.suppress(tf.errors.DataLossError):  # the last event of a run that was killed may be cut off
-            for record in tf.data.TFRecordDataset(str(path)):
-                event = tf.compat.v1.Event.FromString(record.numpy())
-                for value in event.summary.value:
-                    if value.tag == tag:
-                        values[event.step] = float(tf.make_ndarray(value.tensor))
-    steps = sorted(values)
-    return steps, [values[step] for step in steps]
 
 
 def draw_curves(logdir: pathlib.Path) -> None:
@@ -201,8 +126,10 @@ def train(args: argparse.Namespace, hp: HyperParams, make_task, strategy: tf.dis
         logdir = args.logdir
         if not is_chief(strategy):  # it does all that the chief does, so that they stay in step, but nobody reads it
             logdir = pathlib.Path(stack.enter_context(tempfile.TemporaryDirectory()))
-        elif args.no_resume:
-            forget(logdir)
+        else:
+            stack.enter_context(locked(logdir))
+            if args.no_resume:
+                forget(logdir)
         run = Run(logdir, hp, task.parts)
         if not args.no_resume:
             run.resume(args.logdir)
@@ -243,44 +170,34 @@ def same_everywhere(strategy: tf.distribute.Strategy, number: int) -> bool:
     return float(left) == float(right)
 
 
-def best_checkpoint(logdir: pathlib.Path) -> str:
-    """Prefix of the best checkpoint of a run, or of its newest if none was validated; raises TrainingError."""
-    for folder in (pathlib.Path(logdir) / "checkpoints" / "best", pathlib.Path(logdir) / "checkpoints"):
-        prefix = tf.train.latest_checkpoint(str(folder))
-        if prefix:
-            return prefix
-    raise TrainingError(f"{logdir} holds no checkpoint; train first (train.py --logdir {logdir})")
-
-
-def load_generator(generator: keras.Model, prefix: str) -> None:
-    """Restore the generator alone from any checkpoint that holds one; raises TrainingError."""
-    restore(tf.train.Checkpoint(**trackable(generator=generator.weights)), prefix)
-
-
 def fit(run: Run, task, last_step: int) -> None:
     """Run `task` from the run's step to `last_step`, logging, validating and saving as the hyperparameters say.
 
     The task gives `stages`, a list of (name, steps), `enter(stage)`, called before the first step of each,
     `dataset(stage, start, stop)`, `train_step(stage, batch, step)` that counts `step` up and returns a dictionary of
     scalars, and `validate(run, stage)` returning the scalars of a validation, with the key "score", lower is better,
-    once there is something to select. Raises TrainingError when a scalar is not finite. A checkpoint is written however
-    the loop ends, but for that.
+    once there is something to select. A step that changed nothing, because its gradient was not finite, says so by the
+    scalar "skipped". Raises TrainingError when a scalar of another is not finite or too many are skipped in a row, and
+    Stopped after SIGINT or SIGTERM. A checkpoint is written however the loop ends, but for that and a step that failed.
     """
-    with tqdm(total=last_step, initial=int(run.step), desc="training", disable=None, unit="step") as bar:
+    with (commands.noting_signals() as noted,
+          tqdm(total=last_step, initial=int(run.step), desc="training", disable=None, unit="step") as bar):
         stage_start = 0
         try:
             for stage, steps in task.stages:
-                fit_stage(run, task, stage, stage_start, min(stage_start + steps, last_step), bar)
+                fit_stage(run, task, stage, stage_start, min(stage_start + steps, last_step), bar, noted)
                 stage_start += steps
         except BaseException as error:
-            if not isinstance(error, TrainingError):
+            # An error of TensorFlow's may come from the middle of an update
+            if not isinstance(error, (TrainingError, tf.errors.OpError)):
                 run.save()
             raise
 
 
-def fit_stage(run: Run, task, stage: str, start: int, stop: int, bar: tqdm) -> None:
-    """The part of `fit` from the run's step to `stop`, in a stage that began at step `start`."""
-    first = max(int(run.step), start)
+def fit_stage(run: Run, task, stage: str, start: int, stop: int, bar: tqdm, noted: list[int]) -> None:
+    """The part of `fit` from the run's step to `stop`, in a stage that began at step `start`, until a signal is
+    `noted`."""
+    first, in_a_row = max(int(run.step), start), 0
     if first >= stop:
         return
     bar.set_description(stage)
@@ -288,17 +205,39 @@ def fit_stage(run: Run, task, stage: str, start: int, stop: int, bar: tqdm) -> N
         task.enter(stage)
     for batch in task.dataset(stage, first - start, stop - start):
         scalars = {name: float(value) for name, value in task.train_step(stage, batch, run.step).items()}
-        step = int(run.step)
-        if not all(map(math.isfinite, scalars.values())):
+        step, skipped = int(run.step), scalars.pop("skipped", 0.0)
+        finite = {name: value for name, value in scalars.items() if math.isfinite(value)}
+        in_a_row = in_a_row + 1 if skipped else 0
+        if skipped:
+            run.skipped += 1
+            tell_skipped(task, stage, step, step - 1 - start, in_a_row, bar)
+        elif len(finite) < len(scalars):
             raise TrainingError(f"loss is not finite at step {step} ({scalars}); the last checkpoint is good: "
                                 "begin from it in another --logdir, --init-from, with a lower learning_rate")
+        if run.skipped:
+            finite["loss/skipped"] = run.skipped
         bar.update()
         if step % run.hp.log_steps == 0 or step == stop:
-            run.log("train", scalars)
-            bar.set_postfix({name.split("/")[-1]: f"{value:.4f}" for name, value in scalars.items() if "loss" in name})
+            run.log("train", finite)
+            bar.set_postfix({name.split("/")[-1]: f"{value:.4f}" for name, value in finite.items() if "loss" in name})
         if step % run.hp.save_steps == 0 or step == stop:
             validate(run, task, stage, bar)
             run.save()
+        if noted:
+            run.save()
+            raise commands.Stopped(noted[0], f"stopped by {signal.Signals(noted[0]).name} after step {step}, of which "
+                                   "a checkpoint was written; the same command, without --no-resume, goes on")
+
+
+def tell_skipped(task, stage: str, step: int, number: int, in_a_row: int, bar: tqdm) -> None:
+    """Say which utterances batch `number` of a stage is made of; raises TrainingError if it is one too many."""
+    kind = data_load.POSTNET if stage == data_load.POSTNET else data_load.PAIRED
+    names = ", ".join(task.corpus.batch_names(kind, number))
+    bar.write(f"warning: the gradient of step {step} ({stage}) is not finite, it is skipped; its batch: {names}")
+    if in_a_row >= SKIPPED_AT_MOST:
+        raise TrainingError(f"{in_a_row} steps in a row had no finite gradient, the last one step {step} ({names}). "
+                            "The last checkpoint is good: begin from it in another --logdir, --init-from, with a lower "
+                            "learning_rate, and if it is always the same utterances listen to them")
 
 
 def validate(run: Run, task, stage: str, bar: tqdm) -> None:
@@ -306,10 +245,7 @@ def validate(run: Run, task, stage: str, bar: tqdm) -> None:
     began = time.perf_counter()
     scalars = task.validate(run, stage)
     run.log("validation", scalars)
-    for writer in run.writers.values():
-        writer.flush()
     text = "  ".join(f"{name.split('/')[-1]} {value:.3f}" for name, value in scalars.items())
     bar.write(f"step {int(run.step)} ({stage}): {text}  [{time.perf_counter() - began:.1f} s]")
     if scalars.get("score", math.inf) < float(run.best):
-        run.best.assign(scalars["score"])
-        run.selected.save(checkpoint_number=run.step)
+        run.select(scalars["score"])

@@ -214,13 +214,13 @@ def test_weights_are_restored_whatever_was_made_before(trained):
 class Counting:
     """A task whose weight counts the steps; scores and broken steps as a test wants them."""
 
-    def __init__(self, hp: HyperParams, corpus=None, scores=None, nan_from: float = math.inf, stop_at: int = -1):
+    def __init__(self, hp: HyperParams, corpus=None, scores=None, nan_from: float = math.inf, on_step=None):
         self.weight, self.moment = keras.Variable(0.0), keras.Variable(np.zeros(2))
-        self.generator = types.SimpleNamespace(weights=[self.weight])
+        self.generator = types.SimpleNamespace(weights=[self.weight], hp=hp)
         self.parts = {"generator": [self.weight], "optimizer": [self.moment]}
         self.stages = [("postnet", hp.postnet_steps), ("mel", hp.mel_steps), ("finetune", hp.finetune_steps)]
         self.entered = []
-        self.scores, self.nan_from, self.stop_at, self.seen = scores or {}, nan_from, stop_at, []
+        self.scores, self.nan_from, self.on_step, self.seen = scores or {}, nan_from, on_step or {}, []
 
     def enter(self, stage):
         self.entered.append(stage)
@@ -229,8 +229,7 @@ class Counting:
         return range(start, stop)
 
     def train_step(self, stage, batch, step):
-        if int(step) == self.stop_at:
-            raise KeyboardInterrupt
+        self.on_step.get(int(step) + 1, lambda: None)()
         self.seen.append((stage, batch, int(step)))
         broken = int(step) + 1 >= self.nan_from
         self.weight.assign(math.nan if broken else self.weight + 1.0)
@@ -246,7 +245,7 @@ HP = HyperParams(postnet_steps=3, mel_steps=5, finetune_steps=4, save_steps=2, l
 
 def weight_in(prefix) -> float:
     weight = keras.Variable(-1.0)
-    trainer.load_generator(types.SimpleNamespace(weights=[weight]), str(prefix))
+    trainer.load_generator(types.SimpleNamespace(weights=[weight], hp=HP), str(prefix))
     return float(weight)
 
 
@@ -300,12 +299,6 @@ def test_without_validation_the_newest_checkpoint_is_the_best(tmp_path):
         trainer.best_checkpoint(tmp_path / "empty")
 
 
-def test_an_interruption_leaves_a_checkpoint(tmp_path):
-    with pytest.raises(KeyboardInterrupt):
-        go(tmp_path, 12, stop_at=7)
-    assert kept(tmp_path) == [6, 7] and weight_in(tmp_path / "checkpoints" / "step-7") == 7
-
-
 @pytest.mark.parametrize("log_steps, save_steps, broken", [(1, 2, 7), (2, 2, 7), (20, 3, 5), (4, 3, 9)])
 def test_a_loss_that_is_not_finite_ends_training_and_spares_what_was_saved(tmp_path, log_steps, save_steps, broken):
     hp = HP.replace(log_steps=log_steps, save_steps=save_steps)
@@ -353,25 +346,6 @@ def test_validation_survives_a_model_that_writes_silence(trained, tmp_path, monk
     monkeypatch.setattr(task, "converter", lambda sources: [silence] * len(sources))
     run = trainer.Run(tmp_path, hp, task.parts)
     assert not task.validate(run, "mel")["score"] < 5.0  # nothing to select
-
-
-@pytest.mark.parametrize("shapes", [[(3,)], [(2,), (1,)], [(2, 1)]])
-def test_a_checkpoint_of_another_network_is_refused(tmp_path, shapes):
-    stored = trainer.Run(tmp_path, HP, {"generator": [keras.Variable(np.ones(2))]})
-    stored.save()
-    run = trainer.Run(tmp_path, HP, {"generator": [keras.Variable(np.zeros(shape)) for shape in shapes]})
-    with pytest.raises(trainer.TrainingError, match="step-0 does not fit this network"):
-        run.resume()
-
-
-@pytest.mark.parametrize("size", [5, 0, None])
-@pytest.mark.parametrize("part", ["data-00000-of-00001", "index"])
-def test_a_damaged_checkpoint_is_refused(tmp_path, part, size):
-    go(tmp_path, 4)
-    path = tmp_path / "checkpoints" / f"step-4.{part}"
-    path.unlink() if size is None else path.write_bytes(path.read_bytes()[:size])
-    with pytest.raises(trainer.TrainingError, match="step-4"):
-        go(tmp_path, 6)
 
 
 def test_a_run_folder_can_be_moved(tmp_path):

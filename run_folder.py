@@ -1,0 +1,299 @@
+"""A run folder: its lock, its checkpoints, its TensorBoard events. It can be read whenever the process that writes it
+is killed.
+
+A checkpoint counts once TensorFlow has named it in the file `checkpoint`, which is replaced at once; what was broken
+off before is written again.
+"""
+import contextlib
+import dataclasses
+import fcntl
+import functools
+import math
+import os
+import pathlib
+import shutil
+import socket
+import sys
+import time
+from collections.abc import Iterator
+
+import utils  # before TensorFlow: quiets its start
+import keras
+import tensorflow as tf
+
+from hyperparams import HyperParams
+
+SUFFIX = "/.ATTRIBUTES/VARIABLE_VALUE"  # of the names of arrays in a checkpoint
+
+
+class TrainingError(RuntimeError):
+    """Training cannot start or go on; the message says why and what to do."""
+
+
+class DamagedCheckpoint(TrainingError):
+    """A checkpoint that cannot be read."""
+
+
+def one_line(error: Exception) -> str:
+    return " ".join(str(error).split())[:300]
+
+
+@contextlib.contextmanager
+def writing(path: pathlib.Path) -> Iterator[None]:
+    """Turn TensorFlow's errors into a TrainingError that names `path` and the cure."""
+    try:
+        yield
+    except tf.errors.OpError as error:
+        raise TrainingError(f"{path} cannot be written: {one_line(error)}. Free space or change permissions; what was "
+                            "saved before is good, and the same command goes on from it") from None
+
+
+@contextlib.contextmanager
+def locked(logdir: pathlib.Path) -> Iterator[None]:
+    """Keep other processes from training into `logdir`; raises TrainingError if one does, or if it is read-only.
+
+    The kernel takes the lock away from a process that ends, however it ends.
+    """
+    logdir = pathlib.Path(logdir)
+    try:
+        logdir.mkdir(parents=True, exist_ok=True)
+        file = open(logdir / ".lock", "a+", encoding="utf-8")
+    except OSError as error:
+        raise TrainingError(f"{logdir} cannot be written ({error.strerror}): choose another --logdir, or change its "
+                            "permissions") from None
+    with file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            file.seek(0)
+            raise TrainingError(f"{logdir} is in use by {file.read() or 'another process'}: choose another --logdir, "
+                                "or wait until that ends") from None
+        except OSError:  # a network drive that knows no locks
+            pass
+        file.truncate(0)
+        file.write(f"process {os.getpid()} on {socket.gethostname()}")
+        file.flush()
+        yield
+
+
+def differing(there: HyperParams, here: HyperParams) -> list[str]:
+    """Names and both values of the hyperparameters that differ."""
+    return [f"{name} ({value} there, {getattr(here, name)} asked for)"
+            for name, value in dataclasses.asdict(there).items() if value != getattr(here, name)]
+
+
+def trackable(parts: dict[str, list]) -> dict[str, list[tf.Variable]]:
+    """Lists of Keras variables as what tf.train.Checkpoint stores.
+
+    By place in the list: TensorFlow does not look into the lists of layers that a Keras layer holds, and the names of
+    Keras layers depend on what was made before them.
+    """
+    return {name: [variable.value for variable in variables] for name, variables in parts.items()}
+
+
+def checkpoints_in(folder: pathlib.Path) -> list[str]:
+    """Prefixes of the checkpoints in a folder, the newest first, whether they can be read or not."""
+    # Not latest_checkpoint(), which finds none where a file is missing: training would begin anew unasked
+    with contextlib.suppress(ValueError):  # the file that lists them is damaged
+        state = tf.train.get_checkpoint_state(str(folder))
+        if state:
+            return list(dict.fromkeys([state.model_checkpoint_path, *reversed(state.all_model_checkpoint_paths)]))
+    return [str(path.with_suffix("")) for path in sorted(
+        pathlib.Path(folder).glob("*-*.index"), key=lambda path: int(path.stem.rsplit("-", 1)[1]), reverse=True)]
+
+
+def read_shapes(prefix: str) -> dict[str, tuple[int, ...]]:
+    """Names and shapes of the arrays in a checkpoint, after all was read once; raises DamagedCheckpoint.
+
+    TensorFlow compares checksums in reading, and a restore that fails half-way would leave half of the weights.
+    """
+    try:
+        reader = tf.train.load_checkpoint(prefix)
+        shapes = reader.get_variable_to_shape_map()
+        for name in shapes:
+            reader.get_tensor(name)
+    except (tf.errors.OpError, ValueError, IndexError) as error:
+        raise DamagedCheckpoint(f"{prefix} is damaged ({one_line(error)})") from None
+    return {name.removesuffix(SUFFIX): tuple(shape) for name, shape in shapes.items()}
+
+
+def misfits(stored: dict[str, tuple[int, ...]], parts: dict[str, list]) -> list[str]:
+    """How the arrays in a checkpoint differ from Keras variables."""
+    found = []
+    for part, variables in parts.items():
+        there = sum(name.rpartition("/")[0] == part for name in stored)
+        if there != len(variables):
+            found.append(f"{there} arrays of {part} in the file, {len(variables)} in the network")
+        for i, variable in enumerate(variables):
+            shape = stored.get(f"{part}/{i}")
+            if shape not in (None, tuple(variable.shape)):
+                found.append(f"{part} {variable.path}: {shape} in the file, {tuple(variable.shape)} in the network")
+    return found
+
+
+def restore(checkpoint: tf.train.Checkpoint, parts: dict[str, list], prefix: str, hp: HyperParams) -> None:
+    """Restore all of `checkpoint`, which holds `parts`; raises DamagedCheckpoint, and TrainingError if the file is of
+    another network."""
+    found = misfits(read_shapes(prefix), parts)
+    if not found:
+        try:
+            checkpoint.restore(prefix).expect_partial().assert_existing_objects_matched()
+        except (ValueError, AssertionError, tf.errors.OpError) as error:
+            found = [one_line(error)]
+    if found:
+        others = ""
+        for path in (folder / "hparams.json" for folder in list(pathlib.Path(prefix).parents)[:3]):
+            if path.exists():
+                try:
+                    others = "".join(f"; {text}" for text in differing(HyperParams.from_json(path), hp))
+                except ValueError as error:
+                    others = f"; {error}"
+                break
+        more = f" and {len(found) - 5} more" if len(found) > 5 else ""
+        raise TrainingError(f"{prefix} does not fit this network: {'; '.join(found[:5])}{more}{others}. Evaluate and "
+                            "resume a run with the hparams.json and the code it was trained with, or begin anew with "
+                            "--no-resume")
+
+
+class Run:
+    """A run folder: the step, the best validation, TensorBoard, and checkpoints of `parts`, a dictionary of names to
+    lists of Keras variables, one of them "generator"."""
+
+    def __init__(self, logdir: pathlib.Path, hp: HyperParams, parts: dict):
+        self.logdir, self.hp, self.parts = pathlib.Path(logdir), hp, parts
+        utils.write_json(self.logdir / "hparams.json", dataclasses.asdict(hp))
+        self.step = tf.Variable(0, dtype=tf.int64, trainable=False)
+        self.best = tf.Variable(math.inf, trainable=False)
+        self.checkpoint = tf.train.Checkpoint(step=self.step, best=self.best, **trackable(parts))
+        self.folder = self.logdir / "checkpoints"
+        for folder in (self.folder, self.folder / "best"):
+            clean(folder)
+        self.newest = tf.train.CheckpointManager(self.checkpoint, str(self.folder), hp.keep_checkpoints,
+                                                 checkpoint_name="step")
+        selected = tf.train.Checkpoint(step=self.step, **trackable({"generator": parts["generator"]}))
+        self.selected = tf.train.CheckpointManager(selected, str(self.folder / "best"), 1, checkpoint_name="best")
+        self.first_step, self.saved_step = 0, -1
+        self.skipped = 0  # steps since the process began
+
+    @functools.cached_property
+    def writers(self) -> dict[str, tf.summary.SummaryWriter]:
+        """TensorBoard's event files, begun with the first scalar; what was logged past the checkpoint is void."""
+        for kind in ("train", "validation"):
+            begin_session(self.logdir / kind, self.first_step)
+        with writing(self.logdir):
+            return {kind: tf.summary.create_file_writer(str(self.logdir / kind)) for kind in ("train", "validation")}
+
+    def resume(self, logdir: pathlib.Path | None = None) -> bool:
+        """Go on from the newest checkpoint that can be read, of another folder if one is named; False if there is
+        none. Raises TrainingError if there are only damaged ones."""
+        folder = pathlib.Path(logdir or self.logdir) / "checkpoints"
+        found, damaged = checkpoints_in(folder), []
+        for prefix in found:
+            try:
+                restore(self.checkpoint, self.parts, prefix, self.hp)
+            except DamagedCheckpoint as error:
+                damaged.append(str(error))
+                continue
+            self.first_step = self.saved_step = int(self.step)
+            for error in damaged:
+                print(f"warning: {error}; going on from the one before it, {prefix}", file=sys.stderr)
+            return True
+        # A single one that is listed nowhere is the first, broken off in being written
+        if found and (any(folder.glob("checkpoint*")) or len(found) > 1):
+            raise TrainingError(f"no checkpoint in {folder} can be read: {'; '.join(damaged)}. Restore one from a "
+                                "copy, or begin anew with --no-resume")
+        return False
+
+    def save(self) -> None:
+        """Write a checkpoint unless this step has one; raises TrainingError."""
+        if self.saved_step == int(self.step):
+            return
+        for writer in self.writers.values():  # first, or the curves would lack what is not done again
+            with writing(self.logdir):
+                writer.flush()
+        with writing(self.folder / f"step-{int(self.step)}"):
+            self.newest.save(checkpoint_number=self.step)
+        self.saved_step = int(self.step)
+
+    def select(self, score: float) -> None:
+        """Keep this step as the best; raises TrainingError."""
+        self.best.assign(score)
+        # A run killed since then, and resumed, comes here again: rewritten, the only copy could be broken off
+        if not (self.selected.latest_checkpoint or "").endswith(f"-{int(self.step)}"):
+            with writing(self.folder / "best" / f"best-{int(self.step)}"):
+                self.selected.save(checkpoint_number=self.step)
+
+    def log(self, kind: str, scalars: dict[str, float], step: int | None = None) -> None:
+        """Write scalars to TensorBoard as train or validation."""
+        step = int(self.step) if step is None else step
+        with writing(self.logdir / kind), self.writers[kind].as_default(step=step):
+            for name, value in scalars.items():
+                tf.summary.scalar(name, value)
+
+    def log_sample(self, name: str, wav, picture: pathlib.Path) -> None:
+        """Put (samples,) and a PNG into TensorBoard."""
+        with writing(self.logdir / "validation"), self.writers["validation"].as_default(step=int(self.step)):
+            tf.summary.audio(f"audio/{name}", wav[None, :, None], self.hp.sample_rate)
+            tf.summary.image(f"align/{name}", tf.io.decode_png(picture.read_bytes())[None])
+
+
+def clean(folder: pathlib.Path) -> None:
+    """Remove what a killed process left half written among the checkpoints, and set a damaged list of them aside."""
+    for path in folder.glob("*_temp"):
+        shutil.rmtree(path, ignore_errors=True)
+    for path in folder.glob("checkpoint.tmp*"):
+        path.unlink(missing_ok=True)
+    try:
+        damaged = tf.train.get_checkpoint_state(str(folder)) is None
+    except ValueError:
+        damaged = True
+    if damaged and (folder / "checkpoint").exists():
+        (folder / "checkpoint").replace(folder / "checkpoint.damaged")
+
+
+def begin_session(folder: pathlib.Path, step: int) -> None:
+    """Tell TensorBoard to forget the events after `step` in a folder: they will be logged again."""
+    # It reads files in the order of their names: after the older ones, before what TensorFlow adds to this name. And it
+    # takes the first start of all for no restart, so that every one has to be told
+    path = folder / f"events.out.tfevents.{int(time.time()):010d}.{socket.gethostname()}"
+    folder.mkdir(parents=True, exist_ok=True)
+    start = tf.compat.v1.SessionLog(status=tf.compat.v1.SessionLog.START)
+    with writing(path), tf.io.TFRecordWriter(str(path)) as file:
+        for event in (tf.compat.v1.Event(wall_time=time.time(), file_version="brain.Event:2"),
+                      tf.compat.v1.Event(wall_time=time.time(), step=step + 1, session_log=start)):
+            file.write(event.SerializeToString())
+
+
+def read_scalars(folder: pathlib.Path, tag: str) -> tuple[list[int], list[float]]:
+    """Steps and values of a scalar in the event files of a folder; of a step logged twice, the later one."""
+    values = {}
+    for path in sorted(folder.glob("events*")):
+        with contextlib.suppress(tf.errors.DataLossError):  # the last event of a run that was killed may be cut off
+            for record in tf.data.TFRecordDataset(str(path)):
+                event = tf.compat.v1.Event.FromString(record.numpy())
+                for value in event.summary.value:
+                    if value.tag == tag:
+                        values[event.step] = float(tf.make_ndarray(value.tensor))
+    steps = sorted(values)
+    return steps, [values[step] for step in steps]
+
+
+def best_checkpoint(logdir: pathlib.Path) -> str:
+    """Prefix of the best checkpoint of a run, or of its newest if none was validated; raises TrainingError."""
+    folder = pathlib.Path(logdir) / "checkpoints"
+    for prefix in checkpoints_in(folder / "best") + checkpoints_in(folder):
+        return prefix
+    raise TrainingError(f"{logdir} holds no checkpoint; train first (train.py --logdir {logdir})")
+
+
+def load_generator(generator: keras.Model, prefix: str) -> None:
+    """Restore the generator alone from any checkpoint that holds one; raises TrainingError."""
+    parts = {"generator": generator.weights}
+    try:
+        restore(tf.train.Checkpoint(**trackable(parts)), parts, prefix, generator.hp)
+    except DamagedCheckpoint as error:
+        folder = pathlib.Path(prefix).parent
+        folder = folder.parent if folder.name == "best" else folder
+        others = [path for path in checkpoints_in(folder / "best") + checkpoints_in(folder) if path != str(prefix)]
+        raise TrainingError(f"{error}; evaluate another with --checkpoint"
+                            f"{': ' * bool(others)}{', '.join(others)}") from None

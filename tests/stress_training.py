@@ -1,0 +1,244 @@
+"""Kill training again and again, and watch its memory; by hand, for it takes minutes.
+
+    python tests/stress_training.py --kills 50 --seed 0     # SIGKILL at random moments, also inside checkpoint writes
+    python tests/stress_training.py --memory 2000           # resident memory over 2,000 steps of a tiny real network
+
+A run is killed and started again by the same command until it ends, then compared with an unbroken one: curves and
+weights must be the same bit by bit. The commands are those of train.py with a smaller network, which starts sooner.
+"""
+import argparse
+import os
+import pathlib
+import random
+import struct
+import subprocess
+import sys
+import tempfile
+import time
+import types
+
+HERE = pathlib.Path(__file__).resolve().parent
+sys.path.insert(0, str(HERE.parent))
+os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"
+os.environ["CUDA_VISIBLE_DEVICES"] = ""
+
+SAVE_STEPS, LOG_STEPS = 10, 3
+STEPS = {"postnet_steps": 25, "mel_steps": 200, "finetune_steps": 25}
+
+
+# The process that is killed -------------------------------------------------------------------------------------------
+
+def child(logdir: pathlib.Path) -> int:
+    """train.py, with a network of two layers; notes the step it began with and the last one that it finished."""
+    import keras
+    import numpy as np
+    import tensorflow as tf
+
+    import data_load
+    import train
+    import trainer
+
+    class Small:
+        """Regression of noise, so that every step changes every weight, and ballast that makes checkpoints slow."""
+
+        def __init__(self, hp, corpus):
+            keras.utils.set_random_seed(hp.seed)
+            self.stages = [(name, getattr(hp, f"{name}_steps")) for name in ("postnet", "mel", "finetune")]
+            self.generator = keras.Sequential([keras.Input((8,)), keras.layers.Dense(32, "relu"),
+                                               keras.layers.Dense(1)])
+            self.optimizer = keras.optimizers.Adam(trainer.cosine(1e-2, 250, 10))
+            self.optimizer.build(self.generator.trainable_variables)
+            ballast = [keras.Variable(np.ones(200_000)) for _ in range(5)]
+            self.parts = {"generator": self.generator.weights, "optimizer": self.optimizer.variables, "rest": ballast}
+            self.compiled, self.begun = tf.function(self.update), False
+
+        def enter(self, stage):
+            self.generator.weights[-1].assign(self.generator.weights[-1] * 0.9)
+
+        def dataset(self, stage, start, stop):
+            return range(start, stop)
+
+        def update(self, x, y):
+            with tf.GradientTape() as tape:
+                loss = tf.reduce_mean(tf.square(self.generator(x) - y))
+            variables = [variable.value for variable in self.generator.trainable_variables]
+            self.optimizer.apply(tape.gradient(loss, variables), self.generator.trainable_variables)
+            for variable in self.parts["rest"]:
+                variable.assign_add(tf.fill(variable.shape, loss))
+            return {"loss": loss}
+
+        def train_step(self, stage, batch, step):
+            if not self.begun:
+                (logdir / "begun").write_text(str(int(step)))
+                self.begun = True
+            rng = np.random.default_rng([int(step), len(stage)])
+            scalars = self.compiled(rng.normal(size=(16, 8)).astype("f"), rng.normal(size=(16, 1)).astype("f"))
+            step.assign_add(1)
+            with open(logdir / "reached", "wb") as file:
+                file.write(struct.pack("q", int(step)))
+            return scalars
+
+        def validate(self, run, stage):
+            return {"score": float(tf.reduce_mean(tf.abs(self.generator(np.ones((4, 8), "f")))))}
+
+    train.Paired = Small
+    data_load.Corpus = lambda data, hp: None
+    settings = STEPS | {"save_steps": SAVE_STEPS, "log_steps": LOG_STEPS}
+    return train.main(["--data", str(logdir), "--logdir", str(logdir),
+                       *(f"--set={name}={value}" for name, value in settings.items())])
+
+
+# The one that kills ---------------------------------------------------------------------------------------------------
+
+def start(logdir: pathlib.Path) -> subprocess.Popen:
+    return subprocess.Popen([sys.executable, __file__, "--child", str(logdir)], stdout=subprocess.DEVNULL,
+                            stderr=subprocess.PIPE, text=True)
+
+
+def writes_under_way(logdir: pathlib.Path) -> list[pathlib.Path]:
+    """Files of checkpoint writes that are not finished."""
+    folder = logdir / "checkpoints"
+    return [path for pattern in ("*_temp", "checkpoint.tmp*", "best/*_temp", "best/checkpoint.tmp*")
+            for path in folder.glob(pattern)]
+
+
+def kill_at_random(process: subprocess.Popen, logdir: pathlib.Path, rng: random.Random) -> bool:
+    """Kill a run: while it starts, at any moment of training, or as soon as a checkpoint is being written; False if it
+    ended before."""
+    kind, reached = rng.choice(["start", "step", "step", "write", "write", "write"]), logdir / "begun"
+    reached.unlink(missing_ok=True)
+    if kind == "start":
+        with_delay(process, rng.uniform(0.0, 4.0))
+    else:
+        while not reached.exists() and process.poll() is None:
+            time.sleep(0.01)
+        with_delay(process, rng.uniform(0.0, 1.0))
+    if kind == "write":
+        while process.poll() is None and not writes_under_way(logdir):
+            pass
+        with_delay(process, rng.choice([0.0, 0.0, 0.002, 0.01]))
+    process.kill()
+    return process.wait() != 0
+
+
+def with_delay(process: subprocess.Popen, seconds: float) -> None:
+    end = time.monotonic() + seconds
+    while time.monotonic() < end and process.poll() is None:
+        time.sleep(0.001)
+
+
+def contents(logdir: pathlib.Path) -> dict[str, bytes]:
+    """All arrays of the newest and of the best checkpoint, and the loss curve, as bytes."""
+    import run_folder
+    import tensorflow as tf
+
+    found = {}
+    for folder in ("checkpoints", "checkpoints/best"):
+        reader = tf.train.load_checkpoint(run_folder.checkpoints_in(logdir / folder)[0])
+        found |= {f"{folder} {name}": reader.get_tensor(name).tobytes()
+                  for name in reader.get_variable_to_shape_map()
+                  if name.split("/")[0] in ("generator", "optimizer", "rest", "step", "best")}
+    for kind, tag in (("train", "loss"), ("validation", "score")):
+        steps, values = run_folder.read_scalars(logdir / kind, tag)
+        found[f"{kind} curve"] = struct.pack(f"{len(steps)}q{len(values)}d", *steps, *values)
+    return found
+
+
+def stress(kills: int, seed: int, folder: pathlib.Path, say=print) -> types.SimpleNamespace:
+    """Kill runs below `folder` so many times; raises RuntimeError if one does not go on by itself."""
+    rng, result = random.Random(seed), types.SimpleNamespace(kills=0, in_writes=0, lost=0, runs=0, differing=[])
+
+    def begun(logdir: pathlib.Path, reached: int) -> None:
+        if (logdir / "begun").exists():
+            result.lost = max(result.lost, reached - int((logdir / "begun").read_text() or reached))
+    whole = start(folder / "whole")
+    if whole.communicate() and whole.returncode:
+        raise RuntimeError("the unbroken run failed")
+    expected = contents(folder / "whole")
+    while result.kills < kills:
+        logdir, ended = folder / f"broken-{result.runs}", False
+        logdir.mkdir()
+        while not ended:
+            reached = struct.unpack("q", (logdir / "reached").read_bytes() or bytes(8))[0] if (
+                logdir / "reached").exists() else 0
+            process = start(logdir)
+            if result.kills < kills and kill_at_random(process, logdir, rng):
+                if process.returncode == -9:
+                    result.kills += 1
+                    result.in_writes += bool(writes_under_way(logdir))
+            error = process.communicate()[1]
+            if process.returncode not in (0, -9):
+                raise RuntimeError(f"a restart failed, {process.returncode}: {error}")
+            ended = process.returncode == 0
+            begun(logdir, reached)
+            for line in error.splitlines():
+                if line.startswith("warning"):
+                    say(line)
+        found = contents(logdir)
+        result.differing += sorted(name for name in expected.keys() | found.keys()
+                                   if expected.get(name) != found.get(name))
+        result.runs += 1
+        say(f"run {result.runs} ended after {result.kills} kills")
+    return result
+
+
+# Memory ---------------------------------------------------------------------------------------------------------------
+
+def resident_mib() -> float:
+    """Memory of this process (Linux)."""
+    pages = int(pathlib.Path("/proc/self/statm").read_text().split()[1])
+    return pages * os.sysconf("SC_PAGE_SIZE") / 2 ** 20
+
+
+def watch_memory(steps: int) -> None:
+    """Print the resident memory at a tenth, at each quarter and at the end of `steps` steps in the longest stage."""
+    import data_load
+    import hyperparams
+    import manifest
+    import prepro
+    import tasks
+    import trainer
+
+    hp = hyperparams.HyperParams(width=16, encoder_banks=2, postnet_banks=2, highway_layers=1, batch_size=4,
+                                 postnet_frames=32, postnet_steps=5, mel_steps=steps, finetune_steps=0, log_steps=10,
+                                 save_steps=200, n_samples=1, griffin_lim_iters=4)
+    with tempfile.TemporaryDirectory() as folder:
+        corpora, target = manifest.gather([prepro.DEMO / "rms"], prepro.DEMO / "slt", "demo_00(.)")
+        prepro.prepare(corpora, target, pathlib.Path(folder) / "features", hp)
+        task = tasks.Paired(hp, data_load.Corpus(pathlib.Path(folder) / "features", hp))
+        run, train_step = trainer.Run(pathlib.Path(folder) / "run", hp, task.parts), task.train_step
+
+        def watched(stage, batch, step):
+            scalars = train_step(stage, batch, step)
+            if int(step) in {steps // 10, steps // 4, steps // 2, 3 * steps // 4, steps}:
+                print(f"step {int(step)}: {resident_mib():.0f} MiB")
+            return scalars
+        task.train_step = watched
+        trainer.fit(run, task, steps)
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--kills", type=int, default=0, metavar="N", help="how often to kill")
+    parser.add_argument("--seed", type=int, default=0, help="of the moments")
+    parser.add_argument("--memory", type=int, default=0, metavar="STEPS", help="watch memory over so many steps")
+    parser.add_argument("--child", type=pathlib.Path, help=argparse.SUPPRESS)
+    args = parser.parse_args()
+    if args.child:
+        return child(args.child)
+    if args.memory:
+        watch_memory(args.memory)
+    if args.kills:
+        began = time.perf_counter()
+        with tempfile.TemporaryDirectory() as folder:
+            result = stress(args.kills, args.seed, pathlib.Path(folder))
+        print(f"{result.kills} kills, {result.in_writes} of them inside a checkpoint write, in {result.runs} runs\n"
+              f"steps lost at most: {result.lost}, a checkpoint every {SAVE_STEPS}\n"
+              f"unlike the unbroken run: {', '.join(result.differing) or 'nothing'}\n"
+              f"{time.perf_counter() - began:.0f} s")
+        return 1 if result.differing or result.lost > SAVE_STEPS else 0
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,349 @@
+"""What training does when something fails: signals, kills, damaged files, a full disk, losses that are not numbers."""
+import contextlib
+import dataclasses
+import math
+import os
+import pathlib
+import resource
+import signal
+import subprocess
+import sys
+import time
+import types
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+from tensorboard.backend.event_processing.plugin_event_accumulator import EventAccumulator  # the server's own
+
+import commands
+import data_load
+import eval as evaluation
+import eval_gan
+import prepro
+import run_folder
+import train
+import train_gan
+import train_multi_gpus
+import trainer
+import utils
+from stress_training import SAVE_STEPS, stress
+from test_training import HP, Counting, events, go, kept, weight_in
+
+
+# Signals --------------------------------------------------------------------------------------------------------------
+
+@pytest.mark.parametrize("number, code", [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+@pytest.mark.parametrize("script", [train, train_gan, train_multi_gpus])
+def test_a_signal_ends_training_after_its_step_with_a_checkpoint(script, number, code, tmp_path, monkeypatch, capsys):
+    task = Counting(HP, on_step={7: lambda: signal.raise_signal(number)})
+    monkeypatch.setattr(data_load, "Corpus", lambda data, hp: None)
+    monkeypatch.setattr(train, "Paired", lambda hp, corpus: task)
+    monkeypatch.setattr(train_gan, "Adversarial", lambda hp, corpus: task)
+    monkeypatch.setattr(train_multi_gpus, "make_strategy", lambda n: tf.distribute.get_strategy())
+    before = [signal.getsignal(each) for each in (signal.SIGINT, signal.SIGTERM)]
+    assert script.main(["--data", str(tmp_path), "--logdir", str(tmp_path / "run"), "--set=save_steps=4"]) == code
+    message = capsys.readouterr().err
+    assert f"{script.__name__}.py: stopped by {number.name} after step 7" in message and "goes on" in message
+    assert kept(tmp_path / "run") == [3, 4, 7] and weight_in(tmp_path / "run" / "checkpoints" / "step-7") == 7
+    assert [signal.getsignal(each) for each in (signal.SIGINT, signal.SIGTERM)] == before
+
+
+def test_a_signal_in_a_checkpoint_write_waits_for_its_end(tmp_path, monkeypatch):
+    save = tf.train.CheckpointManager.save
+
+    def interrupted(manager, **arguments):
+        signal.raise_signal(signal.SIGTERM)
+        return save(manager, **arguments)
+    monkeypatch.setattr(tf.train.CheckpointManager, "save", interrupted)
+    with pytest.raises(commands.Stopped, match="SIGTERM after step 2"):
+        go(tmp_path, 12)
+    assert kept(tmp_path) == [2] and weight_in(tmp_path / "checkpoints" / "step-2") == 2
+
+
+def test_a_second_interrupt_ends_at_once():
+    script = ("import commands, signal\nwith commands.noting_signals() as noted:\n signal.raise_signal(signal.SIGINT)\n"
+              " print(noted, flush=True)\n signal.raise_signal(signal.SIGINT)\n print('never')")
+    done = subprocess.run([sys.executable, "-c", script], cwd=pathlib.Path(commands.__file__).parent,
+                          capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (-signal.SIGINT, "[2]\n") and "Traceback" not in done.stderr
+
+
+def interrupt(*_, **__):
+    raise KeyboardInterrupt
+
+
+@pytest.mark.parametrize("script, module, name", [
+    (prepro, prepro, "prepare"), (evaluation, evaluation, "load_converter"), (eval_gan, evaluation, "load_converter"),
+    (train, data_load, "Corpus")])
+def test_control_c_leaves_no_traceback(script, module, name, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(module, name, interrupt)
+    logdir = [] if script is prepro else ["--logdir", str(tmp_path)]
+    assert script.main([*logdir, "--data", str(tmp_path)]) == 130
+    assert capsys.readouterr().err.endswith(f"{pathlib.Path(script.__file__).name}: stopped by Ctrl-C\n")
+
+
+def fail(error: Exception):
+    raise error
+
+
+@pytest.mark.parametrize("error, saved", [(tf.errors.ResourceExhaustedError(None, None, "no memory"), [4, 6]),
+                                          (KeyError("a bug"), [6, 7])])
+def test_a_step_that_failed_half_way_is_not_saved(tmp_path, error, saved):
+    with pytest.raises(type(error)):
+        go(tmp_path, 12, on_step={8: lambda: fail(error)})
+    assert kept(tmp_path) == saved
+
+
+# Kills ----------------------------------------------------------------------------------------------------------------
+
+def test_a_killed_run_goes_on_by_itself_and_ends_like_an_unbroken_one(tmp_path):
+    result = stress(kills=3, seed=2, folder=tmp_path)
+    assert result.kills == 3 and result.differing == [] and result.lost <= SAVE_STEPS
+
+
+def test_tensorboard_shows_no_step_twice(tmp_path):
+    hp = HP.replace(save_steps=4)
+    with pytest.raises(trainer.TrainingError):
+        go(tmp_path, 12, hp, nan_from=7)  # 5 and 6 are logged, and lost
+    time.sleep(1.1)  # files are named after the second
+    go(tmp_path, 12, hp)
+    shown = EventAccumulator(str(tmp_path / "train"), size_guidance={"tensors": 0})
+    shown.Reload()
+    assert [event.step for event in shown.Tensors("loss")] == list(range(1, 13))
+    assert trainer.read_scalars(tmp_path / "train", "loss")[0] == list(range(1, 13))
+
+
+@pytest.mark.parametrize("size", [5, 200])
+def test_the_first_checkpoint_broken_off_is_written_again(tmp_path, size):
+    go(tmp_path, 2)
+    (tmp_path / "checkpoints" / "checkpoint").unlink()  # written last
+    index = tmp_path / "checkpoints" / "step-2.index"
+    index.write_bytes(index.read_bytes()[:size])
+    assert [step for _, _, step in go(tmp_path, 4).seen] == [0, 1, 2, 3]
+
+
+# Damaged checkpoints --------------------------------------------------------------------------------------------------
+
+def damage(path: pathlib.Path, how: str) -> None:
+    data = path.read_bytes()
+    if how == "missing":
+        path.unlink()
+    elif how == "flipped":  # all of its bits, at a third of the file
+        path.write_bytes(data[:len(data) // 3] + bytes([data[len(data) // 3] ^ 255]) + data[len(data) // 3 + 1:])
+    else:
+        path.write_bytes(data[:{"empty": 0, "cut": len(data) - 5}[how]])
+
+
+@pytest.mark.parametrize("how", ["missing", "flipped", "empty", "cut"])
+@pytest.mark.parametrize("part", ["data-00000-of-00001", "index"])
+def test_the_checkpoint_before_a_damaged_one_is_used_with_a_warning(tmp_path, part, how, capsys):
+    go(tmp_path, 4)
+    damage(tmp_path / "checkpoints" / f"step-4.{part}", how)
+    assert [step for _, _, step in go(tmp_path, 4).seen] == [3]
+    message = capsys.readouterr().err
+    assert message.count("warning") == 1
+    assert f"{tmp_path}/checkpoints/step-4 is damaged" in message and f"it, {tmp_path}/checkpoints/step-3" in message
+    assert go(tmp_path, 4).seen == []  # the damaged one was written again
+    assert weight_in(tmp_path / "checkpoints" / "step-4") == 4 and capsys.readouterr().err == ""
+
+
+@pytest.mark.parametrize("listed", ["as it was", "empty", "missing"])
+def test_without_a_checkpoint_that_can_be_read_training_does_not_begin_anew(tmp_path, listed):
+    go(tmp_path, 4)
+    for step in (3, 4):
+        damage(tmp_path / "checkpoints" / f"step-{step}.index", "cut")
+    if listed != "as it was":
+        damage(tmp_path / "checkpoints" / "checkpoint", listed)
+    with pytest.raises(trainer.TrainingError, match="no checkpoint in .* can be read: .*step-4.*step-3.*--no-resume"):
+        go(tmp_path, 6)
+
+
+@pytest.mark.parametrize("how", ["missing", "empty"])
+def test_without_the_list_of_checkpoints_the_newest_is_found(tmp_path, how):
+    go(tmp_path, 12)  # 10 is less than 8 in the order of names
+    (tmp_path / "checkpoints" / "step-12.index").unlink()
+    damage(tmp_path / "checkpoints" / "checkpoint", how)
+    assert [step for _, _, step in go(tmp_path, 12).seen] == [10, 11]
+
+
+@pytest.mark.parametrize("part", ["data-00000-of-00001", "index"])
+def test_evaluation_of_a_damaged_checkpoint_names_others(tmp_path, part):
+    go(tmp_path, 6, scores={4: 1.0})
+    damage(tmp_path / "checkpoints" / "best" / f"best-4.{part}", "missing")
+    with pytest.raises(trainer.TrainingError, match="best-4 is damaged .*--checkpoint: .*step-6, .*step-4"):
+        weight_in(trainer.best_checkpoint(tmp_path))
+
+
+@pytest.mark.parametrize("shapes, message", [
+    ([(3,)], r"a/kernel: \(2,\) in the file, \(3,\) in the network"), ([(2, 1)], r"\(2,\) in the file, \(2, 1\) in"),
+    ([(2,), (1,)], "1 arrays of generator in the file, 2 in the network"), ([], "1 arrays .* 0 in the network")])
+def test_a_checkpoint_of_another_network_is_refused_with_names_and_values(tmp_path, shapes, message):
+    trainer.Run(tmp_path / "a", HP, {"generator": [keras.Variable(np.ones(2))]}).save()
+    weights = [types.SimpleNamespace(value=tf.Variable(np.zeros(shape)), shape=shape, path="a/kernel")
+               for shape in shapes]
+    generator = types.SimpleNamespace(weights=weights, hp=HP.replace(width=32))
+    with pytest.raises(trainer.TrainingError, match=f"step-0 does not fit this network: .*{message}.*; width "
+                                                    rf"\({HP.width} there, 32 asked for\)"):
+        trainer.load_generator(generator, trainer.best_checkpoint(tmp_path / "a"))
+    values = dataclasses.asdict(HP) | {"hidden": 3}
+    utils.write_json(tmp_path / "a" / "hparams.json", values)
+    with pytest.raises(trainer.TrainingError, match="another version of this project: unknown .'hidden'"):
+        trainer.load_generator(generator, trainer.best_checkpoint(tmp_path / "a"))
+
+
+# The run folder -------------------------------------------------------------------------------------------------------
+
+def test_a_run_folder_in_use_is_refused_with_its_owner(tmp_path):
+    with run_folder.locked(tmp_path):
+        with pytest.raises(trainer.TrainingError, match=f"in use by process {os.getpid()} on .*another --logdir"):
+            with run_folder.locked(tmp_path):
+                pass
+    with run_folder.locked(tmp_path):
+        pass
+
+
+def test_two_commands_do_not_train_into_one_folder(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(data_load, "Corpus", lambda data, hp: None)
+    monkeypatch.setattr(train, "Paired", lambda hp, corpus: Counting(hp))
+    flags = ["--data", str(tmp_path), "--logdir", str(tmp_path / "run"), "--steps"]
+    assert train.main([*flags, "2"]) == 0
+    with run_folder.locked(tmp_path / "run"):
+        for more in ([], ["--no-resume"]):
+            assert train.main([*flags, "3", *more]) == 1
+            assert "in use by process" in capsys.readouterr().err and kept(tmp_path / "run") == [2]
+    assert train.main([*flags, "3"]) == 0 and kept(tmp_path / "run") == [2, 3]
+
+
+def test_the_lock_of_a_killed_process_does_not_block(tmp_path):
+    script = (f"import run_folder, time\nwith run_folder.locked({str(tmp_path)!r}):\n print('locked', flush=True)\n"
+              " time.sleep(99)")
+    with subprocess.Popen([sys.executable, "-c", script], cwd=pathlib.Path(commands.__file__).parent,
+                          stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as process:
+        assert process.stdout.readline() == "locked\n"
+        with pytest.raises(trainer.TrainingError, match=f"in use by process {process.pid} "):
+            with run_folder.locked(tmp_path):
+                pass
+        process.kill()
+        process.wait()
+    with run_folder.locked(tmp_path):
+        pass
+
+
+@pytest.fixture
+def nobody():
+    """Not the superuser, whom no permission stops."""
+    user = os.geteuid()
+    if user == 0:
+        os.seteuid(65534)
+    yield
+    os.seteuid(user)
+
+
+def test_a_run_folder_that_cannot_be_written_is_named(tmp_path, nobody):
+    folder = pathlib.Path("/") / "logdir"
+    with pytest.raises(trainer.TrainingError, match=r"/logdir cannot be written \(.*choose another --logdir"):
+        with run_folder.locked(folder):
+            pass
+
+
+@contextlib.contextmanager
+def files_of_at_most(size: int):
+    """The system refuses to write more, as if the disk were full."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+@pytest.mark.parametrize("script", [train])
+def test_a_full_disk_ends_training_and_spares_what_was_saved(script, tmp_path, monkeypatch, capsys):
+    def ballast(hp, corpus):
+        task = Counting(hp)
+        task.parts["rest"] = [keras.Variable(np.ones(100_000))]
+        return task
+    monkeypatch.setattr(data_load, "Corpus", lambda data, hp: None)
+    monkeypatch.setattr(train, "Paired", ballast)
+    flags = ["--data", str(tmp_path), "--logdir", str(tmp_path / "run"), "--set=save_steps=2", "--steps"]
+    assert train.main([*flags, "4"]) == 0
+    with files_of_at_most(200_000):
+        assert train.main([*flags, "6"]) == 1
+    message = capsys.readouterr().err
+    assert f"train.py: {tmp_path}/run/checkpoints/step-6 cannot be written: " in message and "Free space" in message
+    assert kept(tmp_path / "run") == [2, 4]
+    assert train.main([*flags, "6"]) == 0 and kept(tmp_path / "run") == [2, 4, 6]
+    assert not list((tmp_path / "run").rglob("*_temp"))
+    assert weight_in(trainer.best_checkpoint(tmp_path / "run")) == 6
+
+
+def test_a_file_that_cannot_be_written_is_named(tmp_path):
+    utils.write_json(tmp_path / "a.json", "before")
+    with files_of_at_most(1000), pytest.raises(OSError, match="a.json"):
+        utils.write_json(tmp_path / "a.json", list(range(1000)))
+    assert (tmp_path / "a.json").read_text() == '"before"\n' and len(list(tmp_path.iterdir())) == 1
+
+
+# Steps without a finite gradient --------------------------------------------------------------------------------------
+
+class Skipping(Counting):
+    """Steps that change nothing, where `broken` says so."""
+
+    def __init__(self, hp, broken):
+        super().__init__(hp)
+        self.broken, self.asked = broken, []
+        self.corpus = types.SimpleNamespace(batch_names=self.batch_names)
+
+    def batch_names(self, kind, number):
+        self.asked.append((kind, number))
+        return ["anna/one", "anna/two"]
+
+    def train_step(self, stage, batch, step):
+        before = float(self.weight)
+        scalars = super().train_step(stage, batch, step)
+        if int(step) not in self.broken:
+            return scalars | {"skipped": 0.0}
+        self.weight.assign(before)
+        return {"loss": math.nan, "other": 1.0, "skipped": 1.0}
+
+
+def fit(logdir: pathlib.Path, task: Skipping, hp=HP) -> None:
+    trainer.fit(trainer.Run(logdir, hp, task.parts), task, 12)
+
+
+def test_skipped_steps_are_counted_and_their_utterances_named(tmp_path, capsys):
+    task = Skipping(HP, {2, 5, 6})
+    fit(tmp_path, task)
+    assert weight_in(tmp_path / "checkpoints" / "step-12") == 9
+    # Batches are counted within their stage
+    assert task.asked == [(data_load.POSTNET, 1), (data_load.PAIRED, 1), (data_load.PAIRED, 2)]
+    printed = capsys.readouterr()
+    printed = printed.out + printed.err
+    for step in (2, 5, 6):
+        assert f"step {step} (" in printed
+    assert printed.count("its batch: anna/one, anna/two") == 3
+    curves = events(tmp_path / "train")
+    assert curves["loss/skipped"] == [(2, 1.0), (3, 1.0), (4, 1.0), (5, 2.0), *((step, 3.0) for step in range(6, 13))]
+    assert [step for step, _ in curves["loss"]] == [1, 3, 4, *range(7, 13)]
+    assert [step for step, _ in curves["other"]] == [2, 5, 6] and "skipped" not in curves
+
+
+def test_without_skipped_steps_nothing_is_logged_of_them(tmp_path):
+    fit(tmp_path, Skipping(HP, ()))
+    assert set(events(tmp_path / "train")) == {"loss"}
+
+
+@pytest.mark.parametrize("broken, ends", [(range(4, 14), True), (range(4, 13), False),
+                                          ((*range(2, 11), *range(12, 20)), False)])
+def test_ten_skipped_steps_in_a_row_end_training(tmp_path, broken, ends):
+    hp = HP.replace(mel_steps=20)
+    task = Skipping(hp, broken)
+    run = trainer.Run(tmp_path, hp, task.parts)
+    with pytest.raises(trainer.TrainingError, match="10 steps in a row .* step 13 .*anna/one, anna/two.* learning_rate"
+                       ) if ends else contextlib.nullcontext():
+        trainer.fit(run, task, 23)
+    assert int(run.step) == (13 if ends else 23)
+    assert kept(tmp_path)[-1] == (12 if ends else 23)
+    assert weight_in(tf.train.latest_checkpoint(tmp_path / "checkpoints")) == (3 if ends else 23 - len(broken))
