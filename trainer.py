@@ -67,11 +67,15 @@ def resolve(args: argparse.Namespace, default: HyperParams) -> HyperParams:
 
 
 def find_data(args: argparse.Namespace, hp: HyperParams) -> pathlib.Path:
-    """The features to use: those asked for, else those the run was trained on, else the demo's."""
+    """The features to use: those asked for, else those the run was trained on, else the demo's; raises TrainingError
+    if the note of that is damaged."""
     path = args.logdir / "data.json"
     if not path.exists() or getattr(args, "no_resume", False):
         return args.data or prepro.prepare_demo(hp)
-    return args.data or pathlib.Path(json.loads(path.read_text(encoding="utf-8"))["data"])
+    try:
+        return args.data or pathlib.Path(json.loads(path.read_text(encoding="utf-8"))["data"])
+    except (ValueError, KeyError, TypeError):
+        raise TrainingError(f"{path} is damaged: say with --data what the run was trained on") from None
 
 
 def remember_data(logdir: pathlib.Path, data: pathlib.Path) -> None:

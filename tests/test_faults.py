@@ -162,10 +162,11 @@ def test_without_a_checkpoint_that_can_be_read_training_does_not_begin_anew(tmp_
 
 @pytest.mark.parametrize("how", ["missing", "empty"])
 def test_without_the_list_of_checkpoints_the_newest_is_found(tmp_path, how):
-    go(tmp_path, 12)  # 10 is less than 8 in the order of names
+    hp = HP.replace(keep_checkpoints=4)
+    go(tmp_path, 12, hp)  # 10 is less than 8 in the order of names
     (tmp_path / "checkpoints" / "step-12.index").unlink()
     damage(tmp_path / "checkpoints" / "checkpoint", how)
-    assert [step for _, _, step in go(tmp_path, 12).seen] == [10, 11]
+    assert [step for _, _, step in go(tmp_path, 12, hp).seen] == [10, 11]
 
 
 @pytest.mark.parametrize("part", ["data-00000-of-00001", "index"])
@@ -194,6 +195,14 @@ def test_a_checkpoint_of_another_network_is_refused_with_names_and_values(tmp_pa
 
 
 # The run folder -------------------------------------------------------------------------------------------------------
+
+@pytest.mark.parametrize("text", ["", "[1]", "{}", '{"data": "/a'])
+def test_a_damaged_note_of_the_data_is_named_with_the_cure(tmp_path, text):
+    (tmp_path / "data.json").write_text(text)
+    with pytest.raises(trainer.TrainingError, match="data.json is damaged: say with --data"):
+        trainer.find_data(types.SimpleNamespace(logdir=tmp_path, data=None), HP)
+    assert trainer.find_data(types.SimpleNamespace(logdir=tmp_path, data=tmp_path), HP) == tmp_path
+
 
 def test_a_run_folder_in_use_is_refused_with_its_owner(tmp_path):
     with run_folder.locked(tmp_path):
