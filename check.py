@@ -7,7 +7,7 @@ import ctypes
 import platform
 import sys
 
-import utils  # noqa: F401  before TensorFlow: quiets its start
+import quiet  # noqa: F401  before TensorFlow
 import keras
 import tensorflow as tf
 

@@ -1,10 +1,10 @@
 """Free-running conversion of spectrograms, the same for validation in training and for evaluation."""
 from typing import NamedTuple
 
+import data_load
 import numpy as np
 import tensorflow as tf
 
-import data_load
 from networks import Generator
 
 MAX_RATIO = 2.0  # frames at most, in frames of the source: where a conversion that does not end is cut

@@ -7,6 +7,7 @@ import csv
 import functools
 import pathlib
 
+import quiet  # noqa: F401  before TensorFlow
 import numpy as np
 import tensorflow as tf
 

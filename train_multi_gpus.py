@@ -17,7 +17,6 @@ import sys
 import commands
 import train
 import trainer
-import utils  # noqa: F401  before TensorFlow: quiets its start
 import tensorflow as tf
 
 

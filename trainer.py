@@ -17,7 +17,7 @@ import data_load
 import hyperparams
 import prepro
 import report
-import utils  # before TensorFlow: quiets its start
+import utils
 import keras
 import tensorflow as tf
 from tqdm import tqdm

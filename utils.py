@@ -13,8 +13,6 @@ import os
 import pathlib
 import stat
 
-os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # here because every script imports this before TensorFlow
-
 import librosa
 import numpy as np
 import scipy.fft

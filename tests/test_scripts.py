@@ -324,7 +324,7 @@ def test_errors_are_for_the_person_who_reads_them(trained, tmp_path, monkeypatch
 def test_help_from_another_folder(script, helping):
     running, elsewhere = helping
     printed, errors = running[script].communicate(timeout=120)
-    assert running[script].returncode == 0, errors
+    assert (running[script].returncode, errors) == (0, "")
     assert f"python {script}" in printed  # the commands that run it
     for flag in FLAGS[script]:
         assert flag in printed
