@@ -20,10 +20,13 @@ from collections.abc import Iterator
 import utils  # before TensorFlow: quiets its start
 import keras
 import tensorflow as tf
+from tensorboard.plugins.hparams import api as tensorboard_hparams
 
 from hyperparams import HyperParams
 
 SUFFIX = "/.ATTRIBUTES/VARIABLE_VALUE"  # of the names of arrays in a checkpoint
+# Where TensorBoard shows what a task gives without a group
+GROUPS = {"loss": "loss/minimised", "gradient_norm": "loss/gradient_norm", "score": "free_running/score"}
 
 
 class TrainingError(RuntimeError):
@@ -172,6 +175,9 @@ class Run:
                                                  checkpoint_name="step")
         selected = tf.train.Checkpoint(step=self.step, **trackable({"generator": parts["generator"]}))
         self.selected = tf.train.CheckpointManager(selected, str(self.folder / "best"), 1, checkpoint_name="best")
+        with writing(self.logdir), tf.summary.create_file_writer(str(self.logdir)).as_default():
+            # Above train/ and validation/, so that it is said of both
+            tensorboard_hparams.hparams(dataclasses.asdict(hp), trial_id=str(self.logdir.resolve()))
         self.first_step, self.saved_step = 0, -1
         self.skipped = 0  # steps since the process began
 
@@ -228,7 +234,7 @@ class Run:
         step = int(self.step) if step is None else step
         with writing(self.logdir / kind), self.writers[kind].as_default(step=step):
             for name, value in scalars.items():
-                tf.summary.scalar(name, value)
+                tf.summary.scalar(GROUPS.get(name, name), value)
 
     def log_sample(self, name: str, wav, picture: pathlib.Path) -> None:
         """Put (samples,) and a PNG into TensorBoard."""

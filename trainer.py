@@ -25,7 +25,6 @@ from tqdm import tqdm
 from hyperparams import HyperParams
 from run_folder import Run, TrainingError, best_checkpoint, differing, load_generator, locked, read_scalars
 
-
 SKIPPED_AT_MOST = 10  # steps in a row; one is bad luck or a bad recording, ten are a model that is lost
 
 
@@ -98,6 +97,8 @@ def forget(logdir: pathlib.Path) -> None:
         with contextlib.suppress(FileNotFoundError):
             (logdir / name).rename(removed)
         shutil.rmtree(removed, ignore_errors=True)
+    for path in logdir.glob("events*"):
+        path.unlink()
 
 
 def scaled(optimizer: keras.optimizers.Optimizer, hp: HyperParams) -> keras.optimizers.LossScaleOptimizer:
