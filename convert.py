@@ -4,6 +4,7 @@ from typing import NamedTuple
 import data_load
 import numpy as np
 import tensorflow as tf
+from tqdm import tqdm
 
 from networks import Generator
 
@@ -32,7 +33,7 @@ class Converter:
         """Convert spectrograms (S_i, F); results in their order, each independent of what it is batched with."""
         results: list[Converted | None] = [None] * len(sources)
         order = sorted(range(len(sources)), key=lambda i: len(sources[i]))  # neighbours in length: little padding
-        for first in range(0, len(order), batch_size):
+        for first in tqdm(range(0, len(order), batch_size), "converting", disable=None, leave=False, delay=2.0):
             chosen = order[first:first + batch_size]
             source, mask = data_load.pad([sources[i] for i in chosen], self.hp.encoder_stack)
             steps = int(MAX_RATIO * source.shape[1] / self.hp.r) + 2

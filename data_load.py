@@ -155,7 +155,8 @@ class Corpus:
     def whole(self, pair: Pair) -> tuple[Pair, int, int, int, int]:
         return pair, 0, pair.target_end - pair.target_start, 0, pair.source_end - pair.source_start
 
-    def jitter(self, pair: Pair, start: int, end: int, rng: np.random.Generator):
+    def jitter(self, pair: Pair, start: int, end: int,
+               rng: np.random.Generator) -> tuple[Pair, int, int, int, int]:
         """Move a slice by up to `r` frames and add a random margin to its source, so that no edge tells a place."""
         path = self.path(pair)
         shift = int(rng.integers(max(-self.hp.r, -start), min(self.hp.r, len(path) - end) + 1))

@@ -16,6 +16,7 @@ import json
 import os
 import pathlib
 import sys
+from collections.abc import Callable
 from typing import NamedTuple
 
 import alignment
@@ -251,7 +252,7 @@ def complete(args: argparse.Namespace, parser: argparse.ArgumentParser, run: str
     return args
 
 
-def evaluate(args: argparse.Namespace, name_files=heldout.name_files) -> int:
+def evaluate(args: argparse.Namespace, name_files: Callable = heldout.name_files) -> int:
     """What both evaluation scripts do; returns the exit code. Raises ValueError, OSError and TrainingError."""
     title = f"Voice conversion, {args.logdir.name}"
     converter = load_converter(args.logdir, args.checkpoint, args.set)

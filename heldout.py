@@ -8,6 +8,7 @@ import math
 import os
 import pathlib
 import random
+from collections.abc import Callable
 
 import data_load
 import metrics
@@ -32,7 +33,7 @@ def name_files(number: int, pair: Pair) -> tuple[dict[str, str], str]:
 
 
 def evaluate(corpus: data_load.Corpus, out: pathlib.Path, converter: Converter, title: str,
-             source: str | None = None, oracles: bool = False, name_files=name_files) -> dict:
+             source: str | None = None, oracles: bool = False, name_files: Callable = name_files) -> dict:
     """Convert the test sentences of one source speaker or of all, measure and write them; returns the summary.
 
     `name_files` says where the files go. With `oracles` what `draw_oracles` gives is measured, too. Raises PreproError
@@ -45,11 +46,11 @@ def evaluate(corpus: data_load.Corpus, out: pathlib.Path, converter: Converter, 
     n_more = min(len(everything), max(0, RETRIEVAL_LIMIT - len(targets)))
     candidates = targets | dict(random.Random(hp.seed).sample(everything, n_more))
     with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool:
-        def work(function, items, doing):
+        def work(function: Callable, items: list, doing: str) -> list:
             return list(tqdm(pool.map(function, items), doing, len(items), disable=None))
         wavs = {"": work(lambda output: utils.griffin_lim(output.linear, output.pitch, hp), outputs, "Griffin-Lim"),
                 " of the source": [load_stretch(pair.source_file, pair.source_start, pair.source_end, hp)
-                                   for pair in pairs]}
+                                   for pair in tqdm(pairs, "recordings of the source", disable=None)]}
         as_it_is = hp.replace(power=1.0)  # a natural spectrogram needs no sharpening
         copies = dict(zip(targets, work(lambda pair: utils.griffin_lim(
             corpus.spoken_target(pair, "linear"), corpus.pitch(pair), as_it_is), list(targets.values()),
@@ -58,7 +59,7 @@ def evaluate(corpus: data_load.Corpus, out: pathlib.Path, converter: Converter, 
         for kind, linear in (draw_oracles(corpus, pairs, converter.generator) if oracles else {}).items():
             wavs[kind] = work(lambda drawn: utils.griffin_lim(*drawn, hp), linear, f"Griffin-Lim{kind}")
         natural = {key: load_stretch(pair.target_file, pair.target_start, pair.target_end, hp)
-                   for key, pair in candidates.items()}
+                   for key, pair in tqdm(candidates.items(), "recordings of the target", disable=None)}
         measured, whole = measure(wavs, natural, [spoken(pair) for pair in pairs], hp, work)
     rows, references, others = [], [], tuple(kind for kind in wavs if kind)
     for i, (pair, output) in enumerate(zip(tqdm(pairs, "drawing", disable=None), outputs)):
@@ -90,7 +91,7 @@ def draw_oracles(corpus: data_load.Corpus, pairs: list[Pair], generator: Generat
     is fed the target's frames; from the natural mel and pitch the post-net alone draws.
     """
     drawn: dict[str, list] = {" along the DTW path": [], " with teacher forcing": [], " from natural mel": []}
-    for pair in pairs:
+    for pair in tqdm(pairs, "oracles", disable=None):
         batch = corpus.assemble([corpus.whole(pair)])
         source, mask, true, frames = (batch[name] for name in ("source", "source_mask", "positions", "mel"))
         memory, length, steps = generator.encoder(source, mask), len(corpus.path(pair)), true.shape[1] - 1
@@ -109,7 +110,7 @@ def spoken(pair: Pair) -> tuple[str, int, int]:
     return pair.utterance, pair.target_start, pair.target_end
 
 
-def measure(wavs: dict, natural: dict, keys: list, hp: HyperParams, work) -> tuple[list[dict], dict]:
+def measure(wavs: dict, natural: dict, keys: list, hp: HyperParams, work: Callable) -> tuple[list[dict], dict]:
     """Measure recordings against the target's: a dictionary of measures for each of `keys`, and one of all together.
 
     `wavs` gives a kind, the ending of a measure's name, to a recording (samples,) for each of `keys`; `natural` gives

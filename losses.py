@@ -3,12 +3,16 @@
 Where several devices share a step of paired training, by that of all of them: what each finds is its part of the loss,
 and their sum the loss of the whole batch.
 """
+from typing import Any
+
 from keras import ops
 
 from modules import total
 
+Tensor = Any  # of whatever backend Keras has
 
-def masked_mean(x, mask):
+
+def masked_mean(x: Tensor, mask: Tensor) -> Tensor:
     """Mean of x (N, T, ...) over the valid frames of mask (N, T) and all channels."""
     mask = ops.reshape(mask, tuple(ops.shape(mask)) + (1,) * (len(x.shape) - 2))
     channels = 1.0
@@ -17,12 +21,12 @@ def masked_mean(x, mask):
     return ops.sum(x * mask) / (ops.maximum(total(ops.sum(mask)), 1.0) * channels)
 
 
-def l1(predicted, true, mask):
+def l1(predicted: Tensor, true: Tensor, mask: Tensor) -> Tensor:
     """Masked mean absolute difference of spectrograms (N, T, C) (Tacotron, section 4.2)."""
     return masked_mean(ops.abs(predicted - true), mask)
 
 
-def pitch(predicted, true, mask):
+def pitch(predicted: Tensor, true: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
     """Losses of predicted octaves and logit of voicing (N, T, 2): masked mean squared difference of the octaves where
     the true (N, T, 2) is voiced, and masked cross-entropy of voicing.
 
@@ -34,13 +38,13 @@ def pitch(predicted, true, mask):
     return octaves, masked_mean(ops.softplus(logit) - voiced * logit, mask)
 
 
-def least_squares(scores, goal: float, weights):
+def least_squares(scores: Tensor, goal: float, weights: Tensor) -> Tensor:
     """Mean squared distance of a discriminator's scores (N,) with `weights` (N,) from a goal (Mao et al. 2017, LSGAN,
     eq. 2)."""
     return ops.sum(weights * ops.square(scores - goal)) / ops.sum(weights)
 
 
-def huber(predicted, true, mask):
+def huber(predicted: Tensor, true: Tensor, mask: Tensor) -> Tensor:
     """Masked Huber loss of positions (N, T): squared within 1 and linear beyond, so a jump of the path is no shock."""
     error = ops.abs(predicted - true)
     return masked_mean(ops.where(error < 1.0, 0.5 * ops.square(error), error - 0.5), mask)

@@ -128,7 +128,8 @@ def speaker_names(folders: list[pathlib.Path]) -> list[str]:
     raise PreproError(f"the same folder is given twice: {', '.join(map(str, folders))}")
 
 
-def gather(source_folders: list[pathlib.Path], target_folder: pathlib.Path, pattern: str):
+def gather(source_folders: list[pathlib.Path], target_folder: pathlib.Path,
+           pattern: str) -> tuple[dict[str, dict[str, pathlib.Path]], str]:
     """List the recordings of all speakers: returns (speaker -> utterance id -> file, name of the target)."""
     folders = [*source_folders, target_folder]
     names = speaker_names(folders)

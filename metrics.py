@@ -46,7 +46,7 @@ def mel_cepstral_distortion(cepstra: np.ndarray, reference: np.ndarray) -> float
     return float(alignment.dtw(cepstra, reference)[1].mean())
 
 
-def retrieve(speech, candidates: dict) -> dict:
+def retrieve(speech: NamedTuple, candidates: dict) -> dict:
     """Distance in dB of one conversion to each target sentence; content passes if the right one is the nearest.
 
     Babble in the target's voice has a good distortion and cannot pass this. `speech` and the values of `candidates`

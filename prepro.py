@@ -26,6 +26,7 @@ import pathlib
 import signal
 import sys
 import threading
+from collections.abc import Callable, Iterator
 
 import numpy as np
 from tqdm import tqdm
@@ -126,7 +127,7 @@ def align(pair: Pair, data: pathlib.Path, target: str, means: dict, hp: HyperPar
     return float(np.float32(cost))  # what is read again: an interrupted run must give the same manifest
 
 
-def parallel(function, items: list, title: str) -> list:
+def parallel(function: Callable, items: list, title: str) -> list:
     """Map over all cores with a progress bar; results in order."""
     os.environ.setdefault("OMP_NUM_THREADS", "1")  # one process a core: libraries must not start threads of their own
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
@@ -174,7 +175,8 @@ def prepare(corpora: dict[str, dict[str, pathlib.Path]], target: str, data: path
     jobs = [(speaker, utterance, path) for speaker, files in corpora.items() for utterance, path in files.items()]
     # librosa compiles a part of pYIN when it is first used and keeps it in its folder. Several processes that do so at
     # once spoil it for good: they and all that come after crash. So it is done here, before there are several.
-    utils.pitch(np.zeros(hp.n_fft, np.float32), hp)
+    with tqdm(desc="getting ready", total=1, bar_format="{desc} [{elapsed}]", leave=False, disable=None):
+        utils.pitch(np.zeros(hp.n_fft, np.float32), hp)
     done = parallel(functools.partial(compute_features, hp=hp),
                     [(path, data / "features" / speaker / utterance, speaker == target)
                      for speaker, utterance, path in jobs], "features")
@@ -206,10 +208,11 @@ def prepare(corpora: dict[str, dict[str, pathlib.Path]], target: str, data: path
 
 
 def make_pairs(corpora: dict, sources: list[str], target: str, frames: dict, bad: dict, data: pathlib.Path,
-               hp: HyperParams):
+               hp: HyperParams) -> Iterator[Pair]:
     """Yield the Pairs of all sources, with the reason in those that cannot be used."""
     for source in sources:
-        for utterance in sorted({*corpora[source], *corpora[target]}):
+        everything = sorted({*corpora[source], *corpora[target]})
+        for utterance in tqdm(everything, f"pairs of {source}", disable=None, delay=2.0):
             pair = Pair(utterance, utterance, source)
             missing = [speaker for speaker in (source, target) if utterance not in corpora[speaker]]
             if missing:
@@ -229,7 +232,7 @@ def make_pairs(corpora: dict, sources: list[str], target: str, frames: dict, bad
             yield pair
 
 
-def stretches(pair: Pair, data: pathlib.Path, target: str, hp: HyperParams):
+def stretches(pair: Pair, data: pathlib.Path, target: str, hp: HyperParams) -> Iterator[Pair]:
     """Yield the pieces of a long recording as Pairs of their own."""
     mels = [load_mel(data, speaker, pair.utterance) for speaker in (pair.source, target)]
     for s0, s1, t0, t1 in alignment.cut_long(*mels, hp):

@@ -6,12 +6,13 @@ import contextlib
 import os
 import subprocess
 import sys
+from collections.abc import Iterator
 
 ECHO = "import sys; sys.stderr.buffer.write(sys.stdin.buffer.read())"
 
 
 @contextlib.contextmanager
-def held_back():
+def held_back() -> Iterator[None]:
     """Hold back what anything, C++ included, writes to file descriptor 2, and write it only if it ends in an error.
 
     Another process keeps it, so that it is written even when this one is aborted, as TensorFlow does on a processor

@@ -9,6 +9,7 @@ import numbers
 import os
 import pathlib
 import urllib.parse
+from typing import NamedTuple
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -77,7 +78,7 @@ def plot_utterance(path: str | os.PathLike, panels: dict[str, np.ndarray], align
     save_figure(figure, path)
 
 
-def plot_conversion(path: str | os.PathLike, source: np.ndarray, output, target: np.ndarray | None,
+def plot_conversion(path: str | os.PathLike, source: np.ndarray, output: NamedTuple, target: np.ndarray | None,
                     dtw_path: np.ndarray | None, hp: HyperParams, title: str) -> None:
     """Draw one conversion (convert.Converted) between its source (S, F) and, where there is one, target (T, F)."""
     panels = {"source": source, "converted": output.linear} | ({} if target is None else {"target": target})
@@ -169,7 +170,7 @@ for (const button of document.querySelectorAll("th[aria-sort] button")) button.a
 """
 
 
-def shown(value) -> str:
+def shown(value: object) -> str:
     """Text of a value for people: three significant digits, yes or no, a dash for None; not escaped."""
     if value is None or isinstance(value, (bool, np.bool_)):
         return "\u2013" if value is None else "yes" if value else "no"

@@ -16,6 +16,7 @@ import sys
 import commands
 import hyperparams
 import trainer
+import tensorflow as tf
 
 from tasks import Paired
 
@@ -32,7 +33,7 @@ def parse_arguments(argv: list[str] | None = None, parser: argparse.ArgumentPars
     return args
 
 
-def run(args: argparse.Namespace, strategy=None) -> None:
+def run(args: argparse.Namespace, strategy: tf.distribute.Strategy | None = None) -> None:
     """Train, on one device or on those of a `tf.distribute.Strategy`."""
     hp = trainer.resolve(args, hyperparams.PRESETS["default" if args.data else "demo"])
     trainer.train(args, hp, Paired, strategy)

@@ -13,6 +13,7 @@ import argparse
 import json
 import pathlib
 import sys
+from collections.abc import Callable
 
 import commands
 import data_load
@@ -27,7 +28,7 @@ import tensorflow as tf
 from tqdm import tqdm
 
 from hyperparams import HyperParams
-from networks import Discriminator
+from networks import DecoderOutput, Discriminator
 from tasks import Task
 
 HERE = pathlib.Path(__file__).resolve().parent
@@ -37,7 +38,7 @@ OFTEN = {"log_steps": 5, "save_steps": 50}  # a step takes several times as long
 GENERATOR_SCALARS = ("gan/gen_loss", "loss/mean_loss1", "loss/mean_loss2", "gradient_norm")
 
 
-def windows(linear, mask, size: int):
+def windows(linear: tf.Tensor, mask: tf.Tensor, size: int) -> tuple[tf.Tensor, tf.Tensor]:
     """Linear (N, T, F), mask (N, T) cut into windows of `size` frames: (W, size, F), (W, size); 0 for no cutting."""
     if not size:
         return linear, mask
@@ -71,7 +72,7 @@ class Adversarial(Task):
     def dataset(self, stage: str, start: int, stop: int) -> tf.data.Dataset:
         return self.corpus.dataset(data_load.PAIRED, start, stop)
 
-    def draw(self, batch: dict):
+    def draw(self, batch: dict) -> tuple[DecoderOutput, tf.Tensor]:
         """What the decoder writes when it hears itself, and the linear spectrogram (N, T, F) of it.
 
         With paired losses it reads along the true positions and gets the target's pitch, so that the two can be
@@ -89,12 +90,12 @@ class Adversarial(Task):
             pitch = generator.heard_pitch(decoded.pitch)
         return decoded, generator.postnet(generator.sharpen(decoded.mel, mask), pitch, mask)
 
-    def score(self, linear, mask):
+    def score(self, linear: tf.Tensor, mask: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         """The discriminator's scores of all windows (W,) of linear (N, T, F), mask (N, T), and their weights (W,)."""
         linear, mask = windows(linear, mask, self.hp.dis_frames)
         return self.discriminator(linear, mask), tf.reduce_mean(mask, axis=1)
 
-    def scores(self, batch: dict):
+    def scores(self, batch: dict) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
         """The scores (W,) of the target's speech, of the converted, and the weights (W,) of both."""
         _, converted = self.draw(batch)
         return (self.score(batch["linear"], batch["mask"])[0],

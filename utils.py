@@ -12,6 +12,7 @@ import math
 import os
 import pathlib
 import stat
+from collections.abc import Iterator
 
 import librosa
 import numpy as np
@@ -32,7 +33,7 @@ class CannotWrite(OSError):
 
 
 @contextlib.contextmanager
-def replacing(path: str | os.PathLike):
+def replacing(path: str | os.PathLike) -> Iterator[pathlib.Path]:
     """Give a temporary path beside `path` that takes its name on success and vanishes on failure.
 
     All files are written through this, so that a half-written one never appears under its name. Raises CannotWrite.
@@ -52,7 +53,7 @@ def replacing(path: str | os.PathLike):
             temporary.unlink(missing_ok=True)
 
 
-def write_json(path: str | os.PathLike, content) -> None:
+def write_json(path: str | os.PathLike, content: object) -> None:
     with replacing(path) as temporary:
         temporary.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
 

@@ -145,9 +145,19 @@ def test_evaluation_of_the_heldout_sentences(trained, capsys):
     assert "index.html" in printed and all(name in printed for name in metrics["summary"])
 
 
-def test_oracles_are_measured_beside_the_conversion(trained, tmp_path):
+class Terminal(io.StringIO):
+    """A standard error that somebody looks at."""
+
+    def isatty(self) -> bool:
+        return True
+
+
+def test_oracles_are_measured_beside_the_conversion(trained, tmp_path, monkeypatch):
+    monkeypatch.setattr(sys, "stderr", Terminal())
     assert evaluation.main(["--logdir", str(trained.logdir), "--out", str(tmp_path), "--source", "rms",
                             "--oracles"]) == 0
+    for doing in ("oracles", "recordings of the source", "recordings of the target", "retrieval", "drawing"):
+        assert re.search(rf"{doing}: 100%.* (2/2|10/10) ", sys.stderr.getvalue())
     summary = json.loads((tmp_path / "metrics.json").read_text(encoding="utf-8"))["summary"]
     for kind in ("along the DTW path", "with teacher forcing", "from natural mel"):
         assert summary[f"MCD dB {kind}"] > summary["MCD dB of the copy"] > 0

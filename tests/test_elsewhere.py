@@ -1,0 +1,57 @@
+"""The first hour as a stranger has it: scripts in a folder with spaces in its name, run from another one."""
+import os
+import pathlib
+import shutil
+import subprocess
+import sys
+
+import pytest
+
+from conftest import DEMO_IDS
+
+ROOT = pathlib.Path(__file__).resolve().parents[1]
+SMALL = ["width=16", "encoder_banks=2", "postnet_banks=2", "highway_layers=1", "batch_size=2", "postnet_frames=32",
+         "postnet_steps=2", "mel_steps=0", "finetune_steps=0", "griffin_lim_iters=1"]
+
+
+@pytest.fixture(scope="module")
+def places(tmp_path_factory, demo_recordings):
+    """The scripts, and another folder with four recordings of two people."""
+    scripts, elsewhere = (tmp_path_factory.mktemp("first hour") / name for name in ("voice conversion", "some place"))
+    scripts.mkdir()
+    for path in ROOT.glob("*.py"):
+        shutil.copy(path, scripts)
+    for speaker, name in (("rms", "my recordings"), ("slt", "hers")):
+        (elsewhere / name).mkdir(parents=True)
+        for utterance in DEMO_IDS[:4]:
+            shutil.copy(demo_recordings / speaker / f"{utterance}.ogg", elsewhere / name)
+    return scripts, elsewhere
+
+
+def run(places, script: str, *arguments: str) -> subprocess.CompletedProcess:
+    """Run a script as a person does, with nothing set for TensorFlow."""
+    scripts, elsewhere = places
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("TF_CPP")}
+    return subprocess.run([sys.executable, str(scripts / script), *arguments], cwd=elsewhere, capture_output=True,
+                          text=True, timeout=600, env={**environment, "PYTHONDONTWRITEBYTECODE": "1"})
+
+
+def test_from_recordings_to_a_voice_without_a_word_of_complaint(places):
+    scripts, elsewhere = places
+    before = sorted(scripts.iterdir())
+    for command in (["prepro.py", "--source", "my recordings", "--target", "hers", "--data", "the features"],
+                    ["train.py", "--data", "the features", "--logdir", "a run", *(f"--set={x}" for x in SMALL)],
+                    ["eval.py", "my recordings/demo_001.ogg", "--logdir", "a run", "--out", "the results"]):
+        done = run(places, *command)
+        assert (done.returncode, done.stderr) == (0, ""), command  # no bar either: nobody looks
+        assert done.stdout
+    assert sorted(path.name for path in elsewhere.iterdir()) == ["a run", "hers", "my recordings", "the features",
+                                                                 "the results"]
+    assert (elsewhere / "the results" / "demo_001.wav").stat().st_size > 10_000
+    assert sorted(scripts.iterdir()) == before
+
+
+def test_a_wrong_flag_is_not_a_failure_of_the_work(places):
+    assert run(places, "prepro.py", "--sorce", "x").returncode == 2
+    done = run(places, "prepro.py", "--source", "nowhere", "--target", "hers", "--data", "x")
+    assert done.returncode == 1 and done.stderr.startswith("prepro.py: nowhere") and done.stderr.count("\n") == 1
