@@ -17,6 +17,7 @@ Writes below OUT:
 """
 import argparse
 import concurrent.futures
+import contextlib
 import dataclasses
 import functools
 import json
@@ -127,13 +128,20 @@ def align(pair: Pair, data: pathlib.Path, target: str, means: dict, hp: HyperPar
     return float(np.float32(cost))  # what is read again: an interrupted run must give the same manifest
 
 
-def parallel(function: Callable, items: list, title: str) -> list:
-    """Map over all cores with a progress bar; results in order."""
+@contextlib.contextmanager
+def workers() -> Iterator[Callable]:
+    """A process for each core; gives the function (function, items, title) that maps over them with a progress bar,
+    results in order."""
     os.environ.setdefault("OMP_NUM_THREADS", "1")  # one process a core: libraries must not start threads of their own
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     context = multiprocessing.get_context("spawn")
     with concurrent.futures.ProcessPoolExecutor(os.cpu_count(), context, end_with_parent) as pool:
-        return list(tqdm(pool.map(function, *zip(*items), chunksize=4), title, len(items), disable=None))
+        try:
+            yield lambda function, items, title: list(tqdm(pool.map(function, *zip(*items), chunksize=4), title,
+                                                           len(items), disable=None))
+        except BaseException:
+            pool.shutdown(cancel_futures=True)
+            raise
 
 
 def end_with_parent() -> None:
@@ -177,28 +185,29 @@ def prepare(corpora: dict[str, dict[str, pathlib.Path]], target: str, data: path
     # once spoil it for good: they and all that come after crash. So it is done here, before there are several.
     with tqdm(desc="getting ready", total=1, bar_format="{desc} [{elapsed}]", leave=False, disable=None):
         utils.pitch(np.zeros(hp.n_fft, np.float32), hp)
-    done = parallel(functools.partial(compute_features, hp=hp),
-                    [(path, data / "features" / speaker / utterance, speaker == target)
-                     for speaker, utterance, path in jobs], "features")
-    frames, bad = {}, {}
-    for (speaker, utterance, _), (n_frames, reason) in zip(jobs, done):
-        frames[speaker, utterance], bad[speaker, utterance] = n_frames, reason
+    with workers() as parallel:
+        done = parallel(functools.partial(compute_features, hp=hp),
+                        [(path, data / "features" / speaker / utterance, speaker == target)
+                         for speaker, utterance, path in jobs], "features")
+        frames, bad = {}, {}
+        for (speaker, utterance, _), (n_frames, reason) in zip(jobs, done):
+            frames[speaker, utterance], bad[speaker, utterance] = n_frames, reason
 
-    pairs = list(make_pairs(corpora, sources, target, frames, bad, data, hp))
-    for pair in pairs:
-        pair.split = "dropped" if pair.reason else ""
-    usable = [pair for pair in pairs if not pair.reason]
-    target_frames = {utterance: n for (speaker, utterance), n in frames.items() if speaker == target}
-    manifest.assign_splits(usable, target_frames, hp, set(heldout))
-    if not any(pair.split == "train" and pair.source != target for pair in usable):
-        reasons = sorted({pair.reason for pair in pairs if pair.reason})[:5]
-        raise PreproError("\n  ".join([f"no pair is left to train on; {len(usable)} can be used, validation and test "
-                                       "need one each", *reasons]))
+        pairs = list(make_pairs(corpora, sources, target, frames, bad, data, hp))
+        for pair in pairs:
+            pair.split = "dropped" if pair.reason else ""
+        usable = [pair for pair in pairs if not pair.reason]
+        target_frames = {utterance: n for (speaker, utterance), n in frames.items() if speaker == target}
+        manifest.assign_splits(usable, target_frames, hp, set(heldout))
+        if not any(pair.split == "train" and pair.source != target for pair in usable):
+            reasons = sorted({pair.reason for pair in pairs if pair.reason})[:5]
+            raise PreproError("\n  ".join([f"no pair is left to train on; {len(usable)} can be used, validation and "
+                                           "test need one each", *reasons]))
 
-    speakers = {target, *(pair.source for pair in usable)}
-    means = {speaker: speaker_mean(speaker, usable, data, hp) for speaker in speakers}
-    costs = parallel(functools.partial(align, data=data, target=target, means=means, hp=hp),
-                     [(pair,) for pair in usable], "alignment")
+        speakers = {target, *(pair.source for pair in usable)}
+        means = {speaker: speaker_mean(speaker, usable, data, hp) for speaker in speakers}
+        costs = parallel(functools.partial(align, data=data, target=target, means=means, hp=hp),
+                         [(pair,) for pair in usable], "alignment")
     for pair, cost in zip(usable, costs):
         pair.dtw_cost = round(cost, 4)
     for source in speakers - {target}:

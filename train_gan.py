@@ -13,7 +13,6 @@ import argparse
 import json
 import pathlib
 import sys
-from collections.abc import Callable
 
 import commands
 import data_load

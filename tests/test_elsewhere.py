@@ -2,12 +2,14 @@
 import os
 import pathlib
 import shutil
+import signal
 import subprocess
 import sys
+import time
 
 import pytest
 
-from conftest import DEMO_IDS
+from conftest import DEMO_IDS, leftovers
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 SMALL = ["width=16", "encoder_banks=2", "postnet_banks=2", "highway_layers=1", "batch_size=2", "postnet_frames=32",
@@ -55,3 +57,22 @@ def test_a_wrong_flag_is_not_a_failure_of_the_work(places):
     assert run(places, "prepro.py", "--sorce", "x").returncode == 2
     done = run(places, "prepro.py", "--source", "nowhere", "--target", "hers", "--data", "x")
     assert done.returncode == 1 and done.stderr.startswith("prepro.py: nowhere") and done.stderr.count("\n") == 1
+
+
+@pytest.mark.skipif(os.name == "nt", reason="no such signal")
+def test_an_interruption_says_how_to_go_on(places):
+    """Ctrl-C, which a terminal sends to all processes of a command, while several prepare recordings."""
+    scripts, elsewhere = places
+    features = elsewhere / "unfinished" / "features"
+    process = subprocess.Popen([sys.executable, str(scripts / "prepro.py"), "--source", "my recordings",
+                                "--target", "hers", "--data", "unfinished"], cwd=elsewhere, text=True,
+                               stdout=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True,
+                               env={**os.environ, "PYTHONDONTWRITEBYTECODE": "1"})
+    # The source is done, and who did it is idle; the target's pitch takes longer
+    while process.poll() is None and len(list((features / "my recordings").glob("*.mel.npy"))) < 4:
+        time.sleep(0.01)
+    os.killpg(process.pid, signal.SIGINT)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert errors == "\nprepro.py: stopped; the same command goes on from here\n"
+    assert leftovers(elsewhere) == [] and not (elsewhere / "unfinished" / "manifest.csv").exists()

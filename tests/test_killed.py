@@ -208,7 +208,8 @@ def test_features_that_are_cut_off_are_made_again(speakers, capsys):
 def test_processes_end_with_the_one_that_started_them(tmp_path):
     """Else they wait for ever, and write into what the next run writes."""
     code = ("import os, prepro, shutil; os.cpu_count = lambda: 1\n"
-            f"prepro.parallel(os.popen, [('echo $PPID > {tmp_path}/pid; sleep 100',)], '')")
+            "with prepro.workers() as parallel:\n"
+            f"    parallel(os.popen, [('echo $PPID > {tmp_path}/pid; sleep 100',)], '')")
     process = subprocess.Popen([sys.executable, "-c", code], cwd=ROOT, stderr=subprocess.DEVNULL)
     pid = tmp_path / "pid"
     while not (pid.exists() and pid.read_text().strip()):

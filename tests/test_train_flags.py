@@ -154,3 +154,11 @@ def test_a_run_remembers_its_corpus(tmp_path, tiny_hp, monkeypatch):
     assert trainer.find_data(train.parse_arguments(flags), tiny_hp) == tmp_path / "mine"
     assert trainer.find_data(train.parse_arguments([*flags, "--no-resume"]), tiny_hp) == pathlib.Path("demo")
     assert trainer.find_data(train.parse_arguments([*flags, "--data", "moved"]), tiny_hp) == pathlib.Path("moved")
+
+
+def test_an_interruption_is_no_traceback(run_train, monkeypatch, capsys):
+    def interrupt(*_):
+        raise KeyboardInterrupt
+    monkeypatch.setattr(trainer, "fit", interrupt)
+    assert run_train("a") == 130
+    assert capsys.readouterr().err == "\ntrain.py: stopped; the same command goes on from here\n"
