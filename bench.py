@@ -9,7 +9,9 @@ first, which compiles, with the fastest and the slowest. Compare lines of one ru
 """
 import argparse
 import concurrent.futures
+import contextlib
 import functools
+import io
 import itertools
 import os
 import pathlib
@@ -236,8 +238,15 @@ def bench_conversion(table: Table, hp: hyperparams.HyperParams) -> None:
             table.add(f"memory after it, {seconds} s", peaks[-1], "MiB")
         wavs = [utils.load_wav(path, hp) for path in recordings(32)]
         total = sum(map(len, wavs)) / hp.sample_rate
-        table.time("folder of 32, one after the other as eval.py does", lambda: [evaluation.convert_recording(
-            utils.load_wav(path, hp), converter, pool)[0] for path in recordings(32)], "s/s", total)
+
+        def convert_folder():  # anew each time: what is done is not done again
+            with tempfile.TemporaryDirectory() as out, contextlib.redirect_stdout(io.StringIO()):
+                return evaluation.convert_files(recordings(32), pathlib.Path(out), converter, "bench")
+        table.time("folder of 32 by eval.py, with pictures and page", convert_folder, "s/s", total, 3)
+        with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as files:
+            table.time("  without pictures and page", lambda: [list(files.map(
+                lambda path: evaluation.convert_recording(utils.load_wav(path, hp), converter, pool)[0],
+                recordings(32)))[0]], "s/s", total)
         spectrograms = [utils.spectrograms(wav, hp)[1] for wav in wavs]
         table.time("  its networks, in batches of 16", lambda: converter(spectrograms)[0].linear, "s/s", total)
         outputs = converter(spectrograms)

@@ -23,7 +23,7 @@ def run_main(name: str, function: Callable[[], int | None], *errors: type[Except
         print(f"{name}: {stop}", file=sys.stderr)
         return 128 + stop.signal_number
     except KeyboardInterrupt:
-        print(f"{name}: stopped by Ctrl-C", file=sys.stderr)
+        print(f"\n{name}: stopped; the same command goes on from here", file=sys.stderr)
         return 128 + signal.SIGINT
     except (ValueError, OSError, *errors) as error:
         print(f"{name}: {error}", file=sys.stderr)

@@ -213,12 +213,19 @@ def convert_files(paths: list[pathlib.Path], out: pathlib.Path, converter: Conve
         raise ValueError(f"{utils.printable(min(taken))} would be overwritten by its own conversion; choose another "
                          "--out")
     try:
-        with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool:
-            for path, name in zip(tqdm(recordings, "converting", disable=None), names):
-                try:
-                    rows.append(convert_file(path, name, out, converter, pool, model))
-                except utils.BadAudio as error:
-                    refused.append(str(error))
+        # Several at a time: that a decoder step waits for the one before leaves most cores idle
+        with (concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool,
+              concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as files):
+            found = [files.submit(convert_file, path, name, out, converter, pool, model)
+                     for path, name in zip(recordings, names)]
+            try:
+                for future in tqdm(found, "converting", disable=None):
+                    try:
+                        rows.append(future.result())
+                    except utils.BadAudio as error:
+                        refused.append(str(error))
+            finally:  # after an error the others need not be begun
+                files.shutdown(cancel_futures=True)
     finally:  # also when the disk is full
         for reason in refused:
             print(f"refused {reason}", file=sys.stderr)

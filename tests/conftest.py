@@ -2,6 +2,7 @@
 
 Everything runs on the CPU unless CUDA_VISIBLE_DEVICES says otherwise, so that the numbers do not depend on the machine.
 """
+import contextlib
 import dataclasses
 import os
 import pathlib
@@ -34,6 +35,11 @@ DEMO_IDS = [f"demo_{i:03d}" for i in range(1, 11)]
 TINY = hyperparams.HyperParams(
     width=16, encoder_banks=2, postnet_banks=2, highway_layers=1, batch_size=4, postnet_frames=32, postnet_steps=3,
     mel_steps=3, finetune_steps=2, warmup_steps=1, log_steps=1, save_steps=2, n_samples=1, griffin_lim_iters=4)
+
+
+def no_workers():
+    """`prepro.workers` in this process: starting others costs more than the work on a few files does."""
+    return contextlib.nullcontext(lambda function, items, title: [function(*item) for item in items])
 
 
 @pytest.fixture(scope="session")
@@ -74,7 +80,7 @@ def demo_data(demo_recordings, tmp_path_factory, tiny_hp) -> pathlib.Path:
 @pytest.fixture
 def serial(monkeypatch):
     """Preparation in this process: starting others costs more than the work on a few files does."""
-    monkeypatch.setattr(prepro, "parallel", lambda function, items, title: [function(*item) for item in items])
+    monkeypatch.setattr(prepro, "workers", no_workers)
 
 
 def tone(hertz: float, sample_rate: int = 16000, seconds: float = 1.0) -> np.ndarray:

@@ -82,7 +82,7 @@ def child(logdir: pathlib.Path) -> int:
             return {"score": float(tf.reduce_mean(tf.abs(self.generator(np.ones((4, 8), "f")))))}
 
     train.Paired = Small
-    data_load.Corpus = lambda data, hp: None
+    data_load.Corpus = lambda *_: None
     settings = STEPS | {"save_steps": SAVE_STEPS, "log_steps": LOG_STEPS}
     return train.main(["--data", str(logdir), "--logdir", str(logdir),
                        *(f"--set={name}={value}" for name, value in settings.items())])

@@ -318,13 +318,13 @@ def fewer_layers(folder):
 def cut_checkpoint(folder):
     for path in (folder / "checkpoints" / "best").glob("*.data*"):
         path.write_bytes(path.read_bytes()[:1000])
-    return "best-1 does not fit this network", "begin anew"
+    return "best-1 is damaged", "--checkpoint"
 
 
 def missing_part(folder):
     for path in (folder / "checkpoints" / "best").glob("*.data*"):
         path.unlink()
-    return "best-1 does not fit this network", "begin anew"
+    return "best-1 is damaged", "--checkpoint"
 
 
 @pytest.mark.parametrize("spoil", [

@@ -38,7 +38,7 @@ from test_training import HP, Counting, events, go, kept, weight_in
 @pytest.mark.parametrize("script", [train, train_gan, train_multi_gpus])
 def test_a_signal_ends_training_after_its_step_with_a_checkpoint(script, number, code, tmp_path, monkeypatch, capsys):
     task = Counting(HP, on_step={7: lambda: signal.raise_signal(number)})
-    monkeypatch.setattr(data_load, "Corpus", lambda data, hp: None)
+    monkeypatch.setattr(data_load, "Corpus", lambda *_: None)
     monkeypatch.setattr(train, "Paired", lambda hp, corpus: task)
     monkeypatch.setattr(train_gan, "Adversarial", lambda hp, corpus: task)
     monkeypatch.setattr(train_multi_gpus, "make_strategy", lambda n: tf.distribute.get_strategy())
@@ -81,7 +81,8 @@ def test_control_c_leaves_no_traceback(script, module, name, tmp_path, monkeypat
     monkeypatch.setattr(module, name, interrupt)
     logdir = [] if script is prepro else ["--logdir", str(tmp_path)]
     assert script.main([*logdir, "--data", str(tmp_path)]) == 130
-    assert capsys.readouterr().err.endswith(f"{pathlib.Path(script.__file__).name}: stopped by Ctrl-C\n")
+    assert capsys.readouterr().err.endswith(f"{pathlib.Path(script.__file__).name}: stopped; the same "
+                                            "command goes on from here\n")
 
 
 def fail(error: Exception):
@@ -111,8 +112,8 @@ def test_tensorboard_shows_no_step_twice(tmp_path):
     go(tmp_path, 12, hp)
     shown = EventAccumulator(str(tmp_path / "train"), size_guidance={"tensors": 0})
     shown.Reload()
-    assert [event.step for event in shown.Tensors("loss")] == list(range(1, 13))
-    assert trainer.read_scalars(tmp_path / "train", "loss")[0] == list(range(1, 13))
+    assert [event.step for event in shown.Tensors("loss/minimised")] == list(range(1, 13))
+    assert trainer.read_scalars(tmp_path / "train", "loss/minimised")[0] == list(range(1, 13))
 
 
 @pytest.mark.parametrize("size", [5, 200])
@@ -214,7 +215,7 @@ def test_a_run_folder_in_use_is_refused_with_its_owner(tmp_path):
 
 
 def test_two_commands_do_not_train_into_one_folder(tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(data_load, "Corpus", lambda data, hp: None)
+    monkeypatch.setattr(data_load, "Corpus", lambda *_: None)
     monkeypatch.setattr(train, "Paired", lambda hp, corpus: Counting(hp))
     flags = ["--data", str(tmp_path), "--logdir", str(tmp_path / "run"), "--steps"]
     assert train.main([*flags, "2"]) == 0
@@ -274,7 +275,7 @@ def test_a_full_disk_ends_training_and_spares_what_was_saved(script, tmp_path, m
         task = Counting(hp)
         task.parts["rest"] = [keras.Variable(np.ones(100_000))]
         return task
-    monkeypatch.setattr(data_load, "Corpus", lambda data, hp: None)
+    monkeypatch.setattr(data_load, "Corpus", lambda *_: None)
     monkeypatch.setattr(train, "Paired", ballast)
     flags = ["--data", str(tmp_path), "--logdir", str(tmp_path / "run"), "--set=save_steps=2", "--steps"]
     assert train.main([*flags, "4"]) == 0
@@ -335,13 +336,13 @@ def test_skipped_steps_are_counted_and_their_utterances_named(tmp_path, capsys):
     assert printed.count("its batch: anna/one, anna/two") == 3
     curves = events(tmp_path / "train")
     assert curves["loss/skipped"] == [(2, 1.0), (3, 1.0), (4, 1.0), (5, 2.0), *((step, 3.0) for step in range(6, 13))]
-    assert [step for step, _ in curves["loss"]] == [1, 3, 4, *range(7, 13)]
+    assert [step for step, _ in curves["loss/minimised"]] == [1, 3, 4, *range(7, 13)]
     assert [step for step, _ in curves["other"]] == [2, 5, 6] and "skipped" not in curves
 
 
 def test_without_skipped_steps_nothing_is_logged_of_them(tmp_path):
     fit(tmp_path, Skipping(HP, ()))
-    assert set(events(tmp_path / "train")) == {"loss"}
+    assert set(events(tmp_path / "train")) == {"loss/minimised"}
 
 
 @pytest.mark.parametrize("broken, ends", [(range(4, 14), True), (range(4, 13), False),

@@ -19,7 +19,7 @@ def run_train(monkeypatch, tmp_path):
     """Call train.py's main with the model of one weight; returns its exit code and notes what it trained with."""
     used = []
     monkeypatch.setattr(train, "Paired", lambda hp, corpus: used.append(hp) or Counting(hp, scores={3: 1.0, 5: 2.0}))
-    monkeypatch.setattr(data_load, "Corpus", lambda data, hp: None)
+    monkeypatch.setattr(data_load, "Corpus", lambda *_: None)
     small = [f"--set={name}={getattr(HP, name)}" for name in ("postnet_steps", "mel_steps", "finetune_steps",
                                                              "log_steps", "keep_checkpoints")]
 
@@ -127,7 +127,7 @@ def test_a_failed_start_does_not_spoil_a_run(run_train, tmp_path, monkeypatch, c
     run_train("a", "--steps", "5")
     before = (tmp_path / "a" / "hparams.json").read_text()
 
-    def missing(data, hp):
+    def missing(*_):
         raise ValueError("run prepro.py first")
     monkeypatch.setattr(data_load, "Corpus", missing)
     assert run_train("a", "--set", "width=64", "--no-resume") == 1
