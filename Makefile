@@ -3,6 +3,7 @@
 # make test   run the tests
 # make check  say what TensorFlow sees on this machine
 # make lock   renew the pinned requirements (needs uv)
+# make audit  look the pinned requirements up among the known vulnerabilities (needs pip-audit)
 # make help   print these lines
 #
 # A Python of your choice: make demo PYTHON=python3.11
@@ -12,7 +13,7 @@ PYTHON ?= $(shell for p in python3 python3.12 python3.11 python3.10; do \
 	$$p -c '$(SUPPORTED)' 2>/dev/null && echo $$p && break; done)
 PIP := .venv/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes --only-binary :all:
 
-.PHONY: demo pair test check lock help
+.PHONY: demo pair test check lock audit help
 .DEFAULT_GOAL := help
 
 demo: .venv/installed
@@ -53,6 +54,9 @@ check: .venv/installed
 lock:
 	for name in requirements requirements-gpu requirements-test requirements-world; do uv pip compile --quiet --universal \
 		--generate-hashes --python-version 3.10 --custom-compile-command "make lock" $$name.in -o $$name.txt; done
+
+audit:
+	for file in requirements*.txt; do pip-audit --require-hashes --disable-pip --requirement $$file || exit 1; done
 
 help:
 	@sed -n 's/^# \{0,1\}//p' Makefile | sed '/^A Python/,$$d'
