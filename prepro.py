@@ -16,18 +16,13 @@ Writes below OUT:
     durations.png            histogram of durations
 """
 import argparse
-import concurrent.futures
-import contextlib
 import dataclasses
 import functools
 import json
-import multiprocessing
 import os
 import pathlib
-import signal
 import sys
-import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 
 import numpy as np
 from tqdm import tqdm
@@ -39,6 +34,7 @@ import hyperparams
 import manifest
 import report
 import utils
+from commands import workers
 from hyperparams import HyperParams
 from manifest import Pair, PreproError
 
@@ -126,33 +122,6 @@ def align(pair: Pair, data: pathlib.Path, target: str, means: dict, hp: HyperPar
     save_array(path, positions)
     save_array(cost_path, np.float32(cost))
     return float(np.float32(cost))  # what is read again: an interrupted run must give the same manifest
-
-
-@contextlib.contextmanager
-def workers() -> Iterator[Callable]:
-    """A process for each core; gives the function (function, items, title) that maps over them with a progress bar,
-    results in order."""
-    os.environ.setdefault("OMP_NUM_THREADS", "1")  # one process a core: libraries must not start threads of their own
-    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
-    context = multiprocessing.get_context("spawn")
-    with concurrent.futures.ProcessPoolExecutor(os.cpu_count(), context, end_with_parent) as pool:
-        try:
-            yield lambda function, items, title: list(tqdm(pool.map(function, *zip(*items), chunksize=4), title,
-                                                           len(items), disable=None))
-        except BaseException:
-            pool.shutdown(cancel_futures=True)
-            raise
-
-
-def end_with_parent() -> None:
-    """End this process when the one that started it is killed: it would wait for ever, and until then go on writing
-    what the next run writes, too. Ctrl-C is for that one alone."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-
-    def wait():
-        multiprocessing.parent_process().join()
-        os._exit(1)
-    threading.Thread(target=wait, daemon=True).start()
 
 
 def check_settings(data: pathlib.Path, settings: dict) -> None:
