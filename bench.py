@@ -22,6 +22,7 @@ import sys
 import tempfile
 import time
 
+import commands
 import data_load
 import eval as evaluation
 import hyperparams
@@ -277,6 +278,7 @@ def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--json", type=pathlib.Path, metavar="FILE", help="write the table there, too")
     parser.add_argument("--set", action="append", default=[], metavar="NAME=VALUE", help="override a hyperparameter")
+    commands.add_verbose(parser)
     return parser.parse_args(argv)
 
 

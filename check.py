@@ -7,13 +7,16 @@ import ctypes
 import platform
 import sys
 
+import commands
 import quiet  # noqa: F401  before TensorFlow
 import keras
 import tensorflow as tf
 
 
 def main(argv: list[str] | None = None) -> int:
-    argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter).parse_args(argv)
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    commands.add_verbose(parser)
+    parser.parse_args(argv)
     build = tf.sysconfig.get_build_info()
     print(f"Python {platform.python_version()}, TensorFlow {tf.__version__}, Keras {keras.__version__} "
           f"({keras.backend.backend()}), {platform.machine()} {platform.system()}")
@@ -28,7 +31,7 @@ def main(argv: list[str] | None = None) -> int:
         try:
             ctypes.CDLL("libcuda.so.1")
             print("no GPU is used though there is an NVIDIA driver: pip install -r requirements-gpu.txt brings CUDA "
-                  "and cuDNN; what is missing is printed by TF_CPP_MIN_LOG_LEVEL=0 python check.py")
+                  "and cuDNN; what is missing is printed by python check.py --verbose")
         except OSError:
             print("no GPU is used: there is no NVIDIA driver (libcuda.so.1). Training runs on the CPU")
     return 0

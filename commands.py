@@ -7,6 +7,8 @@ import os
 import signal
 import sys
 import threading
+import traceback
+from argparse import ArgumentParser
 from collections.abc import Callable, Iterator
 
 from tqdm import tqdm
@@ -18,6 +20,11 @@ class Stopped(BaseException):
     def __init__(self, signal_number: int, message: str):
         super().__init__(message)
         self.signal_number = signal_number
+
+
+def add_verbose(parser: ArgumentParser) -> None:
+    """The flag that all commands share; quiet.py looks for it, too."""
+    parser.add_argument("--verbose", action="store_true", help="show TensorFlow's messages, and where errors come from")
 
 
 def run_main(name: str, function: Callable[[], int | None], *errors: type[Exception]) -> int:
@@ -32,6 +39,8 @@ def run_main(name: str, function: Callable[[], int | None], *errors: type[Except
         print(f"\n{name}: stopped; the same command goes on from here", file=sys.stderr)
         return 128 + signal.SIGINT
     except (ValueError, OSError, *errors) as error:
+        if "--verbose" in sys.argv:
+            traceback.print_exc()
         print(f"{name}: {error}", file=sys.stderr)
         return 1
 

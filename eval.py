@@ -248,6 +248,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--set", action="append", default=[], metavar="NAME=VALUE",
                         help="override a hyperparameter of synthesis, for instance power=1.2")
     parser.add_argument("--checkpoint", metavar="PREFIX", help="another checkpoint than the best one")
+    commands.add_verbose(parser)
 
 
 def complete(args: argparse.Namespace, parser: argparse.ArgumentParser, run: str) -> argparse.Namespace:

@@ -312,6 +312,7 @@ def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
                         help="utterance ids of the test set, one a line")
     parser.add_argument("--identity", action="store_true", help="the target is a source of itself, too")
     parser.add_argument("--set", action="append", default=[], metavar="NAME=VALUE", help="override a hyperparameter")
+    commands.add_verbose(parser)
     args = parser.parse_args(argv)
     if bool(args.source) != bool(args.target):
         parser.error("--source and --target go together: two speakers are needed")

@@ -1,6 +1,6 @@
 """Import TensorFlow without the dozen lines that it prints; imported before anything that imports TensorFlow.
 
-TF_CPP_MIN_LOG_LEVEL=0 in the environment lets them through.
+`--verbose` on the command line, or TF_CPP_MIN_LOG_LEVEL=0 in the environment, lets them through.
 """
 import contextlib
 import os
@@ -45,6 +45,8 @@ def start_tensorflow() -> None:
     tf.config.list_physical_devices()
 
 
+if "--verbose" in sys.argv:  # before any script has read its flags
+    os.environ["TF_CPP_MIN_LOG_LEVEL"] = "0"
 # Levels below 3 are someone who wants to see; without a standard error there is nothing to hold back
 if os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3") in ("0", "1", "2") or sys.stderr is None:
     start_tensorflow()

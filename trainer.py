@@ -40,6 +40,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--steps", type=int, metavar="N", help="stop after step N, to go on another time")
     parser.add_argument("--init-from", type=pathlib.Path, metavar="DIR", help="begin with the weights of another run")
     parser.add_argument("--no-resume", action="store_true", help="begin anew even if the run folder holds a checkpoint")
+    commands.add_verbose(parser)
 
 
 def goes_on(args: argparse.Namespace) -> bool:

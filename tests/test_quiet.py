@@ -45,6 +45,13 @@ def test_noise_is_shown_to_whom_asks_for_it(tmp_path, level):
     assert done.returncode == 0 and done.stderr.count(NOISE) == 5000
 
 
+def test_verbose_shows_it(tmp_path):
+    (tmp_path / "tensorflow.py").write_text(FAKE.format(ending="pass"), encoding="utf-8")
+    done = subprocess.run([sys.executable, "-c", "import quiet", "--verbose"], capture_output=True, text=True,
+                          timeout=60, env=os.environ | {"PYTHONPATH": os.pathsep.join([str(tmp_path), str(ROOT)])})
+    assert done.returncode == 0 and done.stderr.count(NOISE) == 5000
+
+
 def test_an_import_that_fails_is_shown_with_all_that_came_before(tmp_path):
     done = start(tmp_path, "raise ImportError('libcudart.so.13')", None)
     assert done.returncode == 1 and done.stderr.count(NOISE) == 5000
