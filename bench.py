@@ -66,7 +66,6 @@ class Table:
         self.add(name, float(np.median(seconds)) / per, unit, (min(seconds) / per, max(seconds) / per))
         return float(np.median(seconds))
 
-
     def share(self, name: str, function, flops: float, product) -> None:
         """Add the rate of `function()`, which takes `flops`, as a share of that of `product()`.
 

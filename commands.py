@@ -1,6 +1,6 @@
 """What all commands do alike: tell errors without a traceback, end when they are told to, at a safe place, and use all
 cores."""
-import concurrent.futures
+import concurrent.futures.process
 import contextlib
 import multiprocessing
 import os
@@ -36,7 +36,7 @@ def run_main(name: str, function: Callable[[], int | None], *errors: type[Except
         print(f"{name}: {stop}", file=sys.stderr)
         return 128 + stop.signal_number
     except KeyboardInterrupt:
-        print(f"\n{name}: stopped; the same command goes on from here", file=sys.stderr)
+        print(f"\n{name}: stopped; what was finished is kept", file=sys.stderr)
         return 128 + signal.SIGINT
     except (ValueError, OSError, *errors) as error:
         if "--verbose" in sys.argv:
@@ -66,14 +66,17 @@ def noting_signals() -> Iterator[list[int]]:
 @contextlib.contextmanager
 def workers() -> Iterator[Callable]:
     """A process for each core; gives the function (function, items, title) that maps over them with a progress bar,
-    results in order."""
+    results in order. Raises ChildProcessError if one is lost."""
     os.environ.setdefault("OMP_NUM_THREADS", "1")  # one process a core: libraries must not start threads of their own
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     context = multiprocessing.get_context("spawn")
     with concurrent.futures.ProcessPoolExecutor(os.cpu_count(), context, end_with_parent) as pool:
         try:
-            yield lambda function, items, title: list(tqdm(pool.map(function, *zip(*items), chunksize=4), title,
-                                                           len(items), disable=None))
+            yield lambda function, items, title: list(tqdm(pool.map(function, *zip(*items)), title, len(items),
+                                                           disable=None))
+        except concurrent.futures.process.BrokenProcessPool:
+            raise ChildProcessError("a process was ended from outside, probably for lack of memory: close other "
+                                    "programs and run the same command again, what is done stays") from None
         except BaseException:
             pool.shutdown(cancel_futures=True)
             raise

@@ -36,6 +36,7 @@ from networks import Generator
 HERE = pathlib.Path(__file__).resolve().parent
 PIECE_SECONDS = 8.0  # recordings are converted in pieces of at most this length, cut at pauses
 PIECES_AT_ONCE = 8
+FILES_AT_ONCE = 4
 FADE_SECONDS = 0.005  # at both ends of a piece, so that joints do not click
 
 
@@ -172,7 +173,7 @@ def read_finished(record: pathlib.Path, made_of: dict, out: pathlib.Path) -> dic
         if content is None or content["made_of"] != made_of:
             return None
         whole = all((out / name).stat().st_size == size for name, size in content["outputs"].items())
-    except (OSError, ValueError):
+    except (OSError, ValueError, KeyError, TypeError):  # not ours, or cut off
         return None
     return content["row"] if whole else None
 
@@ -215,7 +216,7 @@ def convert_files(paths: list[pathlib.Path], out: pathlib.Path, converter: Conve
     try:
         # Several at a time: that a decoder step waits for the one before leaves most cores idle
         with (concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool,
-              concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as files):
+              concurrent.futures.ThreadPoolExecutor(min(FILES_AT_ONCE, os.cpu_count())) as files):
             found = [files.submit(convert_file, path, name, out, converter, pool, model)
                      for path, name in zip(recordings, names)]
             try:
@@ -224,6 +225,9 @@ def convert_files(paths: list[pathlib.Path], out: pathlib.Path, converter: Conve
                         rows.append(future.result())
                     except utils.BadAudio as error:
                         refused.append(str(error))
+            except KeyboardInterrupt:
+                print("\nstopping when the files under way are done", file=sys.stderr)
+                raise
             finally:  # after an error the others need not be begun
                 files.shutdown(cancel_futures=True)
     finally:  # also when the disk is full

@@ -175,7 +175,8 @@ class HyperParams:
                               "vary_tempo", "vary_pitch", "hide_band", "blur_warp") and not (
                     0.0 <= value <= 1.0):
                 raise ValueError(f"{field.name}={value}: must lie between 0 and 1")
-            if field.name in ("sharpen", "gan_weight", "paired_weight") and value < 0.0:
+            if field.name in ("sharpen", "gan_weight", "paired_weight", "position_weight", "pitch_weight",
+                              "voicing_weight") and value < 0.0:
                 raise ValueError(f"{field.name}={value}: must not be negative")
         if self.max_advance <= 1.0:
             raise ValueError(f"max_advance={self.max_advance}: must be more than 1, the pace of the source")

@@ -73,14 +73,15 @@ class MaskedNorm(layers.Layer):
 
     def of_batch(self, x, mask):
         """Mean and variance (C,) of the valid frames, which the moving statistics follow."""
-        # Sums over frames as products with the mask: nothing as large as x is made but its square
-        row, flat = ops.reshape(mask, (1, -1)), ops.reshape(x, (-1, x.shape[2]))
+        # Sums over frames as products with the mask, which make nothing as large as x, and around where the mean has
+        # been, or the difference of large squares would cost digits
+        about = ops.stop_gradient(ops.convert_to_tensor(self.mean))
+        row, flat = ops.reshape(mask, (1, -1)), ops.reshape(x, (-1, x.shape[2])) - about
         count, added, squares = total([ops.sum(mask), ops.matmul(row, flat)[0], ops.matmul(row, ops.square(flat))[0]])
-        mean = added / ops.maximum(count, 1.0)
-        variance = ops.maximum(squares / ops.maximum(count, 1.0) - ops.square(mean), 0.0)
+        off = added / ops.maximum(count, 1.0)
+        mean, variance = about + off, ops.maximum(squares / ops.maximum(count, 1.0) - ops.square(off), 0.0)
         for moving, now in ((self.mean, mean), (self.variance, variance)):
-            follows = moving * self.momentum + now * (1.0 - self.momentum)
-            moving.assign(ops.where(ops.isfinite(now), follows, moving))  # an update that is skipped must not stay here
+            moving.assign(moving * self.momentum + now * (1.0 - self.momentum))
         return mean, variance
 
 

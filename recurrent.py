@@ -127,6 +127,8 @@ class Reads:
         self.answers: list = []        # and what it gave
 
     def __enter__(self):
+        if getattr(_active, "reads", None) is not None:
+            raise RuntimeError("a loop within a loop: what it reads would get no gradient")
         _active.reads = self
         return self
 

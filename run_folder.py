@@ -17,7 +17,8 @@ import sys
 import time
 from collections.abc import Iterator
 
-import utils  # before TensorFlow: quiets its start
+import quiet  # noqa: F401  before TensorFlow
+import utils
 import keras
 import tensorflow as tf
 from tensorboard.plugins.hparams import api as tensorboard_hparams

@@ -83,6 +83,8 @@ class Task:
         Where a gradient is not finite nothing changes, and the scalar "skipped" is 1.
         """
         devices, values = self.strategy.num_replicas_in_sync, [variable.value for variable in variables]
+        statistics = self.generator.non_trainable_variables  # of norms, which the forward pass moves
+        before = [tf.identity(variable.value) for variable in statistics]
         with tf.GradientTape(watch_accessed_variables=False) as tape:
             tape.watch(values)
             scalars = loss_of()
@@ -91,8 +93,10 @@ class Task:
         gradients, norm = tf.clip_by_global_norm(total(tape.gradient(loss, values)), clip_norm * scale)
         # The optimizer adds up what the devices give it, and each gives all
         optimizer.apply(gradients if devices == 1 else [x / devices for x in gradients], variables)
-        return total(scalars) | {"gradient_norm": norm / scale,
-                                 "skipped": 1.0 - tf.cast(tf.math.is_finite(norm), tf.float32)}
+        finite = tf.math.is_finite(norm)
+        for variable, value in zip(statistics, before):
+            variable.assign(tf.where(finite, variable.value, value))
+        return total(scalars) | {"gradient_norm": norm / scale, "skipped": 1.0 - tf.cast(finite, tf.float32)}
 
     def free_running(self, run: trainer.Run) -> tuple[dict[str, float], list]:
         """Losses and measures of the validation sentences in free running, and their cepstra with the target's; the

@@ -117,10 +117,11 @@ class Adversarial(Task):
             tape.watch(linear)
             scores, weights = self.score(linear, batch["mask"])
             adversarial = losses.least_squares(scores, 1.0, weights)
+            scaled = self.generator_optimizer.scale_loss(adversarial)  # the balance takes the factor out again
         paired = self.decoder_losses(decoded, batch)
         linear_loss = losses.l1(linear, batch["linear"], batch["mask"])
         if self.hp.paired_weight > 0.0:
-            gradient = tape.gradient(adversarial, linear)
+            gradient = tape.gradient(scaled, linear)
             norm_of_l1 = tf.math.rsqrt(tf.reduce_sum(batch["mask"]) * self.hp.n_linear)
             scale = self.hp.gan_weight * norm_of_l1 / (tf.norm(gradient) + 1e-12)
             loss = self.hp.paired_weight * (paired["loss"] + linear_loss) + tf.reduce_sum(

@@ -74,5 +74,5 @@ def test_an_interruption_says_how_to_go_on(places):
     os.killpg(process.pid, signal.SIGINT)
     _, errors = process.communicate(timeout=60)
     assert process.returncode == 130
-    assert errors == "\nprepro.py: stopped; the same command goes on from here\n"
+    assert errors == "\nprepro.py: stopped; what was finished is kept\n"
     assert leftovers(elsewhere) == [] and not (elsewhere / "unfinished" / "manifest.csv").exists()

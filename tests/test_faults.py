@@ -81,8 +81,8 @@ def test_control_c_leaves_no_traceback(script, module, name, tmp_path, monkeypat
     monkeypatch.setattr(module, name, interrupt)
     logdir = [] if script is prepro else ["--logdir", str(tmp_path)]
     assert script.main([*logdir, "--data", str(tmp_path)]) == 130
-    assert capsys.readouterr().err.endswith(f"{pathlib.Path(script.__file__).name}: stopped; the same "
-                                            "command goes on from here\n")
+    assert capsys.readouterr().err.endswith(f"{pathlib.Path(script.__file__).name}: stopped; what "
+                                            "was finished is kept\n")
 
 
 def fail(error: Exception):

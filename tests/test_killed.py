@@ -20,12 +20,12 @@ from stress_audio import ROOT, contents, done
 # Runs a script's main function in forks, which need not import everything again, and kills each when the folder has
 # shown as many files, temporary ones included, as the next number says; the last one may end.
 KILLER = """
-import importlib, json, os, pathlib, signal, sys, time
+import contextlib, importlib, json, os, pathlib, signal, sys, time
 os.cpu_count = lambda: 1
 script, moments, out, arguments = sys.argv[1], json.loads(sys.argv[2]), pathlib.Path(sys.argv[3]), sys.argv[4:]
 module = importlib.import_module(script)
 if script == "prepro":
-    module.parallel = lambda function, items, title: [function(*item) for item in items]
+    module.workers = lambda: contextlib.nullcontext(lambda function, items, title: [function(*item) for item in items])
 for moment in moments:
     before = {path: path.stat().st_mtime_ns for path in out.rglob("*") if path.is_file()}
     child = os.fork()
