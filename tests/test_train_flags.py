@@ -161,4 +161,4 @@ def test_an_interruption_is_no_traceback(run_train, monkeypatch, capsys):
         raise KeyboardInterrupt
     monkeypatch.setattr(trainer, "fit", interrupt)
     assert run_train("a") == 130
-    assert capsys.readouterr().err == "\ntrain.py: stopped; the same command goes on from here\n"
+    assert capsys.readouterr().err == "\ntrain.py: stopped; what was finished is kept\n"
