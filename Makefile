@@ -24,13 +24,15 @@ demo: .venv/installed
 	.venv/bin/python eval_gan.py
 
 # OTHERS are further speakers who say the same sentences: they teach to listen, the voice is TARGET's alone
-NAME = $(notdir $(SOURCE))-$(notdir $(TARGET))
+SPEAKER = $(notdir $(SOURCE:/=))
+NAME = $(SPEAKER)-$(notdir $(TARGET:/=))
 pair: .venv/installed
 	@test -n "$(SOURCE)" -a -n "$(TARGET)" || { echo "usage: make pair SOURCE=DIR TARGET=DIR"; exit 1; }
+	@test "$(words $(SOURCE) $(TARGET))" = 2 || { echo "make takes no folders with spaces: see the README for the commands"; exit 1; }
 	.venv/bin/python prepro.py $(SOURCE:%=--source %) $(OTHERS:%=--source %) --target $(TARGET) --identity \
 		$(HELDOUT:%=--heldout %) --data data/features-$(NAME)
 	.venv/bin/python train.py --data data/features-$(NAME) --logdir logdir/$(NAME)
-	.venv/bin/python eval.py --logdir logdir/$(NAME) --source $(notdir $(SOURCE))
+	.venv/bin/python eval.py --logdir logdir/$(NAME) --source $(SPEAKER)
 
 test: .venv/installed-test
 	.venv/bin/python -m ruff check .

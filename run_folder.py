@@ -8,6 +8,7 @@ import contextlib
 import dataclasses
 import fcntl
 import functools
+import glob
 import math
 import os
 import pathlib
@@ -111,6 +112,9 @@ def read_shapes(prefix: str) -> dict[str, tuple[int, ...]]:
 
     TensorFlow compares checksums in reading, and a restore that fails half-way would leave half of the weights.
     """
+    if not pathlib.Path(prefix).parent.is_dir() or not list(pathlib.Path(prefix).parent.glob(
+            glob.escape(pathlib.Path(prefix).name) + ".*")):
+        raise DamagedCheckpoint(f"{prefix} does not exist")
     try:
         reader = tf.train.load_checkpoint(prefix)
         shapes = reader.get_variable_to_shape_map()

@@ -198,6 +198,8 @@ def run(args: argparse.Namespace) -> None:
     if trainer.goes_on(args):
         default = HyperParams.from_json(args.logdir / "hparams.json")
     elif args.init_from:  # its networks and, unless others are named, its features
+        if not (args.init_from / "hparams.json").exists():
+            raise trainer.TrainingError(f"--init-from {args.init_from} is no run folder; train.py makes one")
         default = HyperParams.from_json(args.init_from / "hparams.json").replace(**OFTEN)
         if args.data is None:
             args.data = pathlib.Path(json.loads((args.init_from / "data.json").read_text(encoding="utf-8"))["data"])

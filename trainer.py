@@ -78,6 +78,17 @@ def find_data(args: argparse.Namespace, hp: HyperParams) -> pathlib.Path:
         raise TrainingError(f"{path} is damaged: say with --data what the run was trained on") from None
 
 
+def check_corpus(logdir: pathlib.Path, data: pathlib.Path) -> None:
+    """Raise TrainingError if a run that goes on was begun with other features than `data`, which are still there."""
+    try:
+        before = pathlib.Path(json.loads((logdir / "data.json").read_text(encoding="utf-8"))["data"])
+    except (OSError, ValueError, KeyError, TypeError):  # there is none, or it is damaged: `data` was named
+        return
+    if before.exists() and before.resolve() != pathlib.Path(data).resolve():
+        raise TrainingError(f"{logdir} was begun with --data {before}, not {data}: leave --data out, choose another "
+                            "--logdir, or begin anew with --no-resume")
+
+
 def remember_data(logdir: pathlib.Path, data: pathlib.Path) -> None:
     """Note in the run folder what the run is trained on."""
     utils.write_json(logdir / "data.json", {"data": str(pathlib.Path(data).resolve())})
@@ -123,6 +134,8 @@ def train(args: argparse.Namespace, hp: HyperParams, make_task, strategy: tf.dis
     """What all training scripts do: find the features, `make_task(hp, corpus)`, begin or resume its run, run it on the
     devices of `strategy`."""
     data, strategy = find_data(args, hp), strategy or tf.distribute.get_strategy()
+    if goes_on(args):
+        check_corpus(args.logdir, data)
     with strategy.scope():
         task = make_task(hp, data_load.Corpus(data, hp, worker(strategy)))
     if args.init_from:  # before anything is removed: it may not exist, or be this very run
@@ -143,6 +156,8 @@ def train(args: argparse.Namespace, hp: HyperParams, make_task, strategy: tf.dis
             raise TrainingError(f"workers do not see the same checkpoint; {args.logdir} must be a folder they share")
         remember_data(logdir, data)
         last_step = sum(steps for _, steps in task.stages)
+        if 0 < int(run.step) < last_step:
+            print(f"{args.logdir} goes on from step {int(run.step)} of {last_step}")
         if int(run.step) >= last_step:
             print(f"{args.logdir} is trained to its last step, {last_step}; --no-resume begins anew")
         fit(run, task, min(args.steps or last_step, last_step))

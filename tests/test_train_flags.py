@@ -162,3 +162,14 @@ def test_an_interruption_is_no_traceback(run_train, monkeypatch, capsys):
     monkeypatch.setattr(trainer, "fit", interrupt)
     assert run_train("a") == 130
     assert capsys.readouterr().err == "\ntrain.py: stopped; what was finished is kept\n"
+
+
+def test_a_run_refuses_another_corpus_than_its_own(tmp_path):
+    own, other = tmp_path / "own", tmp_path / "other"
+    own.mkdir(), other.mkdir()
+    trainer.remember_data(tmp_path, own)
+    trainer.check_corpus(tmp_path, own)
+    with pytest.raises(trainer.TrainingError, match="own, not .*other.*--no-resume"):
+        trainer.check_corpus(tmp_path, other)
+    own.rmdir()  # it was moved
+    trainer.check_corpus(tmp_path, other)
