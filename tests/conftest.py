@@ -18,6 +18,7 @@ import pytest
 import soundfile
 import tensorflow as tf
 
+import eval as evaluation
 import hyperparams
 import manifest
 import prepro
@@ -81,6 +82,23 @@ def demo_data(demo_recordings, tmp_path_factory, tiny_hp) -> pathlib.Path:
 def serial(monkeypatch):
     """Preparation in this process: starting others costs more than the work on a few files does."""
     monkeypatch.setattr(prepro, "workers", no_workers)
+
+
+@pytest.fixture(scope="module")
+def run_folder(tmp_path_factory, tiny_hp) -> pathlib.Path:
+    """A run folder with the checkpoint of an untrained network."""
+    return untrained_run(tmp_path_factory.mktemp("run"), tiny_hp)
+
+
+@pytest.fixture(scope="module")
+def converter(run_folder):
+    return evaluation.load_converter(run_folder)
+
+
+@pytest.fixture
+def loaded(monkeypatch, converter):
+    """Loading, which takes seconds, is done once for the tests that are not about it."""
+    monkeypatch.setattr(evaluation, "load_converter", lambda *_: converter)
 
 
 def tone(hertz: float, sample_rate: int = 16000, seconds: float = 1.0) -> np.ndarray:

@@ -2,7 +2,6 @@
 
 A bad recording among good ones is named and left out; what cannot work at all ends with 1 and leaves nothing behind.
 """
-import pathlib
 import shutil
 
 import numpy as np
@@ -13,7 +12,7 @@ import eval as evaluation
 import manifest
 import prepro
 import train
-from conftest import leftovers, untrained_run, words, write
+from conftest import leftovers, words, write
 
 pytestmark = pytest.mark.usefixtures("serial")
 IDS = ["a", "b", "c", "d"]
@@ -95,23 +94,6 @@ def speakers(tmp_path):
         for speaker, pitch in (("anna", 180.0), ("bert", 110.0)):
             write(tmp_path / speaker / f"{utterance}.wav", words(number, seconds=1.2, pitch=pitch))
     return tmp_path
-
-
-@pytest.fixture(scope="module")
-def run_folder(tmp_path_factory, tiny_hp) -> pathlib.Path:
-    """A run folder with the checkpoint of an untrained network."""
-    return untrained_run(tmp_path_factory.mktemp("run"), tiny_hp)
-
-
-@pytest.fixture(scope="module")
-def converter(run_folder):
-    return evaluation.load_converter(run_folder)
-
-
-@pytest.fixture
-def loaded(monkeypatch, converter):
-    """Loading, which takes seconds, is done once for the tests that are not about it."""
-    monkeypatch.setattr(evaluation, "load_converter", lambda *_: converter)
 
 
 def run(capsys, main, *arguments) -> tuple[int, str, str]:

@@ -14,7 +14,7 @@ import soundfile
 import eval as evaluation
 import prepro
 import utils
-from conftest import leftovers, untrained_run, words, write, no_workers
+from conftest import leftovers, words, write
 from stress_audio import ROOT, contents, done
 
 # Runs a script's main function in forks, which need not import everything again, and kills each when the folder has
@@ -73,26 +73,6 @@ def speakers(tmp_path):
             path = write(tmp_path / speaker / f"{name}.wav", words(number, pitch=pitch))
             os.utime(path, (1.6e9, 1.6e9))
     return tmp_path
-
-
-@pytest.fixture(scope="module")
-def run_folder(tmp_path_factory):
-    return untrained_run(tmp_path_factory.mktemp("run"))
-
-
-@pytest.fixture(scope="module")
-def converter(run_folder):
-    return evaluation.load_converter(run_folder)
-
-
-@pytest.fixture
-def loaded(monkeypatch, converter):
-    monkeypatch.setattr(evaluation, "load_converter", lambda *_: converter)
-
-
-@pytest.fixture
-def serial(monkeypatch):
-    monkeypatch.setattr(prepro, "workers", no_workers)
 
 
 def run(capsys, main, *arguments) -> tuple[int, str]:
