@@ -184,7 +184,8 @@ def save_wav(path: str | os.PathLike, wav: np.ndarray, hp: HyperParams) -> None:
     content = io.BytesIO()  # libsndfile does not say why it cannot write a file
     soundfile.write(content, wav, hp.sample_rate, format="WAV", subtype="PCM_16")
     with replacing(path) as temporary:
-        temporary.write_bytes(content.getbuffer())
+        # Not getbuffer(): Python 3.12.0 and 3.12.1 crash when it is in the traceback of an error (CPython, gh-111049)
+        temporary.write_bytes(content.getvalue())
 
 
 @functools.lru_cache(maxsize=4)
