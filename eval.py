@@ -36,6 +36,7 @@ from networks import Generator
 HERE = pathlib.Path(__file__).resolve().parent
 PIECE_SECONDS = 8.0  # recordings are converted in pieces of at most this length, cut at pauses
 PIECES_AT_ONCE = 8
+FILES_AT_ONCE = 4
 FADE_SECONDS = 0.005  # at both ends of a piece, so that joints do not click
 
 
@@ -213,13 +214,22 @@ def convert_files(paths: list[pathlib.Path], out: pathlib.Path, converter: Conve
         raise ValueError(f"{utils.printable(min(taken))} would be overwritten by its own conversion; choose another "
                          "--out")
     try:
-        # One after the other: TensorFlow called from several threads has crashed in collecting garbage (Python 3.12)
-        with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool:
-            for path, name in zip(tqdm(recordings, "converting", disable=None), names):
-                try:
-                    rows.append(convert_file(path, name, out, converter, pool, model))
-                except utils.BadAudio as error:
-                    refused.append(str(error))
+        # Several at a time: that a decoder step waits for the one before leaves most cores idle
+        with (concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool,
+              concurrent.futures.ThreadPoolExecutor(min(FILES_AT_ONCE, os.cpu_count())) as files):
+            found = [files.submit(convert_file, path, name, out, converter, pool, model)
+                     for path, name in zip(recordings, names)]
+            try:
+                for future in tqdm(found, "converting", disable=None):
+                    try:
+                        rows.append(future.result())
+                    except utils.BadAudio as error:
+                        refused.append(str(error))
+            except KeyboardInterrupt:
+                print("\nstopping when the files under way are done", file=sys.stderr)
+                raise
+            finally:  # after an error the others need not be begun
+                files.shutdown(cancel_futures=True)
     finally:  # also when the disk is full
         for reason in refused:
             print(f"refused {reason}", file=sys.stderr)
