@@ -14,6 +14,27 @@ from collections.abc import Callable, Iterator
 from tqdm import tqdm
 
 
+def interrupt_import(number: int, frame) -> None:
+    """For Ctrl-C while a command imports what it needs: as usual, but noted, for imports lose some exceptions."""
+    interrupted.append(number)
+    raise KeyboardInterrupt
+
+
+def tell_exception(kind: type[BaseException], error: BaseException, trace) -> None:
+    """Without a traceback for Ctrl-C while a command imports what it needs; Python then exits as killed by SIGINT."""
+    if issubclass(kind, KeyboardInterrupt) and interrupted:
+        print("\nstopped before it began", file=sys.stderr)
+    else:
+        sys.__excepthook__(kind, error, trace)
+
+
+interrupted: list[int] = []
+sys.excepthook = tell_exception
+if (threading.current_thread() is threading.main_thread()
+        and signal.getsignal(signal.SIGINT) is signal.default_int_handler):
+    signal.signal(signal.SIGINT, interrupt_import)
+
+
 class Stopped(BaseException):
     """A signal asked for the end, and all is in order; no Exception, as KeyboardInterrupt is none."""
 
@@ -31,11 +52,14 @@ def run_main(name: str, function: Callable[[], int | None], *errors: type[Except
     """Call `function` and return an exit code: its own, 1 after an error that is told in a line, ValueError, OSError or
     one of `errors`, and 128 and the number of the signal after a signal."""
     try:
+        if interrupted:
+            raise KeyboardInterrupt
         return function() or 0
     except Stopped as stop:
         print(f"{name}: {stop}", file=sys.stderr)
         return 128 + stop.signal_number
     except KeyboardInterrupt:
+        interrupted.clear()
         print(f"\n{name}: stopped; what was finished is kept", file=sys.stderr)
         return 128 + signal.SIGINT
     except (ValueError, OSError, *errors) as error:
@@ -53,8 +77,9 @@ def noting_signals() -> Iterator[list[int]]:
     def note(number, frame):
         noted.append(number)
         signal.signal(signal.SIGINT, signal.SIG_DFL)
-        # Not print(), which must not be called while another one is under way
-        os.write(2, b"\nstopping after this step; Ctrl-C stops at once, back to the last checkpoint\n")
+        with contextlib.suppress(OSError):  # nobody reads: `| tee` was stopped by the same Ctrl-C
+            # Not print(), which must not be called while another one is under way
+            os.write(2, b"\nstopping after this step; Ctrl-C stops at once, back to the last checkpoint\n")
     before = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
         yield noted

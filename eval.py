@@ -9,6 +9,7 @@ Everything is free running: the model hears nothing but the source. Of recording
 done; the same command after an interruption goes on with the others.
 """
 import argparse
+import collections
 import concurrent.futures
 import dataclasses
 import hashlib
@@ -30,8 +31,9 @@ import numpy as np
 from tqdm import tqdm
 
 from convert import Converted, Converter
-from hyperparams import HyperParams
+from hyperparams import SYNTHESIS, HyperParams
 from networks import Generator
+from run_folder import differing, newest_step
 
 HERE = pathlib.Path(__file__).resolve().parent
 PIECE_SECONDS = 8.0  # recordings are converted in pieces of at most this length, cut at pauses
@@ -54,8 +56,13 @@ def load_converter(logdir: pathlib.Path, checkpoint: str | None = None, override
     path = pathlib.Path(logdir) / "hparams.json"
     if not path.exists():
         raise trainer.TrainingError(f"{path} does not exist: {logdir} is no run folder; train first, or give --logdir")
-    prefix = checkpoint or trainer.best_checkpoint(logdir)
-    generator = Generator(HyperParams.from_json(path).override(overrides))
+    prefix, trained = checkpoint or trainer.best_checkpoint(logdir), HyperParams.from_json(path)
+    hp = trained.override(overrides)
+    fixed = [text for text in differing(trained, hp) if text.split()[0] not in SYNTHESIS]
+    if fixed:
+        raise ValueError(f"--set {fixed[0]}: the model was trained with it; conversion may change "
+                         f"{', '.join(SYNTHESIS)}")
+    generator = Generator(hp)
     trainer.load_generator(generator, prefix)
     return Converter(generator)
 
@@ -136,16 +143,26 @@ def outputs(name: str) -> list[str]:
     return [f"{name}.wav", f"{name}.source.wav", f"{name}.png"]
 
 
-def unique_names(paths: list[pathlib.Path]) -> list[str]:
-    """Stems of the files, numbered where they or what is made of them repeat."""
-    names, taken = [], set()
+def unique_names(paths: list[pathlib.Path], records: dict[str, dict]) -> list[str]:
+    """What to call the conversions: the stems of the files, numbered where they or what is made of them repeat, but
+    as before for those in the records of earlier commands. Names that differ in their capitals alone repeat, too: they
+    are one file on a Mac."""
+    names, before, taken = [], collections.defaultdict(list), set()
+    for name, record in records.items():
+        before[record["made_of"]["source"]].append(name)
+        if os.path.exists(record["made_of"]["source"]):
+            taken.update(outputs(name.casefold()))
     for path in paths:
-        stem = name = utils.file_name(path.stem)
-        n = 2
-        while not taken.isdisjoint(outputs(name)):
-            name, n = f"{stem}_{n}", n + 1
+        same = before[os.path.realpath(path)]
+        if same:
+            name = same.pop(0)
+        else:
+            stem = name = utils.file_name(path.stem)
+            n = 2
+            while not taken.isdisjoint(outputs(name.casefold())):
+                name, n = f"{stem}_{n}", n + 1
         names.append(name)
-        taken.update(outputs(name))
+        taken.update(outputs(name.casefold()))
     return names
 
 
@@ -166,25 +183,23 @@ def origin(path: pathlib.Path, model: str) -> dict:
     return {"source": os.path.realpath(path), "bytes": found.st_size, "changed": found.st_mtime_ns, "model": model}
 
 
-def read_finished(record: pathlib.Path, made_of: dict, out: pathlib.Path) -> dict | None:
-    """The row of the results page that `convert_file` noted in `record`, if all that it wrote is still there."""
-    try:
-        content = json.loads(record.read_text(encoding="utf-8"))
-        if content is None or content["made_of"] != made_of:
-            return None
-        whole = all((out / name).stat().st_size == size for name, size in content["outputs"].items())
-    except (OSError, ValueError, KeyError, TypeError):  # not ours, or cut off
-        return None
-    return content["row"] if whole else None
+def read_records(out: pathlib.Path) -> dict[str, dict]:
+    """What `convert_file` noted in `out`, by the name of the conversion, of those that are whole."""
+    records = {}
+    for path in sorted((out / "finished").glob("*.json")):
+        try:
+            record = json.loads(path.read_text(encoding="utf-8"))
+            whole = all((out / file).stat().st_size == size for file, size in record["outputs"].items())
+            if whole and {"source", "model"} <= record["made_of"].keys() and record["row"]["id"]:
+                records[path.stem] = record
+        except (OSError, ValueError, KeyError, TypeError, AttributeError):  # not ours, or begun anew and cut off
+            continue
+    return records
 
 
-def convert_file(path: pathlib.Path, name: str, out: pathlib.Path, converter: Converter, pool, model: str) -> dict:
-    """Convert one recording unless that is done; returns its row of the results page. Raises BadAudio, CannotWrite."""
+def convert_file(path: pathlib.Path, name: str, out: pathlib.Path, converter: Converter, pool, made_of: dict) -> dict:
+    """Convert one recording; returns its row of the results page. Raises BadAudio, CannotWrite."""
     hp, record = converter.hp, out / "finished" / f"{name}.json"
-    made_of = origin(path, model)
-    row = read_finished(record, made_of, out)
-    if row:
-        return row
     wav = utils.load_wav(path, hp)
     voice, pieces, first, stopped = convert_recording(wav, converter, pool)
     if record.exists():
@@ -203,26 +218,34 @@ def convert_file(path: pathlib.Path, name: str, out: pathlib.Path, converter: Co
 
 
 def convert_files(paths: list[pathlib.Path], out: pathlib.Path, converter: Converter, title: str) -> int:
-    """Convert recordings into `out`, those that are not done; a bad one is named and skipped. Returns the number of
-    those skipped."""
-    rows, refused = [], []
-    recordings = find_recordings(paths, out)
-    names, model = unique_names(recordings), fingerprint(converter)
+    """Convert recordings into `out`, those that are not done; a bad one is named and skipped. The page shows also what
+    the same model converted into `out` before. Returns the number of those skipped."""
+    recordings, records, refused, todo = find_recordings(paths, out), read_records(out), [], []
+    names, model = unique_names(recordings, records), fingerprint(converter)
     taken = {*map(os.path.realpath, recordings)} & {os.path.realpath(out / file) for name in names
                                                     for file in outputs(name)}
     if taken:
         raise ValueError(f"{utils.printable(min(taken))} would be overwritten by its own conversion; choose another "
                          "--out")
+    rows = {name: record["row"] for name, record in records.items() if record["made_of"]["model"] == model}
+    for path, name in zip(recordings, names):
+        made_of = origin(path, model)
+        if name not in rows or records[name]["made_of"] != made_of:
+            rows.pop(name, None)
+            todo.append((path, name, made_of))
+    if len(todo) < len(recordings):
+        print(f"{len(recordings) - len(todo)} of {len(recordings)} recordings were converted before; to convert them "
+              f"again delete {out / 'finished'}")
     try:
         # Several at a time: that a decoder step waits for the one before leaves most cores idle
         with (concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool,
               concurrent.futures.ThreadPoolExecutor(min(FILES_AT_ONCE, os.cpu_count())) as files):
-            found = [files.submit(convert_file, path, name, out, converter, pool, model)
-                     for path, name in zip(recordings, names)]
+            found = {name: files.submit(convert_file, path, name, out, converter, pool, made_of)
+                     for path, name, made_of in todo}
             try:
-                for future in tqdm(found, "converting", disable=None):
+                for name, future in tqdm(found.items(), "converting", disable=None):
                     try:
-                        rows.append(future.result())
+                        rows[name] = future.result()
                     except utils.BadAudio as error:
                         refused.append(str(error))
             except KeyboardInterrupt:
@@ -233,8 +256,10 @@ def convert_files(paths: list[pathlib.Path], out: pathlib.Path, converter: Conve
     finally:  # also when the disk is full
         for reason in refused:
             print(f"refused {reason}", file=sys.stderr)
-    if rows:
-        heldout.finish(out, title, rows, {"converted": len(rows), "refused": len(refused)})
+    if rows or (out / "index.html").exists():  # which must not show what is no longer so
+        order = dict.fromkeys([*names, *rows])
+        heldout.finish(out, title, [rows[name] for name in order if name in rows],
+                       {"converted": len(recordings) - len(refused), "refused": len(refused)})
     return len(refused)
 
 
@@ -268,6 +293,9 @@ def evaluate(args: argparse.Namespace, name_files: Callable = heldout.name_files
     """What both evaluation scripts do; returns the exit code. Raises ValueError, OSError and TrainingError."""
     title = f"Voice conversion, {args.logdir.name}"
     converter = load_converter(args.logdir, args.checkpoint, args.set)
+    step, last_step = newest_step(args.logdir), trainer.read_notes(args.logdir).get("steps", 0)
+    if step < last_step:
+        print(f"warning: {args.logdir} is trained to step {step} of {last_step} only", file=sys.stderr)
     if args.inputs:
         return 1 if convert_files(args.inputs, args.out, converter, title) else 0
     corpus = data_load.Corpus(trainer.find_data(args, converter.hp), converter.hp)

@@ -171,6 +171,7 @@ def finish(out: pathlib.Path, title: str, rows: list[dict], summary: dict) -> No
     utils.write_json(out / "metrics.json", {"summary": summary,
                                             "utterances": {row["id"]: row["measures"] for row in rows}})
     report.write_page(out, title, rows, summary)
+    width = max(map(len, summary))
     for name, value in summary.items():
-        print(f"{name:24} {value if isinstance(value, (str, int)) else format(value, '.3f')}")
+        print(f"{name:{width}} {value if isinstance(value, (str, int)) else format(value, '.3f')}")
     print(f"open {(out / 'index.html').resolve()}")

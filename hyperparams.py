@@ -214,6 +214,9 @@ PRESETS: dict[str, HyperParams] = {
                            k=5, dis_stack=5, dis_frames=0, log_steps=1, save_steps=20),
 }
 
+# What conversion may change of a trained model.
+SYNTHESIS = ("griffin_lim_iters", "sharpen", "power")
+
 # The values that features on disk depend on: prepro.py stores them, training and evaluation compare.
 SIGNAL = ("sample_rate", "n_fft", "win_length", "hop_length", "n_mels", "preemphasis", "loudness_db", "top_db",
           "range_db", "quiet_db", "trim_level", "pitch_min", "pitch_max")

@@ -2,6 +2,7 @@
 import csv
 import dataclasses
 import hashlib
+import io
 import json
 import pathlib
 import re
@@ -95,15 +96,25 @@ def list_audio(folder: pathlib.Path, pattern: str) -> dict[str, pathlib.Path]:
     return found
 
 
+def read_text(path: pathlib.Path) -> str:
+    """What a user wrote; raises PreproError."""
+    try:
+        return path.read_text(encoding="utf-8-sig")  # spreadsheets put a mark in front
+    except OSError as error:
+        raise PreproError(f"{utils.printable(path)} cannot be read ({error.strerror})") from None
+    except UnicodeDecodeError:
+        raise PreproError(f"{utils.printable(path)} is no text in UTF-8: save it as such") from None
+
+
 def read_ids(path: pathlib.Path) -> set[str]:
-    """Utterance ids, one a line."""
-    return set(filter(None, map(str.strip, path.read_text(encoding="utf-8").splitlines())))
+    """Utterance ids, one a line; raises PreproError."""
+    return set(filter(None, map(str.strip, read_text(path).splitlines())))
 
 
 def read_pairs_csv(path: pathlib.Path) -> tuple[dict[str, pathlib.Path], dict[str, pathlib.Path]]:
-    """Read a CSV with the columns source and target (file names, relative to the CSV) as one parallel corpus."""
-    with open(path, newline="", encoding="utf-8-sig") as file:  # spreadsheets put a mark in front
-        rows = list(csv.DictReader(file))
+    """Read a CSV with the columns source and target (file names, relative to the CSV) as one parallel corpus; raises
+    PreproError."""
+    rows = list(csv.DictReader(io.StringIO(read_text(path))))
     if not rows or not {"source", "target"} <= set(rows[0]) or not all(row["source"] and row["target"] for row in rows):
         raise PreproError(f"{path}: needs a header with the columns source and target, and a row a pair")
     sources, targets = {}, {}

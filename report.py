@@ -89,11 +89,13 @@ def plot_curves(path: str | os.PathLike, curves: dict[str, tuple[np.ndarray, np.
                 ylabel: str) -> None:
     """Draw training curves, name to (steps, values); logarithmic if all values are positive and span more than 10x.
 
-    Values that are not finite leave a gap.
+    Values that are not finite leave a gap, and so does a stretch of steps where nothing was logged.
     """
     figure, axes = plain_axes(title, "step", ylabel)
     for index, (name, (steps, values)) in enumerate(curves.items()):
-        axes.plot(steps, values, color=COLOURS[index % len(COLOURS)], linewidth=1.4, label=literal(name),
+        gaps = np.flatnonzero(np.diff(steps) > 3 * np.median(np.diff(steps))) + 1 if len(steps) > 2 else []
+        axes.plot(np.insert(np.asarray(steps, float), gaps, np.nan), np.insert(np.asarray(values, float), gaps, np.nan),
+                  color=COLOURS[index % len(COLOURS)], linewidth=1.4, label=literal(name),
                   marker="o" if len(values) <= 30 else None, markersize=3.5)
     everything = np.concatenate([np.ravel(values) for _, values in curves.values()] or [np.zeros(0)])
     everything = everything[np.isfinite(everything)]

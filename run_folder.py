@@ -297,6 +297,12 @@ def best_checkpoint(logdir: pathlib.Path) -> str:
     raise TrainingError(f"{logdir} holds no checkpoint; train first (train.py --logdir {logdir})")
 
 
+def newest_step(logdir: pathlib.Path) -> int:
+    """The step of the newest checkpoint of a run, 0 if there is none."""
+    found = checkpoints_in(pathlib.Path(logdir) / "checkpoints")
+    return int(found[0].rpartition("-")[2]) if found else 0
+
+
 def load_generator(generator: keras.Model, prefix: str) -> None:
     """Restore the generator alone from any checkpoint that holds one; raises TrainingError."""
     parts = {"generator": generator.weights}

@@ -18,6 +18,7 @@ import hyperparams
 import trainer
 import tensorflow as tf
 
+from hyperparams import HyperParams
 from tasks import Paired
 
 HERE = pathlib.Path(__file__).resolve().parent
@@ -35,8 +36,10 @@ def parse_arguments(argv: list[str] | None = None, parser: argparse.ArgumentPars
 
 def run(args: argparse.Namespace, strategy: tf.distribute.Strategy | None = None) -> None:
     """Train, on one device or on those of a `tf.distribute.Strategy`."""
-    hp = trainer.resolve(args, hyperparams.PRESETS["default" if args.data else "demo"])
-    trainer.train(args, hp, Paired, strategy)
+    default = hyperparams.PRESETS["default" if args.data else "demo"]
+    if trainer.goes_on(args):
+        default = HyperParams.from_json(args.logdir / "hparams.json")
+    trainer.train(args, trainer.resolve(args, default), Paired, "train.py", strategy)
     if strategy is None or trainer.is_chief(strategy):
         trainer.draw_curves(args.logdir)
 

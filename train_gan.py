@@ -10,7 +10,6 @@ converted one, "joint" then alternates one update of it with `k` of the generato
 itself, and gradients flow through all it decodes.
 """
 import argparse
-import json
 import pathlib
 import sys
 
@@ -176,16 +175,17 @@ def draw_curves(logdir: pathlib.Path) -> None:
     """Draw the losses of a run into its folder."""
     curves = {name: trainer.read_scalars(logdir / "train", f"gan/{name}")
               for name in ("dis_loss_real", "dis_loss_fake", "gen_loss")}
-    report.plot_curves(logdir / "gan_loss.png", {name: curve for name, curve in curves.items() if curve[0]},
-                       "least-squares losses of discriminator and generator", "loss")
+    curves = {name: curve for name, curve in curves.items() if curve[0]}
+    if curves:
+        report.plot_curves(logdir / "gan_loss.png", curves, "least-squares losses of discriminator and generator",
+                           "loss")
 
 
 def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     trainer.add_arguments(parser)
     args = parser.parse_args(argv)
-    fresh = args.logdir is None or not trainer.goes_on(args)
-    if args.init_from is None and args.preset is None and fresh:
+    if args.init_from is None and args.preset is None and not (args.logdir and trainer.goes_on(args)):
         paired = HERE / "logdir" / ("paired" if args.data else "demo")
         args.init_from = paired if (paired / "hparams.json").exists() else None
     args.logdir = args.logdir or HERE / "logdir" / (f"{args.init_from.name}-gan" if args.init_from else "gan")
@@ -202,8 +202,8 @@ def run(args: argparse.Namespace) -> None:
             raise trainer.TrainingError(f"--init-from {args.init_from} is no run folder; train.py makes one")
         default = HyperParams.from_json(args.init_from / "hparams.json").replace(**OFTEN)
         if args.data is None:
-            args.data = pathlib.Path(json.loads((args.init_from / "data.json").read_text(encoding="utf-8"))["data"])
-    trainer.train(args, trainer.resolve(args, default), Adversarial)
+            args.data = trainer.find_data(argparse.Namespace(logdir=args.init_from, data=None), default)
+    trainer.train(args, trainer.resolve(args, default), Adversarial, "train_gan.py")
     draw_curves(args.logdir)
 
 

@@ -46,12 +46,15 @@ def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
 
 def run(args: argparse.Namespace) -> None:
     """Train on all devices; raises ValueError, OSError and TrainingError."""
+    strategy = None
     try:
         strategy = make_strategy(args.num_gpus)
-        if strategy.cluster_resolver is not None and args.data is None:
+        if trainer.worker(strategy)[1] > 1 and args.data is None:
             raise trainer.TrainingError("several machines need --data DIR, prepared before")
         train.run(args, strategy)
     except tf.errors.OpError as error:
+        if strategy and trainer.worker(strategy)[1] == 1:
+            raise
         raise trainer.TrainingError(f"{str(error)[:300]}\nIf another worker was lost, start all of them again: they go "
                                     "on from the last checkpoint") from None
 

@@ -7,6 +7,7 @@ import contextlib
 import json
 import math
 import pathlib
+import shlex
 import shutil
 import signal
 import tempfile
@@ -23,7 +24,8 @@ import tensorflow as tf
 from tqdm import tqdm
 
 from hyperparams import HyperParams
-from run_folder import Run, TrainingError, best_checkpoint, differing, load_generator, locked, read_scalars
+from run_folder import (Run, TrainingError, best_checkpoint, checkpoints_in, differing, load_generator, locked,
+                        one_line, read_scalars)
 
 SKIPPED_AT_MOST = 10  # steps in a row; one is bad luck or a bad recording, ten are a model that is lost
 
@@ -69,29 +71,39 @@ def resolve(args: argparse.Namespace, default: HyperParams) -> HyperParams:
 def find_data(args: argparse.Namespace, hp: HyperParams) -> pathlib.Path:
     """The features to use: those asked for, else those the run was trained on, else the demo's; raises TrainingError
     if the note of that is damaged."""
-    path = args.logdir / "data.json"
-    if not path.exists() or getattr(args, "no_resume", False):
-        return args.data or prepro.prepare_demo(hp)
+    notes = {} if getattr(args, "no_resume", False) else read_notes(args.logdir)
+    return args.data or notes.get("data") or prepro.prepare_demo(hp)
+
+
+def read_notes(logdir: pathlib.Path) -> dict:
+    """What `take_notes` wrote, or an empty dictionary if there is nothing; raises TrainingError if it is damaged."""
+    path = logdir / "run.json"
+    if not path.exists():
+        return {}
     try:
-        return args.data or pathlib.Path(json.loads(path.read_text(encoding="utf-8"))["data"])
+        notes = json.loads(path.read_text(encoding="utf-8"))
+        return {"script": str(notes["script"]), "data": pathlib.Path(notes["data"]), "steps": int(notes["steps"]),
+                "init_from": pathlib.Path(notes["init_from"]) if notes["init_from"] else None}
     except (ValueError, KeyError, TypeError):
-        raise TrainingError(f"{path} is damaged: say with --data what the run was trained on") from None
+        raise TrainingError(f"{path} is damaged: delete it, and say with --data what the run is trained on") from None
 
 
-def check_corpus(logdir: pathlib.Path, data: pathlib.Path) -> None:
-    """Raise TrainingError if a run that goes on was begun with other features than `data`, which are still there."""
-    try:
-        before = pathlib.Path(json.loads((logdir / "data.json").read_text(encoding="utf-8"))["data"])
-    except (OSError, ValueError, KeyError, TypeError):  # there is none, or it is damaged: `data` was named
-        return
-    if before.exists() and before.resolve() != pathlib.Path(data).resolve():
-        raise TrainingError(f"{logdir} was begun with --data {before}, not {data}: leave --data out, choose another "
-                            "--logdir, or begin anew with --no-resume")
+def take_notes(logdir: pathlib.Path, script: str, data: pathlib.Path, steps: int,
+               init_from: pathlib.Path | None = None) -> None:
+    """Note in a run folder which script trains it, with which features, to which last step, from whose weights."""
+    utils.write_json(logdir / "run.json", {"script": script, "data": str(pathlib.Path(data).resolve()), "steps": steps,
+                                           "init_from": str(pathlib.Path(init_from).resolve()) if init_from else None})
 
 
-def remember_data(logdir: pathlib.Path, data: pathlib.Path) -> None:
-    """Note in the run folder what the run is trained on."""
-    utils.write_json(logdir / "data.json", {"data": str(pathlib.Path(data).resolve())})
+def check_notes(logdir: pathlib.Path, script: str, data: pathlib.Path) -> None:
+    """Raise TrainingError if a run that goes on was begun by another script, or with other features than `data`, which
+    are still there."""
+    notes = read_notes(logdir)
+    cure = "choose another --logdir, or begin anew with --no-resume"
+    if notes and notes["script"] != script:
+        raise TrainingError(f"{logdir} was begun by {notes['script']}, not {script}: {cure}")
+    if notes and notes["data"].exists() and notes["data"].resolve() != pathlib.Path(data).resolve():
+        raise TrainingError(f"{logdir} was begun with --data {notes['data']}, not {data}: leave --data out, {cure}")
 
 
 def cosine(peak: float, steps: int, warmup: int) -> keras.optimizers.schedules.LearningRateSchedule:
@@ -123,23 +135,28 @@ def scaled(optimizer: keras.optimizers.Optimizer, hp: HyperParams) -> keras.opti
 
 
 def draw_curves(logdir: pathlib.Path) -> None:
-    """Draw the loss curves of a run into its folder, training and validation."""
+    """Draw the loss curves of a run into its folder, training and validation, as far as there are any."""
     for name, meaning in (("mean_loss", "mel and linear"), ("mean_loss1", "mel"), ("mean_loss2", "linear")):
         curves = {kind: read_scalars(logdir / kind, f"loss/{name}") for kind in ("train", "validation")}
-        report.plot_curves(logdir / f"{name}.png", {kind: curve for kind, curve in curves.items() if curve[0]},
-                           f"{name}: L1 of {meaning} spectrograms", "L1")
+        curves = {kind: curve for kind, curve in curves.items() if curve[0]}
+        if curves:
+            report.plot_curves(logdir / f"{name}.png", curves, f"{name}: L1 of {meaning} spectrograms", "L1")
 
 
-def train(args: argparse.Namespace, hp: HyperParams, make_task, strategy: tf.distribute.Strategy | None = None) -> None:
+def train(args: argparse.Namespace, hp: HyperParams, make_task, script: str,
+          strategy: tf.distribute.Strategy | None = None) -> None:
     """What all training scripts do: find the features, `make_task(hp, corpus)`, begin or resume its run, run it on the
-    devices of `strategy`."""
+    devices of `strategy`, and name the script that evaluates it."""
     data, strategy = find_data(args, hp), strategy or tf.distribute.get_strategy()
+    init_from = args.init_from
     if goes_on(args):
-        check_corpus(args.logdir, data)
+        check_notes(args.logdir, script, data)
+        init_from = init_from or read_notes(args.logdir).get("init_from")
     with strategy.scope():
         task = make_task(hp, data_load.Corpus(data, hp, worker(strategy)))
-    if args.init_from:  # before anything is removed: it may not exist, or be this very run
-        load_generator(task.generator, best_checkpoint(args.init_from))
+    # Before anything is removed: it may not exist, or be this very run
+    if init_from and (args.no_resume or not checkpoints_in(args.logdir / "checkpoints")):
+        load_generator(task.generator, best_checkpoint(init_from))
     same_everywhere(strategy, 0)  # nobody removes anything before all have read what they need
     with contextlib.ExitStack() as stack:
         logdir = args.logdir
@@ -149,18 +166,30 @@ def train(args: argparse.Namespace, hp: HyperParams, make_task, strategy: tf.dis
             stack.enter_context(locked(logdir))
             if args.no_resume:
                 forget(logdir)
+        last_step = sum(steps for _, steps in task.stages)
+        take_notes(logdir, script, data, last_step, init_from)  # killed before its first checkpoint, it needs them
         run = Run(logdir, hp, task.parts)
-        if not args.no_resume:
-            run.resume(args.logdir)
+        if not args.no_resume and not run.resume(args.logdir) and init_from:
+            load_generator(task.generator, best_checkpoint(init_from))  # a first checkpoint was broken off
         if not same_everywhere(strategy, int(run.step)):
             raise TrainingError(f"workers do not see the same checkpoint; {args.logdir} must be a folder they share")
-        remember_data(logdir, data)
-        last_step = sum(steps for _, steps in task.stages)
-        if 0 < int(run.step) < last_step:
-            print(f"{args.logdir} goes on from step {int(run.step)} of {last_step}")
-        if int(run.step) >= last_step:
-            print(f"{args.logdir} is trained to its last step, {last_step}; --no-resume begins anew")
+        before = int(run.step)
+        if 0 < before < last_step:
+            print(f"{args.logdir} goes on from step {before} of {last_step}")
         fit(run, task, min(args.steps or last_step, last_step))
+    if is_chief(strategy):
+        tell_end(args, script, before, int(run.step), last_step)
+
+
+def tell_end(args: argparse.Namespace, script: str, before: int, step: int, last_step: int) -> None:
+    """Say how far a run came that was at step `before`, and what to do next."""
+    if step < last_step:
+        already = " already" if step == before else ""
+        print(f"{args.logdir} is at step {step}{already} of {last_step}; the same command without --steps goes on")
+        return
+    anew = "; --no-resume begins anew" if step == before else ""
+    print(f"{args.logdir} is trained to its last step, {last_step}{anew}. To convert its held-out sentences: "
+          f"python {script.replace('train', 'eval')} --logdir {shlex.quote(str(args.logdir))}")
 
 
 def worker(strategy: tf.distribute.Strategy) -> tuple[int, int]:
@@ -212,6 +241,9 @@ def fit(run: Run, task, last_step: int) -> None:
             # An error of TensorFlow's may come from the middle of an update
             if not isinstance(error, (TrainingError, tf.errors.OpError)):
                 run.save()
+            if isinstance(error, tf.errors.ResourceExhaustedError):
+                raise TrainingError(f"memory is not enough ({one_line(error)}); the last checkpoint is good. Begin in "
+                                    "another --logdir with --set batch_size=8 or a smaller width") from None
             raise
 
 

@@ -4,6 +4,7 @@
 
 Coordinates are tenths of an inch, y upwards.
 """
+import argparse
 import pathlib
 import sys
 
@@ -269,5 +270,6 @@ def draw_discriminator(hp: HyperParams) -> Sheet:
 
 
 if __name__ == "__main__":
+    argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter).parse_args()
     draw_generator(HyperParams()).save(HERE / "Tacotron_generator.png")
     draw_discriminator(HyperParams()).save(HERE / "Tacotron_discriminator.png")

@@ -244,7 +244,7 @@ def check_memory(folder: pathlib.Path, files: int) -> dict[str, float]:
     source = conftest.write(folder / "in.wav", conftest.words(1))
     with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool:
         for number in range(1, files + 1):
-            evaluation.convert_file(source, str(number), folder / "out", converter, pool, "model")
+            evaluation.convert_file(source, str(number), folder / "out", converter, pool, {})
             if number in (50, 100, 200, 500, files):
                 pages = int(pathlib.Path("/proc/self/statm").read_text().split()[1])
                 found[f"MiB after {number}"] = round(pages * os.sysconf("SC_PAGE_SIZE") / 2 ** 20, 1)

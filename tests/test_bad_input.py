@@ -12,7 +12,8 @@ import eval as evaluation
 import manifest
 import prepro
 import train
-from conftest import leftovers, words, write
+import trainer
+from conftest import leftovers, untrained_run, words, write
 
 pytestmark = pytest.mark.usefixtures("serial")
 IDS = ["a", "b", "c", "d"]
@@ -171,8 +172,11 @@ def test_names_without_a_match(speakers, capsys):
      "no hyperparameter 'hop_lenght'; the closest is 'hop_length'"),
     (["--source", "anna", "--target", "bert", "--data", "data", "--set", "n_mels=many"], 1,
      "n_mels is of type int, 'many' is not"),
-    (["--source", "anna", "--target", "bert", "--data", "data", "--heldout", "nowhere.txt"], 1, "nowhere.txt"),
-    (["--pairs", "nowhere.csv", "--data", "data"], 1, "nowhere.csv"),
+    (["--source", "anna", "--target", "bert", "--data", "data", "--heldout", "nowhere.txt"], 1,
+     "nowhere.txt cannot be read (No such file or directory)"),
+    (["--source", "anna", "--target", "bert", "--data", "data", "--heldout", "anna/a.wav"], 1,
+     "a.wav is no text in UTF-8"),
+    (["--pairs", "nowhere.csv", "--data", "data"], 1, "nowhere.csv cannot be read (No such file or directory)"),
     (["--pairs", "nowhere.csv", "--source", "anna", "--target", "bert", "--data", "data"], 2, "choose one of"),
     (["--source", "anna", "--target", "bert", "--data", "anna/a.wav"], 1, "a.wav")])
 def test_prepro_refuses_and_writes_nothing(speakers, capsys, monkeypatch, arguments, status, message):
@@ -319,6 +323,26 @@ def test_eval_of_a_run_that_cannot_be_loaded(recordings, run_folder, tmp_path, c
     status, _, error = run(capsys, evaluation.main, recordings, "--out", tmp_path / "out", "--logdir", folder)
     assert status == 1 and error.startswith("eval.py: ") and message in error and cure in error
     assert str(folder) in error and sorted(tmp_path.rglob("*")) == before
+
+
+def test_eval_changes_nothing_that_a_model_was_trained_with(recordings, run_folder, tmp_path, capsys):
+    status, _, error = run(capsys, evaluation.main, recordings, "--out", tmp_path / "out", "--logdir", run_folder,
+                           "--set", "sharpen=1.1", "--set", "sigma=2")
+    assert status == 1 and "--set sigma (1.5 there, 2.0 asked for): the model was trained with it" in error
+    assert "griffin_lim_iters, sharpen, power" in error and not (tmp_path / "out").exists()
+    assert evaluation.load_converter(run_folder, None, ["sharpen=1.1", "power=1.2"]).hp.sharpen == 1.1
+
+
+@pytest.mark.usefixtures("loaded")
+def test_eval_of_a_run_that_is_not_at_its_end_says_so(tmp_path, capsys):
+    untrained_run(tmp_path / "run")
+    for step, n_warnings in ((3, 1), (9, 0)):
+        trainer.take_notes(tmp_path / "run", "train.py", tmp_path, 9)
+        (tmp_path / "run" / "checkpoints" / f"step-{step}.index").touch()
+        write(tmp_path / "in.wav", words(1))
+        status, _, error = run(capsys, evaluation.main, tmp_path / "in.wav", "--out", tmp_path / "out", "--logdir",
+                               tmp_path / "run")
+        assert status == 0 and error.count("is trained to step 3 of 9 only") == n_warnings
 
 
 def test_eval_of_a_checkpoint_that_is_not_there(recordings, run_folder, tmp_path, capsys):

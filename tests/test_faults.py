@@ -89,12 +89,26 @@ def fail(error: Exception):
     raise error
 
 
-@pytest.mark.parametrize("error, saved", [(tf.errors.ResourceExhaustedError(None, None, "no memory"), [4, 6]),
-                                          (KeyError("a bug"), [6, 7])])
-def test_a_step_that_failed_half_way_is_not_saved(tmp_path, error, saved):
-    with pytest.raises(type(error)):
+@pytest.mark.parametrize("error, told, saved", [
+    (tf.errors.ResourceExhaustedError(None, None, "no room"), (trainer.TrainingError, "no room.*batch_size=8"), [4, 6]),
+    (tf.errors.InternalError(None, None, "lost"), (tf.errors.InternalError, "lost"), [4, 6]),
+    (KeyError("a bug"), (KeyError, "a bug"), [6, 7])])
+def test_a_step_that_failed_half_way_is_not_saved(tmp_path, error, told, saved):
+    with pytest.raises(told[0], match=told[1]):
         go(tmp_path, 12, on_step={8: lambda: fail(error)})
     assert kept(tmp_path) == saved
+
+
+def test_an_interruption_that_an_import_loses_still_stops_the_command():
+    """And one that it does not lose leaves no traceback."""
+    lost = ("import commands, contextlib, os, signal, sys\nwith contextlib.suppress(KeyboardInterrupt):\n"
+            "    os.kill(os.getpid(), signal.SIGINT)\nsys.exit(commands.run_main('x.py', lambda: print('ran')))")
+    raised = "import commands, os, signal\nos.kill(os.getpid(), signal.SIGINT)"
+    here = pathlib.Path(commands.__file__).parent
+    for code, status in ((lost, 130), (raised, -2)):
+        done = subprocess.run([sys.executable, "-c", code], cwd=here, capture_output=True, text=True)
+        assert (done.returncode, done.stdout) == (status, "")
+        assert "stopped" in done.stderr and "Traceback" not in done.stderr
 
 
 # Kills ----------------------------------------------------------------------------------------------------------------
@@ -197,12 +211,11 @@ def test_a_checkpoint_of_another_network_is_refused_with_names_and_values(tmp_pa
 
 # The run folder -------------------------------------------------------------------------------------------------------
 
-@pytest.mark.parametrize("text", ["", "[1]", "{}", '{"data": "/a'])
-def test_a_damaged_note_of_the_data_is_named_with_the_cure(tmp_path, text):
-    (tmp_path / "data.json").write_text(text)
-    with pytest.raises(trainer.TrainingError, match="data.json is damaged: say with --data"):
+@pytest.mark.parametrize("text", ["", "[1]", "{}", '{"data": "/a', '{"script": "", "data": "/a", "steps": "x"}'])
+def test_damaged_notes_of_a_run_are_named_with_the_cure(tmp_path, text):
+    (tmp_path / "run.json").write_text(text)
+    with pytest.raises(trainer.TrainingError, match="run.json is damaged: delete it, and say with --data"):
         trainer.find_data(types.SimpleNamespace(logdir=tmp_path, data=None), HP)
-    assert trainer.find_data(types.SimpleNamespace(logdir=tmp_path, data=tmp_path), HP) == tmp_path
 
 
 def test_a_run_folder_in_use_is_refused_with_its_owner(tmp_path):

@@ -95,10 +95,22 @@ def test_names_are_printable_short_and_distinct():
 
 
 def test_outputs_of_two_recordings_never_have_one_name(tmp_path):
-    paths = [tmp_path / name for name in ("x.wav", "x.flac", "x.source.wav", "x_2.wav", "x.source.flac", "y.wav")]
-    names = evaluation.unique_names(paths)
+    paths = [tmp_path / name for name in ("x.wav", "x.flac", "x.source.wav", "X.wav", "x_2.wav", "x.source.flac",
+                                          "y.wav")]
+    names = evaluation.unique_names(paths, {})
     files = [file for name in names for file in evaluation.outputs(name)]
-    assert len(set(files)) == len(files) and names[0] == "x" and names[-1] == "y"
+    assert len({file.casefold() for file in files}) == len(files) and names[0] == "x" and names[-1] == "y"
+
+
+def test_a_recording_keeps_the_name_that_it_had_in_an_earlier_command(tmp_path):
+    """And takes none from another one, of which the conversion is there; from one that is gone it may."""
+    first, second, third = (tmp_path / folder / "x.wav" for folder in "abc")
+    write(first, words(1)), write(second, words(2))
+    records = {name: {"made_of": {"source": str(path)}} for name, path in (("x", first), ("x_2", second))}
+    assert evaluation.unique_names([third, second, first], records) == ["x_3", "x_2", "x"]
+    assert evaluation.unique_names([first, first], records) == ["x", "x_2"]
+    first.unlink()
+    assert evaluation.unique_names([third], records) == ["x"]
 
 
 def test_recordings_are_found_but_for_the_results_among_them(tmp_path):

@@ -208,10 +208,10 @@ def test_the_same_command_resumes_whatever_it_sets(tmp_path, monkeypatch, capsys
     """The defaults come from the paired run at first, and from the run itself afterwards."""
     paired, logdir = tmp_path / "paired", tmp_path / "gan"
     utils.write_json(paired / "hparams.json", dataclasses.asdict(hyperparams.HyperParams(width=48)))
-    utils.write_json(paired / "data.json", {"data": str(tmp_path)})
+    trainer.take_notes(paired, "train.py", tmp_path, 9)
     used = []
 
-    def train(args, hp, task):
+    def train(args, hp, task, script):
         used.append(hp)
         utils.write_json(args.logdir / "hparams.json", dataclasses.asdict(hp))
     monkeypatch.setattr(trainer, "train", train)

@@ -141,6 +141,19 @@ def test_only_what_changed_is_converted_again(speakers, converter, monkeypatch, 
 
 
 @pytest.mark.usefixtures("loaded")
+def test_the_page_shows_what_other_commands_converted_with_the_same_model(speakers, converter, monkeypatch, capsys):
+    def shown(*inputs, status=0) -> list[str]:
+        assert run(capsys, evaluation.main, *inputs, "--logdir", speakers, "--out", speakers / "out")[0] == status
+        return list(json.loads((speakers / "out" / "metrics.json").read_text())["utterances"])
+    a, b, other = speakers / "anna" / "a.wav", speakers / "anna" / "b.wav", speakers / "bert" / "a.wav"
+    assert [shown(b), shown(a), shown(other)] == [["b"], ["a", "b"], ["a_2", "a", "b"]]
+    a.write_bytes(b"")  # what became of it is no longer shown
+    assert shown(a, status=1) == ["a_2", "b"]
+    monkeypatch.setattr(converter, "hp", converter.hp.replace(griffin_lim_iters=3))
+    assert shown(a, status=1) == [] and shown(b) == ["b"]
+
+
+@pytest.mark.usefixtures("loaded")
 def test_a_conversion_that_stops_between_its_files_is_not_taken_for_done(speakers, monkeypatch, capsys):
     """Though a record of an earlier one is there, of the same sizes."""
     arguments = [speakers / "anna", "--logdir", speakers, "--out", speakers / "out"]

@@ -76,7 +76,7 @@ def test_a_run_goes_on_and_evaluates_on_any_number_of_devices(tiny_hp, demo_data
         (self.strategy.num_replicas_in_sync, int(step))) or train_step(self, stage, batch, step))
     for n, steps in ((2, "2"), (1, "3"), (2, "5")):
         args = train.parse_arguments(["--data", str(demo_data), "--logdir", str(tmp_path), "--steps", steps])
-        trainer.train(args, hp, tasks.Paired, strategies[n])
+        trainer.train(args, hp, tasks.Paired, "train.py", strategies[n])
         assert trainer.best_checkpoint(tmp_path).endswith(f"step-{steps}")
     assert taken == [(2, 0), (2, 1), (1, 2), (2, 3), (2, 4)]
     converter = evaluation.load_converter(tmp_path)

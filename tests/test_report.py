@@ -116,6 +116,14 @@ def test_curves_are_logarithmic_only_where_it_helps(figures, values, scale):
     assert figures[0].axes[0].get_yscale() == scale
 
 
+def test_a_curve_has_a_gap_where_nothing_was_logged(figures):
+    steps, values = [20, 40, 60, 80, 900, 920, 940], np.arange(7.0)
+    report.plot_curves("unused.png", {"training": (steps, values)}, "Loss", "L1")
+    line = figures[0].axes[0].lines[0]
+    np.testing.assert_array_equal(line.get_xdata(), [*steps[:4], np.nan, *steps[4:]])
+    np.testing.assert_array_equal(line.get_ydata(), [*values[:4], np.nan, *values[4:]])
+
+
 def test_durations_use_common_bins_and_count_all(figures):
     report.plot_durations("unused.png", {"rms": [1.0, 2.0, 3.0], "slt": [2.0, 4.0]})
     texts = [text.get_text() for text in figures[0].axes[0].get_legend().get_texts()]

@@ -98,7 +98,7 @@ def test_other_hyperparameters_on_resume_are_refused_with_names_and_values(run_t
         assert part in message
     assert "batch_size" not in message and newest(tmp_path / "a") == (2, 2.0)
     assert json.loads((tmp_path / "a" / "hparams.json").read_text())["seed"] == HP.seed
-    assert run_train("a", "--steps", "3", small=()) == 1  # only --set save_steps=1 is left
+    assert run_train("a", "--steps", "3", small=()) == 0  # only --set save_steps=1 is left, and that is so
     assert run_train("a", "--set", "learning_rate=0.5", "--no-resume", "--steps", "1") == 0
     assert json.loads((tmp_path / "a" / "hparams.json").read_text())["learning_rate"] == 0.5
 
@@ -150,7 +150,7 @@ def test_a_run_remembers_its_corpus(tmp_path, tiny_hp, monkeypatch):
     monkeypatch.setattr(prepro, "prepare_demo", lambda hp: pathlib.Path("demo"))
     flags = ["--logdir", str(tmp_path)]
     assert trainer.find_data(train.parse_arguments(flags), tiny_hp) == pathlib.Path("demo")
-    trainer.remember_data(tmp_path, tmp_path / "mine")
+    trainer.take_notes(tmp_path, "train.py", tmp_path / "mine", 9)
     assert trainer.find_data(train.parse_arguments(flags), tiny_hp) == tmp_path / "mine"
     assert trainer.find_data(train.parse_arguments([*flags, "--no-resume"]), tiny_hp) == pathlib.Path("demo")
     assert trainer.find_data(train.parse_arguments([*flags, "--data", "moved"]), tiny_hp) == pathlib.Path("moved")
@@ -164,12 +164,26 @@ def test_an_interruption_is_no_traceback(run_train, monkeypatch, capsys):
     assert capsys.readouterr().err == "\ntrain.py: stopped; what was finished is kept\n"
 
 
-def test_a_run_refuses_another_corpus_than_its_own(tmp_path):
+def test_a_run_refuses_another_corpus_or_script_than_its_own(tmp_path):
     own, other = tmp_path / "own", tmp_path / "other"
     own.mkdir(), other.mkdir()
-    trainer.remember_data(tmp_path, own)
-    trainer.check_corpus(tmp_path, own)
+    trainer.check_notes(tmp_path, "train.py", own)
+    trainer.take_notes(tmp_path, "train.py", own, 9)
+    trainer.check_notes(tmp_path, "train.py", own)
     with pytest.raises(trainer.TrainingError, match="own, not .*other.*--no-resume"):
-        trainer.check_corpus(tmp_path, other)
+        trainer.check_notes(tmp_path, "train.py", other)
     own.rmdir()  # it was moved
-    trainer.check_corpus(tmp_path, other)
+    trainer.check_notes(tmp_path, "train.py", other)
+    with pytest.raises(trainer.TrainingError, match="was begun by train.py, not train_gan.py.*--no-resume"):
+        trainer.check_notes(tmp_path, "train_gan.py", other)
+
+
+def test_a_run_says_how_far_it_came_and_what_comes_next(run_train, tmp_path, capsys):
+    last = HP.postnet_steps + HP.mel_steps + HP.finetune_steps
+    for flags, message in ((["--steps", "3"], f"is at step 3 of {last}; the same command without --steps goes on"),
+                           (["--steps", "2"], f"is at step 3 already of {last}"),
+                           ([], f"python eval.py --logdir {tmp_path / 'a'}"), ([], "--no-resume begins anew")):
+        assert run_train("a", *flags) == 0
+        assert message in capsys.readouterr().out
+    notes = trainer.read_notes(tmp_path / "a")
+    assert notes == {"script": "train.py", "data": tmp_path, "steps": last, "init_from": None}
