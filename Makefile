@@ -24,15 +24,18 @@ demo: .venv/installed
 	.venv/bin/python eval_gan.py
 
 # OTHERS are further speakers who say the same sentences: they teach to listen, the voice is TARGET's alone
-SPEAKER = $(notdir $(SOURCE:/=))
-NAME = $(SPEAKER)-$(notdir $(TARGET:/=))
+# Two folders of one name, as bdl/wav and slt/wav, are told apart by what they are in
+last = $(notdir $(abspath $(1)))
+parent = $(notdir $(patsubst %/,%,$(dir $(abspath $(1)))))_$(call last,$(1))
+called = $(if $(filter $(call last,$(SOURCE)),$(call last,$(TARGET))),$(call parent,$(1)),$(call last,$(1)))
+NAME = $(call called,$(SOURCE))-$(call called,$(TARGET))
 pair: .venv/installed
 	@test -n "$(SOURCE)" -a -n "$(TARGET)" || { echo "usage: make pair SOURCE=DIR TARGET=DIR"; exit 1; }
 	@test "$(words $(SOURCE) $(TARGET))" = 2 || { echo "make takes no folders with spaces: see the README for the commands"; exit 1; }
 	.venv/bin/python prepro.py $(SOURCE:%=--source %) $(OTHERS:%=--source %) --target $(TARGET) --identity \
 		$(HELDOUT:%=--heldout %) --data data/features-$(NAME)
 	.venv/bin/python train.py --data data/features-$(NAME) --logdir logdir/$(NAME)
-	.venv/bin/python eval.py --logdir logdir/$(NAME) --source $(SPEAKER)
+	.venv/bin/python eval.py --logdir logdir/$(NAME) --source $(SOURCE)
 
 test: .venv/installed-test
 	.venv/bin/python -m ruff check .

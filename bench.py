@@ -283,11 +283,12 @@ def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
 
 def main(argv: list[str] | None = None) -> int:
     args = parse_arguments(argv)
-    try:
-        hp = hyperparams.get("default", args.set)
-    except ValueError as error:
-        print(f"bench.py: {error}", file=sys.stderr)
-        return 1
+    return commands.run_main("bench.py", lambda: bench(args))
+
+
+def bench(args: argparse.Namespace) -> None:
+    """Measure all; raises ValueError and OSError."""
+    hp = hyperparams.get("default", args.set)
     corpus, table = data_load.Corpus(prepro.prepare_demo(hp), hp), Table()
     matrix = tf.random.normal((MATRIX, MATRIX))
     product = tf.function(lambda: tf.linalg.matmul(matrix, matrix))
@@ -303,7 +304,6 @@ def main(argv: list[str] | None = None) -> int:
         utils.write_json(args.json, {"machine": platform.platform(), "cores": os.cpu_count(),
                                      "devices": [device.name for device in tf.config.list_physical_devices()],
                                      "hyperparameters": args.set, "table": table.rows})
-    return 0
 
 
 if __name__ == "__main__":

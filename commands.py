@@ -2,9 +2,12 @@
 cores."""
 import concurrent.futures.process
 import contextlib
+import fcntl
 import multiprocessing
 import os
+import pathlib
 import signal
+import socket
 import sys
 import threading
 import traceback
@@ -41,6 +44,10 @@ class Stopped(BaseException):
     def __init__(self, signal_number: int, message: str):
         super().__init__(message)
         self.signal_number = signal_number
+
+
+class CannotLock(OSError):
+    """A folder that another command writes into, or that cannot be written."""
 
 
 def add_verbose(parser: ArgumentParser) -> None:
@@ -86,6 +93,35 @@ def noting_signals() -> Iterator[list[int]]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+@contextlib.contextmanager
+def locked(folder: pathlib.Path, flag: str) -> Iterator[None]:
+    """Keep other commands from writing into `folder`, which `flag` named; raises CannotLock if one does, or if it is
+    read-only.
+
+    The kernel takes the lock away from a process that ends, however it ends.
+    """
+    folder = pathlib.Path(folder)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        file = open(folder / ".lock", "a+", encoding="utf-8")
+    except OSError as error:
+        raise CannotLock(f"{folder} cannot be written ({error.strerror}): choose another {flag}, or change its "
+                         "permissions") from None
+    with file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            file.seek(0)
+            raise CannotLock(f"{folder} is in use by {file.read() or 'another process'}: choose another {flag}, "
+                             "or wait until that ends") from None
+        except OSError:  # a network drive that knows no locks
+            pass
+        file.truncate(0)
+        file.write(f"process {os.getpid()} on {socket.gethostname()}")
+        file.flush()
+        yield
 
 
 @contextlib.contextmanager

@@ -6,6 +6,7 @@ run would have seen there, and there is no state to save.
 import csv
 import functools
 import pathlib
+from collections.abc import Iterator
 
 import quiet  # noqa: F401  before TensorFlow
 import numpy as np
@@ -23,7 +24,11 @@ POSTNET, PAIRED = "postnet", "paired"
 @functools.lru_cache(maxsize=256)  # each holds a file open, and many systems allow no more than 1,024 of them
 def open_array(path: pathlib.Path) -> np.ndarray:
     """Memory-map a .npy file; opening it costs as much as reading a crop, so it stays open for a while."""
-    return np.load(path, mmap_mode="r", allow_pickle=False)
+    try:
+        return np.load(path, mmap_mode="r", allow_pickle=False)
+    except (OSError, ValueError) as error:
+        raise PreproError(f"{path} cannot be read ({error}): run prepro.py again, as before; it makes what is missing "
+                          "or cut off") from None
 
 
 class Corpus:
@@ -39,7 +44,7 @@ class Corpus:
         self.pairs = {(pair.source, pair.name): pair for pair in manifest.read_manifest(self.data)
                       if pair.split != "dropped"}
         self.train = [pair for pair in self.pairs.values() if pair.split == "train"]
-        with open(self.data / "slices.csv", newline="", encoding="utf-8") as file:
+        with manifest.reading(self.data / "slices.csv") as file:
             self.slices = [(self.pairs[row["source"], row["name"]], *(int(row[key]) for key in (
                 "target_start", "target_end"))) for row in csv.DictReader(file)
                 if self.pairs[row["source"], row["name"]].split == "train"]
@@ -48,13 +53,15 @@ class Corpus:
         self.spoken = list({(pair.utterance, pair.target_start): pair for pair in self.train}.values())
 
     def split(self, name: str, source: str | None = None) -> list[Pair]:
-        """The pairs of a split, of one source or of all, in a fixed order; raises PreproError if there are none.
+        """The pairs of a split, of one source, named by itself or its folder, or of all, in a fixed order; raises
+        PreproError if there are none.
 
         Pairs of the target with itself are left out: to copy is no conversion.
         """
         pairs = [pair for pair in self.pairs.values() if pair.split == name and pair.source != self.target]
         if source is not None:
             sources = sorted({pair.source for pair in pairs})
+            source = next((name for name in (source, *manifest.folder_names(source)) if name in sources), source)
             if pairs and source not in sources:
                 raise PreproError(f"{self.data} has no held-out sentence of source {source!r}; "
                                   f"there are {', '.join(sources)}")
@@ -187,18 +194,30 @@ class Corpus:
         return {"source": source, "source_mask": source_mask, "mel": mel, "pitch": pitch, "linear": linear,
                 "mask": mask, "positions": positions.astype(np.float32)}
 
-    def dataset(self, kind: str, start: int, stop: int) -> tf.data.Dataset:
-        """Batches `start` to `stop` - 1 of a kind, prepared ahead of the training step."""
+    def batches(self, kind: str, start: int, stop: int) -> Iterator[dict[str, tf.Tensor]]:
+        """Batches `start` to `stop` - 1 of a kind, prepared ahead of the training step; raises PreproError."""
         make = {POSTNET: self.postnet_batch, PAIRED: self.paired_batch}[kind]
-        example = make(0)
+        example, failures = make(0), []
+
+        def call(step):
+            try:
+                return list(make(int(step)).values())
+            except Exception as error:
+                failures.append(error)
+                raise
 
         def batch(step):
-            arrays = tf.numpy_function(lambda step: list(make(int(step)).values()), [step],
-                                       [tf.float32] * len(example))
+            arrays = tf.numpy_function(call, [step], [tf.float32] * len(example))
             for array, like in zip(arrays, example.values()):
                 array.set_shape([None, None, *like.shape[2:]])
             return dict(zip(example, arrays))
-        return tf.data.Dataset.range(start, stop).map(batch, num_parallel_calls=2).prefetch(4)
+        dataset = tf.data.Dataset.range(start, stop).map(batch, num_parallel_calls=2).prefetch(4)
+        try:
+            yield from dataset
+        except tf.errors.OpError:
+            if not failures:
+                raise
+            raise failures[0] from None  # TensorFlow tells of it in a hundred lines
 
 
 def pad(arrays: list[np.ndarray], multiple: int) -> tuple[np.ndarray, np.ndarray]:

@@ -238,7 +238,7 @@ def convert_files(paths: list[pathlib.Path], out: pathlib.Path, converter: Conve
               f"again delete {out / 'finished'}")
     try:
         # Several at a time: that a decoder step waits for the one before leaves most cores idle
-        with (concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool,
+        with (commands.locked(out, "--out"), concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool,
               concurrent.futures.ThreadPoolExecutor(min(FILES_AT_ONCE, os.cpu_count())) as files):
             found = {name: files.submit(convert_file, path, name, out, converter, pool, made_of)
                      for path, name, made_of in todo}
@@ -271,7 +271,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--data", type=pathlib.Path, metavar="DIR",
                         help="what prepro.py wrote (default: what the run was trained on)")
     parser.add_argument("--logdir", type=pathlib.Path, metavar="DIR", help="run folder (default: that of the demo)")
-    parser.add_argument("--source", metavar="NAME", help="held-out sentences of this source speaker only")
+    parser.add_argument("--source", metavar="NAME",
+                        help="held-out sentences of this source speaker, or of this folder, only")
     parser.add_argument("--oracles", action="store_true",
                         help="measure also what the networks make of a part of the truth")
     parser.add_argument("--set", action="append", default=[], metavar="NAME=VALUE",
@@ -299,7 +300,8 @@ def evaluate(args: argparse.Namespace, name_files: Callable = heldout.name_files
     if args.inputs:
         return 1 if convert_files(args.inputs, args.out, converter, title) else 0
     corpus = data_load.Corpus(trainer.find_data(args, converter.hp), converter.hp)
-    heldout.evaluate(corpus, args.out, converter, title, args.source, args.oracles, name_files)
+    with commands.locked(args.out, "--out"):
+        heldout.evaluate(corpus, args.out, converter, title, args.source, args.oracles, name_files)
     return 0
 
 

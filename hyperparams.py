@@ -158,6 +158,10 @@ class HyperParams:
                            ("slice_min_seconds", "slice_max_seconds"), ("pitch_min", "pitch_max")):
             if getattr(self, less) > getattr(self, more):
                 raise ValueError(f"{less}={getattr(self, less)} is more than {more}={getattr(self, more)}")
+        lowest, highest = self.sample_rate / (self.n_fft - 1), self.sample_rate / 2
+        if not lowest < self.pitch_min < self.pitch_max <= highest:
+            raise ValueError(f"pitch_min={self.pitch_min} and pitch_max={self.pitch_max}: must lie between "
+                             f"{lowest:.1f}, of which a period fits into n_fft={self.n_fft}, and {highest:.0f} Hz")
         for field in dataclasses.fields(self):
             value = getattr(self, field.name)
             may_be_zero = field.name in ("postnet_steps", "mel_steps", "finetune_steps", "warmup_steps", "seed",

@@ -1,11 +1,15 @@
 """The pairs of a corpus: finding recordings, telling the splits apart, and the table of it all, manifest.csv."""
+import contextlib
 import csv
 import dataclasses
 import hashlib
 import io
 import json
+import os
 import pathlib
 import re
+from collections.abc import Iterator
+from typing import TextIO
 
 import hyperparams
 import utils
@@ -51,14 +55,32 @@ def read_manifest(data: pathlib.Path) -> list[Pair]:
     if not path.exists():
         raise PreproError(f"{path} does not exist: run prepro.py with --data {data} first")
     types = {field.name: field.type for field in dataclasses.fields(Pair)}
-    with open(path, newline="", encoding="utf-8", errors=ESCAPE) as file:
+    with reading(path) as file:
         return [Pair(**{name: types[name](value) for name, value in row.items()}) for row in csv.DictReader(file)]
+
+
+@contextlib.contextmanager
+def reading(path: pathlib.Path) -> Iterator[TextIO]:
+    """Open what prepro.py wrote; raises PreproError also for what is wrong in it."""
+    try:
+        with open(path, newline="", encoding="utf-8", errors=ESCAPE) as file:
+            yield file
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise PreproError(f"{path} is damaged or of another version ({type(error).__name__}: {error}): delete "
+                          f"{path.parent} and run prepro.py again") from None
+
+
+def read_settings(data: pathlib.Path) -> dict:
+    """The settings in prepro.json; raises PreproError."""
+    with reading(pathlib.Path(data) / "prepro.json") as file:
+        settings = dict(json.load(file))
+        return {name: settings[name] for name in (*hyperparams.SIGNAL, "target", "sources")}
 
 
 def check_signal(data: pathlib.Path, hp: HyperParams) -> dict:
     """Return prepro.json; raises PreproError if `data` is not prepared, or with another signal setting than `hp`."""
     read_manifest(data)
-    settings = json.loads((pathlib.Path(data) / "prepro.json").read_text(encoding="utf-8"))
+    settings = read_settings(data)
     for name in hyperparams.SIGNAL:
         if settings[name] != getattr(hp, name):
             raise PreproError(f"{data} was prepared with {name}={settings[name]}, not {getattr(hp, name)}: "
@@ -108,7 +130,7 @@ def read_text(path: pathlib.Path) -> str:
 
 def read_ids(path: pathlib.Path) -> set[str]:
     """Utterance ids, one a line; raises PreproError."""
-    return set(filter(None, map(str.strip, read_text(path).splitlines())))
+    return {utils.file_name(line.strip()) for line in read_text(path).splitlines() if line.strip()}
 
 
 def read_pairs_csv(path: pathlib.Path) -> tuple[dict[str, pathlib.Path], dict[str, pathlib.Path]]:
@@ -130,12 +152,17 @@ def read_pairs_csv(path: pathlib.Path) -> tuple[dict[str, pathlib.Path], dict[st
     return sources, targets
 
 
+def folder_names(folder: str | os.PathLike) -> list[str]:
+    """What a speaker may be called by the folder: its own name, with its parent's in front, and so on."""
+    parts = pathlib.Path(folder).resolve().parts
+    return [utils.file_name("_".join(parts[-depth:])) for depth in range(1, 8)]
+
+
 def speaker_names(folders: list[pathlib.Path]) -> list[str]:
     """A short name a folder: its own, with as many parents as are needed to tell all apart."""
-    for depth in range(1, 8):
-        names = [utils.file_name("_".join(folder.resolve().parts[-depth:])) for folder in folders]
+    for names in zip(*map(folder_names, folders)):
         if len(set(names)) == len(names):
-            return names
+            return list(names)
     raise PreproError(f"the same folder is given twice: {', '.join(map(str, folders))}")
 
 

@@ -134,9 +134,10 @@ class Highway(layers.Layer):
 
 
 class CBHG(layers.Layer):
-    """Convolution bank, highway network, bidirectional GRU (Tacotron, section 3.1)."""
+    """Convolution bank, highway network, bidirectional GRU (Tacotron, section 3.1), on a GPU cuDNN's if `cudnn`."""
 
-    def __init__(self, banks: int, channels: int, projections: tuple[int, int], highways: int, norm: str, **kwargs):
+    def __init__(self, banks: int, channels: int, projections: tuple[int, int], highways: int, norm: str,
+                 cudnn: bool = True, **kwargs):
         super().__init__(**kwargs)
         # One norm for the whole bank: fewer operations, and devices that share a step meet at it in one order
         policy = {"dtype": self.dtype_policy}
@@ -146,6 +147,7 @@ class CBHG(layers.Layer):
         self.project = [ConvNorm(n, 3, norm, relu, **policy) for n, relu in zip(projections, ("relu", None))]
         self.to_highway = layers.Dense(channels, **policy)
         self.highways = [Highway(channels, **policy) for _ in range(highways)]
+        policy["use_cudnn"] = "auto" if cudnn else False
         self.forwards = GRU(channels, return_sequences=True, **policy)
         self.backwards = GRU(channels, return_sequences=True, go_backwards=True, **policy)
         self.built = True

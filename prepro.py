@@ -7,7 +7,7 @@
 
 Writes below OUT:
 
-    prepro.json              signal settings and speakers; a change of them starts afresh
+    prepro.json              signal settings and speakers; with others OUT is refused
     features/SPEAKER/ID.mel.npy, ID.linear.npy      (T, M) and (T, F) float16 in [0, 1]
     features/TARGET/ID.pitch.npy                    (T,) float32, fundamental frequency in Hz, 0 where unvoiced
     paths/SOURCE/NAME.npy    (T,) float32, the source position in frames of each target frame, by dynamic time warping
@@ -18,9 +18,9 @@ Writes below OUT:
 import argparse
 import dataclasses
 import functools
-import json
 import os
 import pathlib
+import subprocess
 import sys
 from collections.abc import Iterator
 
@@ -128,8 +128,8 @@ def check_settings(data: pathlib.Path, settings: dict) -> None:
     """Keep `settings` beside the features; raises PreproError if features of other settings are there."""
     path = data / "prepro.json"
     if path.exists():
-        before = json.loads(path.read_text(encoding="utf-8"))
-        changed = [key for key in settings if before.get(key) != settings[key]]
+        before = manifest.read_settings(data)
+        changed = [key for key in settings if before[key] != settings[key]]
         if changed:
             raise PreproError(f"{data} was prepared with other {', '.join(changed)}: "
                               "delete it or choose another --data")
@@ -289,11 +289,12 @@ def print_summary(pairs: list[Pair], data: pathlib.Path) -> None:
 
 
 def prepare_demo(hp: HyperParams) -> pathlib.Path:
-    """Prepare the bundled corpus unless that is done; returns its features' folder."""
+    """Prepare the bundled corpus unless that is done; returns its features' folder. Raises PreproError."""
     if not (DEMO_DATA / "manifest.csv").exists():
-        corpora, target = manifest.gather([DEMO / "rms"], DEMO / "slt", "(.*)")
-        heldout = manifest.read_ids(DEMO / "heldout.txt")
-        print_summary(prepare(corpora, target, DEMO_DATA, hp, heldout), DEMO_DATA)
+        # As a command of its own: its processes import what the first one did, here TensorFlow
+        settings = [f"--set={name}={getattr(hp, name)}" for name in hyperparams.SIGNAL]
+        if subprocess.run([sys.executable, HERE / "prepro.py", *settings]).returncode:
+            raise PreproError("the demo's recordings could not be prepared, see above")
     return DEMO_DATA
 
 
@@ -343,7 +344,8 @@ def run(args: argparse.Namespace) -> None:
         corpora, target = manifest.gather([DEMO / "rms"], DEMO / "slt", args.pattern)
         args.heldout = args.heldout or DEMO / "heldout.txt"
     heldout = manifest.read_ids(args.heldout) if args.heldout else set()
-    print_summary(prepare(corpora, target, data, hp, heldout, args.identity), data)
+    with commands.locked(data, "--data"):
+        print_summary(prepare(corpora, target, data, hp, heldout, args.identity), data)
 
 
 def main(argv: list[str] | None = None) -> int:

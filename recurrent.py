@@ -80,11 +80,11 @@ def gru_step(given, state, kernel, bias):
 
 
 class GRU(layers.GRU):
-    """Keras' GRU that returns sequences: on a GPU cuDNN's, on a CPU under TensorFlow the loop below."""
+    """Keras' GRU that returns sequences: on a GPU cuDNN's if it may, else under TensorFlow the loop below."""
 
     def call(self, sequences, initial_state=None, mask=None, training=False):
         """Sequences (N, T, I), mask (N, T) or None to states (N, T, C), the last frame first if `go_backwards`."""
-        if keras.backend.backend() != "tensorflow" or tf.config.list_logical_devices("GPU"):
+        if keras.backend.backend() != "tensorflow" or (self.use_cudnn and tf.config.list_logical_devices("GPU")):
             return super().call(sequences, initial_state, mask=mask, training=training)
         biases = tf.identity(ops.convert_to_tensor(self.cell.bias))
         given = ops.matmul(sequences, self.cell.kernel) + biases[0]                                    # (N, T, 3 C)

@@ -6,11 +6,9 @@ off before is written again.
 """
 import contextlib
 import dataclasses
-import fcntl
 import functools
 import glob
 import math
-import os
 import pathlib
 import shutil
 import socket
@@ -51,34 +49,6 @@ def writing(path: pathlib.Path) -> Iterator[None]:
     except tf.errors.OpError as error:
         raise TrainingError(f"{path} cannot be written: {one_line(error)}. Free space or change permissions; what was "
                             "saved before is good, and the same command goes on from it") from None
-
-
-@contextlib.contextmanager
-def locked(logdir: pathlib.Path) -> Iterator[None]:
-    """Keep other processes from training into `logdir`; raises TrainingError if one does, or if it is read-only.
-
-    The kernel takes the lock away from a process that ends, however it ends.
-    """
-    logdir = pathlib.Path(logdir)
-    try:
-        logdir.mkdir(parents=True, exist_ok=True)
-        file = open(logdir / ".lock", "a+", encoding="utf-8")
-    except OSError as error:
-        raise TrainingError(f"{logdir} cannot be written ({error.strerror}): choose another --logdir, or change its "
-                            "permissions") from None
-    with file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            file.seek(0)
-            raise TrainingError(f"{logdir} is in use by {file.read() or 'another process'}: choose another --logdir, "
-                                "or wait until that ends") from None
-        except OSError:  # a network drive that knows no locks
-            pass
-        file.truncate(0)
-        file.write(f"process {os.getpid()} on {socket.gethostname()}")
-        file.flush()
-        yield
 
 
 def differing(there: HyperParams, here: HyperParams) -> list[str]:
@@ -185,6 +155,7 @@ class Run:
             tensorboard_hparams.hparams(dataclasses.asdict(hp), trial_id=str(self.logdir.resolve()))
         self.first_step, self.saved_step = 0, -1
         self.skipped = 0  # steps since the process began
+        self.validating = False
 
     @functools.cached_property
     def writers(self) -> dict[str, tf.summary.SummaryWriter]:

@@ -1,5 +1,6 @@
 """What training does in a step: the common part of all tasks, and the paired one."""
 import random
+from collections.abc import Iterator
 
 import data_load
 import losses
@@ -181,8 +182,8 @@ class Paired(Task):
         return {"generator": self.generator.weights,
                 **{f"optimizer_{stage}": optimizer.variables for stage, optimizer in self.optimizers.items()}}
 
-    def dataset(self, stage: str, start: int, stop: int) -> tf.data.Dataset:
-        return self.corpus.dataset(data_load.POSTNET if stage == "postnet" else data_load.PAIRED, start, stop)
+    def batches(self, stage: str, start: int, stop: int) -> Iterator[dict]:
+        return self.corpus.batches(data_load.POSTNET if stage == "postnet" else data_load.PAIRED, start, stop)
 
     def enter(self, stage: str) -> None:
         """Set the pace once encoder and decoder have learnt."""

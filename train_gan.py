@@ -12,6 +12,7 @@ itself, and gradients flow through all it decodes.
 import argparse
 import pathlib
 import sys
+from collections.abc import Iterator
 
 import commands
 import data_load
@@ -67,8 +68,8 @@ class Adversarial(Task):
                 "optimizer_generator": self.generator_optimizer.variables,
                 "optimizer_discriminator": self.discriminator_optimizer.variables}
 
-    def dataset(self, stage: str, start: int, stop: int) -> tf.data.Dataset:
-        return self.corpus.dataset(data_load.PAIRED, start, stop)
+    def batches(self, stage: str, start: int, stop: int) -> Iterator[dict]:
+        return self.corpus.batches(data_load.PAIRED, start, stop)
 
     def draw(self, batch: dict) -> tuple[DecoderOutput, tf.Tensor]:
         """What the decoder writes when it hears itself, and the linear spectrogram (N, T, F) of it.

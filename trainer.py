@@ -24,8 +24,8 @@ import tensorflow as tf
 from tqdm import tqdm
 
 from hyperparams import HyperParams
-from run_folder import (Run, TrainingError, best_checkpoint, checkpoints_in, differing, load_generator, locked,
-                        one_line, read_scalars)
+from run_folder import (Run, TrainingError, best_checkpoint, checkpoints_in, differing, load_generator, one_line,
+                        read_scalars)
 
 SKIPPED_AT_MOST = 10  # steps in a row; one is bad luck or a bad recording, ten are a model that is lost
 
@@ -163,7 +163,7 @@ def train(args: argparse.Namespace, hp: HyperParams, make_task, script: str,
         if not is_chief(strategy):  # it does all that the chief does, so that they stay in step, but nobody reads it
             logdir = pathlib.Path(stack.enter_context(tempfile.TemporaryDirectory()))
         else:
-            stack.enter_context(locked(logdir))
+            stack.enter_context(commands.locked(logdir, "--logdir"))
             if args.no_resume:
                 forget(logdir)
         last_step = sum(steps for _, steps in task.stages)
@@ -224,11 +224,12 @@ def fit(run: Run, task, last_step: int) -> None:
     """Run `task` from the run's step to `last_step`, logging, validating and saving as the hyperparameters say.
 
     The task gives `stages`, a list of (name, steps), `enter(stage)`, called before the first step of each,
-    `dataset(stage, start, stop)`, `train_step(stage, batch, step)` that counts `step` up and returns a dictionary of
+    `batches(stage, start, stop)`, `train_step(stage, batch, step)` that counts `step` up and returns a dictionary of
     scalars, and `validate(run, stage)` returning the scalars of a validation, with the key "score", lower is better,
     once there is something to select. A step that changed nothing, because its gradient was not finite, says so by the
     scalar "skipped". Raises TrainingError when a scalar of another is not finite or too many are skipped in a row, and
-    Stopped after SIGINT or SIGTERM. A checkpoint is written however the loop ends, but for that and a step that failed.
+    Stopped after SIGINT or SIGTERM. A checkpoint is written however the loop ends, but for that and for a step or a
+    validation that failed.
     """
     with (commands.noting_signals() as noted,
           tqdm(total=last_step, initial=int(run.step), desc="training", disable=None, unit="step") as bar):
@@ -238,8 +239,9 @@ def fit(run: Run, task, last_step: int) -> None:
                 fit_stage(run, task, stage, stage_start, min(stage_start + steps, last_step), bar, noted)
                 stage_start += steps
         except BaseException as error:
-            # An error of TensorFlow's may come from the middle of an update
-            if not isinstance(error, (TrainingError, tf.errors.OpError)):
+            # An error of TensorFlow's may come from the middle of an update; a run that is resumed after a validation
+            # that failed would lack it
+            if not isinstance(error, (TrainingError, tf.errors.OpError)) and not run.validating:
                 run.save()
             if isinstance(error, tf.errors.ResourceExhaustedError):
                 raise TrainingError(f"memory is not enough ({one_line(error)}); the last checkpoint is good. Begin in "
@@ -256,7 +258,7 @@ def fit_stage(run: Run, task, stage: str, start: int, stop: int, bar: tqdm, note
     bar.set_description(stage)
     if first == start:
         task.enter(stage)
-    for batch in task.dataset(stage, first - start, stop - start):
+    for batch in task.batches(stage, first - start, stop - start):
         scalars = {name: float(value) for name, value in task.train_step(stage, batch, run.step).items()}
         step, skipped = int(run.step), scalars.pop("skipped", 0.0)
         finite = {name: value for name, value in scalars.items() if math.isfinite(value)}
@@ -274,7 +276,9 @@ def fit_stage(run: Run, task, stage: str, start: int, stop: int, bar: tqdm, note
             run.log("train", finite)
             bar.set_postfix({name.split("/")[-1]: f"{value:.4f}" for name, value in finite.items() if "loss" in name})
         if step % run.hp.save_steps == 0 or step == stop:
+            run.validating = True
             validate(run, task, stage, bar)
+            run.validating = False
             run.save()
         if noted:
             run.save()

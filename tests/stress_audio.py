@@ -188,8 +188,9 @@ def check_prepro(folder: pathlib.Path, count: int, seed: int) -> dict:
 
 
 def contents(folder: pathlib.Path) -> dict[str, bytes]:
-    """All files below a folder."""
-    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    """All files below a folder, but for what says which process uses it."""
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*")
+            if path.is_file() and path.name != ".lock"}
 
 
 def done(folder: pathlib.Path, ending: str) -> dict[pathlib.Path, int]:

@@ -55,7 +55,7 @@ def child(logdir: pathlib.Path) -> int:
         def enter(self, stage):
             self.generator.weights[-1].assign(self.generator.weights[-1] * 0.9)
 
-        def dataset(self, stage, start, stop):
+        def batches(self, stage, start, stop):
             return range(start, stop)
 
         def update(self, x, y):
@@ -138,8 +138,10 @@ def contents(logdir: pathlib.Path) -> dict[str, bytes]:
         found |= {f"{folder} {name}": reader.get_tensor(name).tobytes()
                   for name in reader.get_variable_to_shape_map()
                   if name.split("/")[0] in ("generator", "optimizer", "rest", "step", "best")}
-    for kind, tag in (("train", "loss"), ("validation", "score")):
+    for kind, tag in (("train", "loss/minimised"), ("validation", "free_running/score")):
         steps, values = run_folder.read_scalars(logdir / kind, tag)
+        if not steps:
+            raise RuntimeError(f"{logdir / kind} holds no {tag}")
         found[f"{kind} curve"] = struct.pack(f"{len(steps)}q{len(values)}d", *steps, *values)
     return found
 

@@ -170,6 +170,9 @@ def test_names_without_a_match(speakers, capsys):
     (["--source", "anna", "--target", "bert"], 2, "--data OUT says where"),
     (["--source", "anna", "--target", "bert", "--data", "data", "--set", "hop_lenght=3"], 1,
      "no hyperparameter 'hop_lenght'; the closest is 'hop_length'"),
+    (["--source", "anna", "--target", "bert", "--data", "data", "--set", "pitch_max=9000"], 1,
+     "pitch_max=9000.0: must lie between 15.6, of which a period fits into n_fft=1024, and 8000 Hz"),
+    (["--source", "anna", "--target", "bert", "--data", "data", "--set", "pitch_min=15"], 1, "must lie between 15.6,"),
     (["--source", "anna", "--target", "bert", "--data", "data", "--set", "n_mels=many"], 1,
      "n_mels is of type int, 'many' is not"),
     (["--source", "anna", "--target", "bert", "--data", "data", "--heldout", "nowhere.txt"], 1,
@@ -233,7 +236,7 @@ def test_eval_names_bad_recordings_and_converts_the_good_ones(recordings, run_fo
         assert any(all(part in line for part in (path, reason, cure)) for line in refused)
     good = ["good", *(make.__name__ for make in GOOD)]
     assert {path.name for path in (tmp_path / "out").iterdir()} == {
-        "finished", "index.html", "metrics.json",
+        ".lock", "finished", "index.html", "metrics.json",
         *(f"{name}{end}" for name in good for end in (".wav", ".source.wav", ".png"))}
     for name in good:
         assert soundfile.info(tmp_path / "out" / f"{name}.wav").duration > 0.3
@@ -257,7 +260,7 @@ def test_eval_of_bad_recordings_alone_writes_nothing(tmp_path, run_folder, capsy
     status, _, error = run(capsys, evaluation.main, tmp_path / "silent.wav", tmp_path / "headerless.raw", "--out",
                            tmp_path / "out", "--logdir", run_folder)
     assert status == 1 and "silent.wav: is silent" in error and "headerless.raw: cannot be read as audio" in error
-    assert not (tmp_path / "out").exists()
+    assert [path.name for path in (tmp_path / "out").iterdir()] == [".lock"]
 
 
 @pytest.mark.parametrize("what, message", [

@@ -2,11 +2,13 @@
 import collections
 import os
 import pathlib
+import shutil
 
 import numpy as np
 import pytest
 
 import data_load
+import manifest
 import utils
 from data_load import PAIRED, POSTNET, Corpus
 
@@ -49,9 +51,42 @@ def test_the_names_of_a_batch_are_those_of_its_pairs(demo_data, tiny_hp, monkeyp
 @pytest.mark.parametrize("kind", [PAIRED, POSTNET])
 def test_dataset_gives_the_same_batches_from_any_step_on(corpus, kind):
     make = {PAIRED: corpus.paired_batch, POSTNET: corpus.postnet_batch}[kind]
-    batches = [{name: array.numpy() for name, array in batch.items()} for batch in corpus.dataset(kind, 3, 7)]
+    batches = [{name: array.numpy() for name, array in batch.items()} for batch in corpus.batches(kind, 3, 7)]
     assert len(batches) == 4
     assert all(equal(batch, make(step)) for batch, step in zip(batches, range(3, 7)))
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+def test_features_that_cannot_be_read_are_named(demo_data, tiny_hp, tmp_path):
+    shutil.copytree(demo_data, tmp_path / "data")
+    path = tmp_path / "data" / "features" / "rms" / "demo_003.linear.npy"
+    path.write_bytes(path.read_bytes()[:2000])
+    with pytest.raises(manifest.PreproError, match="demo_003.linear.npy cannot be read .*run prepro.py again"):
+        for _ in Corpus(tmp_path / "data", tiny_hp).batches(PAIRED, 0, 20):
+            pass
+
+
+@pytest.mark.parametrize("name, content", [
+    ("prepro.json", ""), ("prepro.json", "{}"), ("prepro.json", "[]"), ("manifest.csv", "name,source\na,b\n"),
+    ("manifest.csv", "name,utterance,source,split,source_seconds\na,a,b,train,x\n"),
+    ("slices.csv", "source,name\nx,y\n")])
+def test_a_table_that_is_damaged_is_named(demo_data, tiny_hp, tmp_path, name, content):
+    shutil.copytree(demo_data, tmp_path / "data", ignore=shutil.ignore_patterns("*.npy"))
+    (tmp_path / "data" / name).write_text(content)
+    with pytest.raises(manifest.PreproError, match=f"{name} is damaged or of another version .*run prepro.py again"):
+        Corpus(tmp_path / "data", tiny_hp)
+
+
+def test_a_source_is_named_by_itself_or_by_its_folder(corpus, demo_recordings, monkeypatch):
+    pairs = corpus.split("test")
+    monkeypatch.chdir(demo_recordings)
+    for source in ("rms", "rms/", str(demo_recordings / "rms")):
+        assert corpus.split("test", source) == pairs
+    with pytest.raises(manifest.PreproError, match="no held-out sentence of source 'slt'; there are rms"):
+        corpus.split("test", "slt")
+    for pair in pairs:  # two folders of one name are called by what they are in
+        monkeypatch.setattr(pair, "source", f"{demo_recordings.name}_rms")
+    assert corpus.split("test", "rms") == pairs
 
 
 @pytest.mark.parametrize("kind", [PAIRED, POSTNET])

@@ -22,7 +22,6 @@ import data_load
 import eval as evaluation
 import eval_gan
 import prepro
-import run_folder
 import train
 import train_gan
 import train_multi_gpus
@@ -109,6 +108,32 @@ def test_an_interruption_that_an_import_loses_still_stops_the_command():
         done = subprocess.run([sys.executable, "-c", code], cwd=here, capture_output=True, text=True)
         assert (done.returncode, done.stdout) == (status, "")
         assert "stopped" in done.stderr and "Traceback" not in done.stderr
+
+
+def test_a_validation_that_failed_is_made_up_for(tmp_path, monkeypatch):
+    """A run that went on behind it could miss its best checkpoint."""
+    validate, scores = Counting.validate, {4: 3.0, 8: 1.0, 12: 2.0}
+    with monkeypatch.context() as patch:
+        patch.setattr(Counting, "validate", lambda self, run, stage: fail(utils.CannotWrite("the disk is full"))
+                      if int(run.step) == 8 else validate(self, run, stage))
+        with pytest.raises(utils.CannotWrite):
+            go(tmp_path, 12, scores=scores)
+    assert kept(tmp_path)[-1] < 8
+    for folder in (tmp_path, tmp_path / "whole"):
+        go(folder, 12, scores=scores)
+    found, whole = (trainer.read_scalars(folder / "validation", "free_running/score")
+                    for folder in (tmp_path, tmp_path / "whole"))
+    assert found == whole and 8 in whole[0]
+
+
+def test_a_signal_is_noted_though_nobody_reads(monkeypatch):
+    """As with `| tee`, which the same Ctrl-C stops."""
+    def write(*_):
+        raise BrokenPipeError
+    monkeypatch.setattr(os, "write", write)
+    with commands.noting_signals() as noted:
+        os.kill(os.getpid(), signal.SIGTERM)
+        assert noted == [signal.SIGTERM]
 
 
 # Kills ----------------------------------------------------------------------------------------------------------------
@@ -219,11 +244,11 @@ def test_damaged_notes_of_a_run_are_named_with_the_cure(tmp_path, text):
 
 
 def test_a_run_folder_in_use_is_refused_with_its_owner(tmp_path):
-    with run_folder.locked(tmp_path):
-        with pytest.raises(trainer.TrainingError, match=f"in use by process {os.getpid()} on .*another --logdir"):
-            with run_folder.locked(tmp_path):
+    with commands.locked(tmp_path, "--logdir"):
+        with pytest.raises(commands.CannotLock, match=f"in use by process {os.getpid()} on .*another --logdir"):
+            with commands.locked(tmp_path, "--logdir"):
                 pass
-    with run_folder.locked(tmp_path):
+    with commands.locked(tmp_path, "--logdir"):
         pass
 
 
@@ -232,7 +257,7 @@ def test_two_commands_do_not_train_into_one_folder(tmp_path, monkeypatch, capsys
     monkeypatch.setattr(train, "Paired", lambda hp, corpus: Counting(hp))
     flags = ["--data", str(tmp_path), "--logdir", str(tmp_path / "run"), "--steps"]
     assert train.main([*flags, "2"]) == 0
-    with run_folder.locked(tmp_path / "run"):
+    with commands.locked(tmp_path / "run", "--logdir"):
         for more in ([], ["--no-resume"]):
             assert train.main([*flags, "3", *more]) == 1
             assert "in use by process" in capsys.readouterr().err and kept(tmp_path / "run") == [2]
@@ -240,17 +265,17 @@ def test_two_commands_do_not_train_into_one_folder(tmp_path, monkeypatch, capsys
 
 
 def test_the_lock_of_a_killed_process_does_not_block(tmp_path):
-    script = (f"import run_folder, time\nwith run_folder.locked({str(tmp_path)!r}):\n print('locked', flush=True)\n"
-              " time.sleep(99)")
+    script = (f"import commands, time\nwith commands.locked({str(tmp_path)!r}, '--logdir'):\n"
+              " print('locked', flush=True)\n time.sleep(99)")
     with subprocess.Popen([sys.executable, "-c", script], cwd=pathlib.Path(commands.__file__).parent,
                           stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as process:
         assert process.stdout.readline() == "locked\n"
-        with pytest.raises(trainer.TrainingError, match=f"in use by process {process.pid} "):
-            with run_folder.locked(tmp_path):
+        with pytest.raises(commands.CannotLock, match=f"in use by process {process.pid} "):
+            with commands.locked(tmp_path, "--logdir"):
                 pass
         process.kill()
         process.wait()
-    with run_folder.locked(tmp_path):
+    with commands.locked(tmp_path, "--logdir"):
         pass
 
 
@@ -266,8 +291,8 @@ def nobody():
 
 def test_a_run_folder_that_cannot_be_written_is_named(tmp_path, nobody):
     folder = pathlib.Path("/") / "logdir"
-    with pytest.raises(trainer.TrainingError, match=r"/logdir cannot be written \(.*choose another --logdir"):
-        with run_folder.locked(folder):
+    with pytest.raises(commands.CannotLock, match=r"/logdir cannot be written \(.*choose another --logdir"):
+        with commands.locked(folder, "--logdir"):
             pass
 
 

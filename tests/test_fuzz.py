@@ -108,7 +108,7 @@ def test_a_recording_keeps_the_name_that_it_had_in_an_earlier_command(tmp_path):
     write(first, words(1)), write(second, words(2))
     records = {name: {"made_of": {"source": str(path)}} for name, path in (("x", first), ("x_2", second))}
     assert evaluation.unique_names([third, second, first], records) == ["x_3", "x_2", "x"]
-    assert evaluation.unique_names([first, first], records) == ["x", "x_2"]
+    assert evaluation.unique_names([first, first], records) == ["x", "x_3"]
     first.unlink()
     assert evaluation.unique_names([third], records) == ["x"]
 

@@ -11,6 +11,7 @@ import time
 import pytest
 import soundfile
 
+import commands
 import eval as evaluation
 import prepro
 import utils
@@ -202,7 +203,7 @@ def test_processes_end_with_the_one_that_started_them(tmp_path):
     """Else they wait for ever, and write into what the next run writes."""
     code = ("import os, prepro, shutil; os.cpu_count = lambda: 1\n"
             "with prepro.workers() as parallel:\n"
-            f"    parallel(os.popen, [('echo $PPID > {tmp_path}/pid; sleep 100',)], '')")
+            f"    parallel(os.system, [('echo $PPID > {tmp_path}/pid; sleep 100',)], '')")
     process = subprocess.Popen([sys.executable, "-c", code], cwd=ROOT, stderr=subprocess.DEVNULL)
     pid = tmp_path / "pid"
     while not (pid.exists() and pid.read_text().strip()):
@@ -212,10 +213,13 @@ def test_processes_end_with_the_one_that_started_them(tmp_path):
     process.kill()
     process.wait()
     for _ in range(200):
-        state = pathlib.Path(f"/proc/{worker}/stat")
-        if not state.exists() or state.read_text().split()[2] == "Z":
-            return
-        time.sleep(0.05)
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(worker, 0)
+            state = pathlib.Path(f"/proc/{worker}/stat")
+            if not state.exists() or state.read_text().split()[2] != "Z":
+                time.sleep(0.05)
+                continue
+        return
     pytest.fail("a worker goes on")
 
 
@@ -258,6 +262,20 @@ def test_preparation_on_a_full_disk(speakers, capsys, room, name):
 
 
 @pytest.mark.usefixtures("loaded", "serial")
+def test_two_commands_do_not_write_into_one_folder(speakers, capsys):
+    source = speakers / "anna"
+    for main, arguments in ((evaluation.main, [source, "--logdir", speakers, "--out", speakers / "results"]),
+                            (prepro.main, ["--source", source, "--target", speakers / "bert", "--data",
+                                           speakers / "results"])):
+        with commands.locked(speakers / "results", arguments[-2]):
+            status, error = run(capsys, main, *arguments)
+        assert status == 1 and f"results is in use by process {os.getpid()} on" in error
+        assert f"choose another {arguments[-2]}, or wait until that ends" in error
+        assert [path.name for path in (speakers / "results").iterdir()] == [".lock"]
+    assert run(capsys, main, *arguments)[0] == 0
+
+
+@pytest.mark.usefixtures("loaded", "serial")
 def test_folders_that_take_no_files(speakers, capsys, monkeypatch):
     def read_only(path, mode=0o777, **_):
         raise PermissionError(30, "Read-only file system", str(path))
@@ -268,7 +286,7 @@ def test_folders_that_take_no_files(speakers, capsys, monkeypatch):
             patch.setattr(pathlib.Path, "mkdir", read_only)
             status, error = run(capsys, main, *arguments)
         assert status == 1 and "Traceback" not in error and "locked" in error
-        assert "cannot be written (Read-only file system)" in error and "choose another one" in error
+        assert "cannot be written (Read-only file system): choose another --" in error
         assert not (speakers / "locked").exists()
 
 

@@ -7,6 +7,7 @@ import pytest
 import tensorflow as tf
 
 import recurrent
+from networks import Discriminator, Generator
 from recurrent import GRU, Dense, GRUCell, dot, scan, window
 
 N, T, S, C = 3, 7, 9, 4
@@ -124,6 +125,16 @@ def test_on_a_gpu_the_gru_is_that_of_keras(monkeypatch):
     monkeypatch.setattr(recurrent.tf.config, "list_logical_devices", lambda kind: ["GPU:0"])
     monkeypatch.setattr(keras.layers.GRU, "call", lambda self, *arguments, **named: "keras")
     assert layer.call(tf.zeros((1, 2, 3))) == "keras"
+
+
+def test_nothing_that_xla_compiles_is_of_cudnn(monkeypatch, tiny_hp):
+    """Which it does not know."""
+    networks = [make(tiny_hp.replace(xla=1)) for make in (Generator, Discriminator)]
+    monkeypatch.setattr(recurrent.tf.config, "list_logical_devices", lambda kind: ["GPU:0"])
+    monkeypatch.setattr(keras.layers.GRU, "call", lambda self, *arguments, **named: "keras")
+    for part in (networks[0].encoder, networks[0].postnet, networks[1]):
+        for gru in (part.cbhg.forwards, part.cbhg.backwards):
+            assert gru.call(tf.zeros((1, 2, gru.cell.kernel.shape[0]))).shape == (1, 2, gru.units)
 
 
 def test_a_window_repeats_the_frames_at_the_ends():

@@ -1,4 +1,5 @@
 """What the flags of the training scripts do."""
+import dataclasses
 import json
 import math
 import pathlib
@@ -11,6 +12,7 @@ import data_load
 import prepro
 import train
 import trainer
+import utils
 from test_training import HP, Counting, events, kept, weight_in
 
 
@@ -69,6 +71,29 @@ def test_init_from_takes_the_best_weights_and_begins_at_step_0(run_train, tmp_pa
     assert newest(tmp_path / "b") == (4, 3.0 + 4.0)
 
 
+def test_a_run_that_goes_on_needs_no_more_what_it_was_begun_from(run_train, tmp_path):
+    run_train("a", "--steps", "5")
+    flags = ("--init-from", str(tmp_path / "a"), "--steps")
+    assert run_train("b", *flags, "2") == 0
+    (tmp_path / "a").rename(tmp_path / "moved")
+    assert run_train("b", *flags, "4") == 0
+    assert newest(tmp_path / "b") == (4, 3.0 + 4.0)
+
+
+@pytest.mark.parametrize("left", [0, 10])
+def test_a_run_killed_before_its_first_checkpoint_begins_from_the_same_weights_again(run_train, tmp_path, left):
+    """Though --init-from is not said again: train_gan.py gives it by default, but not where a run is."""
+    run_train("a", "--steps", "5")
+    assert run_train("b", "--init-from", str(tmp_path / "a"), "--steps", "1") == 0
+    for path in (tmp_path / "b" / "checkpoints").rglob("*"):
+        if path.is_file():
+            path.unlink()
+    if left:  # broken off in being written
+        (tmp_path / "b" / "checkpoints" / "step-1.index").write_bytes(bytes(left))
+    assert run_train("b", "--steps", "2") == 0
+    assert newest(tmp_path / "b") == (2, 3.0 + 2.0)
+
+
 def test_init_from_together_with_no_resume(run_train, tmp_path):
     run_train("a", "--steps", "5")
     run_train("b", "--steps", "5")
@@ -101,6 +126,20 @@ def test_other_hyperparameters_on_resume_are_refused_with_names_and_values(run_t
     assert run_train("a", "--steps", "3", small=()) == 0  # only --set save_steps=1 is left, and that is so
     assert run_train("a", "--set", "learning_rate=0.5", "--no-resume", "--steps", "1") == 0
     assert json.loads((tmp_path / "a" / "hparams.json").read_text())["learning_rate"] == 0.5
+
+
+def test_what_is_set_again_counts_from_the_hyperparameters_of_the_run(tmp_path, monkeypatch):
+    """And not from the preset of the demo, because --data is left out."""
+    used = []
+
+    def begin(args, hp, *_):
+        used.append(hp)
+        utils.write_json(args.logdir / "hparams.json", dataclasses.asdict(hp))
+    monkeypatch.setattr(trainer, "train", begin)
+    monkeypatch.setattr(trainer, "draw_curves", lambda logdir: None)
+    flags = ["--logdir", str(tmp_path / "a"), "--set", "width=32"]
+    assert train.main([*flags, "--data", str(tmp_path)]) == 0 and train.main(flags) == 0
+    assert used[0] == used[1] and used[0].width == 32
 
 
 def test_a_run_goes_on_with_its_own_hyperparameters(run_train, tmp_path):

@@ -225,7 +225,7 @@ class Counting:
     def enter(self, stage):
         self.entered.append(stage)
 
-    def dataset(self, stage, start, stop):
+    def batches(self, stage, start, stop):
         return range(start, stop)
 
     def train_step(self, stage, batch, step):
