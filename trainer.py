@@ -1,6 +1,7 @@
 """The training loop: begin or resume a run, stop at a safe place. What a step does is the task's business.
 
-A run folder holds hparams.json, checkpoints/ (the newest and the best), TensorBoard events and samples/.
+A run folder holds hparams.json, run.json (where it came from), checkpoints/ (the newest and the best), TensorBoard
+events and samples/.
 """
 import argparse
 import contextlib
