@@ -11,7 +11,8 @@ import subprocess
 import sys
 
 HERE = pathlib.Path(__file__).resolve().parent
-TESTS = (("stress_training.py", "--kills", 50), ("stress_training.py", "--memory", 2000),
+TESTS = (("stress_training.py", "--kills", 50), ("stress_training.py", "--networks=train", "--kills", 10),
+         ("stress_training.py", "--networks=train_gan", "--kills", 10), ("stress_training.py", "--memory", 2000),
          ("stress_audio.py", "--files", 500), ("stress_audio.py", "--kills", 10), ("stress_audio.py", "--memory", 1000))
 
 
@@ -19,10 +20,10 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="a tenth of each")
     args, failed = parser.parse_args(), []
-    for script, flag, number in TESTS:
-        words = [script, flag, str(number // 10 if args.quick else number)]
+    for *flags, number in TESTS:
+        words = [*flags, str(number // 10 if args.quick else number)]
         print(f"\n{' '.join(words)}", flush=True)
-        if subprocess.run([sys.executable, HERE / script, *words[1:]]).returncode:
+        if subprocess.run([sys.executable, HERE / words[0], *words[1:]]).returncode:
             failed.append(" ".join(words))
     print(f"\nfailed: {', '.join(failed) or 'none'}")
     return 1 if failed else 0

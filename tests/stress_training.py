@@ -1,10 +1,12 @@
 """Kill training again and again, and watch its memory; by hand, for it takes minutes.
 
     python tests/stress_training.py --kills 50 --seed 0     # SIGKILL at random moments, also inside checkpoint writes
-    python tests/stress_training.py --memory 2000           # resident memory over 2,000 steps of a tiny real network
+    python tests/stress_training.py --kills 10 --networks train         # the same with the networks, tiny; or train_gan
+    python tests/stress_training.py --memory 2000           # resident memory over 2,000 steps of tiny networks
 
 A run is killed and started again by the same command until it ends, then compared with an unbroken one: curves and
-weights must be the same bit by bit. The commands are those of train.py with a smaller network, which starts sooner.
+weights must be the same bit by bit. Without --networks the command is train.py with something smaller to train, which
+starts sooner and whose checkpoints take longer.
 """
 import argparse
 import os
@@ -24,18 +26,58 @@ os.environ["CUDA_VISIBLE_DEVICES"] = ""
 
 SAVE_STEPS, LOG_STEPS = 10, 3
 STEPS = {"postnet_steps": 25, "mel_steps": 200, "finetune_steps": 25}
+TINY = {"width": 16, "encoder_banks": 2, "postnet_banks": 2, "highway_layers": 1, "batch_size": 4, "postnet_frames": 32,
+        "n_samples": 1, "griffin_lim_iters": 4, "validation_limit": 1}
+SETTINGS = {"small": STEPS, "train": TINY | {"postnet_steps": 15, "mel_steps": 50, "finetune_steps": 25},
+            "train_gan": {"gan_warmup_steps": 15, "gan_steps": 45}}
+CURVES = {"small": ["loss/minimised"], "train": ["loss/minimised", "loss/mean_loss2"],
+          "train_gan": ["gan/dis_loss", "gan/gen_loss"]}
 
 
 # The process that is killed -------------------------------------------------------------------------------------------
 
-def child(logdir: pathlib.Path) -> int:
-    """train.py, with a network of two layers; notes the step it began with and the last one that it finished."""
+def child(logdir: pathlib.Path, networks: str) -> int:
+    """Train as `networks` says; notes the step it began with and the last one that it finished."""
+    import train
+    import train_gan
+
+    script = train_gan if networks == "train_gan" else train
+    if networks == "small":
+        train.Paired = make_small()
+    name = "Adversarial" if script is train_gan else "Paired"
+    setattr(script, name, noting(getattr(script, name), logdir))
+    settings = SETTINGS[networks] | {"save_steps": SAVE_STEPS, "log_steps": LOG_STEPS}
+    begin = ["--init-from", str(logdir.parent / "paired")] if script is train_gan else []
+    return script.main(["--data", str(logdir.parent / "features"), "--logdir", str(logdir), *begin,
+                        *(f"--set={name}={value}" for name, value in settings.items())])
+
+
+def noting(make_task, logdir: pathlib.Path):
+    """`make_task`, with steps that are noted in files."""
+    def make(hp, corpus):
+        task = make_task(hp, corpus)
+        train_step, begun = task.train_step, []
+
+        def noted(stage, batch, step):
+            if not begun:
+                (logdir / "begun").write_text(str(int(step)))
+                begun.append(step)
+            scalars = train_step(stage, batch, step)
+            with open(logdir / "reached", "wb") as file:
+                file.write(struct.pack("q", int(step)))
+            return scalars
+        task.train_step = noted
+        return task
+    return make
+
+
+def make_small():
+    """A task that is small."""
     import keras
     import numpy as np
     import tensorflow as tf
 
     import data_load
-    import train
     import trainer
 
     class Small:
@@ -50,7 +92,7 @@ def child(logdir: pathlib.Path) -> int:
             self.optimizer.build(self.generator.trainable_variables)
             ballast = [keras.Variable(np.ones(200_000)) for _ in range(5)]
             self.parts = {"generator": self.generator.weights, "optimizer": self.optimizer.variables, "rest": ballast}
-            self.compiled, self.begun = tf.function(self.update), False
+            self.compiled = tf.function(self.update)
 
         def enter(self, stage):
             self.generator.weights[-1].assign(self.generator.weights[-1] * 0.9)
@@ -68,31 +110,36 @@ def child(logdir: pathlib.Path) -> int:
             return {"loss": loss}
 
         def train_step(self, stage, batch, step):
-            if not self.begun:
-                (logdir / "begun").write_text(str(int(step)))
-                self.begun = True
             rng = np.random.default_rng([int(step), len(stage)])
             scalars = self.compiled(rng.normal(size=(16, 8)).astype("f"), rng.normal(size=(16, 1)).astype("f"))
             step.assign_add(1)
-            with open(logdir / "reached", "wb") as file:
-                file.write(struct.pack("q", int(step)))
             return scalars
 
         def validate(self, run, stage):
             return {"score": float(tf.reduce_mean(tf.abs(self.generator(np.ones((4, 8), "f")))))}
-
-    train.Paired = Small
     data_load.Corpus = lambda *_: None
-    settings = STEPS | {"save_steps": SAVE_STEPS, "log_steps": LOG_STEPS}
-    return train.main(["--data", str(logdir), "--logdir", str(logdir),
-                       *(f"--set={name}={value}" for name, value in settings.items())])
+    return Small
+
+
+def prepare(folder: pathlib.Path, networks: str) -> None:
+    """Make what a child reads beside its run folder."""
+    import hyperparams
+    import manifest
+    import prepro
+
+    if networks == "small":
+        return
+    corpora, target = manifest.gather([prepro.DEMO / "rms"], prepro.DEMO / "slt", "demo_00(.)")
+    prepro.prepare(corpora, target, folder / "features", hyperparams.HyperParams())
+    if networks == "train_gan" and start(folder / "paired", "train").wait():
+        raise RuntimeError("there is no paired run to begin with")
 
 
 # The one that kills ---------------------------------------------------------------------------------------------------
 
-def start(logdir: pathlib.Path) -> subprocess.Popen:
-    return subprocess.Popen([sys.executable, __file__, "--child", str(logdir)], stdout=subprocess.DEVNULL,
-                            stderr=subprocess.PIPE, text=True)
+def start(logdir: pathlib.Path, networks: str) -> subprocess.Popen:
+    return subprocess.Popen([sys.executable, __file__, "--child", str(logdir), "--networks", networks],
+                            stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
 
 
 def writes_under_way(logdir: pathlib.Path) -> list[pathlib.Path]:
@@ -127,8 +174,8 @@ def with_delay(process: subprocess.Popen, seconds: float) -> None:
         time.sleep(0.001)
 
 
-def contents(logdir: pathlib.Path) -> dict[str, bytes]:
-    """All arrays of the newest and of the best checkpoint, and the loss curve, as bytes."""
+def contents(logdir: pathlib.Path, networks: str) -> dict[str, bytes]:
+    """All arrays of the newest and of the best checkpoint, and the curves, as bytes."""
     import run_folder
     import tensorflow as tf
 
@@ -137,33 +184,34 @@ def contents(logdir: pathlib.Path) -> dict[str, bytes]:
         reader = tf.train.load_checkpoint(run_folder.checkpoints_in(logdir / folder)[0])
         found |= {f"{folder} {name}": reader.get_tensor(name).tobytes()
                   for name in reader.get_variable_to_shape_map()
-                  if name.split("/")[0] in ("generator", "optimizer", "rest", "step", "best")}
-    for kind, tag in (("train", "loss/minimised"), ("validation", "free_running/score")):
+                  if name.split("/")[0] not in ("_CHECKPOINTABLE_OBJECT_GRAPH", "save_counter")}
+    for kind, tag in (*(("train", tag) for tag in CURVES[networks]), ("validation", "free_running/score")):
         steps, values = run_folder.read_scalars(logdir / kind, tag)
         if not steps:
             raise RuntimeError(f"{logdir / kind} holds no {tag}")
-        found[f"{kind} curve"] = struct.pack(f"{len(steps)}q{len(values)}d", *steps, *values)
+        found[f"{kind} {tag}"] = struct.pack(f"{len(steps)}q{len(values)}d", *steps, *values)
     return found
 
 
-def stress(kills: int, seed: int, folder: pathlib.Path, say=print) -> types.SimpleNamespace:
+def stress(kills: int, seed: int, folder: pathlib.Path, networks: str = "small", say=print) -> types.SimpleNamespace:
     """Kill runs below `folder` so many times; raises RuntimeError if one does not go on by itself."""
     rng, result = random.Random(seed), types.SimpleNamespace(kills=0, in_writes=0, lost=0, runs=0, differing=[])
 
     def begun(logdir: pathlib.Path, reached: int) -> None:
         if (logdir / "begun").exists():
             result.lost = max(result.lost, reached - int((logdir / "begun").read_text() or reached))
-    whole = start(folder / "whole")
+    prepare(folder, networks)
+    whole = start(folder / "whole", networks)
     if whole.communicate() and whole.returncode:
         raise RuntimeError("the unbroken run failed")
-    expected = contents(folder / "whole")
+    expected = contents(folder / "whole", networks)
     while result.kills < kills:
         logdir, ended = folder / f"broken-{result.runs}", False
         logdir.mkdir()
         while not ended:
             reached = struct.unpack("q", (logdir / "reached").read_bytes() or bytes(8))[0] if (
                 logdir / "reached").exists() else 0
-            process = start(logdir)
+            process = start(logdir, networks)
             if result.kills < kills and kill_at_random(process, logdir, rng):
                 if process.returncode == -9:
                     result.kills += 1
@@ -176,7 +224,7 @@ def stress(kills: int, seed: int, folder: pathlib.Path, say=print) -> types.Simp
             for line in error.splitlines():
                 if line.startswith("warning"):
                     say(line)
-        found = contents(logdir)
+        found = contents(logdir, networks)
         result.differing += sorted(name for name in expected.keys() | found.keys()
                                    if expected.get(name) != found.get(name))
         result.runs += 1
@@ -201,9 +249,8 @@ def watch_memory(steps: int) -> None:
     import tasks
     import trainer
 
-    hp = hyperparams.HyperParams(width=16, encoder_banks=2, postnet_banks=2, highway_layers=1, batch_size=4,
-                                 postnet_frames=32, postnet_steps=5, mel_steps=steps, finetune_steps=0, log_steps=10,
-                                 save_steps=200, n_samples=1, griffin_lim_iters=4)
+    hp = hyperparams.HyperParams(**TINY, postnet_steps=5, mel_steps=steps, finetune_steps=0, log_steps=10,
+                                 save_steps=200)
     with tempfile.TemporaryDirectory() as folder:
         corpora, target = manifest.gather([prepro.DEMO / "rms"], prepro.DEMO / "slt", "demo_00(.)")
         prepro.prepare(corpora, target, pathlib.Path(folder) / "features", hp)
@@ -224,16 +271,17 @@ def main() -> int:
     parser.add_argument("--kills", type=int, default=0, metavar="N", help="how often to kill")
     parser.add_argument("--seed", type=int, default=0, help="of the moments")
     parser.add_argument("--memory", type=int, default=0, metavar="STEPS", help="watch memory over so many steps")
+    parser.add_argument("--networks", choices=SETTINGS, default="small", help="what to train")
     parser.add_argument("--child", type=pathlib.Path, help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.child:
-        return child(args.child)
+        return child(args.child, args.networks)
     if args.memory:
         watch_memory(args.memory)
     if args.kills:
         began = time.perf_counter()
         with tempfile.TemporaryDirectory() as folder:
-            result = stress(args.kills, args.seed, pathlib.Path(folder))
+            result = stress(args.kills, args.seed, pathlib.Path(folder), args.networks)
         print(f"{result.kills} kills, {result.in_writes} of them inside a checkpoint write, in {result.runs} runs\n"
               f"steps lost at most: {result.lost}, a checkpoint every {SAVE_STEPS}\n"
               f"unlike the unbroken run: {', '.join(result.differing) or 'nothing'}\n"
