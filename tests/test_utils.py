@@ -47,6 +47,14 @@ def test_tone_lands_in_its_mel_band(tmp_path, hertz, sample_rate, channels):
     assert abs(linear[10:-10].mean(axis=0).argmax() - hertz * HP.n_fft / HP.sample_rate) <= 1
 
 
+def test_all_channels_are_heard(tmp_path):
+    wav = np.stack([tone(440), tone(1000)], axis=1)
+    linear = utils.spectrograms(utils.load_wav(write(tmp_path / "stereo.wav", wav), HP), HP)[1][10:-10].mean(axis=0)
+    level = [HP.range_db * linear[round(hertz * HP.n_fft / HP.sample_rate)] for hertz in (440, 1000, 2000)]
+    # Pre-emphasis makes the higher tone about 7 dB louder
+    assert level[1] - level[0] == pytest.approx(7.0, abs=2.0) and level[0] > level[2] + 40.0
+
+
 def test_filters_of_sum_one_keep_the_level_of_mel_and_linear_equal():
     magnitude = np.full((4, HP.n_linear), 2.0, np.float32)
     np.testing.assert_allclose(utils.mel_of_linear(utils.normalise(magnitude, HP), HP),
