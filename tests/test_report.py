@@ -176,6 +176,15 @@ def test_page_shows_every_row_and_measure(tmp_path):
     assert sum("aria-sort" in attributes for attributes in page.all("th")) == len(page.all("button")) == 5
 
 
+def test_page_loads_nothing_from_elsewhere(tmp_path):
+    report.write_page(tmp_path, "Results", [{"id": "a", "audio": {"source": "s.wav"}, "picture": "p.png",
+                                             "measures": {"MCD (dB)": 5.0}}], {"preset": "demo"})
+    text = (tmp_path / "index.html").read_text(encoding="utf-8").lower()
+    assert "<style>" in text and "<script>" in text
+    for elsewhere in ("://", "url(//", '="//', "@import"):
+        assert elsewhere not in text
+
+
 def test_page_escapes_names_and_links_to_files_that_exist(tmp_path):
     for name in ("a \"b'c ü&#?%41.wav", "p 1.png"):
         (tmp_path / "so und").mkdir(exist_ok=True)
