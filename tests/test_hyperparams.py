@@ -25,6 +25,12 @@ def test_unknown_name_names_the_closest(wrong, right):
         HyperParams().override([wrong])
 
 
+def test_even_a_name_like_no_other_gets_a_proposal():
+    with pytest.raises(ValueError, match="no hyperparameter 'zzzzqq'; the closest is '") as caught:
+        HyperParams().override(["zzzzqq=1"])
+    assert hasattr(HyperParams(), str(caught.value).split("'")[-2])
+
+
 @pytest.mark.parametrize("assignment, message", [
     ("width=wide", "width is of type int, 'wide' is not"), ("width=64.5", "width is of type int"),
     ("dropout=half", "dropout is of type float"), ("width=", "width is of type int"), ("width", "name=value")])
