@@ -21,8 +21,10 @@ def test_there_are_commands():
 def test_command_is_understood(command):
     words = shlex.split(command)
     if words[0] == "make":
-        targets = re.findall(r"^(\w+):", (ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE)
-        assert words[1] in targets
+        makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
+        assert words[1] in re.findall(r"^(\w+):", makefile, re.MULTILINE)
+        variables = {word.partition("=")[0] for word in words[2:]}
+        assert variables <= set(re.findall(r"\$\((\w+)[):]", makefile))
     else:
         script = importlib.import_module(pathlib.Path(words[1]).stem)
         script.parse_arguments(words[2:])  # exits on a flag it does not know

@@ -1,0 +1,59 @@
+"""The Makefile calls scripts that exist, with flags they take, and folders that fit together."""
+import importlib
+import os
+import pathlib
+import shlex
+import shutil
+import subprocess
+
+import pytest
+
+import eval as evaluation
+import train
+import train_gan
+import utils
+
+ROOT = pathlib.Path(__file__).resolve().parents[1]
+pytestmark = pytest.mark.skipif(not shutil.which("make"), reason="make is not installed")
+
+
+def called(*arguments: str) -> dict:
+    """What a target of the Makefile would call: the name of each script, and what it makes of its arguments."""
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("MAKE")}  # of `make test`
+    printed = subprocess.run(["make", "--dry-run", "PYTHON=python3", *arguments], cwd=ROOT, env=environment,
+                             capture_output=True, text=True, check=True).stdout.replace("\\\n", " ")
+    scripts = {}
+    for words in map(shlex.split, printed.splitlines()):
+        if words[0] == ".venv/bin/python" and words[1] != "-m":  # not the installation
+            script = importlib.import_module(pathlib.Path(words[1]).stem)
+            scripts[words[1]] = script.parse_arguments(words[2:])  # exits on a flag it does not know
+    return scripts
+
+
+def test_demo(tmp_path, monkeypatch):
+    for module in (train, train_gan, evaluation):
+        monkeypatch.setattr(module, "HERE", tmp_path)
+    run = tmp_path / "logdir" / "demo"
+    utils.write_json(run / "hparams.json", {})  # train.py was here
+    scripts = called("demo")
+    assert list(scripts) == ["prepro.py", "train.py", "eval.py", "train_gan.py", "eval_gan.py"]
+    assert scripts["train.py"].logdir == scripts["eval.py"].logdir == scripts["train_gan.py"].init_from == run
+    assert scripts["train_gan.py"].logdir == scripts["eval_gan.py"].logdir == tmp_path / "logdir" / "demo-gan"
+
+
+@pytest.mark.parametrize("source, target, name", [("a", "b", "a-b"), ("my/a/", "../her/b", "a-b"),
+                                                  ("x/wav", "y/wav", "x_wav-y_wav"), ("x/wav", "y/flac", "wav-flac"),
+                                                  ("/x/wav/", "./y/wav/", "x_wav-y_wav")])
+def test_pair(source, target, name):
+    scripts = called("pair", f"SOURCE={source}", f"TARGET={target}", "OTHERS=c e", "HELDOUT=d")
+    assert list(scripts) == ["prepro.py", "train.py", "eval.py"]
+    prepro, train, evaluation = scripts.values()
+    assert [*map(str, prepro.source)] == [str(pathlib.Path(source)), "c", "e"] and prepro.identity
+    assert prepro.target == pathlib.Path(target) and prepro.heldout == pathlib.Path("d")
+    assert str(prepro.data) == str(train.data) == f"data/features-{name}"
+    assert str(train.logdir) == str(evaluation.logdir) == f"logdir/{name}" and evaluation.source == source
+
+
+def test_pair_of_two_speakers_alone():
+    prepro = called("pair", "SOURCE=a", "TARGET=b")["prepro.py"]
+    assert [*map(str, prepro.source)] == ["a"] and prepro.heldout is None
