@@ -199,6 +199,18 @@ def test_features_that_are_cut_off_are_made_again(speakers, capsys):
     assert run(capsys, prepro.main, *arguments)[0] == 0 and contents(speakers / "data") == whole
 
 
+@pytest.mark.usefixtures("serial")
+@pytest.mark.parametrize("failing", ["compute_features", "make_pairs", "write_outputs"])
+def test_a_manifest_does_not_outlive_what_it_tells_of(speakers, monkeypatch, capsys, failing):
+    arguments = ["--source", speakers / "anna", "--target", speakers / "bert", "--data", speakers / "data"]
+    assert run(capsys, prepro.main, *arguments)[0] == 0 and (speakers / "data" / "manifest.csv").exists()
+
+    def stop(*_, **__):
+        raise KeyboardInterrupt
+    monkeypatch.setattr(prepro, failing, stop)
+    assert run(capsys, prepro.main, *arguments)[0] == 130 and not (speakers / "data" / "manifest.csv").exists()
+
+
 def test_processes_end_with_the_one_that_started_them(tmp_path):
     """Else they wait for ever, and write into what the next run writes."""
     code = ("import os, prepro, shutil; os.cpu_count = lambda: 1\n"
