@@ -1,0 +1,134 @@
+"""What evaluation says of a conversion: figures of known recordings, by hand."""
+import math
+
+import numpy as np
+import pytest
+
+import data_load
+import heldout
+import metrics
+import report
+import utils
+import world
+from conftest import words
+from convert import Converted
+from networks import Generator
+from test_networks import randomise
+
+
+@pytest.fixture(autouse=True)
+def without_world(monkeypatch):
+    """The measures of every installation."""
+    monkeypatch.setattr(world, "available", lambda: False)
+
+
+@pytest.fixture
+def corpus(demo_data, tiny_hp):
+    """Three sentences are held out."""
+    corpus = data_load.Corpus(demo_data, tiny_hp)
+    for i, pair in enumerate(corpus.pairs.values()):
+        pair.split = "test" if i < 3 else "train"
+    return corpus
+
+
+def test_the_summary_by_hand():
+    rows = [{"MCD dB": 6.0, "retrieved": True, "retrieved among all": False, "F0": math.nan, "never": math.nan},
+            {"MCD dB": 8.0, "retrieved": True, "retrieved among all": True, "F0": 10.0, "never": math.nan},
+            {"MCD dB": 7.0, "retrieved": False, "retrieved among all": False, "F0": 20.0, "never": math.nan}]
+    references = [{"MCD dB of the source": source, "MCD dB of the copy": 4.0} for source in (7.0, 9.0, 8.0)]
+    summary = heldout.summarise(rows, references, 50)
+    assert summary["MCD gap closed"] == 0.25  # from 8 to 7, and at best to 4
+    assert summary["content retrieval among the held-out"] == "2 of 3"
+    assert summary["content retrieval among 50"] == "1 of 3"
+    assert (summary["utterances"], summary["MCD dB"], summary["MCD dB of the source"]) == (3, 7.0, 8.0)
+    assert summary["F0"] == 15.0 and math.isnan(summary["never"])
+    assert not any("retrieved" in name for name in summary)
+
+
+def test_the_content_of_another_sentence_is_not_retrieved(tiny_hp):
+    natural = {"a": words(1), "b": words(2), "nearly b": words(2, pitch=150.0), "c": words(3)}
+
+    def measured(*said):
+        return heldout.measure({"": [natural[key] for key in said]}, natural, ["a", "b"], tiny_hp,
+                               lambda function, items, doing: list(map(function, items)))[0]
+
+    def retrieved(*said):
+        return [(row["retrieved"], row["retrieved among all"]) for row in measured(*said)]
+    assert retrieved("a", "b") == [(True, True)] * 2
+    assert retrieved("a", "a") == [(True, True), (False, False)]
+    assert retrieved("b", "b") == [(False, False), (True, True)]
+    assert retrieved("a", "nearly b") == [(True, True), (True, False)]  # that one is not held out
+    distortions = [row["MCD dB"] for row in measured("a", "a")]
+    assert distortions[0] == pytest.approx(0.0, abs=1e-4) and distortions[1] > 2.0
+
+
+def test_what_is_shown_and_measured_is_what_the_converter_wrote(corpus, tiny_hp, tmp_path, monkeypatch):
+    hp, pairs, rng = tiny_hp, corpus.split("test"), np.random.default_rng(0)
+    outputs, drawn = [], []
+    for pair, pace, stopped in zip(pairs, (1.1, 1.0, 1.3), (True, False, True), strict=True):
+        n, size = round(pace * len(corpus.path(pair))), len(corpus.source(pair))
+        outputs.append(Converted(rng.uniform(0.2, 0.8, (n, hp.n_mels)), np.zeros((n, 2)),
+                                 rng.uniform(0.2, 0.8, (n, hp.n_linear)), np.arange(n), np.ones((n, size)), stopped))
+
+    class Known:
+        def __init__(self):
+            self.hp, self.generator = hp, None
+
+        def __call__(self, sources):
+            assert all(np.array_equal(found, corpus.source(pair))
+                       for found, pair in zip(sources, pairs, strict=True))
+            return outputs
+    monkeypatch.setattr(report, "plot_conversion", lambda *arguments: drawn.append(arguments))
+    monkeypatch.setattr(heldout, "draw_oracles", lambda corpus, pairs, generator: {" with teacher forcing": [
+        (corpus.spoken_target(pair, "linear"), corpus.pitch(pair)) for pair in pairs]})
+    monkeypatch.setattr(heldout, "finish", lambda out, title, rows, summary: found.update(rows=rows))
+    found = {}
+    summary = heldout.evaluate(corpus, tmp_path, Known(), "title", oracles=True)
+
+    measures = [row["measures"] for row in found["rows"]]
+    assert [row["stops by itself"] for row in measures] == [True, False, True]
+    assert [row["stops within 15 %"] for row in measures] == [True, False, False]
+    for pair, output, row, arguments in zip(pairs, outputs, found["rows"], drawn, strict=True):
+        path, measured = corpus.path(pair), row["measures"]
+        assert measured["duration difference s"] == pytest.approx((len(output.mel) - len(path)) / 80)
+        assert measured["path distance frames"] == pytest.approx(metrics.path_distance(output.positions, path))
+        # And not what was drawn with a part of the truth given
+        voice = utils.griffin_lim(output.linear, output.pitch, hp)
+        target = utils.load_wav(pair.target_file, hp)[:pair.target_end * hp.hop_length]
+        for kind, wav in (("converted", voice), ("target", target)):
+            utils.save_wav(tmp_path / "expected.wav", wav, hp)
+            assert (tmp_path / row["audio"][kind]).read_bytes() == (tmp_path / "expected.wav").read_bytes(), kind
+        expected = metrics.compare(metrics.analyse(voice, hp), metrics.analyse(target, hp))
+        assert {name: measured[name] for name in expected} == expected
+        _, source, shown, spoken, dtw_path, *_ = arguments
+        assert shown is output and np.array_equal(dtw_path, path)
+        assert np.array_equal(source, corpus.source(pair)) and np.array_equal(spoken, corpus.spoken_target(
+            pair, "linear"))
+    assert "content retrieval among 10" in summary  # of all sentences, those of training, too
+    for name, ending in (("MCD dB", ""), ("MCD dB with teacher forcing", " with teacher forcing")):
+        assert (name in measures[0]) == (not ending) and name in summary
+
+
+def test_each_oracle_is_given_its_part_of_the_truth(corpus, tiny_hp, monkeypatch):
+    generator = randomise(Generator(tiny_hp.replace(hide_frame=0.0)))
+    pairs = sorted(corpus.split("test"), key=lambda pair: pair.target_end)[:1]
+    assemble = corpus.assemble
+
+    def changed_by(**changes):
+        """Which oracles change with a part of the truth."""
+        def other(crops):
+            batch = assemble(crops)
+            return batch | {name: change(batch[name]) for name, change in changes.items()}
+        with monkeypatch.context() as patch:
+            patch.setattr(corpus, "assemble", other)
+            changed = heldout.draw_oracles(corpus, pairs, generator)
+        return {kind.strip() for kind, [(linear, _)] in plain.items()
+                if np.abs(changed[kind][0][0] - linear).max() > 1e-4}
+    plain = heldout.draw_oracles(corpus, pairs, generator)
+    length = len(corpus.path(pairs[0]))
+    for [(linear, pitch)] in plain.values():
+        assert linear.shape == (length, tiny_hp.n_linear) and pitch.shape == (length, 2)
+    start = np.arange(assemble([corpus.whole(pairs[0])])["positions"].shape[1]) == 0
+    assert changed_by(mel=lambda mel: 1.0 - mel) == {"with teacher forcing", "from natural mel"}
+    assert changed_by(positions=lambda x: np.where(start, x, 0.5 * x).astype(np.float32)) == {"along the DTW path"}
+    assert changed_by(pitch=lambda pitch: pitch + np.float32(0.3)) == {"from natural mel"}
