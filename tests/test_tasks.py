@@ -1,0 +1,61 @@
+"""What a training task measures and minimises, and how far one update goes."""
+import types
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+import data_load
+import tasks
+import trainer
+from convert import Converted
+from test_networks import make_batch, make_task, randomise
+
+
+@pytest.mark.parametrize("free", [False, True])
+def test_the_distortion_is_that_of_free_running_and_the_losses_are_not(demo_data, tiny_hp, free):
+    """One of the two writes what the target says, the other silence."""
+    task = tasks.Paired(tiny_hp, data_load.Corpus(demo_data, tiny_hp))
+    corpus, hp, pairs = task.corpus, task.hp, task.validation
+    batch = corpus.assemble([corpus.whole(pair) for pair in pairs])
+
+    def written(pair):
+        target = corpus.spoken_target(pair, "linear") * free
+        n, size = len(target), len(corpus.source(pair))
+        return Converted(np.zeros((n, hp.n_mels)), np.zeros((n, 2)), target, corpus.path(pair), np.ones((n, size)),
+                         True)
+    task.converter = lambda sources: [written(pair) for pair in pairs]
+    task.on_path = lambda *_: [batch[kind] * (not free) for kind in ("mel", "linear")]
+    task.sample = lambda run, outputs: None
+    found, _ = task.free_running(None)
+    assert (found["free_running/mcd"] < 1.0) == free and (found["free_running/mcd"] > 5.0) == (not free)
+    assert found["score"] == pytest.approx(found["free_running/mcd"])  # the duration is right
+    for kind in ("loss1", "loss2", "loss"):
+        assert (found[f"loss/mean_{kind}"] > 0.1) == free and (found[f"loss/mean_{kind}"] == 0.0) == (not free)
+
+
+def test_the_loss_is_the_weighted_sum_of_its_parts(tiny_hp):
+    task = make_task(tiny_hp.replace(position_weight=0.3, pitch_weight=0.7, voicing_weight=2.0))
+    batch = make_batch(tiny_hp)
+    decoded = randomise(task.generator)(batch["source"], batch["source_mask"], batch["positions"])
+    found = {name: float(value) for name, value in task.decoder_losses(decoded, batch).items()}
+    parts = {"loss/mean_loss1": 1.0, "align/position_loss": 0.3, "loss/pitch_octaves": 0.7, "loss/voicing": 2.0}
+    assert found.keys() == {"loss", *parts} and min(found.values()) > 0.01
+    assert found["loss"] == pytest.approx(sum(weight * found[name] for name, weight in parts.items()), rel=1e-6)
+
+
+@pytest.mark.parametrize("precision", ["float32", "float16"])
+def test_an_update_goes_as_far_as_the_clipped_gradient(tiny_hp, precision):
+    hp = tiny_hp.replace(precision=precision)
+    task = types.SimpleNamespace(strategy=tf.distribute.get_strategy(),
+                                 generator=types.SimpleNamespace(non_trainable_variables=[]))
+    for clip_norm, expected in ((1e-3, 1e-3), (100.0, 10.0)):  # of a gradient of norm 10
+        weights = [keras.Variable([3.0, 0.0]), keras.Variable(4.0)]
+        optimizer = trainer.scaled(keras.optimizers.SGD(0.5), hp)
+        optimizer.build(weights)
+        scalars = tasks.Task.update(task, optimizer, weights, clip_norm, lambda weights=weights: {
+            "loss": sum(tf.reduce_sum(weight.value ** 2) for weight in weights)})
+        moved = np.append(weights[0] - np.array([3.0, 0.0]), weights[1] - 4.0)
+        np.testing.assert_allclose(moved, -0.5 * expected * np.array([0.6, 0.0, 0.8]), rtol=1e-3)
+        assert float(scalars["gradient_norm"]) == pytest.approx(10.0) and float(scalars["skipped"]) == 0.0
