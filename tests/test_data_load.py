@@ -98,6 +98,14 @@ def test_each_item_is_drawn_once_an_epoch(corpus, tiny_hp, kind):
     assert len(set(map(tuple, epochs))) == len(epochs)  # each in an order of its own
 
 
+@pytest.mark.parametrize("kind", [PAIRED, POSTNET])
+def test_each_row_has_random_numbers_of_its_own(corpus, kind):
+    """That are not those which chose the batch either."""
+    first = [rng.random() for step in (0, 1, 7) for rng in
+             (corpus.rng(kind, step), *(own for _, own in corpus.own(kind, step, list(range(5)))))]
+    assert len(set(first)) == len(first) == 3 * 6
+
+
 def test_all_slices_are_used_when_there_are_no_whole_utterances(demo_data, tiny_hp, monkeypatch):
     corpus = Corpus(demo_data, tiny_hp.replace(whole_share=0.0))
     seen = collections.Counter()
@@ -143,6 +151,18 @@ def test_positions_are_the_dtw_path(corpus, demo_data, tiny_hp):
         path = np.load(demo_data / "paths" / "rms" / f"{pair.name}.npy")
         steps = np.arange(start, end, tiny_hp.r)
         np.testing.assert_allclose(row[:len(steps)] + source_start, path[steps], atol=1e-4)
+
+
+def test_positions_go_with_the_tempo_of_the_source(demo_data, tiny_hp):
+    corpus = Corpus(demo_data, tiny_hp.replace(vary_tempo=0.3, vary_pitch=0.0, vary_colour=0.0, hide_band=0.0))
+    crops = crops_of(corpus, 12)
+    plain, varied = corpus.assemble(crops), corpus.assemble(crops, [np.random.default_rng(i) for i in range(12)])
+    lengths = [batch["source_mask"].sum(axis=1) for batch in (plain, varied)]
+    factors = (lengths[1] - 1) / (lengths[0] - 1)  # first and last frame stay first and last
+    assert factors.min() < 0.85 and factors.max() > 1.15
+    np.testing.assert_allclose(varied["positions"], plain["positions"] * factors[:, None], rtol=1e-5, atol=1e-4)
+    for name in ("mel", "pitch", "linear", "mask"):
+        np.testing.assert_array_equal(varied[name], plain[name])
 
 
 def test_crops_hold_the_source_of_their_target(corpus, tiny_hp):
