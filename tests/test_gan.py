@@ -47,6 +47,20 @@ def test_each_step_leaves_the_other_network_as_it_was(tiny_hp, eager):  # noqa: 
     assert int(step) == 1
 
 
+def test_a_skipped_update_of_the_generator_is_told(tiny_hp, eager, monkeypatch):  # noqa: F811
+    """Also where it is neither the first nor the last of a step."""
+    task = make_task(tiny_hp, k=2)
+    batch, step, update, done = tensors(make_batch(tiny_hp)), tf.Variable(0, dtype=tf.int64), task.update, []
+
+    def overflowing(optimizer, *arguments):
+        optimizer.dynamic_scale.assign(1e38 if len(done) == 1 else 1.0)
+        done.append(float((found := update(optimizer, *arguments))["skipped"]))
+        return found
+    monkeypatch.setattr(task, "update", overflowing)
+    assert task.train_step("joint", batch, step)["skipped"] == 1.0 and done == [0.0, 1.0, 0.0]
+    assert task.train_step("joint", batch, step)["skipped"] == 0.0 and done[3:] == [0.0, 0.0, 0.0]
+
+
 @pytest.mark.parametrize("stack", [5, 4, 1])
 def test_padding_changes_no_score(tiny_hp, stack):
     keras.utils.set_random_seed(3)
