@@ -27,6 +27,18 @@ def test_huber_by_hand():
     assert float(losses.huber(predicted, np.zeros((2, 3), np.float32), MASK)) == pytest.approx(expected)
 
 
+def test_pitch_by_hand():
+    true, predicted = np.zeros((2, 2, 3, 2), np.float32)
+    true[0, :2, 0], true[0, :2, 1], true[1, 0] = (0.5, 0.0), 1.0, (1.0, 0.0)  # two frames are voiced, two not
+    predicted[0, 0], predicted[0, 1], predicted[0, 2] = (1.0, 2.0), (-2.0, -1.0), (7.0, 0.0)
+    predicted[1, 0] = -9.0, 3.0  # unvoiced: its octaves do not count
+    true[1, 1:], predicted[1, 1:] = 1.0, -1e6  # padding: nothing does
+    octaves, voicing = losses.pitch(predicted, true, MASK)
+    assert float(octaves) == pytest.approx((0.25 + 4.0) / 2)
+    right = [1.0 / (1.0 + np.exp(-logit)) for logit in (2.0, -1.0, 0.0, -3.0)]  # probability of what is true
+    assert float(voicing) == pytest.approx(-np.log(right).mean(), rel=1e-5)
+
+
 def test_masked_mean_is_the_mean_of_the_valid_elements():
     x, _ = arrays(1, 2, 3, 4, 5)
     for channels in ((), (4,), (4, 5)):

@@ -173,6 +173,15 @@ def test_hidden_frames_do_not_matter_and_shown_ones_do(generator, change):
     assert changed[generator.hp.r:].min() > 1e-4
 
 
+@pytest.mark.parametrize("dropout", [0.2, 0.5])
+def test_dropout_keeps_the_mean(generator, change, dropout):
+    change(generator, dropout=dropout)
+    drop = np.asarray(generator.decoder.inputs(16, 200, True).drop)
+    assert set(np.unique(drop)) == {np.float32(0.0), np.float32(1.0) / np.float32(1.0 - dropout)}
+    assert drop.mean() == pytest.approx(1.0, abs=0.02) and np.ptp(drop.mean(axis=0)) > 0.0
+    assert (np.asarray(generator.decoder.inputs(2, 3, False).drop) == 1.0).all()
+
+
 def test_only_the_last_frame_of_a_group_is_fed_back(generator, change):
     change(generator, hide_frame=0.0)
     batch, r = make_batch(generator.hp), generator.hp.r
