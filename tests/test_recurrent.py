@@ -89,6 +89,26 @@ def test_gradients_equal_those_of_a_loop_that_keeps_everything(compiled):
         np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-5)
 
 
+def test_what_is_read_twice_in_a_step_gets_both_gradients():
+    rng = np.random.default_rng(3)
+    dense, state, memory = Dense(C), *(tf.constant(rng.normal(size=(N, size, C)), tf.float32) for size in (1, S))
+    inputs, state = tf.constant(rng.normal(size=(T, N, C)), tf.float32), state[:, 0]
+    dense(state)
+    dense.bias.assign(rng.normal(size=C))
+
+    def step(state, now):
+        seen = window(memory, tf.constant([0, 2, 4]), 2)[:, 1] * window(memory, tf.constant([1, 0, 4]), 1)[:, 0]
+        return tf.tanh(dense(state) + seen * dense(tf.sin(now)))
+
+    def gradients(way):
+        with tf.GradientTape() as tape:
+            tape.watch(memory)
+            loss = tf.reduce_sum(way(step, state, inputs, [dense.kernel, dense.bias, memory]) ** 2)
+        return tape.gradient(loss, (dense.kernel.value, dense.bias.value, memory))
+    for found, expected in zip(gradients(scan), gradients(plain), strict=True):
+        np.testing.assert_allclose(found, tf.convert_to_tensor(expected), rtol=1e-4, atol=1e-5)
+
+
 def test_a_weight_that_the_loop_was_not_told_of_is_an_error():
     reader, memory, start, inputs = make()
     with pytest.raises(KeyError):
