@@ -190,9 +190,6 @@ class Run:
         """Write a checkpoint unless this step has one; raises TrainingError."""
         if self.saved_step == int(self.step):
             return
-        for writer in self.writers.values():  # first, or the curves would lack what is not done again
-            with writing(self.logdir):
-                writer.flush()
         with writing(self.folder / f"step-{int(self.step)}"):
             self.newest.save(checkpoint_number=self.step)
         self.saved_step = int(self.step)
@@ -206,7 +203,7 @@ class Run:
                 self.selected.save(checkpoint_number=self.step)
 
     def log(self, kind: str, scalars: dict[str, float], step: int | None = None) -> None:
-        """Write scalars to TensorBoard as train or validation."""
+        """Write scalars to TensorBoard as train or validation, on disk at once: no checkpoint may be ahead of them."""
         step = int(self.step) if step is None else step
         with writing(self.logdir / kind), self.writers[kind].as_default(step=step):
             for name, value in scalars.items():

@@ -1,17 +1,27 @@
-"""A run folder after its process was killed, and while others look at it."""
+"""A run folder after its process was killed, with damaged files, and while others look at it."""
+import dataclasses
 import errno
 import os
 import pathlib
 import shutil
 import socket
+import subprocess
+import sys
+import types
 
 import keras
+import numpy as np
 import pytest
+import tensorflow as tf
 
 import commands
+import data_load
+import train
 import trainer
+import utils
 from hyperparams import HyperParams
 from run_folder import read_scalars
+from test_training import HP, Counting, go, kept, weight_in
 
 
 def begin(logdir: pathlib.Path) -> trainer.Run:
@@ -108,3 +118,135 @@ def test_a_network_drive_that_knows_no_locks_is_used_without(tmp_path, monkeypat
     with commands.locked(tmp_path / "run", "--logdir"):
         entered.append((tmp_path / "run").is_dir())
     assert entered == [True]
+
+
+# Damaged checkpoints --------------------------------------------------------------------------------------------------
+
+def damage(path: pathlib.Path, how: str) -> None:
+    data = path.read_bytes()
+    if how == "missing":
+        path.unlink()
+    elif how == "flipped":  # all of its bits, at a third of the file
+        path.write_bytes(data[:len(data) // 3] + bytes([data[len(data) // 3] ^ 255]) + data[len(data) // 3 + 1:])
+    else:
+        path.write_bytes(data[:{"empty": 0, "cut": len(data) - 5}[how]])
+
+
+@pytest.mark.parametrize("how", ["missing", "flipped", "empty", "cut"])
+@pytest.mark.parametrize("part", ["data-00000-of-00001", "index"])
+def test_the_checkpoint_before_a_damaged_one_is_used_with_a_warning(tmp_path, part, how, capsys):
+    go(tmp_path, 4)
+    damage(tmp_path / "checkpoints" / f"step-4.{part}", how)
+    assert [step for _, _, step in go(tmp_path, 4).seen] == [3]
+    message = capsys.readouterr().err
+    assert message.count("warning") == 1
+    assert f"{tmp_path}/checkpoints/step-4 is damaged" in message and f"it, {tmp_path}/checkpoints/step-3" in message
+    assert go(tmp_path, 4).seen == []  # the damaged one was written again
+    assert weight_in(tmp_path / "checkpoints" / "step-4") == 4 and capsys.readouterr().err == ""
+
+
+@pytest.mark.parametrize("listed", ["as it was", "empty", "missing"])
+def test_without_a_checkpoint_that_can_be_read_training_does_not_begin_anew(tmp_path, listed):
+    go(tmp_path, 4)
+    for step in (3, 4):
+        damage(tmp_path / "checkpoints" / f"step-{step}.index", "cut")
+    if listed != "as it was":
+        damage(tmp_path / "checkpoints" / "checkpoint", listed)
+    with pytest.raises(trainer.TrainingError, match="no checkpoint in .* can be read: .*step-4.*step-3.*--no-resume"):
+        go(tmp_path, 6)
+
+
+@pytest.mark.parametrize("how", ["missing", "empty"])
+def test_without_the_list_of_checkpoints_the_newest_is_found(tmp_path, how):
+    hp = HP.replace(keep_checkpoints=4)
+    go(tmp_path, 12, hp)  # 10 is less than 8 in the order of names
+    (tmp_path / "checkpoints" / "step-12.index").unlink()
+    damage(tmp_path / "checkpoints" / "checkpoint", how)
+    assert [step for _, _, step in go(tmp_path, 12, hp).seen] == [10, 11]
+
+
+@pytest.mark.parametrize("part", ["data-00000-of-00001", "index"])
+def test_evaluation_of_a_damaged_checkpoint_names_others(tmp_path, part):
+    go(tmp_path, 6, scores={4: 1.0})
+    damage(tmp_path / "checkpoints" / "best" / f"best-4.{part}", "missing")
+    with pytest.raises(trainer.TrainingError, match="best-4 is damaged .*--checkpoint: .*step-6, .*step-4"):
+        weight_in(trainer.best_checkpoint(tmp_path))
+
+
+@pytest.mark.parametrize("shapes, message", [
+    ([(3,)], r"a/kernel: \(2,\) in the file, \(3,\) in the network"), ([(2, 1)], r"\(2,\) in the file, \(2, 1\) in"),
+    ([(2,), (1,)], "1 arrays of generator in the file, 2 in the network"), ([], "1 arrays .* 0 in the network")])
+def test_a_checkpoint_of_another_network_is_refused_with_names_and_values(tmp_path, shapes, message):
+    trainer.Run(tmp_path / "a", HP, {"generator": [keras.Variable(np.ones(2))]}).save()
+    weights = [types.SimpleNamespace(value=tf.Variable(np.zeros(shape)), shape=shape, path="a/kernel")
+               for shape in shapes]
+    generator = types.SimpleNamespace(weights=weights, hp=HP.replace(width=32))
+    with pytest.raises(trainer.TrainingError, match=f"step-0 does not fit this network: .*{message}.*; width "
+                                                    rf"\({HP.width} there, 32 asked for\)"):
+        trainer.load_generator(generator, trainer.best_checkpoint(tmp_path / "a"))
+    values = dataclasses.asdict(HP) | {"hidden": 3}
+    utils.write_json(tmp_path / "a" / "hparams.json", values)
+    with pytest.raises(trainer.TrainingError, match="another version of this project: unknown .'hidden'"):
+        trainer.load_generator(generator, trainer.best_checkpoint(tmp_path / "a"))
+
+
+# The run folder -------------------------------------------------------------------------------------------------------
+
+@pytest.mark.parametrize("text", ["", "[1]", "{}", '{"data": "/a', '{"script": "", "data": "/a", "steps": "x"}'])
+def test_damaged_notes_of_a_run_are_named_with_the_cure(tmp_path, text):
+    (tmp_path / "run.json").write_text(text)
+    with pytest.raises(trainer.TrainingError, match="run.json is damaged: delete it, and say with --data"):
+        trainer.find_data(types.SimpleNamespace(logdir=tmp_path, data=None), HP)
+
+
+def test_a_run_folder_in_use_is_refused_with_its_owner(tmp_path):
+    with commands.locked(tmp_path, "--logdir"):
+        with pytest.raises(commands.CannotLock, match=f"in use by process {os.getpid()} on .*another --logdir"):
+            with commands.locked(tmp_path, "--logdir"):
+                pass
+    with commands.locked(tmp_path, "--logdir"):
+        pass
+
+
+def test_two_commands_do_not_train_into_one_folder(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(data_load, "Corpus", lambda *_: None)
+    monkeypatch.setattr(train, "Paired", lambda hp, corpus: Counting(hp))
+    flags = ["--data", str(tmp_path), "--logdir", str(tmp_path / "run"), "--steps"]
+    assert train.main([*flags, "2"]) == 0
+    with commands.locked(tmp_path / "run", "--logdir"):
+        for more in ([], ["--no-resume"]):
+            assert train.main([*flags, "3", *more]) == 1
+            assert "in use by process" in capsys.readouterr().err and kept(tmp_path / "run") == [2]
+    assert train.main([*flags, "3"]) == 0 and kept(tmp_path / "run") == [2, 3]
+
+
+def test_the_lock_of_a_killed_process_does_not_block(tmp_path):
+    script = (f"import commands, time\nwith commands.locked({str(tmp_path)!r}, '--logdir'):\n"
+              " print('locked', flush=True)\n time.sleep(99)")
+    with subprocess.Popen([sys.executable, "-c", script], cwd=pathlib.Path(commands.__file__).parent,
+                          stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as process:
+        assert process.stdout.readline() == "locked\n"
+        with pytest.raises(commands.CannotLock, match=f"in use by process {process.pid} "):
+            with commands.locked(tmp_path, "--logdir"):
+                pass
+        process.kill()
+        process.wait()
+    with commands.locked(tmp_path, "--logdir"):
+        pass
+
+
+@pytest.fixture
+def nobody():
+    """Not the superuser, whom no permission stops."""
+    user = os.geteuid()
+    if user == 0:
+        os.seteuid(65534)
+    yield
+    os.seteuid(user)
+
+
+def test_a_run_folder_that_cannot_be_written_is_named(tmp_path, nobody):
+    folder = pathlib.Path("/") / "logdir"
+    with pytest.raises(commands.CannotLock, match=r"/logdir cannot be written \(.*choose another --logdir"):
+        with commands.locked(folder, "--logdir"):
+            pass
