@@ -33,8 +33,8 @@ pair: .venv/installed
 	@test -n "$(SOURCE)" -a -n "$(TARGET)" || { echo "usage: make pair SOURCE=DIR TARGET=DIR"; exit 1; }
 	@test "$(words $(SOURCE) $(TARGET))" = 2 || { echo "make takes no folders with spaces: see the README for the commands"; exit 1; }
 	.venv/bin/python prepro.py $(SOURCE:%=--source %) $(OTHERS:%=--source %) --target $(TARGET) --identity \
-		$(HELDOUT:%=--heldout %) --data data/features-$(NAME)
-	.venv/bin/python train.py --data data/features-$(NAME) --logdir logdir/$(NAME)
+		$(HELDOUT:%=--heldout %) --data data/$(NAME)
+	.venv/bin/python train.py --data data/$(NAME) --logdir logdir/$(NAME)
 	.venv/bin/python eval.py --logdir logdir/$(NAME) --source $(SOURCE)
 
 test: .venv/installed-test

@@ -3,6 +3,7 @@ cores."""
 import concurrent.futures.process
 import contextlib
 import fcntl
+import logging
 import multiprocessing
 import os
 import pathlib
@@ -67,8 +68,14 @@ def run_main(name: str, function: Callable[[], int | None], *errors: type[Except
         return 128 + stop.signal_number
     except KeyboardInterrupt:
         interrupted.clear()
+        # What was being compiled is thrown away half made, of which TensorFlow complains at length
+        logging.getLogger("tensorflow").setLevel(logging.CRITICAL)
         print(f"\n{name}: stopped; what was finished is kept", file=sys.stderr)
         return 128 + signal.SIGINT
+    except BrokenPipeError:  # as of `| head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # or Python would fail once more at its end
+        print(f"{name}: nobody reads what it prints; what was finished is kept", file=sys.stderr)
+        return 1
     except (ValueError, OSError, *errors) as error:
         if "--verbose" in sys.argv:
             traceback.print_exc()

@@ -24,6 +24,7 @@ import alignment
 import commands
 import data_load
 import heldout
+import manifest
 import report
 import trainer
 import utils
@@ -236,6 +237,9 @@ def convert_files(paths: list[pathlib.Path], out: pathlib.Path, converter: Conve
     if len(todo) < len(recordings):
         print(f"{len(recordings) - len(todo)} of {len(recordings)} recordings were converted before; to convert them "
               f"again delete {out / 'finished'}")
+    if any(record["made_of"]["model"] != model for record in records.values()):
+        print(f"warning: {out} holds conversions by another model or with other settings: those of the same name are "
+              "written over, the page lacks the others", file=sys.stderr)
     try:
         # Several at a time: that a decoder step waits for the one before leaves most cores idle
         with (commands.locked(out, "--out"), concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool,
@@ -270,7 +274,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
                         help="where results go (default: results/ in the run folder)")
     parser.add_argument("--data", type=pathlib.Path, metavar="DIR",
                         help="what prepro.py wrote (default: what the run was trained on)")
-    parser.add_argument("--logdir", type=pathlib.Path, metavar="DIR", help="run folder (default: that of the demo)")
+    parser.add_argument("--logdir", type=pathlib.Path, metavar="DIR",
+                        help="run folder (default: that of the demo, or with --data that of a run without --logdir)")
     parser.add_argument("--source", metavar="NAME",
                         help="held-out sentences of this source speaker, or of this folder, only")
     parser.add_argument("--oracles", action="store_true",
@@ -294,12 +299,16 @@ def evaluate(args: argparse.Namespace, name_files: Callable = heldout.name_files
     """What both evaluation scripts do; returns the exit code. Raises ValueError, OSError and TrainingError."""
     title = f"Voice conversion, {args.logdir.name}"
     converter = load_converter(args.logdir, args.checkpoint, args.set)
-    step, last_step = newest_step(args.logdir), trainer.read_notes(args.logdir).get("steps", 0)
-    if step < last_step:
-        print(f"warning: {args.logdir} is trained to step {step} of {last_step} only", file=sys.stderr)
+    step, notes = newest_step(args.logdir), trainer.read_notes(args.logdir)
+    if notes and step < notes["steps"]:
+        print(f"warning: {args.logdir} is trained to step {step} of {notes['steps']} only", file=sys.stderr)
     if args.inputs:
         return 1 if convert_files(args.inputs, args.out, converter, title) else 0
-    corpus = data_load.Corpus(trainer.find_data(args, converter.hp), converter.hp)
+    data = trainer.find_data(args, converter.hp)
+    corpus = data_load.Corpus(data, converter.hp)
+    if notes and notes["data"] == data.resolve() and notes["manifest"] != manifest.fingerprint(data):
+        print(f"warning: prepro.py found other recordings for {data} since {args.logdir} was trained: of what is held "
+              "out now it may have heard some", file=sys.stderr)
     with commands.locked(args.out, "--out"):
         heldout.evaluate(corpus, args.out, converter, title, args.source, args.oracles, name_files)
     return 0

@@ -70,6 +70,12 @@ def reading(path: pathlib.Path) -> Iterator[TextIO]:
                           f"{path.parent} and run prepro.py again") from None
 
 
+def fingerprint(data: pathlib.Path) -> str:
+    """Of the manifest: with the same one the same sentences are trained on and held out; empty if there is none."""
+    path = pathlib.Path(data) / "manifest.csv"
+    return hashlib.sha256(path.read_bytes()).hexdigest() if path.exists() else ""
+
+
 def read_settings(data: pathlib.Path) -> dict:
     """The settings in prepro.json; raises PreproError."""
     with reading(pathlib.Path(data) / "prepro.json") as file:

@@ -143,11 +143,11 @@ def prepare(corpora: dict[str, dict[str, pathlib.Path]], target: str, data: path
     Raises PreproError if not a single pair is usable.
     """
     sources = [speaker for speaker in corpora if speaker != target] + [target] * identity
-    check_settings(data, {**{name: getattr(hp, name) for name in hyperparams.SIGNAL},
-                          "target": target, "sources": sources})
     unknown = heldout - {utterance for files in corpora.values() for utterance in files}
     if unknown:
         raise PreproError(f"--heldout names {len(unknown)} unknown utterances, for instance {min(unknown)!r}")
+    check_settings(data, {**{name: getattr(hp, name) for name in hyperparams.SIGNAL},
+                          "target": target, "sources": sources})
     (data / "manifest.csv").unlink(missing_ok=True)  # until all is done again: it says that features and paths fit
     jobs = [(speaker, utterance, path) for speaker, files in corpora.items() for utterance, path in files.items()]
     # librosa compiles a part of pYIN when it is first used and keeps it in its folder. Several processes that do so at

@@ -10,6 +10,7 @@ import functools
 import glob
 import math
 import pathlib
+import re
 import shutil
 import socket
 import sys
@@ -38,7 +39,8 @@ class DamagedCheckpoint(TrainingError):
 
 
 def one_line(error: Exception) -> str:
-    return " ".join(str(error).split())[:300]
+    """What it says, without TensorFlow's name of the operation in front."""
+    return " ".join(re.sub(r"\{\{.*?\}\}", "", str(error)).split())[:300]
 
 
 @contextlib.contextmanager

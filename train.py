@@ -3,7 +3,7 @@
     python train.py                                         # the demo corpus, a small model, minutes on a CPU
     python train.py --data DIR --logdir logdir/mine         # your own features, see prepro.py
     python train.py --logdir logdir/mine                    # the same again resumes where it stopped
-    python train.py --set mel_steps=8000 --set norm=ln      # other hyperparameters, see hyperparams.py
+    python train.py --set norm=ln --logdir logdir/ln        # other hyperparameters, see hyperparams.py
 
 Three stages, each with an optimizer of its own: "postnet" teaches the post-net to draw the target's linear
 spectrogram from the target's own mel, "mel" the encoder and decoder to convert, "finetune" the post-net to draw from
@@ -15,6 +15,7 @@ import sys
 
 import commands
 import hyperparams
+import prepro
 import trainer
 import tensorflow as tf
 
@@ -28,7 +29,7 @@ def parse_arguments(argv: list[str] | None = None, parser: argparse.ArgumentPars
     """The flags, after those that `parser` has."""
     parser = parser or argparse.ArgumentParser(description=__doc__,
                                                formatter_class=argparse.RawDescriptionHelpFormatter)
-    trainer.add_arguments(parser)
+    trainer.add_arguments(parser, "logdir/demo, with --data logdir/paired")
     args = parser.parse_args(argv)
     args.logdir = args.logdir or HERE / "logdir" / ("paired" if args.data else "demo")
     return args
@@ -36,7 +37,8 @@ def parse_arguments(argv: list[str] | None = None, parser: argparse.ArgumentPars
 
 def run(args: argparse.Namespace, strategy: tf.distribute.Strategy | None = None) -> None:
     """Train, on one device or on those of a `tf.distribute.Strategy`."""
-    default = hyperparams.PRESETS["default" if args.data else "demo"]
+    before = trainer.read_notes(args.logdir).get("data", prepro.DEMO_DATA)
+    default = hyperparams.PRESETS["default" if args.data or before != prepro.DEMO_DATA else "demo"]
     if trainer.goes_on(args):
         default = HyperParams.from_json(args.logdir / "hparams.json")
     trainer.train(args, trainer.resolve(args, default), Paired, "train.py", strategy)

@@ -184,7 +184,7 @@ def draw_curves(logdir: pathlib.Path) -> None:
 
 def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    trainer.add_arguments(parser)
+    trainer.add_arguments(parser, "that of --init-from and -gan")
     args = parser.parse_args(argv)
     if args.init_from is None and args.preset is None and not (args.logdir and trainer.goes_on(args)):
         paired = HERE / "logdir" / ("paired" if args.data else "demo")

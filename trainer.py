@@ -17,6 +17,7 @@ import time
 import commands
 import data_load
 import hyperparams
+import manifest
 import prepro
 import report
 import utils
@@ -31,16 +32,24 @@ from run_folder import (Run, TrainingError, best_checkpoint, checkpoints_in, dif
 SKIPPED_AT_MOST = 10  # steps in a row; one is bad luck or a bad recording, ten are a model that is lost
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
+def positive(text: str) -> int:
+    """A number of steps; raises ValueError."""
+    if int(text) < 1:
+        raise ValueError
+    return int(text)
+
+
+def add_arguments(parser: argparse.ArgumentParser, default_logdir: str) -> None:
     """The flags that all training scripts share."""
     parser.add_argument("--data", type=pathlib.Path, metavar="DIR",
                         help="what prepro.py wrote (default: what the run was trained on, or the demo)")
     parser.add_argument("--logdir", type=pathlib.Path, metavar="DIR",
-                        help="run folder; resumed if it holds a checkpoint")
-    parser.add_argument("--preset", choices=hyperparams.PRESETS, help="hyperparameters to start from")
+                        help=f"run folder; resumed if it holds a checkpoint (default: {default_logdir})")
+    parser.add_argument("--preset", choices=hyperparams.PRESETS,
+                        help="hyperparameters to start from (default: demo, with --data default)")
     parser.add_argument("--set", action="append", default=[], metavar="NAME=VALUE", help="override a hyperparameter")
-    parser.add_argument("--seed", type=int, help="of weights, data order and dropout")
-    parser.add_argument("--steps", type=int, metavar="N", help="stop after step N, to go on another time")
+    parser.add_argument("--seed", type=int, help="of weights, data order and dropout (default: that of hyperparams.py)")
+    parser.add_argument("--steps", type=positive, metavar="N", help="stop after step N, to go on another time")
     parser.add_argument("--init-from", type=pathlib.Path, metavar="DIR", help="begin with the weights of another run")
     parser.add_argument("--no-resume", action="store_true", help="begin anew even if the run folder holds a checkpoint")
     commands.add_verbose(parser)
@@ -72,8 +81,7 @@ def resolve(args: argparse.Namespace, default: HyperParams) -> HyperParams:
 def find_data(args: argparse.Namespace, hp: HyperParams) -> pathlib.Path:
     """The features to use: those asked for, else those the run was trained on, else the demo's; raises TrainingError
     if the note of that is damaged."""
-    notes = {} if getattr(args, "no_resume", False) else read_notes(args.logdir)
-    return args.data or notes.get("data") or prepro.prepare_demo(hp)
+    return args.data or read_notes(args.logdir).get("data") or prepro.prepare_demo(hp)
 
 
 def read_notes(logdir: pathlib.Path) -> dict:
@@ -84,6 +92,7 @@ def read_notes(logdir: pathlib.Path) -> dict:
     try:
         notes = json.loads(path.read_text(encoding="utf-8"))
         return {"script": str(notes["script"]), "data": pathlib.Path(notes["data"]), "steps": int(notes["steps"]),
+                "manifest": str(notes["manifest"]),
                 "init_from": pathlib.Path(notes["init_from"]) if notes["init_from"] else None}
     except (ValueError, KeyError, TypeError):
         raise TrainingError(f"{path} is damaged: delete it, and say with --data what the run is trained on") from None
@@ -93,18 +102,25 @@ def take_notes(logdir: pathlib.Path, script: str, data: pathlib.Path, steps: int
                init_from: pathlib.Path | None = None) -> None:
     """Note in a run folder which script trains it, with which features, to which last step, from whose weights."""
     utils.write_json(logdir / "run.json", {"script": script, "data": str(pathlib.Path(data).resolve()), "steps": steps,
+                                           "manifest": manifest.fingerprint(data),
                                            "init_from": str(pathlib.Path(init_from).resolve()) if init_from else None})
 
 
-def check_notes(logdir: pathlib.Path, script: str, data: pathlib.Path) -> None:
-    """Raise TrainingError if a run that goes on was begun by another script, or with other features than `data`, which
-    are still there."""
+def check_notes(logdir: pathlib.Path, script: str, data: pathlib.Path, init_from: pathlib.Path | None) -> None:
+    """Raise TrainingError if a run that goes on was begun by another script, from another run than `init_from` says, or
+    with other features than `data`, which are still there."""
     notes = read_notes(logdir)
     cure = "choose another --logdir, or begin anew with --no-resume"
     if notes and notes["script"] != script:
         raise TrainingError(f"{logdir} was begun by {notes['script']}, not {script}: {cure}")
+    if notes and init_from and notes["init_from"] != pathlib.Path(init_from).resolve():
+        raise TrainingError(f"{logdir} was begun {'with --init-from ' * bool(notes['init_from'])}"
+                            f"{notes['init_from'] or 'without --init-from'}: leave --init-from out, {cure}")
     if notes and notes["data"].exists() and notes["data"].resolve() != pathlib.Path(data).resolve():
         raise TrainingError(f"{logdir} was begun with --data {notes['data']}, not {data}: leave --data out, {cure}")
+    if notes and notes["manifest"] != manifest.fingerprint(data):
+        raise TrainingError(f"{data} is no more what {logdir} was begun with: prepro.py found other recordings there, "
+                            f"and may have shared them out otherwise; {cure}")
 
 
 def cosine(peak: float, steps: int, warmup: int) -> keras.optimizers.schedules.LearningRateSchedule:
@@ -151,7 +167,7 @@ def train(args: argparse.Namespace, hp: HyperParams, make_task, script: str,
     data, strategy = find_data(args, hp), strategy or tf.distribute.get_strategy()
     init_from = args.init_from
     if goes_on(args):
-        check_notes(args.logdir, script, data)
+        check_notes(args.logdir, script, data, init_from)
         init_from = init_from or read_notes(args.logdir).get("init_from")
     with strategy.scope():
         task = make_task(hp, data_load.Corpus(data, hp, worker(strategy)))
@@ -175,9 +191,11 @@ def train(args: argparse.Namespace, hp: HyperParams, make_task, script: str,
         if not same_everywhere(strategy, int(run.step)):
             raise TrainingError(f"workers do not see the same checkpoint; {args.logdir} must be a folder they share")
         before = int(run.step)
-        if 0 < before < last_step:
-            print(f"{args.logdir} goes on from step {before} of {last_step}")
-        fit(run, task, min(args.steps or last_step, last_step))
+        stop = min(args.steps or last_step, last_step)
+        if before < stop and is_chief(strategy):
+            how = f"goes on from step {before} of" if before else "begins:"
+            print(f"{args.logdir} {how} {last_step} steps with {data}")
+        fit(run, task, stop)
     if is_chief(strategy):
         tell_end(args, script, before, int(run.step), last_step)
 

@@ -348,6 +348,18 @@ def test_eval_of_a_run_that_is_not_at_its_end_says_so(tmp_path, capsys):
         assert status == 0 and error.count("is trained to step 3 of 9 only") == n_warnings
 
 
+def test_eval_of_a_corpus_that_has_changed_since_says_so(demo_data, run_folder, tmp_path, monkeypatch, capsys):
+    """What is held out now may have been trained on."""
+    shutil.copytree(run_folder, tmp_path / "run"), shutil.copytree(demo_data, tmp_path / "data")
+    trainer.take_notes(tmp_path / "run", "train.py", tmp_path / "data", 0)
+    monkeypatch.setattr(evaluation.heldout, "evaluate", lambda *_: None)
+    for warned in (False, True):
+        assert evaluation.main(["--logdir", str(tmp_path / "run")]) == 0
+        assert ("of what is held out now it may have heard some" in capsys.readouterr().err) == warned
+        with open(tmp_path / "data" / "manifest.csv", "ab") as file:
+            file.write(b"\r\n")
+
+
 def test_eval_of_a_checkpoint_that_is_not_there(recordings, run_folder, tmp_path, capsys):
     status, _, error = run(capsys, evaluation.main, recordings, "--out", tmp_path / "out", "--logdir", run_folder,
                            "--checkpoint", run_folder / "checkpoints" / "step-7")

@@ -125,6 +125,17 @@ def test_a_validation_that_failed_is_made_up_for(tmp_path, monkeypatch):
     assert found == whole and 8 in whole[0]
 
 
+def test_output_that_nobody_reads_is_no_traceback():
+    """As with `| head`."""
+    code = "import commands, sys\nsys.exit(commands.run_main('x.py', lambda: print('y' * 100_000, flush=True)))"
+    reader, writer = os.pipe()
+    os.close(reader)
+    done = subprocess.run([sys.executable, "-c", code], cwd=pathlib.Path(commands.__file__).parent, stdout=writer,
+                          stderr=subprocess.PIPE, text=True)
+    os.close(writer)
+    assert (done.returncode, done.stderr) == (1, "x.py: nobody reads what it prints; what was finished is kept\n")
+
+
 def test_a_signal_is_noted_though_nobody_reads(monkeypatch):
     """As with `| tee`, which the same Ctrl-C stops."""
     def write(*_):

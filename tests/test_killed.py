@@ -143,8 +143,12 @@ def test_only_what_changed_is_converted_again(speakers, converter, monkeypatch, 
 
 @pytest.mark.usefixtures("loaded")
 def test_the_page_shows_what_other_commands_converted_with_the_same_model(speakers, converter, monkeypatch, capsys):
+    told = []
+
     def shown(*inputs, status=0) -> list[str]:
-        assert run(capsys, evaluation.main, *inputs, "--logdir", speakers, "--out", speakers / "out")[0] == status
+        found, error = run(capsys, evaluation.main, *inputs, "--logdir", speakers, "--out", speakers / "out")
+        told.append(error)
+        assert found == status
         return list(json.loads((speakers / "out" / "metrics.json").read_text())["utterances"])
     a, b, other = speakers / "anna" / "a.wav", speakers / "anna" / "b.wav", speakers / "bert" / "a.wav"
     assert [shown(b), shown(a), shown(other)] == [["b"], ["a", "b"], ["a_2", "a", "b"]]
@@ -152,6 +156,7 @@ def test_the_page_shows_what_other_commands_converted_with_the_same_model(speake
     assert shown(a, status=1) == ["a_2", "b"]
     monkeypatch.setattr(converter, "hp", converter.hp.replace(griffin_lim_iters=3))
     assert shown(a, status=1) == [] and shown(b) == ["b"]
+    assert "by another model or with other settings" in told[-1] and "another model" not in told[0]
 
 
 @pytest.mark.usefixtures("loaded")

@@ -50,7 +50,7 @@ def test_pair(source, target, name):
     prepro, train, evaluation = scripts.values()
     assert [*map(str, prepro.source)] == [str(pathlib.Path(source)), "c", "e"] and prepro.identity
     assert prepro.target == pathlib.Path(target) and prepro.heldout == pathlib.Path("d")
-    assert str(prepro.data) == str(train.data) == f"data/features-{name}"
+    assert str(prepro.data) == str(train.data) == f"data/{name}"
     assert str(train.logdir) == str(evaluation.logdir) == f"logdir/{name}" and evaluation.source == source
 
 

@@ -140,6 +140,15 @@ def test_what_is_set_again_counts_from_the_hyperparameters_of_the_run(tmp_path, 
     flags = ["--logdir", str(tmp_path / "a"), "--set", "width=32"]
     assert train.main([*flags, "--data", str(tmp_path)]) == 0 and train.main(flags) == 0
     assert used[0] == used[1] and used[0].width == 32
+    trainer.take_notes(tmp_path / "a", "train.py", tmp_path, 9)
+    assert train.main([*flags, "--no-resume"]) == 0 and used[2] == used[0]
+
+
+@pytest.mark.parametrize("steps", ["0", "-5", "x"])
+def test_a_number_of_steps_is_positive(run_train, capsys, steps):
+    with pytest.raises(SystemExit):
+        run_train("a", "--steps", steps)
+    assert f"invalid positive value: '{steps}'" in capsys.readouterr().err
 
 
 def test_a_run_goes_on_with_its_own_hyperparameters(run_train, tmp_path):
@@ -191,7 +200,7 @@ def test_a_run_remembers_its_corpus(tmp_path, tiny_hp, monkeypatch):
     assert trainer.find_data(train.parse_arguments(flags), tiny_hp) == pathlib.Path("demo")
     trainer.take_notes(tmp_path, "train.py", tmp_path / "mine", 9)
     assert trainer.find_data(train.parse_arguments(flags), tiny_hp) == tmp_path / "mine"
-    assert trainer.find_data(train.parse_arguments([*flags, "--no-resume"]), tiny_hp) == pathlib.Path("demo")
+    assert trainer.find_data(train.parse_arguments([*flags, "--no-resume"]), tiny_hp) == tmp_path / "mine"
     assert trainer.find_data(train.parse_arguments([*flags, "--data", "moved"]), tiny_hp) == pathlib.Path("moved")
 
 
@@ -206,15 +215,22 @@ def test_an_interruption_is_no_traceback(run_train, monkeypatch, capsys):
 def test_a_run_refuses_another_corpus_or_script_than_its_own(tmp_path):
     own, other = tmp_path / "own", tmp_path / "other"
     own.mkdir(), other.mkdir()
-    trainer.check_notes(tmp_path, "train.py", own)
-    trainer.take_notes(tmp_path, "train.py", own, 9)
-    trainer.check_notes(tmp_path, "train.py", own)
+    for folder in (own, other):
+        (folder / "manifest.csv").write_text("a row")
+    trainer.check_notes(tmp_path, "train.py", own, None)
+    trainer.take_notes(tmp_path, "train.py", own, 9, own)
+    trainer.check_notes(tmp_path, "train.py", own, None)
     with pytest.raises(trainer.TrainingError, match="own, not .*other.*--no-resume"):
-        trainer.check_notes(tmp_path, "train.py", other)
-    own.rmdir()  # it was moved
-    trainer.check_notes(tmp_path, "train.py", other)
+        trainer.check_notes(tmp_path, "train.py", other, None)
+    with pytest.raises(trainer.TrainingError, match="was begun with --init-from .*own: leave --init-from out"):
+        trainer.check_notes(tmp_path, "train.py", own, other)
+    own.rename(tmp_path / "moved")
+    trainer.check_notes(tmp_path, "train.py", other, None)
     with pytest.raises(trainer.TrainingError, match="was begun by train.py, not train_gan.py.*--no-resume"):
-        trainer.check_notes(tmp_path, "train_gan.py", other)
+        trainer.check_notes(tmp_path, "train_gan.py", other, None)
+    (other / "manifest.csv").write_text("another row")
+    with pytest.raises(trainer.TrainingError, match="other is no more what .* was begun with.*--no-resume"):
+        trainer.check_notes(tmp_path, "train.py", other, None)
 
 
 def test_a_run_says_how_far_it_came_and_what_comes_next(run_train, tmp_path, capsys):
@@ -225,4 +241,4 @@ def test_a_run_says_how_far_it_came_and_what_comes_next(run_train, tmp_path, cap
         assert run_train("a", *flags) == 0
         assert message in capsys.readouterr().out
     notes = trainer.read_notes(tmp_path / "a")
-    assert notes == {"script": "train.py", "data": tmp_path, "steps": last, "init_from": None}
+    assert notes == {"script": "train.py", "data": tmp_path, "steps": last, "manifest": "", "init_from": None}
