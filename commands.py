@@ -145,9 +145,8 @@ def workers() -> Iterator[Callable]:
         except concurrent.futures.process.BrokenProcessPool:
             raise ChildProcessError("a process was ended from outside, probably for lack of memory: close other "
                                     "programs and run the same command again, what is done stays") from None
-        except BaseException:
+        finally:
             pool.shutdown(cancel_futures=True)
-            raise
 
 
 def end_with_parent() -> None:

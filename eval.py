@@ -34,7 +34,7 @@ from tqdm import tqdm
 from convert import Converted, Converter
 from hyperparams import SYNTHESIS, HyperParams
 from networks import Generator
-from run_folder import differing, newest_step
+from run_folder import differing, newest_step, read_notes
 
 HERE = pathlib.Path(__file__).resolve().parent
 PIECE_SECONDS = 8.0  # recordings are converted in pieces of at most this length, cut at pauses
@@ -299,7 +299,7 @@ def evaluate(args: argparse.Namespace, name_files: Callable = heldout.name_files
     """What both evaluation scripts do; returns the exit code. Raises ValueError, OSError and TrainingError."""
     title = f"Voice conversion, {args.logdir.name}"
     converter = load_converter(args.logdir, args.checkpoint, args.set)
-    step, notes = newest_step(args.logdir), trainer.read_notes(args.logdir)
+    step, notes = newest_step(args.logdir), read_notes(args.logdir)
     if notes and step < notes["steps"]:
         print(f"warning: {args.logdir} is trained to step {step} of {notes['steps']} only", file=sys.stderr)
     if args.inputs:

@@ -147,7 +147,7 @@ class CBHG(layers.Layer):
         self.project = [ConvNorm(n, 3, norm, relu, **policy) for n, relu in zip(projections, ("relu", None))]
         self.to_highway = layers.Dense(channels, **policy)
         self.highways = [Highway(channels, **policy) for _ in range(highways)]
-        policy["use_cudnn"] = "auto" if cudnn else False
+        policy["use_cudnn"] = "auto" if cudnn else False  # XLA knows no cuDNN
         self.forwards = GRU(channels, return_sequences=True, **policy)
         self.backwards = GRU(channels, return_sequences=True, go_backwards=True, **policy)
         self.built = True

@@ -40,7 +40,8 @@ class Encoder(layers.Layer):
         half = hp.width // 2
         policy = {"dtype": hp.policy}
         self.prenet = PreNet(hp.width, hp.dropout, seeds, **policy)
-        self.cbhg = CBHG(hp.encoder_banks, half, (half, half), hp.highway_layers, hp.norm, not hp.xla, **policy)
+        self.cbhg = CBHG(hp.encoder_banks, half, (half, half), hp.highway_layers, hp.norm, cudnn=not hp.xla,
+                         **policy)
         self.width = hp.width
         self.unfold = layers.Dense(self.stack * hp.width, **policy)
         self.frame_prenet = PreNet(2 * hp.width, hp.dropout, seeds, **policy)
@@ -69,7 +70,7 @@ class Discriminator(keras.Model):
         super().__init__(**kwargs)
         self.stack, half = hp.dis_stack, hp.width // 2
         self.prenet = PreNet(hp.width, 0.0, None, dtype=hp.policy)
-        self.cbhg = CBHG(hp.encoder_banks, half, (half, half), hp.highway_layers, "ln", not hp.xla,
+        self.cbhg = CBHG(hp.encoder_banks, half, (half, half), hp.highway_layers, "ln", cudnn=not hp.xla,
                          dtype=hp.policy)
         self.score = layers.Dense(1)
         self(ops.zeros((1, self.stack, hp.n_linear)), ops.ones((1, self.stack)))  # make all weights now
@@ -181,7 +182,7 @@ class PostNet(layers.Layer):
     def __init__(self, hp: HyperParams, **kwargs):
         super().__init__(**kwargs)
         self.cbhg = CBHG(hp.postnet_banks, hp.width // 2, (hp.width, hp.n_mels), hp.highway_layers, hp.norm,
-                         not hp.xla, dtype=hp.policy)  # XLA knows no cuDNN
+                         cudnn=not hp.xla, dtype=hp.policy)
         self.linear, *self.depths = [layers.Dense(hp.n_linear, kernel_initializer="zeros", dtype=hp.policy)
                                      for _ in range(1 + self.COSINES)]
         hertz = np.arange(hp.n_linear, dtype=np.float32) * hp.sample_rate / hp.n_fft

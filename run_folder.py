@@ -1,5 +1,5 @@
-"""A run folder: its lock, its checkpoints, its TensorBoard events. It can be read whenever the process that writes it
-is killed.
+"""A run folder: notes of where it came from, checkpoints, TensorBoard events. It can be read whenever the process that
+writes it is killed.
 
 A checkpoint counts once TensorFlow has named it in the file `checkpoint`, which is replaced at once; what was broken
 off before is written again.
@@ -8,6 +8,7 @@ import contextlib
 import dataclasses
 import functools
 import glob
+import json
 import math
 import pathlib
 import re
@@ -18,6 +19,7 @@ import time
 from collections.abc import Iterator
 
 import quiet  # noqa: F401  before TensorFlow
+import manifest
 import utils
 import keras
 import tensorflow as tf
@@ -51,6 +53,45 @@ def writing(path: pathlib.Path) -> Iterator[None]:
     except tf.errors.OpError as error:
         raise TrainingError(f"{path} cannot be written: {one_line(error)}. Free space or change permissions; what was "
                             "saved before is good, and the same command goes on from it") from None
+
+
+def read_notes(logdir: pathlib.Path) -> dict:
+    """What `take_notes` wrote, or an empty dictionary if there is nothing; raises TrainingError if it is damaged."""
+    path = logdir / "run.json"
+    if not path.exists():
+        return {}
+    try:
+        notes = json.loads(path.read_text(encoding="utf-8"))
+        return {"script": str(notes["script"]), "data": pathlib.Path(notes["data"]), "steps": int(notes["steps"]),
+                "manifest": str(notes["manifest"]),
+                "init_from": pathlib.Path(notes["init_from"]) if notes["init_from"] else None}
+    except (ValueError, KeyError, TypeError):
+        raise TrainingError(f"{path} is damaged: delete it, and say with --data what the run is trained on") from None
+
+
+def take_notes(logdir: pathlib.Path, script: str, data: pathlib.Path, steps: int,
+               init_from: pathlib.Path | None = None) -> None:
+    """Note in a run folder which script trains it, with which features, to which last step, from whose weights."""
+    utils.write_json(logdir / "run.json", {"script": script, "data": str(pathlib.Path(data).resolve()), "steps": steps,
+                                           "manifest": manifest.fingerprint(data),
+                                           "init_from": str(pathlib.Path(init_from).resolve()) if init_from else None})
+
+
+def check_notes(logdir: pathlib.Path, script: str, data: pathlib.Path, init_from: pathlib.Path | None) -> None:
+    """Raise TrainingError if a run that goes on was begun by another script, from another run than `init_from` says, or
+    with other features than `data`, which are still there."""
+    notes = read_notes(logdir)
+    cure = "choose another --logdir, or begin anew with --no-resume"
+    if notes and notes["script"] != script:
+        raise TrainingError(f"{logdir} was begun by {notes['script']}, not {script}: {cure}")
+    if notes and init_from and notes["init_from"] != pathlib.Path(init_from).resolve():
+        raise TrainingError(f"{logdir} was begun {'with --init-from ' * bool(notes['init_from'])}"
+                            f"{notes['init_from'] or 'without --init-from'}: leave --init-from out, {cure}")
+    if notes and notes["data"].exists() and notes["data"].resolve() != pathlib.Path(data).resolve():
+        raise TrainingError(f"{logdir} was begun with --data {notes['data']}, not {data}: leave --data out, {cure}")
+    if notes and notes["manifest"] != manifest.fingerprint(data):
+        raise TrainingError(f"{data} is no more what {logdir} was begun with: prepro.py found other recordings there, "
+                            f"and may have shared them out otherwise; {cure}")
 
 
 def differing(there: HyperParams, here: HyperParams) -> list[str]:

@@ -5,7 +5,6 @@ events and samples/.
 """
 import argparse
 import contextlib
-import json
 import math
 import pathlib
 import shlex
@@ -17,17 +16,15 @@ import time
 import commands
 import data_load
 import hyperparams
-import manifest
 import prepro
 import report
-import utils
 import keras
 import tensorflow as tf
 from tqdm import tqdm
 
 from hyperparams import HyperParams
-from run_folder import (Run, TrainingError, best_checkpoint, checkpoints_in, differing, load_generator, one_line,
-                        read_scalars)
+from run_folder import (Run, TrainingError, best_checkpoint, check_notes, checkpoints_in, differing, load_generator,
+                        one_line, read_notes, read_scalars, take_notes)
 
 SKIPPED_AT_MOST = 10  # steps in a row; one is bad luck or a bad recording, ten are a model that is lost
 
@@ -82,45 +79,6 @@ def find_data(args: argparse.Namespace, hp: HyperParams) -> pathlib.Path:
     """The features to use: those asked for, else those the run was trained on, else the demo's; raises TrainingError
     if the note of that is damaged."""
     return args.data or read_notes(args.logdir).get("data") or prepro.prepare_demo(hp)
-
-
-def read_notes(logdir: pathlib.Path) -> dict:
-    """What `take_notes` wrote, or an empty dictionary if there is nothing; raises TrainingError if it is damaged."""
-    path = logdir / "run.json"
-    if not path.exists():
-        return {}
-    try:
-        notes = json.loads(path.read_text(encoding="utf-8"))
-        return {"script": str(notes["script"]), "data": pathlib.Path(notes["data"]), "steps": int(notes["steps"]),
-                "manifest": str(notes["manifest"]),
-                "init_from": pathlib.Path(notes["init_from"]) if notes["init_from"] else None}
-    except (ValueError, KeyError, TypeError):
-        raise TrainingError(f"{path} is damaged: delete it, and say with --data what the run is trained on") from None
-
-
-def take_notes(logdir: pathlib.Path, script: str, data: pathlib.Path, steps: int,
-               init_from: pathlib.Path | None = None) -> None:
-    """Note in a run folder which script trains it, with which features, to which last step, from whose weights."""
-    utils.write_json(logdir / "run.json", {"script": script, "data": str(pathlib.Path(data).resolve()), "steps": steps,
-                                           "manifest": manifest.fingerprint(data),
-                                           "init_from": str(pathlib.Path(init_from).resolve()) if init_from else None})
-
-
-def check_notes(logdir: pathlib.Path, script: str, data: pathlib.Path, init_from: pathlib.Path | None) -> None:
-    """Raise TrainingError if a run that goes on was begun by another script, from another run than `init_from` says, or
-    with other features than `data`, which are still there."""
-    notes = read_notes(logdir)
-    cure = "choose another --logdir, or begin anew with --no-resume"
-    if notes and notes["script"] != script:
-        raise TrainingError(f"{logdir} was begun by {notes['script']}, not {script}: {cure}")
-    if notes and init_from and notes["init_from"] != pathlib.Path(init_from).resolve():
-        raise TrainingError(f"{logdir} was begun {'with --init-from ' * bool(notes['init_from'])}"
-                            f"{notes['init_from'] or 'without --init-from'}: leave --init-from out, {cure}")
-    if notes and notes["data"].exists() and notes["data"].resolve() != pathlib.Path(data).resolve():
-        raise TrainingError(f"{logdir} was begun with --data {notes['data']}, not {data}: leave --data out, {cure}")
-    if notes and notes["manifest"] != manifest.fingerprint(data):
-        raise TrainingError(f"{data} is no more what {logdir} was begun with: prepro.py found other recordings there, "
-                            f"and may have shared them out otherwise; {cure}")
 
 
 def cosine(peak: float, steps: int, warmup: int) -> keras.optimizers.schedules.LearningRateSchedule:
