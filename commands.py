@@ -145,7 +145,7 @@ def workers() -> Iterator[Callable]:
         except concurrent.futures.process.BrokenProcessPool:
             raise ChildProcessError("a process was ended from outside, probably for lack of memory: close other "
                                     "programs and run the same command again, what is done stays") from None
-        finally:
+        finally:  # map() does so after an error of its own, but not when Ctrl-C comes between two results
             pool.shutdown(cancel_futures=True)
 
 

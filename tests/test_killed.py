@@ -240,6 +240,15 @@ def test_processes_end_with_the_one_that_started_them(tmp_path):
     pytest.fail("a worker goes on")
 
 
+def test_after_an_error_the_rest_is_not_begun():
+    """On a full disk hours of other work would follow first."""
+    code = ("import os, prepro, time; os.cpu_count = lambda: 1\n"
+            "with prepro.workers() as parallel:\n"
+            "    parallel(time.sleep, [(-1,)] + [(2,)] * 60, '')")
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 1 and "must be non-negative" in done.stderr
+
+
 @pytest.mark.usefixtures("loaded")
 @pytest.mark.parametrize("room, name", [(20_000, "a.wav"), (45_000, "a.png"), (100, "a.wav")])
 def test_evaluation_on_a_full_disk(speakers, capsys, room, name):
