@@ -263,7 +263,7 @@ def convert_files(paths: list[pathlib.Path], out: pathlib.Path, converter: Conve
     if rows or (out / "index.html").exists():  # which must not show what is no longer so
         order = dict.fromkeys([*names, *rows])
         heldout.finish(out, title, [rows[name] for name in order if name in rows],
-                       {"converted": len(recordings) - len(refused), "refused": len(refused)})
+                       {"converted": len(rows), "refused": len(refused)})
     return len(refused)
 
 
