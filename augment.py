@@ -31,16 +31,9 @@ def blur(mel: np.ndarray, rng: np.random.Generator, hp: HyperParams) -> np.ndarr
     return total / BLUR_COPIES
 
 
-def vary(source: np.ndarray, rng: np.random.Generator, hp: HyperParams) -> tuple[np.ndarray, float]:
-    """Vary the speaker of (S, F): tempo, pitch and formants, colour; and hide a band now and then.
-
-    Returns (S', F) and the factor by which places in it have moved.
-    """
-    n_frames, n_bins = source.shape
-    length = max(2, round(n_frames * np.exp(hp.vary_tempo * rng.uniform(-1.0, 1.0))))
-    factor = (length - 1) / max(1, n_frames - 1)
-    if n_frames > 1:
-        source = warp_bins(source.T, np.arange(length) / factor).T
+def vary(source: np.ndarray, rng: np.random.Generator, hp: HyperParams) -> np.ndarray:
+    """Vary the speaker of (S, F): pitch and formants, colour; and hide a band now and then."""
+    n_bins = source.shape[1]
     source = warp_bins(source, np.arange(n_bins) * np.exp(hp.vary_pitch * rng.uniform(-1.0, 1.0)))
     colour = np.interp(np.linspace(0.0, 1.0, n_bins), np.linspace(0.0, 1.0, CURVE_POINTS),
                        hp.vary_colour / hp.range_db * rng.uniform(-1.0, 1.0, CURVE_POINTS))
@@ -49,4 +42,4 @@ def vary(source: np.ndarray, rng: np.random.Generator, hp: HyperParams) -> tuple
     if width > 0:
         start = int(rng.integers(n_bins - width))
         varied[:, start:start + width] = varied.mean()
-    return varied.astype(np.float32), factor
+    return varied.astype(np.float32)

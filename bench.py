@@ -22,6 +22,8 @@ import sys
 import tempfile
 import time
 
+import analysis
+import base
 import commands
 import data_load
 import eval as evaluation
@@ -99,16 +101,16 @@ def recordings(n: int) -> list[pathlib.Path]:
 
 
 def bench_preparation(table: Table, hp: hyperparams.HyperParams) -> None:
-    """Recordings to features: a source needs spectrograms, a target the pitch, too, and both the path between them."""
+    """Recordings to features, and the paths between them."""
     files = recordings(16)
     seconds = sum(len(utils.load_wav(path, hp)) for path in files) / hp.sample_rate
-    for kind, pitch in (("source", False), ("target", True)):
-        def prepare(pitch=pitch):
-            with tempfile.TemporaryDirectory() as folder:  # a new one each time: what is there is not done again
-                for path in files:
-                    prepro.compute_features(path, pathlib.Path(folder) / path.stem, pitch, hp)
-        taken = table.time(f"preparation of a {kind}, one core", prepare, "s/s", seconds, 3)
-        table.add(f"preparation of a {kind}, one core, audio by time", seconds / taken, "s/s")
+
+    def prepare():
+        with tempfile.TemporaryDirectory() as folder:  # a new one each time: what is there is not done again
+            for path in files:
+                prepro.compute_features(path, pathlib.Path(folder) / path.stem, hp)
+    taken = table.time("features of recordings, one core", prepare, "s/s", seconds, 3)
+    table.add("features of recordings, one core, audio by time", seconds / taken, "s/s")
     with tempfile.TemporaryDirectory() as folder:
         began = time.perf_counter()
         subprocess.run([sys.executable, "prepro.py", "--source", prepro.DEMO / "rms", "--target", prepro.DEMO / "slt",
@@ -131,12 +133,11 @@ def bench_training(table: Table, hp: hyperparams.HyperParams, corpus: data_load.
     memory_of_source = encode()
     table.time("encoder, forwards", encode)
     table.time("attention decoder, forwards", tf.function(lambda: generator.decoder(
-        memory_of_source, batch["source_mask"], batch["positions"][:, 0], steps=steps, frames=batch["mel"],
+        memory_of_source, batch["carried"], batch["source_mask"], batch["positions"][:, 0], steps=steps, frames=batch["mel"],
         positions=batch["positions"]).mel))
     table.time("post-net, forwards", tf.function(lambda: generator.postnet(batch["mel"], batch["pitch"], mask)))
     mel = table.time("mel step (encoder, decoder, forwards, backwards, update)",
                      lambda: task.train_step("mel", batch, step))
-    table.time("finetune step on the same batch", lambda: task.train_step("finetune", batch, step))
     for name, variables in (("mel", task.variables["mel"]), ("post-net", task.variables["postnet"])):
         optimizer = keras.optimizers.Adam(0.0)
         optimizer.build(variables)
@@ -187,19 +188,21 @@ def batch_of_joined(corpus: data_load.Corpus, n: int, seconds: float) -> dict:
     hp, pairs, rows = corpus.hp, itertools.cycle(corpus.train), []
     frames = round(seconds * hp.frames_per_second)
     for _ in range(n):
-        parts, path, read = {"mel": [], "linear": [], "pitch": [], "source": []}, np.zeros(0, np.float32), 0
+        parts, path, read = {"mel": [], "linear": [], "pitch": [], "source": [], "carried": []}, np.zeros(0, np.float32), 0
         while len(path) < frames:
             pair = next(pairs)
             source = corpus.source(pair)
             for kind, array in (("mel", corpus.spoken_target(pair, "mel")), ("pitch", corpus.pitch(pair)),
-                                ("linear", corpus.spoken_target(pair, "linear")), ("source", source)):
+                                ("linear", corpus.spoken_target(pair, "linear")), ("source", source),
+                                ("carried", corpus.carried(pair))):
                 parts[kind].append(array)
             path, read = np.concatenate([path, corpus.path(pair) + read]), read + len(source)
         path = path[:frames]
-        rows.append({kind: np.concatenate(arrays)[:int(path[-1]) + 1 if kind == "source" else frames]
+        rows.append({kind: np.concatenate(arrays)[:int(path[-1]) + 1 if kind in ("source", "carried") else frames]
                      for kind, arrays in parts.items()} | {"positions": np.append(path[::hp.r], path[-1] + 1)})
     source, source_mask = data_load.pad([row["source"] for row in rows], hp.encoder_stack)
-    batch = {"source": source, "source_mask": source_mask, "mask": np.ones((n, frames), np.float32)}
+    carried, _ = data_load.pad([row["carried"] for row in rows], hp.encoder_stack)
+    batch = {"source": source, "carried": carried, "source_mask": source_mask, "mask": np.ones((n, frames), np.float32)}
     batch |= {kind: np.stack([row[kind] for row in rows]) for kind in ("mel", "linear", "pitch", "positions")}
     return {name: tf.constant(array, tf.float32) for name, array in batch.items()}
 
@@ -224,9 +227,9 @@ def bench_2017(table: Table, corpus: data_load.Corpus, product) -> None:
                    task.train_step("joint", batch, step), repeats=2)
 
 
-def bench_conversion(table: Table, hp: hyperparams.HyperParams) -> None:
+def bench_conversion(table: Table, hp: hyperparams.HyperParams, carrier: base.Base) -> None:
     """Seconds of computing for a second of speech."""
-    converter = Converter(Generator(hp))
+    converter = Converter(Generator(hp), carrier)
     speech = np.concatenate([utils.load_wav(path, hp) for path in recordings(16)])
     peaks = []
     with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool:
@@ -247,9 +250,9 @@ def bench_conversion(table: Table, hp: hyperparams.HyperParams) -> None:
             table.time("  without pictures and page", lambda: [list(files.map(
                 lambda path: evaluation.convert_recording(utils.load_wav(path, hp), converter, pool)[0],
                 recordings(32)))[0]], "s/s", total)
-        spectrograms = [utils.spectrograms(wav, hp)[1] for wav in wavs]
-        table.time("  its networks, in batches of 16", lambda: converter(spectrograms)[0].linear, "s/s", total)
-        outputs = converter(spectrograms)
+        features = [analysis.extract(wav, hp) for wav in wavs]
+        table.time("  its networks, in batches of 16", lambda: converter(features)[0].linear, "s/s", total)
+        outputs = converter(features)
         table.time("  its Griffin-Lim, all cores", lambda: list(pool.map(
             lambda output: utils.griffin_lim(output.linear, output.pitch, hp), outputs)), "s/s", total)
 
@@ -290,12 +293,15 @@ def bench(args: argparse.Namespace) -> None:
     """Measure all; raises ValueError and OSError."""
     hp = hyperparams.get("default", args.set)
     corpus, table = data_load.Corpus(prepro.prepare_demo(hp), hp), Table()
+    began = time.perf_counter()
+    corpus.use_base(base.solve(corpus))
+    table.add("base of the demo", time.perf_counter() - began, "s")
     matrix = tf.random.normal((MATRIX, MATRIX))
     product = tf.function(lambda: tf.linalg.matmul(matrix, matrix))
     taken = table.time(f"product of matrices of {MATRIX} x {MATRIX}", product)
     table.add("rate of that", 2 * MATRIX ** 3 / taken / 1e9, "GFLOP/s")
     bench_preparation(table, hp)
-    bench_conversion(table, hp)  # before training, whose memory would hide its own
+    bench_conversion(table, hp, corpus.base)  # before training, whose memory would hide its own
     bench_training(table, hp, corpus, product)
     bench_adversarial(table, hp, corpus)
     bench_2017(table, corpus, product)

@@ -1,11 +1,13 @@
 """Free-running conversion of spectrograms, the same for validation in training and for evaluation."""
 from typing import NamedTuple
 
+import base
 import data_load
 import numpy as np
 import tensorflow as tf
 from tqdm import tqdm
 
+from analysis import Features
 from networks import Generator
 
 MAX_RATIO = 2.0  # frames at most, in frames of the source: where a conversion that does not end is cut
@@ -22,25 +24,31 @@ class Converted(NamedTuple):
 
 
 class Converter:
-    """Converts linear spectrograms in batches with one compiled function."""
+    """Converts recordings in batches with one compiled function."""
 
-    def __init__(self, generator: Generator):
-        self.generator, self.hp = generator, generator.hp
+    def __init__(self, generator: Generator, carrier: base.Base):
+        self.generator, self.base, self.hp = generator, carrier, generator.hp
         self._convert = tf.function(generator.convert, input_signature=[
-            tf.TensorSpec((None, None, self.hp.n_linear)), tf.TensorSpec((None, None)), tf.TensorSpec((), tf.int32)])
+            tf.TensorSpec((None, None, self.hp.n_linear)), tf.TensorSpec((None, None, 2 * self.hp.n_mels + 2)),
+            tf.TensorSpec((None, None)), tf.TensorSpec((), tf.int32)])
 
-    def __call__(self, sources: list[np.ndarray], batch_size: int = 16) -> list[Converted]:
-        """Convert spectrograms (S_i, F); results in their order, each independent of what it is batched with."""
+    def __call__(self, sources: list[Features], speakers: list[str] | None = None,
+                 batch_size: int = 16) -> list[Converted]:
+        """Convert recordings, of `speakers` of the training or of whoever they sound like; results in their order, each
+        independent of what it is batched with."""
+        carried = [np.concatenate(base.carry(self.base, source, self.hp, speaker), axis=1)
+                   for source, speaker in zip(sources, speakers or [None] * len(sources), strict=True)]
         results: list[Converted | None] = [None] * len(sources)
-        order = sorted(range(len(sources)), key=lambda i: len(sources[i]))  # neighbours in length: little padding
+        order = sorted(range(len(sources)), key=lambda i: len(sources[i].linear))  # neighbours in length: little padding
         for first in tqdm(range(0, len(order), batch_size), "converting", disable=None, leave=False, delay=2.0):
             chosen = order[first:first + batch_size]
-            source, mask = data_load.pad([sources[i] for i in chosen], self.hp.encoder_stack)
+            source, mask = data_load.pad([sources[i].linear for i in chosen], self.hp.encoder_stack)
+            mapped, _ = data_load.pad([carried[i] for i in chosen], self.hp.encoder_stack)
             steps = int(MAX_RATIO * source.shape[1] / self.hp.r) + 2
-            out = [np.asarray(x) for x in self._convert(source, mask, steps)]
+            out = [np.asarray(x) for x in self._convert(source, mapped, mask, steps)]
             for i, mel, pitch, linear, length, stopped, positions, weights in zip(chosen, *out):
-                limit = int(MAX_RATIO * len(sources[i])) + self.hp.r
+                limit = int(MAX_RATIO * len(sources[i].linear)) + self.hp.r
                 stopped, length = bool(stopped) and length <= limit, min(length, limit)
                 results[i] = Converted(mel[:length], pitch[:length], linear[:length], positions[:length],
-                                       weights[:length, :len(sources[i])], stopped)
+                                       weights[:length, :len(sources[i].linear)], stopped)
         return results

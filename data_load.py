@@ -13,12 +13,15 @@ import numpy as np
 import tensorflow as tf
 
 import augment
+import base
 import manifest
 import utils
+from analysis import Features
 from hyperparams import HyperParams
 from manifest import Pair, PreproError
 
 POSTNET, PAIRED = "postnet", "paired"
+CARRIED_AT_MOST = 2048  # recordings whose base is kept in memory, 80 kB each
 
 
 @functools.lru_cache(maxsize=256)  # each holds a file open, and many systems allow no more than 1,024 of them
@@ -35,7 +38,7 @@ class Corpus:
     """The features below `data`, memory-mapped; raises PreproError if they are missing.
 
     Of `share` (i, n) its batches for training are every n-th row of those of all, from row i on: what one of several
-    machines prepares.
+    machines prepares. Paired batches need a `base`, which is solved from the training pairs (`use_base`).
     """
 
     def __init__(self, data: pathlib.Path, hp: HyperParams, share: tuple[int, int] = (0, 1)):
@@ -51,6 +54,20 @@ class Corpus:
         self.by_length = sorted(self.train, key=lambda pair: (pair.target_end - pair.target_start, pair.name))
         # The target's speech once, however many sources there are
         self.spoken = list({(pair.utterance, pair.target_start): pair for pair in self.train}.values())
+
+    def use_base(self, found: base.Base) -> None:
+        """Carry sources over by `found` from now on."""
+        def carried(number: int) -> np.ndarray:
+            pair = numbered[number]
+            return np.concatenate(base.carry(found, self.recording(pair), self.hp, pair.source),
+                                  axis=1).astype(np.float16)
+        self.base, numbered = found, list(self.pairs.values())
+        self._numbers = {(pair.source, pair.name): number for number, pair in enumerate(numbered)}
+        self._carried = functools.lru_cache(CARRIED_AT_MOST)(carried)
+
+    def carried(self, pair: Pair, start: int = 0, end: int | None = None) -> np.ndarray:
+        """(S, 2 M + 2) the source of a pair carried over: `base.Carried`, mel, pitch and texture side by side."""
+        return self._carried(self._numbers[pair.source, pair.name])[start:end].astype(np.float32)
 
     def split(self, name: str, source: str | None = None) -> list[Pair]:
         """The pairs of a split, of one source, named by itself or its folder, or of all, in a fixed order; raises
@@ -79,6 +96,11 @@ class Corpus:
         """(S, F) linear spectrogram of the source of a pair."""
         frames = self.features(pair.source, pair.utterance, "linear")[pair.source_start:pair.source_end]
         return frames[start:end].astype(np.float32)
+
+    def recording(self, pair: Pair) -> Features:
+        """All features of the source of a pair."""
+        return Features(*(self.features(pair.source, pair.utterance, kind)[pair.source_start:pair.source_end]
+                          for kind in ("linear", "mel", "pitch")))
 
     def spoken_target(self, pair: Pair, kind: str, start: int = 0, end: int | None = None) -> np.ndarray:
         """(T, bins) mel or linear spectrogram of the target of a pair."""
@@ -177,22 +199,22 @@ class Corpus:
                  rngs: list[np.random.Generator] | None = None) -> dict[str, np.ndarray]:
         """Crops (pair, target start, target end, source start, source end) to a padded batch, sources varied by `rngs`:
 
-        source (N, S, F), source_mask (N, S), mel (N, T, M), pitch (N, T, 2), linear (N, T, F), mask (N, T),
-        positions (N, Ty + 1).
+        source (N, S, F), carried (N, S, 2 M + 2), source_mask (N, S), mel (N, T, M), pitch (N, T, 2), linear (N, T, F),
+        mask (N, T), positions (N, Ty + 1).
         S is a multiple of `encoder_stack`, T = Ty * r.
         """
         hp = self.hp
-        sources, factors = [self.source(pair, s0, s1) for pair, _, _, s0, s1 in crops], (1.0,) * len(crops)
+        sources = [self.source(pair, s0, s1) for pair, _, _, s0, s1 in crops]
         if rngs:
-            sources, factors = zip(*[augment.vary(source, rng, hp) for source, rng in zip(sources, rngs, strict=True)])
+            sources = [augment.vary(source, rng, hp) for source, rng in zip(sources, rngs, strict=True)]
         source, source_mask = pad(sources, hp.encoder_stack)
+        carried, _ = pad([self.carried(pair, s0, s1) for pair, _, _, s0, s1 in crops], hp.encoder_stack)
         mel, mask = pad([self.spoken_target(pair, "mel", t0, t1) for pair, t0, t1, _, _ in crops], hp.r)
         pitch, _ = pad([self.pitch(pair, t0, t1) for pair, t0, t1, _, _ in crops], hp.r)
         linear, _ = pad([self.spoken_target(pair, "linear", t0, t1) for pair, t0, t1, _, _ in crops], hp.r)
-        positions = np.stack([(self.positions(pair, t0, mask.shape[1] // hp.r) - s0) * factor
-                              for (pair, t0, _, s0, _), factor in zip(crops, factors)])
-        return {"source": source, "source_mask": source_mask, "mel": mel, "pitch": pitch, "linear": linear,
-                "mask": mask, "positions": positions.astype(np.float32)}
+        positions = np.stack([self.positions(pair, t0, mask.shape[1] // hp.r) - s0 for pair, t0, _, s0, _ in crops])
+        return {"source": source, "carried": carried, "source_mask": source_mask, "mel": mel, "pitch": pitch,
+                "linear": linear, "mask": mask, "positions": positions.astype(np.float32)}
 
     def batches(self, kind: str, start: int, stop: int) -> Iterator[dict[str, tf.Tensor]]:
         """Batches `start` to `stop` - 1 of a kind, prepared ahead of the training step; raises PreproError."""

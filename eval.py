@@ -21,6 +21,8 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 import alignment
+import analysis
+import base
 import commands
 import data_load
 import heldout
@@ -65,7 +67,7 @@ def load_converter(logdir: pathlib.Path, checkpoint: str | None = None, override
                          f"{', '.join(SYNTHESIS)}")
     generator = Generator(hp)
     trainer.load_generator(generator, prefix)
-    return Converter(generator)
+    return Converter(generator, base.load(logdir))
 
 
 def split_at_pauses(wav: np.ndarray, hp: HyperParams) -> list[Piece]:
@@ -114,7 +116,7 @@ def convert_recording(wav: np.ndarray, converter: Converter, pool) -> Conversion
     hp, voices, stopped, first = converter.hp, [], True, None
     pieces = split_at_pauses(wav, hp)
     for start in range(0, len(pieces), PIECES_AT_ONCE):
-        outputs = converter([utils.spectrograms(piece.wav, hp)[1] for piece in pieces[start:start + PIECES_AT_ONCE]])
+        outputs = converter([analysis.extract(piece.wav, hp) for piece in pieces[start:start + PIECES_AT_ONCE]])
         voices += pool.map(lambda out: utils.griffin_lim(out.linear, out.pitch, hp), outputs)
         stopped, first = stopped and all(out.stopped for out in outputs), first or outputs[0]
     return Conversion(join(pieces, voices, hp), pieces, first, stopped)

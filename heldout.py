@@ -40,7 +40,8 @@ def evaluate(corpus: data_load.Corpus, out: pathlib.Path, converter: Converter, 
     if there are no sentences.
     """
     hp, pairs = converter.hp, corpus.split("test", source)
-    outputs = converter([corpus.source(pair) for pair in pairs])
+    corpus.use_base(converter.base)
+    outputs = converter([corpus.recording(pair) for pair in pairs], [pair.source for pair in pairs])
     targets = {spoken(pair): pair for pair in pairs}  # once, however many sources say the same
     everything = sorted({spoken(pair): pair for pair in corpus.pairs.values()}.items())
     n_more = min(len(everything), max(0, RETRIEVAL_LIMIT - len(targets)))
@@ -93,14 +94,16 @@ def draw_oracles(corpus: data_load.Corpus, pairs: list[Pair], generator: Generat
     drawn: dict[str, list] = {" along the DTW path": [], " with teacher forcing": [], " from natural mel": []}
     for pair in tqdm(pairs, "oracles", disable=None):
         batch = corpus.assemble([corpus.whole(pair)])
-        source, mask, true, frames = (batch[name] for name in ("source", "source_mask", "positions", "mel"))
+        source, carried, mask, true, frames = (batch[name] for name in (
+            "source", "carried", "source_mask", "positions", "mel"))
         memory, length, steps = generator.encoder(source, mask), len(corpus.path(pair)), true.shape[1] - 1
-        decoded = [generator.decoder(memory, mask, true[:, 0], steps=steps, positions=true),
-                   generator.decoder(memory, mask, true[:, 0], steps=steps, frames=frames)]
-        inputs = [(each.mel, generator.heard_pitch(each.pitch)) for each in decoded] + [(frames, batch["pitch"])]
+        decoded = [generator.decoder(memory, carried, mask, true[:, 0], steps=steps, positions=true),
+                   generator.decoder(memory, carried, mask, true[:, 0], steps=steps, frames=frames)]
+        valid = batch["mask"]
+        inputs = [(generator.textured(each, carried, mask, valid), generator.heard_pitch(each.pitch))
+                  for each in decoded] + [(frames, batch["pitch"])]
         for found, (mel, pitch) in zip(drawn.values(), inputs):
-            valid = batch["mask"]
-            linear = np.asarray(generator.postnet(mel * valid[:, :, None], pitch, valid))
+            linear = np.asarray(generator.postnet(mel, pitch, valid))
             found.append((linear[0, :length], np.asarray(pitch)[0, :length]))
     return drawn
 

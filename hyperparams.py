@@ -28,7 +28,7 @@ class HyperParams:
     range_db: float = 80.0          # dB below it that map to 0 = silence
     quiet_db: float = 40.0          # dB below the loudest frame, not counted for loudness
     trim_level: float = 0.35        # share of the level of speech below which both ends are silence
-    pitch_min: float = 60.0         # Hz, of the target's voice
+    pitch_min: float = 60.0         # Hz, of all voices
     pitch_max: float = 500.0        # Hz
 
     # Corpus
@@ -52,24 +52,21 @@ class HyperParams:
     hide_frame: float = 0.85        # share of decoder steps that do not see the frame before    (paper 0)
     sigma: float = 1.5              # frames, width of the attention window (Luong et al. 2015, eq. 10)
     max_advance: float = 3.0        # source frames an output frame, the fastest the position moves
+    advance_smoothing: float = 0.1  # share of the advance that a decoder step renews
 
     # Training
     batch_size: int = 16            #                                         (paper 32)
     postnet_steps: int = 2000       # stage 1: post-net alone on the target's own speech
     mel_steps: int = 4500           # stage 2: encoder and decoder on mel
-    finetune_steps: int = 1000      # stage 3: post-net on the decoder's own output
     postnet_frames: int = 64        # frames, window of stage 1
     whole_share: float = 0.2        # share of the batches made of whole utterances instead of slices
     learning_rate: float = 1e-3     # highest; rises and falls along a cosine (paper 1e-3, stepwise decay)
     warmup_steps: int = 100         # steps until the highest learning rate
     clip_norm: float = 1.0          # global gradient norm
-    own_position: float = 0.2       # share of the decoder steps that go on from the model's own position
     context_frames: int = 10        # frames of source around a slice, at most, beyond its counterpart
-    position_noise: float = 1.5     # frames, uniform noise on the true position in the others
     position_weight: float = 0.1    # of the Huber loss between position and DTW path
     pitch_weight: float = 0.4       # of the squared error of pitch (octaves)
     voicing_weight: float = 0.1     # of the cross-entropy of voicing
-    vary_tempo: float = 0.05        # logarithm, the source plays so much faster or slower at most
     vary_pitch: float = 0.08        # logarithm, its pitch and formants are so much higher or lower
     vary_colour: float = 4.0        # dB, its spectrum is so much louder or softer somewhere
     hide_band: float = 0.12         # share of its spectrum that is hidden, at most
@@ -100,7 +97,8 @@ class HyperParams:
 
     # Synthesis
     griffin_lim_iters: int = 5      #                                         (paper 50)
-    sharpen: float = 1.3            # growth of the mel-cepstra of order 30, less below; not in paired training
+    postfilter: float = 1.0         # exponent of the growth of the mel-cepstra's deviations; 0 leaves averages as they are
+    detail: int = 1                 # 1: the finest detail of the mel spectrogram is the source's own
     power: float = 1.0              # sharpening of the magnitude before Griffin-Lim             (paper 1.2)
 
     @property
@@ -150,8 +148,9 @@ class HyperParams:
             raise ValueError(f"norm={self.norm}: choose bn, ln or ins")
         if self.precision not in ("float32", "bfloat16", "float16"):
             raise ValueError(f"precision={self.precision}: choose float32, bfloat16 or float16")
-        if self.xla not in (0, 1):
-            raise ValueError(f"xla={self.xla}: choose 0 or 1")
+        for name in ("xla", "detail"):
+            if getattr(self, name) not in (0, 1):
+                raise ValueError(f"{name}={getattr(self, name)}: choose 0 or 1")
         if self.width % 2:
             raise ValueError(f"width={self.width}: must be even, half of it goes to each direction of a GRU")
         for less, more in (("win_length", "n_fft"), ("hop_length", "win_length"), ("min_seconds", "max_seconds"),
@@ -164,8 +163,8 @@ class HyperParams:
                              f"{lowest:.1f}, of which a period fits into n_fft={self.n_fft}, and {highest:.0f} Hz")
         for field in dataclasses.fields(self):
             value = getattr(self, field.name)
-            may_be_zero = field.name in ("postnet_steps", "mel_steps", "finetune_steps", "warmup_steps", "seed",
-                                         "context_frames", "gan_warmup_steps", "gan_steps", "dis_frames", "xla")
+            may_be_zero = field.name in ("postnet_steps", "mel_steps", "warmup_steps", "seed",
+                                         "context_frames", "gan_warmup_steps", "gan_steps", "dis_frames", "xla", "detail")
             if field.type is int and value < (0 if may_be_zero else 1):
                 raise ValueError(f"{field.name}={value}: must be positive")
             if field.type is float and not math.isfinite(value):
@@ -175,11 +174,11 @@ class HyperParams:
                               "gen_learning_rate", "dis_learning_rate", "gan_clip_norm",
                               "pitch_min") and value <= 0.0:
                 raise ValueError(f"{field.name}={value}: must be positive")
-            if field.name in ("validation", "test", "dropout", "hide_frame", "whole_share", "own_position",
-                              "vary_tempo", "vary_pitch", "hide_band", "blur_warp") and not (
+            if field.name in ("validation", "test", "dropout", "hide_frame", "whole_share", "advance_smoothing",
+                              "vary_pitch", "hide_band", "blur_warp") and not (
                     0.0 <= value <= 1.0):
                 raise ValueError(f"{field.name}={value}: must lie between 0 and 1")
-            if field.name in ("sharpen", "gan_weight", "paired_weight", "position_weight", "pitch_weight",
+            if field.name in ("postfilter", "gan_weight", "paired_weight", "position_weight", "pitch_weight",
                               "voicing_weight") and value < 0.0:
                 raise ValueError(f"{field.name}={value}: must not be negative")
         if self.max_advance <= 1.0:
@@ -209,8 +208,8 @@ class HyperParams:
 
 PRESETS: dict[str, HyperParams] = {
     "default": HyperParams(),
-    "demo": HyperParams(width=128, encoder_banks=10, postnet_steps=1000, mel_steps=1400, finetune_steps=300,
-                        save_steps=500, sharpen=0.6, gan_warmup_steps=60, gan_steps=60),
+    "demo": HyperParams(width=128, encoder_banks=10, postnet_steps=1000, mel_steps=1400,
+                        save_steps=500, gan_warmup_steps=60, gan_steps=60),
     "paper": HyperParams(width=256, batch_size=32),
     "2017": HyperParams(width=512, batch_size=32),
     # Layer norm: without paired training there are no moving statistics to draw with
@@ -219,7 +218,7 @@ PRESETS: dict[str, HyperParams] = {
 }
 
 # What conversion may change of a trained model.
-SYNTHESIS = ("griffin_lim_iters", "sharpen", "power")
+SYNTHESIS = ("griffin_lim_iters", "postfilter", "detail", "power")
 
 # The values that features on disk depend on: prepro.py stores them, training and evaluation compare.
 SIGNAL = ("sample_rate", "n_fft", "win_length", "hop_length", "n_mels", "preemphasis", "loudness_db", "top_db",

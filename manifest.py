@@ -16,6 +16,7 @@ import utils
 from hyperparams import HyperParams
 
 ESCAPE = "surrogateescape"  # file names need not be text
+VERSION = 2                 # of the features on disk: of others prepro.py makes new ones
 
 
 @dataclasses.dataclass
@@ -80,13 +81,15 @@ def read_settings(data: pathlib.Path) -> dict:
     """The settings in prepro.json; raises PreproError."""
     with reading(pathlib.Path(data) / "prepro.json") as file:
         settings = dict(json.load(file))
-        return {name: settings[name] for name in (*hyperparams.SIGNAL, "target", "sources")}
+        return {name: settings[name] for name in ("version", *hyperparams.SIGNAL, "target", "sources")}
 
 
 def check_signal(data: pathlib.Path, hp: HyperParams) -> dict:
     """Return prepro.json; raises PreproError if `data` is not prepared, or with another signal setting than `hp`."""
     read_manifest(data)
     settings = read_settings(data)
+    if settings["version"] != VERSION:
+        raise PreproError(f"{data} was prepared by another version of this project: delete it and run prepro.py again")
     for name in hyperparams.SIGNAL:
         if settings[name] != getattr(hp, name):
             raise PreproError(f"{data} was prepared with {name}={settings[name]}, not {getattr(hp, name)}: "

@@ -182,9 +182,9 @@ class LocalAttention(layers.Layer):
 
     REACH = 6
 
-    def __init__(self, width: int, r: int, sigma: float, max_advance: float, **kwargs):
+    def __init__(self, width: int, r: int, sigma: float, max_advance: float, smoothing: float, **kwargs):
         super().__init__(**kwargs)
-        self.width, self.r, self.sigma, self.max_advance = width, r, sigma, max_advance
+        self.width, self.r, self.sigma, self.max_advance, self.smoothing = width, r, sigma, max_advance, smoothing
         self.reach = math.ceil(self.REACH * sigma)
         self.size = 2 * self.reach + math.ceil((r - 1) * max_advance) + 2                         # W
         self.hidden = Dense(width // 2, "tanh")
@@ -195,31 +195,38 @@ class LocalAttention(layers.Layer):
         self.query = Dense(r * width, use_bias=False)
         self.built = True
 
-    def move(self, position, state, context):
-        """Position (N,) in source frames, state (N, E) and last context (N, E) to the next position (N,)."""
+    def move(self, pace, state, context):
+        """Pace (N,) of before, state (N, E) and last context (N, E) to the pace of this step, frames of source for one
+        that is written.
+
+        A step renews but a share of it, because what is read hangs on no single step, and a pace that jumps within a
+        sound of speech garbles it.
+        """
         advance = self.advance(self.hidden(ops.concatenate([state, context], axis=-1)))[:, 0]     # (N,) in (0, 1)
-        return position + self.r * self.max_advance * advance
+        return pace + self.smoothing * (self.max_advance * advance - pace)
 
     def look(self, start, end, state, memory, lengths):
-        """Read memory (N, S, E) of `lengths` (N,) frames at `r` points from `start` to `end` (N,).
+        """Read memory (N, S, E + B) of `lengths` (N,) frames at `r` points from `start` to `end` (N,).
 
-        Returns contexts (N, r, E), the frame (N,) where the window begins that was looked through, and weights
-        (N, r, W) of its frames: the softmax of Luong's general score plus the logarithm of a Gaussian around each point
-        (eq. 10).
+        Returns contexts (N, r, E), the base (N, r, B) at the points themselves, the frame (N,) where the window begins
+        that was looked through, and weights (N, r, W) of its frames: the softmax of Luong's general score plus the
+        logarithm of a Gaussian around each point (eq. 10).
         """
         fractions = ops.arange(self.r, dtype="float32") / self.r
         centres = start[:, None] + (end - start)[:, None] * fractions[None, :]                    # (N, r)
         # A point past the end, while others of the batch still write, reads the last frame instead of nothing.
         centres = ops.clip(centres, 0.0, lengths[:, None] - 1.0)
         origin = ops.floor(centres[:, 0]) - self.reach                                            # (N,)
-        near = window(memory, ops.cast(origin, "int32"), self.size)                               # (N, W, E)
+        near = window(memory, ops.cast(origin, "int32"), self.size)                               # (N, W, E + B)
+        near, base = near[:, :, :self.width], near[:, :, self.width:]
         frames = origin[:, None] + ops.arange(self.size, dtype="float32")                         # (N, W)
         valid = ops.cast(ops.logical_and(frames >= 0.0, frames < lengths[:, None]), "float32")
         query = ops.reshape(self.query(state), (-1, self.r, self.width))                          # (N, r, E)
         score = ops.matmul(query, ops.swapaxes(near, 1, 2)) / self.width ** 0.5                   # (N, r, W)
-        distance = ops.square((frames[:, None, :] - centres[:, :, None]) / self.sigma)
-        weights = ops.softmax(score - 0.5 * distance + (valid[:, None, :] - 1.0) * 1e9, axis=-1)  # (N, r, W)
-        return ops.matmul(weights, near), origin, weights
+        away = ops.abs(frames[:, None, :] - centres[:, :, None])                                  # (N, r, W)
+        weights = ops.softmax(score - 0.5 * ops.square(away / self.sigma) + (valid[:, None, :] - 1.0) * 1e9, axis=-1)
+        between = ops.maximum(1.0 - away, 0.0) * valid[:, None, :]                                # two neighbours, or one
+        return ops.matmul(weights, near), ops.matmul(between, base), origin, weights
 
 
 class DecoderState(NamedTuple):
@@ -228,6 +235,7 @@ class DecoderState(NamedTuple):
     pitch: object       # (N, r, 2) their octaves above the middle, and the logit of voicing
     start: object       # (N,) position in source frames where their reading began
     end: object         # (N,) and where it ended, the start of the next step
+    pace: object        # (N,) frames of source for a frame written
     origin: object      # (N,) first source frame of the window of attention
     weights: object     # (N, r, W) attention
     attention: object   # (N, E) state of the attention GRU
@@ -248,44 +256,55 @@ class StepInput(NamedTuple):
 
 class DecoderCell(layers.Layer):
     """One decoder step, the same for teacher forcing and free running: pre-net, attention GRU with Luong attention
-    and input feeding, two residual GRUs, `r` mel frames (Tacotron, section 3.2; Luong et al. 2015)."""
+    and input feeding, two residual GRUs, `r` mel frames (Tacotron, section 3.2; Luong et al. 2015).
 
-    def __init__(self, width: int, n_mels: int, r: int, sigma: float, max_advance: float, **kwargs):
+    A frame is the base, read where the step looks, plus the correction that the networks write, which is nothing before
+    they have learnt.
+    """
+
+    SURE = 8.0  # logit between voiced and unvoiced of the base
+
+    def __init__(self, hp, **kwargs):
         super().__init__(**kwargs)
-        self.width, self.n_mels, self.r = width, n_mels, r
-        self.prenet = [Dense(width, "relu"), Dense(width // 2, "relu")]
-        self.attention_gru = GRUCell(width)
-        self.attend = LocalAttention(width, r, sigma, max_advance)
-        self.combine = Dense(width, "tanh")
-        self.residual_grus = [GRUCell(width), GRUCell(width)]
-        self.mel_of_state = Dense(r * n_mels)
-        self.mel_of_context = Dense(n_mels, use_bias=False)
-        self.pitch_of_state = Dense(r * 2)
-        self.pitch_of_context = Dense(2, use_bias=False)
+        self.width, self.n_mels, self.r = hp.width, hp.n_mels, hp.r
+        self.prenet = [Dense(hp.width, "relu"), Dense(hp.width // 2, "relu")]
+        self.attention_gru = GRUCell(hp.width)
+        self.attend = LocalAttention(hp.width, hp.r, hp.sigma, hp.max_advance, hp.advance_smoothing)
+        self.combine = Dense(hp.width, "tanh")
+        self.residual_grus = [GRUCell(hp.width), GRUCell(hp.width)]
+        self.mel_of_state = Dense(hp.r * hp.n_mels, kernel_initializer="zeros")
+        self.mel_of_context = Dense(hp.n_mels, use_bias=False, kernel_initializer="zeros")
+        self.pitch_of_state = Dense(hp.r * 2, kernel_initializer="zeros")
+        self.pitch_of_context = Dense(2, use_bias=False, kernel_initializer="zeros")
         self.built = True
 
     def start(self, position) -> DecoderState:
-        """State before the first step: silence, at `position` (N,)."""
+        """State before the first step: silence, at `position` (N,), at the source's own pace."""
         n = ops.shape(position)[0]
         zeros = ops.zeros((n, self.width))
         return DecoderState(ops.zeros((n, self.r, self.n_mels)), ops.zeros((n, self.r, 2)), position, position,
-                            ops.zeros((n,)), ops.zeros((n, self.r, self.attend.size)), zeros, zeros, zeros, zeros)
+                            ops.ones((n,)), ops.zeros((n,)), ops.zeros((n, self.r, self.attend.size)), zeros, zeros,
+                            zeros, zeros)
 
     def call(self, state: DecoderState, given: StepInput, memory, lengths) -> DecoderState:
-        """One step; memory (N, S, E) of `lengths` (N,) frames."""
+        """One step; memory (N, S, E + M + 2) of `lengths` (N,) frames, that of the encoder and the base."""
         frame = given.use_frame * given.frame + (1.0 - given.use_frame) * state.mel[:, -1]        # (N, M)
         x = self.prenet[0](frame * given.show_frame) * given.drop[:, :self.width]                 # (N, E)
         x = self.prenet[1](x) * given.drop[:, self.width:]                                        # (N, E/2)
         attention = self.attention_gru(ops.concatenate([x, state.context], axis=-1), state.attention)
         start = given.use_position * given.position + (1.0 - given.use_position) * state.end      # (N,)
-        end = self.attend.move(start, attention, state.context)                                   # (N,)
-        contexts, origin, weights = self.attend.look(start, end, attention, memory, lengths)      # (N, r, E)
+        pace = self.attend.move(state.pace, attention, state.context)                             # (N,)
+        end = start + self.r * pace                                                               # (N,)
+        contexts, base, origin, weights = self.attend.look(start, end, attention, memory, lengths)
         flat = ops.reshape(contexts, (-1, self.r * self.width))
         context = self.combine(ops.concatenate([flat, attention], axis=-1))                       # (N, E)
         lower = self.residual_grus[0](context, state.lower)                                    # (N, E)
         upper = self.residual_grus[1](context + lower, state.upper)                            # (N, E)
-        mel = ops.reshape(self.mel_of_state(context + lower + upper), (-1, self.r, self.n_mels))
-        mel = mel + self.mel_of_context(contexts)                                                 # (N, r, M)
+        correction = ops.reshape(self.mel_of_state(context + lower + upper), (-1, self.r, self.n_mels))
+        correction = correction + self.mel_of_context(contexts)                                   # (N, r, M)
+        mel = base[:, :, :self.n_mels] + correction                                               # (N, r, M)
         pitch = ops.reshape(self.pitch_of_state(context + lower + upper), (-1, self.r, 2))
         pitch = pitch + self.pitch_of_context(contexts)                                           # (N, r, 2)
-        return DecoderState(mel, pitch, start, end, origin, weights, attention, context, lower, upper)
+        octaves, voicing = base[:, :, self.n_mels:-1], self.SURE * (base[:, :, -1:] - 0.5)
+        pitch = pitch + ops.concatenate([octaves, voicing], axis=-1)                              # (N, r, 2)
+        return DecoderState(mel, pitch, start, end, pace, origin, weights, attention, context, lower, upper)

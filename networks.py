@@ -7,13 +7,12 @@ from typing import NamedTuple
 
 import keras
 import numpy as np
-import scipy.fft
 from keras import layers, ops
 
 import utils
 from hyperparams import HyperParams
 from modules import CBHG, DecoderCell, PreNet, StepInput
-from recurrent import scan
+from recurrent import scan, take
 
 
 def stack_frames(linear, mask, size: int):
@@ -97,14 +96,14 @@ class Decoder(layers.Layer):
     def __init__(self, hp: HyperParams, seeds: keras.random.SeedGenerator, **kwargs):
         super().__init__(**kwargs)
         self.hp, self.seeds = hp, seeds
-        self.cell = DecoderCell(hp.width, hp.n_mels, hp.r, hp.sigma, hp.max_advance)
+        self.cell = DecoderCell(hp)
         self.built = True
 
     def inputs(self, n, steps, training, frames=None, positions=None) -> StepInput:
         """Step inputs with a leading time axis (Ty, N, ...).
 
         With `frames` (N, Ty*r, M) the decoder is fed the last true frame of each group, without it its own. With
-        `positions` (N, Ty+1) its steps start at these, with noise and now and then its own while `training`.
+        `positions` (N, Ty+1) its steps start at these.
         """
         hp, width = self.hp, self.hp.width
         ones = ops.ones((steps, n, 1))
@@ -127,21 +126,25 @@ class Decoder(layers.Layer):
         position, use_position = ops.zeros((steps, n)), ops.zeros((steps, n))
         if positions is not None:
             position, use_position = ops.transpose(positions[:, :-1]), ops.ones((steps, n))
-            if training:
-                position = position + hp.position_noise * (2.0 * uniform(steps, n) - 1.0)
-                use_position = ops.cast(uniform(steps, n) >= hp.own_position, "float32")
         return StepInput(frame, use_frame, show, drop, position, use_position)
 
-    def call(self, memory, mask, start, steps, frames=None, positions=None, training=False) -> DecoderOutput:
-        """Decode `steps` steps from position `start` (N,); memory (N, S, E), mask (N, S)."""
+    def call(self, memory, carried, mask, start, steps, frames=None, positions=None, training=False) -> DecoderOutput:
+        """Decode `steps` steps from position `start` (N,); memory (N, S, E), carried (N, S, 2 M + 2), mask (N, S)."""
         n, lengths = ops.shape(memory)[0], ops.sum(mask, axis=1)
         given = self.inputs(n, steps, training, frames, positions)
+        memory = ops.concatenate([memory, carried[:, :, :self.hp.n_mels + 2]], axis=-1)           # (N, S, E + M + 2)
         states = scan(lambda state, now: self.cell(state, now, memory, lengths),
                       self.cell.start(start), given, [*self.cell.trainable_weights, memory])       # (Ty, N, ...)
         mel = ops.reshape(ops.transpose(states.mel, (1, 0, 2, 3)), (n, -1, self.hp.n_mels))
         pitch = ops.reshape(ops.transpose(states.pitch, (1, 0, 2, 3)), (n, -1, 2))
         return DecoderOutput(mel, pitch, ops.transpose(ops.stack([states.start, states.end]), (2, 1, 0)),
                              ops.transpose(states.origin), ops.transpose(states.weights, (1, 0, 2, 3)))
+
+    def places(self, decoded: DecoderOutput):
+        """Source frames (N, Ty*r), whole and in between, that the frames written were read at."""
+        start, end = decoded.positions[:, :, :1], decoded.positions[:, :, 1:]                      # (N, Ty, 1)
+        fractions = ops.arange(self.hp.r, dtype="float32") / self.hp.r
+        return ops.reshape(start + (end - start) * fractions, (ops.shape(start)[0], -1))
 
     def spread(self, decoded: DecoderOutput, length):
         """The attention weights of all frames (N, Ty*r, S) over all of a source of `length` frames S."""
@@ -157,7 +160,7 @@ class Decoder(layers.Layer):
 
 class Conversion(NamedTuple):
     """The result of free running. Frames after `lengths` are not part of the speech."""
-    mel: object        # (N, T, M) sharpened, as the post-net gets it
+    mel: object        # (N, T, M) textured, as the post-net gets it
     pitch: object      # (N, T, 2) octaves above the middle, voicing from 0 to 1
     linear: object     # (N, T, F)
     lengths: object    # (N,) frames until the reading position passed the end of the source
@@ -202,17 +205,13 @@ class PostNet(layers.Layer):
         return linear * mask[:, :, None]
 
 
-def sharpening(hp: HyperParams) -> np.ndarray:
-    """(M, M) what is added to the deviations of a mel spectrogram from its mean over time to restore their variance.
-
-    A network that is not sure writes averages, the more so the finer the detail: on people the deviation of the mel-
-    cepstra of the target is 1.2 times that of the conversion at the lowest orders and 2 to 3 times at the highest. Here
-    they grow by `hp.sharpen` at order 30, and in proportion below (global variance: Toda et al. 2007).
-    """
-    cosines = scipy.fft.dct(np.eye(hp.n_mels), axis=1, norm="ortho")                        # (M, orders)
-    orders = np.arange(hp.n_mels)
-    growth = np.where(orders < 30, hp.sharpen * np.maximum(orders - 1, 0) / 28, 0.0)
-    return (cosines * growth @ cosines.T).astype(np.float32)
+def read_at(x, places):
+    """x (N, S, C) read at `places` (N, T) between its frames: (N, T, C)."""
+    lower = ops.floor(places)
+    share = (places - lower)[:, :, None]
+    last = ops.shape(x)[1] - 1
+    below, above = (take(x, ops.clip(ops.cast(frames, "int32"), 0, last)) for frames in (lower, lower + 1.0))
+    return below * (1.0 - share) + above * share
 
 
 class Generator(keras.Model):
@@ -225,52 +224,52 @@ class Generator(keras.Model):
         self.encoder = Encoder(hp, self.seeds)
         self.decoder = Decoder(hp, self.seeds)
         self.postnet = PostNet(hp)
-        self.sharpening = sharpening(hp)
         self.build_all()
 
     def build_all(self):
         """Make all weights now: inside the decoder's loop it would be too late."""
         source, mask = ops.zeros((1, self.hp.encoder_stack, self.hp.n_linear)), ops.ones((1, self.hp.encoder_stack))
+        carried = ops.zeros((1, self.hp.encoder_stack, 2 * self.hp.n_mels + 2))
         memory = self.encoder(source, mask)
         given = self.decoder.inputs(1, 1, False)
-        self.decoder.cell(self.decoder.cell.start(ops.zeros((1,))), StepInput(*(x[0] for x in given)), memory,
-                          ops.ones((1,)))
-        self.decoder(memory, mask, ops.zeros((1,)), steps=1)
+        self.decoder.cell(self.decoder.cell.start(ops.zeros((1,))), StepInput(*(x[0] for x in given)),
+                          ops.concatenate([memory, carried[:, :, :self.hp.n_mels + 2]], axis=-1), ops.ones((1,)))
+        self.decoder(memory, carried, mask, ops.zeros((1,)), steps=1)
         self.postnet(ops.zeros((1, self.hp.r, self.hp.n_mels)), ops.zeros((1, self.hp.r, 2)), ops.ones((1, self.hp.r)))
         self.built = True
 
-    def call(self, source, mask, positions, mel=None, training=False) -> DecoderOutput:
-        """Decode along known positions (N, Ty+1); source (N, S, F), mask (N, S), S a multiple of `encoder_stack`.
+    def call(self, source, carried, mask, positions, mel=None, training=False) -> DecoderOutput:
+        """Decode along known positions (N, Ty+1); source (N, S, F), carried (N, S, 2 M + 2), mask (N, S), S a multiple
+        of `encoder_stack`.
 
         With `mel` (N, Ty*r, M) teacher forcing, without it the decoder hears itself.
         """
         memory = self.encoder(source, mask, training=training)
         steps = ops.shape(positions)[1] - 1
-        return self.decoder(memory, mask, positions[:, 0], steps=steps, frames=mel, positions=positions,
+        return self.decoder(memory, carried, mask, positions[:, 0], steps=steps, frames=mel, positions=positions,
                             training=training)
 
     def heard_pitch(self, pitch):
         """The decoder's pitch (N, T, 2), octaves and logit, as the post-net takes it: octaves and voicing in [0, 1]."""
         return ops.concatenate([pitch[:, :, :1], ops.sigmoid(pitch[:, :, 1:])], axis=-1)
 
-    def sharpen(self, mel, mask):
-        """The decoder's mel (N, T, M) with more variance over the frames of mask (N, T); zero elsewhere."""
-        mask = mask[:, :, None]
-        mean = ops.sum(mel * mask, axis=1, keepdims=True) / ops.maximum(ops.sum(mask, axis=1, keepdims=True), 1.0)
-        return ops.clip(mel + ops.matmul(mel - mean, self.sharpening), 0.0, 1.0) * mask        # (N, T, M)
+    def textured(self, decoded: DecoderOutput, carried, source_mask, mask):
+        """What the decoder wrote, with the variance and detail (`base.Carried`) that averages lack: (N, T, M), zero
+        beyond `mask` (N, T)."""
+        places = ops.clip(self.decoder.places(decoded), 0.0, ops.sum(source_mask, axis=1, keepdims=True) - 1.0)
+        texture = read_at(carried[:, :, self.hp.n_mels + 2:], places)                          # (N, T, M)
+        return ops.clip(decoded.mel + texture, 0.0, 1.0) * mask[:, :, None]
 
-    def convert(self, source, mask, steps) -> Conversion:
+    def convert(self, source, carried, mask, steps) -> Conversion:
         """Free running from the first source frame for at most `steps` steps."""
         n = ops.shape(source)[0]
         memory = self.encoder(source, mask)
-        decoded = self.decoder(memory, mask, ops.zeros((n,)), steps=steps)
-        start, end = decoded.positions[:, :, :1], decoded.positions[:, :, 1:]                  # (N, Ty, 1)
-        fractions = ops.arange(self.hp.r, dtype="float32") / self.hp.r
-        positions = ops.reshape(start + (end - start) * fractions, (n, -1))                    # (N, T)
+        decoded = self.decoder(memory, carried, mask, ops.zeros((n,)), steps=steps)
+        positions = self.decoder.places(decoded)                                               # (N, T)
         inside = ops.cast(positions < ops.sum(mask, axis=1)[:, None] - 0.5, "float32")         # monotonic: 1 1 1 0 0
         lengths = ops.cast(ops.sum(inside, axis=1), "int32")
         stopped = lengths < ops.shape(positions)[1]
-        pitch, mel = self.heard_pitch(decoded.pitch), self.sharpen(decoded.mel, inside)
+        pitch, mel = self.heard_pitch(decoded.pitch), self.textured(decoded, carried, mask, inside)
         linear = self.postnet(mel, pitch, inside)
         weights = self.decoder.spread(decoded, ops.shape(source)[1])                           # (N, T, S)
         return Conversion(mel, pitch, linear, lengths, stopped, positions, weights)

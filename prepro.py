@@ -9,7 +9,7 @@ Writes below OUT:
 
     prepro.json              signal settings and speakers; with others OUT is refused
     features/SPEAKER/ID.mel.npy, ID.linear.npy      (T, M) and (T, F) float16 in [0, 1]
-    features/TARGET/ID.pitch.npy                    (T,) float32, fundamental frequency in Hz, 0 where unvoiced
+    features/SPEAKER/ID.pitch.npy                   (T,) float32, fundamental frequency in Hz, 0 where unvoiced
     paths/SOURCE/NAME.npy    (T,) float32, the source position in frames of each target frame, by dynamic time warping
     manifest.csv             one row a pair: durations, DTW cost, split, and the reason for what was dropped
     slices.csv               crops of 1 to 2 s of the training pairs with their counterpart along the path
@@ -28,6 +28,7 @@ import numpy as np
 from tqdm import tqdm
 
 import alignment
+import analysis
 import arctic
 import commands
 import hyperparams
@@ -41,7 +42,6 @@ from manifest import Pair, PreproError
 HERE = pathlib.Path(__file__).resolve().parent
 DEMO = HERE / "data" / "demo"
 DEMO_DATA = HERE / "data" / "features-demo"
-PITCH_FRAMES = 48000  # of a long recording whose pitch is found at a time; of a shorter one, that of all
 
 
 def save_array(path: pathlib.Path, array: np.ndarray) -> None:
@@ -50,8 +50,8 @@ def save_array(path: pathlib.Path, array: np.ndarray) -> None:
         np.save(file, array, allow_pickle=False)
 
 
-def compute_features(path: pathlib.Path, stem: pathlib.Path, pitch: bool, hp: HyperParams) -> tuple[int, str]:
-    """Write the features of one recording, with `pitch` that too, unless they are there.
+def compute_features(path: pathlib.Path, stem: pathlib.Path, hp: HyperParams) -> tuple[int, str]:
+    """Write the features of one recording unless they are there.
 
     The linear file gets the recording's time of change, by which it is known again: an older recording that takes the
     place of another is noticed, too.
@@ -59,10 +59,9 @@ def compute_features(path: pathlib.Path, stem: pathlib.Path, pitch: bool, hp: Hy
     """
     mel_file, linear_file, pitch_file = (stem.with_name(f"{stem.name}.{kind}.npy")
                                          for kind in ("mel", "linear", "pitch"))
-    kinds = [mel_file, linear_file] + [pitch_file] * pitch
     try:
         changed = path.stat().st_mtime
-        if all(map(intact, kinds)) and abs(linear_file.stat().st_mtime - changed) < 2.0:  # FAT's grain
+        if all(map(intact, (mel_file, linear_file, pitch_file))) and abs(linear_file.stat().st_mtime - changed) < 2.0:  # FAT's grain
             return len(np.load(mel_file, mmap_mode="r", allow_pickle=False)), ""
     except OSError:  # a link that leads nowhere, for instance: reading it says so
         changed = 0.0
@@ -70,19 +69,13 @@ def compute_features(path: pathlib.Path, stem: pathlib.Path, pitch: bool, hp: Hy
         wav = utils.load_wav(path, hp)
     except utils.BadAudio as error:
         return 0, str(error)
-    mel, linear = [], []
-    for part, own in utils.blocks(wav, hp):
-        one, other = utils.spectrograms(part, hp)
-        mel.append(one[own].astype(np.float16))
-        linear.append(other[own].astype(np.float16))
+    found = analysis.extract(wav, hp)
     mel_file.unlink(missing_ok=True)
-    if pitch:
-        save_array(pitch_file, np.concatenate([utils.pitch(part, hp)[own]
-                                               for part, own in utils.blocks(wav, hp, PITCH_FRAMES)]))
-    save_array(linear_file, np.concatenate(linear))
+    save_array(pitch_file, found.hertz)
+    save_array(linear_file, found.linear)
     os.utime(linear_file, (changed, changed))
-    save_array(mel_file, np.concatenate(mel))  # last: its presence says that all are complete
-    return sum(map(len, mel)), ""
+    save_array(mel_file, found.mel)  # last: its presence says that all are complete
+    return len(found.mel), ""
 
 
 def intact(path: pathlib.Path) -> bool:
@@ -146,17 +139,17 @@ def prepare(corpora: dict[str, dict[str, pathlib.Path]], target: str, data: path
     unknown = heldout - {utterance for files in corpora.values() for utterance in files}
     if unknown:
         raise PreproError(f"--heldout names {len(unknown)} unknown utterances, for instance {min(unknown)!r}")
-    check_settings(data, {**{name: getattr(hp, name) for name in hyperparams.SIGNAL},
+    check_settings(data, {"version": manifest.VERSION, **{name: getattr(hp, name) for name in hyperparams.SIGNAL},
                           "target": target, "sources": sources})
     (data / "manifest.csv").unlink(missing_ok=True)  # until all is done again: it says that features and paths fit
     jobs = [(speaker, utterance, path) for speaker, files in corpora.items() for utterance, path in files.items()]
     # librosa compiles a part of pYIN when it is first used and keeps it in its folder. Several processes that do so at
     # once spoil it for good: they and all that come after crash. So it is done here, before there are several.
     with tqdm(desc="getting ready", total=1, bar_format="{desc} [{elapsed}]", leave=False, disable=None):
-        utils.pitch(np.zeros(hp.n_fft, np.float32), hp)
+        analysis.pitch(np.zeros(hp.n_fft, np.float32), hp)
     with workers() as parallel:
         done = parallel(functools.partial(compute_features, hp=hp),
-                        [(path, data / "features" / speaker / utterance, speaker == target)
+                        [(path, data / "features" / speaker / utterance)
                          for speaker, utterance, path in jobs], "features")
         frames, bad = {}, {}
         for (speaker, utterance, _), (n_frames, reason) in zip(jobs, done):

@@ -17,8 +17,6 @@ from hyperparams import HyperParams
 from modules import total
 from networks import DecoderOutput, Generator
 
-PACE_ROUNDS = 3  # of converting and correcting; the third changes next to nothing
-
 
 class Task:
     """A generator, its corpus, and how it does in free running on the validation sentences.
@@ -36,27 +34,31 @@ class Task:
             raise ValueError("xla=1 is for one device, on several leave it 0")
         keras.utils.set_random_seed(hp.seed)
         self.generator = Generator(hp)
-        self.converter = Converter(self.generator)
+        self.converter = Converter(self.generator, corpus.base)
         self.postnet, self.on_path = tf.function(self.generator.postnet), tf.function(self.draw_on_path)
         pairs = corpus.split("val")
         self.validation = random.Random(hp.seed).sample(pairs, min(len(pairs), hp.validation_limit))
         self._steps = {}
 
-    def draw_on_path(self, source, source_mask, positions, pitch, mask, training=False):
+    def draw_on_path(self, batch: dict):
         """Mel (N, T, M) and linear (N, T, F) of a decoder that hears itself, but reads along the true positions
-        (N, Ty + 1), so that what it writes is in step with the target. The harmonics have the target's `pitch`
-        (N, T, 2): of the wrong ones a loss would only teach to draw none. `training` is for the post-net alone."""
-        mel = self.generator(source, source_mask, positions).mel
-        return mel, self.generator.postnet(mel * mask[:, :, None], pitch, mask, training=training)
+        (N, Ty + 1) of a batch, so that what it writes is in step with the target. The harmonics have the target's
+        pitch."""
+        mask = batch["mask"]
+        decoded = self.generator(batch["source"], batch["carried"], batch["source_mask"], batch["positions"])
+        mel = self.generator.textured(decoded, batch["carried"], batch["source_mask"], mask)
+        return decoded.mel, self.generator.postnet(mel, batch["pitch"], mask)
 
     def decoder_losses(self, decoded: DecoderOutput, batch: dict) -> dict:
         """Losses of what the decoder wrote along known positions; `loss` is their weighted sum."""
         hp, mask = self.hp, batch["mask"]
         mel = losses.l1(decoded.mel, batch["mel"], mask)
-        position = losses.huber(decoded.positions[:, :, 1] / hp.r, batch["positions"][:, 1:] / hp.r, mask[:, ::hp.r])
+        pace, true = ((x[:, :, 1] - x[:, :, 0]) / hp.r for x in (decoded.positions, tf.stack(
+            [batch["positions"][:, :-1], batch["positions"][:, 1:]], axis=2)))
+        pace = losses.huber(pace, true, mask[:, ::hp.r])
         octaves, voicing = losses.pitch(decoded.pitch, batch["pitch"], mask)
-        return {"loss": mel + hp.position_weight * position + hp.pitch_weight * octaves + hp.voicing_weight * voicing,
-                "loss/mean_loss1": mel, "align/position_loss": position, "loss/pitch_octaves": octaves,
+        return {"loss": mel + hp.position_weight * pace + hp.pitch_weight * octaves + hp.voicing_weight * voicing,
+                "loss/mean_loss1": mel, "align/pace_loss": pace, "loss/pitch_octaves": octaves,
                 "loss/voicing": voicing}
 
     def compile(self, stage: str, batch: dict, function):
@@ -104,16 +106,15 @@ class Task:
         first ones are written to samples/ and TensorBoard."""
         hp, corpus, pairs = self.hp, self.corpus, self.validation
         batch = corpus.assemble([corpus.whole(pair) for pair in pairs])
-        mel, linear = self.on_path(batch["source"], batch["source_mask"], batch["positions"], batch["pitch"],
-                                   batch["mask"])
+        mel, linear = self.on_path(batch)
         mel_loss, linear_loss = (float(losses.l1(predicted, batch[kind], batch["mask"]))
                                  for kind, predicted in (("mel", mel), ("linear", linear)))
-        outputs = self.converter([corpus.source(pair) for pair in pairs])
+        outputs = self.converter([corpus.recording(pair) for pair in pairs], [pair.source for pair in pairs])
         rows, cepstra = [], []
         for pair, out in zip(pairs, outputs):
-            target, path = corpus.spoken_target(pair, "mel"), corpus.path(pair)
+            target, path = corpus.spoken_target(pair, "linear"), corpus.path(pair)
             # What will be heard is the linear output, so the distortion is measured on the mel of that
-            heard, spoken = (metrics.speech_cepstra(x, hp) for x in (utils.mel_of_linear(out.linear, hp), target))
+            heard, spoken = (metrics.speech_cepstra(utils.mel_of_linear(x, hp), hp) for x in (out.linear, target))
             cepstra.append((heard, spoken))
             rows.append((metrics.mel_cepstral_distortion(heard, spoken), metrics.path_distance(out.positions, path),
                          metrics.duration_error(len(out.mel), len(target)), out.stopped))
@@ -137,42 +138,18 @@ class Task:
                                    f"{name}, step {int(run.step)}")
             run.log_sample(name, wav, folder / f"{name}.png")
 
-    def enter(self, stage: str) -> None:
-        """What is to be done before the first step of a stage."""
-
-    def set_pace(self) -> None:
-        """Shift the bias of the attention's advance half of the way to validation sentences as long as the target's.
-
-        A decoder that has learnt its training sentences by heart knows where they linger, and on others, where it does
-        not know, it walks on: it is a few per cent too fast.
-        """
-        bias = self.generator.decoder.cell.attend.advance.bias
-        before = bias.numpy()
-        true = sum(len(self.corpus.path(pair)) for pair in self.validation)
-        sources = [self.corpus.source(pair) for pair in self.validation]
-        for _ in range(PACE_ROUNDS):
-            longer = np.clip(sum(len(output.mel) for output in self.converter(sources)) / true, 0.8, 1.25)
-            with self.strategy.scope():
-                # Of the logistic curve that gives the advance, the slope of the logarithm at a pace of 1
-                bias.assign(bias.numpy() + np.log(longer) / (1.0 - 1.0 / self.hp.max_advance))
-        with self.strategy.scope():
-            # They are few, and others differ: half of what they say is the better guess
-            bias.assign((bias.numpy() + before) / 2.0)
-
-
 class Paired(Task):
-    """Paired training in three stages, each with an optimizer of its own."""
+    """Paired training in two stages, each with an optimizer of its own."""
 
     def __init__(self, hp: HyperParams, corpus: data_load.Corpus):
         super().__init__(hp, corpus)
-        self.stages = [("postnet", hp.postnet_steps), ("mel", hp.mel_steps), ("finetune", hp.finetune_steps)]
+        self.stages = [("postnet", hp.postnet_steps), ("mel", hp.mel_steps)]
         core = self.generator.encoder.trainable_variables + self.generator.decoder.trainable_variables
         postnet = self.generator.postnet.trainable_variables
-        self.variables = {"postnet": postnet, "mel": core, "finetune": postnet}
-        peaks = {"postnet": hp.learning_rate, "mel": hp.learning_rate, "finetune": hp.learning_rate / 4}
+        self.variables = {"postnet": postnet, "mel": core}
         self.optimizers = {}
         for stage, steps in self.stages:
-            adam = keras.optimizers.Adam(trainer.cosine(peaks[stage], steps, hp.warmup_steps))
+            adam = keras.optimizers.Adam(trainer.cosine(hp.learning_rate, steps, hp.warmup_steps))
             self.optimizers[stage] = trainer.scaled(adam, hp)
             self.optimizers[stage].build(self.variables[stage])
 
@@ -185,11 +162,6 @@ class Paired(Task):
     def batches(self, stage: str, start: int, stop: int) -> Iterator[dict]:
         return self.corpus.batches(data_load.POSTNET if stage == "postnet" else data_load.PAIRED, start, stop)
 
-    def enter(self, stage: str) -> None:
-        """Set the pace once encoder and decoder have learnt."""
-        if stage == "finetune" and self.hp.mel_steps:
-            self.set_pace()
-
     def forward(self, stage: str, batch: dict) -> dict:
         """Losses of a stage; `loss` is what is minimised."""
         generator, mask = self.generator, batch["mask"]
@@ -197,14 +169,8 @@ class Paired(Task):
             linear = generator.postnet(batch["mel"], batch["pitch"], mask, training=True)
             loss = losses.l1(linear, batch["linear"], mask)
             return {"loss": loss, "loss/mean_loss2": loss}
-        if stage == "finetune":
-            mel, linear = self.draw_on_path(batch["source"], batch["source_mask"], batch["positions"], batch["pitch"],
-                                            mask, True)
-            mel_loss, linear_loss = losses.l1(mel, batch["mel"], mask), losses.l1(linear, batch["linear"], mask)
-            return {"loss": linear_loss, "loss/mean_loss": mel_loss + linear_loss, "loss/mean_loss1": mel_loss,
-                    "loss/mean_loss2": linear_loss}
-        return self.decoder_losses(generator(batch["source"], batch["source_mask"], batch["positions"], batch["mel"],
-                                             training=True), batch)
+        return self.decoder_losses(generator(batch["source"], batch["carried"], batch["source_mask"],
+                                             batch["positions"], batch["mel"], training=True), batch)
 
     def train_step(self, stage: str, batch: dict, step: tf.Variable) -> dict:
         """One update, which counts `step` up with it."""

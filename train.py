@@ -5,9 +5,9 @@
     python train.py --logdir logdir/mine                    # the same again resumes where it stopped
     python train.py --set norm=ln --logdir logdir/ln        # other hyperparameters, see hyperparams.py
 
-Three stages, each with an optimizer of its own: "postnet" teaches the post-net to draw the target's linear
-spectrogram from the target's own mel, "mel" the encoder and decoder to convert, "finetune" the post-net to draw from
-what the decoder writes.
+First the base is solved, a linear map of the source's own sound. Then two stages, each with an optimizer of its own:
+"postnet" teaches the post-net to draw the target's linear spectrogram from the target's own mel, "mel" the encoder and
+decoder to correct the base.
 """
 import argparse
 import pathlib

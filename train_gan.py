@@ -80,14 +80,15 @@ class Adversarial(Task):
         """
         generator, mask = self.generator, batch["mask"]
         if self.hp.paired_weight > 0.0:
-            decoded = generator(batch["source"], batch["source_mask"], batch["positions"])
+            decoded = generator(batch["source"], batch["carried"], batch["source_mask"], batch["positions"])
             pitch = batch["pitch"]
         else:
             memory = generator.encoder(batch["source"], batch["source_mask"])
-            decoded = generator.decoder(memory, batch["source_mask"], batch["positions"][:, 0],
+            decoded = generator.decoder(memory, batch["carried"], batch["source_mask"], batch["positions"][:, 0],
                                         steps=tf.shape(batch["positions"])[1] - 1)
             pitch = generator.heard_pitch(decoded.pitch)
-        return decoded, generator.postnet(generator.sharpen(decoded.mel, mask), pitch, mask)
+        mel = generator.textured(decoded, batch["carried"], batch["source_mask"], mask)
+        return decoded, generator.postnet(mel, pitch, mask)
 
     def score(self, linear: tf.Tensor, mask: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         """The discriminator's scores of all windows (W,) of linear (N, T, F), mask (N, T), and their weights (W,)."""

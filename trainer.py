@@ -13,6 +13,7 @@ import signal
 import tempfile
 import time
 
+import base
 import commands
 import data_load
 import hyperparams
@@ -127,8 +128,11 @@ def train(args: argparse.Namespace, hp: HyperParams, make_task, script: str,
     if goes_on(args):
         check_notes(args.logdir, script, data, init_from)
         init_from = init_from or read_notes(args.logdir).get("init_from")
+    corpus = data_load.Corpus(data, hp, worker(strategy))
+    found = base.load(args.logdir) if goes_on(args) and (args.logdir / base.FILE).exists() else base.solve(corpus)
+    corpus.use_base(found)
     with strategy.scope():
-        task = make_task(hp, data_load.Corpus(data, hp, worker(strategy)))
+        task = make_task(hp, corpus)
     # Before anything is removed: it may not exist, or be this very run
     if init_from and (args.no_resume or not checkpoints_in(args.logdir / "checkpoints")):
         load_generator(task.generator, best_checkpoint(init_from))
@@ -142,6 +146,7 @@ def train(args: argparse.Namespace, hp: HyperParams, make_task, script: str,
             if args.no_resume:
                 forget(logdir)
         last_step = sum(steps for _, steps in task.stages)
+        base.save(found, logdir)
         take_notes(logdir, script, data, last_step, init_from)  # killed before its first checkpoint, it needs them
         run = Run(logdir, hp, task.parts)
         if not args.no_resume and not run.resume(args.logdir) and init_from:
@@ -200,7 +205,7 @@ def same_everywhere(strategy: tf.distribute.Strategy, number: int) -> bool:
 def fit(run: Run, task, last_step: int) -> None:
     """Run `task` from the run's step to `last_step`, logging, validating and saving as the hyperparameters say.
 
-    The task gives `stages`, a list of (name, steps), `enter(stage)`, called before the first step of each,
+    The task gives `stages`, a list of (name, steps),
     `batches(stage, start, stop)`, `train_step(stage, batch, step)` that counts `step` up and returns a dictionary of
     scalars, and `validate(run, stage)` returning the scalars of a validation, with the key "score", lower is better,
     once there is something to select. A step that changed nothing, because its gradient was not finite, says so by the
@@ -233,8 +238,6 @@ def fit_stage(run: Run, task, stage: str, start: int, stop: int, bar: tqdm, note
     if first >= stop:
         return
     bar.set_description(stage)
-    if first == start:
-        task.enter(stage)
     for batch in task.batches(stage, first - start, stop - start):
         scalars = {name: float(value) for name, value in task.train_step(stage, batch, run.step).items()}
         step, skipped = int(run.step), scalars.pop("skipped", 0.0)

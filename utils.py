@@ -24,7 +24,8 @@ from hyperparams import HyperParams
 
 AUDIO_SUFFIXES = (".wav", ".flac", ".ogg", ".aiff", ".aif", ".mp3", ".opus", ".au", ".caf", ".w64")
 MOST_SAMPLES = 2 ** 28  # of a recording: 1 GiB in memory, 4.6 hours at 16 kHz or 1.5 at 48 kHz
-BLOCK_FRAMES = 2400  # of a long recording that are analysed at a time
+BLOCK_FRAMES = 2400   # of a long recording that are analysed at a time
+PITCH_FRAMES = 48000  # and whose pitch is found at a time; of a shorter one, that of all
 LONGEST_NAME = 150  # bytes; file systems take 255, endings and the mark of a temporary file included
 
 
@@ -231,18 +232,6 @@ def blocks(wav: np.ndarray, hp: HyperParams, frames: int | None = None):
 def mel_in_blocks(wav: np.ndarray, hp: HyperParams) -> np.ndarray:
     """The mel spectrogram (T, M) of a recording (samples,) of any length."""
     return np.concatenate([spectrograms(part, hp)[0][own] for part, own in blocks(wav, hp)])
-
-
-def pitch(wav: np.ndarray, hp: HyperParams) -> np.ndarray:
-    """Fundamental frequency (T,) in Hz of (samples,), 0 where unvoiced, by pYIN (Mauch & Dixon 2014), a value for each
-    frame of `spectrograms`.
-
-    A coarser grid than librosa's own, a quarter of a semitone and 20 thresholds: five times as fast and the same pitch,
-    5 cents apart in the median, other voicing in 1 % of the frames.
-    """
-    hertz, voiced, _ = librosa.pyin(wav, fmin=hp.pitch_min, fmax=hp.pitch_max, sr=hp.sample_rate,
-                                    frame_length=hp.n_fft, hop_length=hp.hop_length, resolution=0.25, n_thresholds=20)
-    return np.where(voiced, hertz, 0.0).astype(np.float32)
 
 
 def octaves(hertz: np.ndarray, hp: HyperParams) -> np.ndarray:

@@ -1,0 +1,229 @@
+"""The base of a conversion: a linear map of the source's own sound to the target's, solved in closed form.
+
+What the networks write is a correction of it. A map cannot turn one sound of speech into another, as a network does
+that knows few sentences; it is solved by least squares along the DTW paths in seconds, and the same every time.
+
+What least squares cannot know it leaves out: its output is an average, too smooth. `carry` puts back the variance of
+the target's mel-cepstra, and the finest detail from the source itself, whose vocal tract is brought to the target's
+length before.
+"""
+import pathlib
+import zipfile
+from typing import NamedTuple
+
+import numpy as np
+import scipy.fft
+import scipy.ndimage
+from tqdm import tqdm
+
+import analysis
+import augment
+import metrics
+import utils
+from analysis import Features
+from hyperparams import HyperParams
+from manifest import Pair
+
+FILE = "base.npz"            # in a run folder
+CONTEXT = 4                  # frames of the source before and after that a map reads
+PENALTY = 30.0               # of the squares of a map's weights; mel spectrograms lie in [0, 1]
+ORDERS = 40                  # of mel-cepstra whose variance is restored; above there is hardly any
+DETAIL = (3.0, 1.0)          # frames and bands, deviations of the Gaussian whose remainder is detail of the source
+FORMANTS = 4.0               # bands, deviation of the Gaussian whose remainder shows where the formants are
+# Lengths of vocal tracts, as factors of frequency, the nearest to 1 first
+WARPS = np.array(sorted(np.arange(0.75, 1.351, 0.05), key=lambda factor: abs(np.log(factor))))
+
+
+class Base(NamedTuple):
+    """A map for each source speaker and, last, one of all of them together, for voices that were never heard."""
+    speakers: np.ndarray   # (K,) names
+    kernels: np.ndarray    # (K + 1, W, M) W = (2 * CONTEXT + 1) * M
+    biases: np.ndarray     # (K + 1, M)
+    floors: np.ndarray     # (K + 1, M) level of the source's pauses: no recording is read as quieter than that
+    growth: np.ndarray     # (K + 1, M) of the deviation of each order of the mel-cepstra
+    warps: np.ndarray      # (K + 1,) factor of frequency that brings the source's formants to the target's
+    pitch: np.ndarray      # (K + 2, 2) mean and deviation of the octaves of each source, of all, and of the target
+    centres: np.ndarray    # (K, M + 1) mean `voiceprint` of each source
+    radii: np.ndarray      # (K,) and the distance from it within which most of its recordings lie
+
+
+class Carried(NamedTuple):
+    """What of a recording is carried over to the target's voice, frame by frame of the source."""
+    mel: np.ndarray      # (S, M) the map's output
+    pitch: np.ndarray    # (S, 2) octaves above the middle, drawn on through what is unvoiced, and voicing
+    texture: np.ndarray  # (S, M) variance and detail that the map's output lacks
+
+
+def windows(mel: np.ndarray) -> np.ndarray:
+    """(S, M) to (S, W): each frame with its CONTEXT neighbours on both sides, the nearest frame beyond the ends."""
+    padded = np.pad(mel, ((CONTEXT, CONTEXT), (0, 0)), mode="edge")
+    return np.concatenate([padded[i:i + len(mel)] for i in range(2 * CONTEXT + 1)], axis=1)
+
+
+def read_at(frames: np.ndarray, positions: np.ndarray) -> np.ndarray:
+    """(S, C) read at `positions` (T,) between its frames: (T, C)."""
+    return augment.warp_bins(frames.T, np.clip(positions, 0.0, len(frames) - 1.0)).T if len(frames) > 1 else (
+        np.repeat(frames, len(positions), axis=0))
+
+
+def voiceprint(features: Features, hp: HyperParams) -> np.ndarray:
+    """(M + 1,) by which a speaker is known again: mean mel spectrum of the speech, and mean octave."""
+    mel, level = features.mel.astype(np.float32), features.mel.mean(axis=1, dtype=np.float32)
+    speech = mel[level >= metrics.SPEECH_LEVEL * np.percentile(level, 80)]
+    octaves = analysis.pitch_contour(features.hertz, hp)
+    return np.append(speech.mean(axis=0), octaves.mean())
+
+
+def cepstra(mel: np.ndarray) -> np.ndarray:
+    return scipy.fft.dct(mel, axis=1, norm="ortho")
+
+
+def smooth(mel: np.ndarray) -> np.ndarray:
+    return scipy.ndimage.gaussian_filter(mel, DETAIL, mode="nearest")
+
+
+def warp_formants(mel: np.ndarray, factor: float, hp: HyperParams) -> np.ndarray:
+    """(S, M) of a voice whose formants are `factor` times as high."""
+    centres = utils.mel_centres(hp.sample_rate, hp.n_mels)
+    return augment.warp_bins(mel, np.interp(centres / factor, centres, np.arange(hp.n_mels)))
+
+
+def find_warp(source: np.ndarray, mapped: np.ndarray, hp: HyperParams) -> float:
+    """The factor of frequency at which the formants of a source (S, M) agree best with those its map gives (S, M)."""
+    def formants(mel):
+        mel = mel - mel.mean(axis=0)
+        mel = mel - scipy.ndimage.gaussian_filter1d(mel, FORMANTS, axis=1, mode="nearest")
+        return mel / max(np.linalg.norm(mel), 1e-8)
+    there = formants(mapped)
+    return float(max(WARPS, key=lambda factor: (formants(warp_formants(source, factor, hp)) * there).sum()))
+
+
+def recognise(base: Base, features: Features, hp: HyperParams) -> int:
+    """The number of the source whose voice a recording has; that of the map of all of them if it is nobody's."""
+    distances = np.linalg.norm(base.centres - voiceprint(features, hp), axis=1)
+    nearest = int(distances.argmin())
+    return nearest if distances[nearest] <= base.radii[nearest] else len(base.speakers)
+
+
+def carry(base: Base, features: Features, hp: HyperParams, speaker: str | None = None) -> Carried:
+    """Carry a recording over; of a `speaker` who was a source in training, or of whoever it sounds like."""
+    known = base.speakers.tolist()
+    number = known.index(speaker) if speaker in known else recognise(base, features, hp)
+    source = np.maximum(features.mel.astype(np.float32), base.floors[number])
+    mel = windows(source) @ base.kernels[number] + base.biases[number]
+    warp = find_warp(source, mel, hp) if number == len(known) else base.warps[number]
+    # The variance that averaging took (global variance: Toda et al. 2007)
+    orders = cepstra(mel)
+    spread = (orders - orders.mean(axis=0)) * (base.growth[number] ** hp.postfilter - 1.0)
+    vivid = np.clip(mel + scipy.fft.idct(spread, axis=1, norm="ortho"), 0.0, 1.0)
+    fine = warp_formants(source, warp, hp)
+    restored = smooth(vivid) + (fine - smooth(fine)) if hp.detail else vivid
+    return Carried(mel, carry_pitch(base, features, number, hp), (np.clip(restored, 0.0, 1.0) - mel).astype(np.float32))
+
+
+def carry_pitch(base: Base, features: Features, number: int, hp: HyperParams) -> np.ndarray:
+    """The pitch (S, 2) of a recording in the target's range: mapped in octaves by mean and deviation."""
+    octaves, (mean, deviation) = analysis.pitch_contour(features.hertz, hp), base.pitch[number]
+    voiced = features.hertz > 0.0
+    if number == len(base.speakers) and voiced.any():  # the recording is all that is known of a new voice
+        mean = octaves[voiced].mean()
+    elif not voiced.any():
+        octaves = octaves + mean
+    target_mean, target_deviation = base.pitch[-1]
+    mapped = target_mean + (octaves - mean) * target_deviation / deviation
+    return np.stack([mapped, voiced], axis=1).astype(np.float32)
+
+
+class Sums:
+    """What least squares needs of frames (n, W) and those they are to become (n, M), added up."""
+
+    def __init__(self, n_inputs: int, n_outputs: int):
+        self.count, self.x, self.y = 0, np.zeros(n_inputs), np.zeros(n_outputs)
+        self.xx, self.xy = np.zeros((n_inputs, n_inputs)), np.zeros((n_inputs, n_outputs))
+
+    def add(self, x: np.ndarray, y: np.ndarray) -> None:
+        self.count += len(x)
+        self.x, self.y = self.x + x.sum(axis=0, dtype=np.float64), self.y + y.sum(axis=0, dtype=np.float64)
+        self.xx += x.T @ x
+        self.xy += x.T @ y
+
+    def merge(self, other: "Sums") -> None:
+        for name, value in vars(other).items():
+            setattr(self, name, getattr(self, name) + value)
+
+    def solve(self, penalty: float) -> tuple[np.ndarray, np.ndarray]:
+        """Kernel (W, M) and bias (M,) of ridge regression; the bias is not penalised."""
+        x, y = self.x / self.count, self.y / self.count
+        covariance = self.xx - self.count * np.outer(x, x) + penalty * np.eye(len(x))
+        kernel = np.linalg.solve(covariance, self.xy - self.count * np.outer(x, y))
+        return kernel.astype(np.float32), (y - x @ kernel).astype(np.float32)
+
+
+def solve(corpus) -> Base:
+    """Solve the base of the training pairs of a `data_load.Corpus`."""
+    hp, sources = corpus.hp, sorted({pair.source for pair in corpus.train})
+    groups = [[pair for pair in corpus.train if pair.source == source] for source in sources]
+    everything = Sums((2 * CONTEXT + 1) * hp.n_mels, hp.n_mels)
+    maps, floors, pitches, prints = [], [], [], []
+    for source, pairs in zip(sources, groups):
+        sums, quiet, octaves, own = Sums(*everything.xy.shape), [], [], []
+        for pair in tqdm(pairs, f"base of {source}", disable=None, leave=False):
+            features = corpus.recording(pair)
+            sums.add(read_at(windows(features.mel.astype(np.float32)), corpus.path(pair)),
+                     corpus.spoken_target(pair, "mel"))
+            quiet.append(features.mel.min(axis=0))
+            octaves.append(analysis.pitch_contour(features.hertz, hp)[features.hertz > 0.0])
+            own.append(voiceprint(features, hp))
+        maps.append(sums.solve(PENALTY))
+        everything.merge(sums)
+        floors.append(np.mean(quiet, axis=0, dtype=np.float32))
+        pitches.append(moments(octaves))
+        prints.append(np.array(own))
+    maps.append(everything.solve(PENALTY))
+    floors.append(np.mean(floors, axis=0))
+    pitches += [np.mean(pitches, axis=0), moments([pitch[pitch[:, 1] > 0.0, 0] for pitch in map(
+        corpus.pitch, corpus.spoken)])]
+    centres = np.array([own.mean(axis=0) for own in prints])
+    radii = [np.percentile(np.linalg.norm(own - centre, axis=1), 95) for own, centre in zip(prints, centres)]
+    kernels, biases = map(np.array, zip(*maps))
+    rest = [restorations(corpus, pairs, kernel, bias) for pairs, kernel, bias in zip(
+        [*groups, corpus.train], kernels, biases)]
+    growth, warps = map(np.array, zip(*rest))
+    return Base(np.array(sources), kernels, biases, np.array(floors), growth, warps, np.array(pitches), centres,
+                np.array(radii))
+
+
+def moments(octaves: list[np.ndarray]) -> tuple[float, float]:
+    """Mean and deviation of the pitch of several recordings; of a voice that is never voiced, 0 and 1."""
+    found = np.concatenate(octaves)
+    return (float(found.mean()), max(float(found.std()), 0.01)) if len(found) else (0.0, 1.0)
+
+
+def restorations(corpus, pairs: list[Pair], kernel: np.ndarray, bias: np.ndarray) -> tuple[np.ndarray, float]:
+    """What the output of a map lacks: growth (M,) of each order of the mel-cepstra, and the warp of the formants."""
+    spoken, mapped, warps = [], [], []
+    for pair in tqdm(pairs, "variance", disable=None, leave=False):
+        source = corpus.recording(pair).mel.astype(np.float32)
+        mel = windows(source) @ kernel + bias
+        mapped.append(cepstra(read_at(mel, corpus.path(pair))).var(axis=0))
+        spoken.append(cepstra(corpus.spoken_target(pair, "mel")).var(axis=0))
+        warps.append(find_warp(source, mel, corpus.hp))
+    growth = np.sqrt(np.mean(spoken, axis=0) / np.maximum(np.mean(mapped, axis=0), 1e-8))
+    growth = np.where(np.arange(len(growth)) < ORDERS, np.maximum(growth, 1.0), 1.0)
+    return growth.astype(np.float32), float(np.median(warps))
+
+
+def save(base: Base, logdir: pathlib.Path) -> None:
+    with utils.replacing(logdir / FILE) as temporary, open(temporary, "wb") as file:
+        np.savez(file, **base._asdict())
+
+
+def load(logdir: pathlib.Path) -> Base:
+    """Read what `save` wrote into a run folder; raises ValueError with the cure."""
+    path = pathlib.Path(logdir) / FILE
+    try:
+        with np.load(path, allow_pickle=False) as arrays:
+            return Base(**arrays)
+    except (OSError, ValueError, EOFError, KeyError, TypeError, zipfile.BadZipFile) as error:
+        raise ValueError(f"{path} is missing or damaged ({error}): training writes it; the same command as before "
+                         "makes it anew") from None
