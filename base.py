@@ -29,6 +29,7 @@ CONTEXT = 4                  # frames of the source before and after that a map 
 PENALTY = 30.0               # of the squares of a map's weights; mel spectrograms lie in [0, 1]
 ORDERS = 40                  # of mel-cepstra whose variance is restored; above there is hardly any
 DETAIL = (3.0, 1.0)          # frames and bands, deviations of the Gaussian whose remainder is detail of the source
+MEASURED = 50                # recordings, or up to twice as many, by which growth and warp are measured
 FORMANTS = 4.0               # bands, deviation of the Gaussian whose remainder shows where the formants are
 # Lengths of vocal tracts, as factors of frequency, the nearest to 1 first
 WARPS = np.array(sorted(np.arange(0.75, 1.351, 0.05), key=lambda factor: abs(np.log(factor))))
@@ -202,7 +203,8 @@ def moments(octaves: list[np.ndarray]) -> tuple[float, float]:
 def restorations(corpus, pairs: list[Pair], kernel: np.ndarray, bias: np.ndarray) -> tuple[np.ndarray, float]:
     """What the output of a map lacks: growth (M,) of each order of the mel-cepstra, and the warp of the formants."""
     spoken, mapped, warps = [], [], []
-    for pair in tqdm(pairs, "variance", disable=None, leave=False):
+    # Two numbers of some recordings all over the corpus: more do not change them
+    for pair in tqdm(pairs[::max(1, len(pairs) // MEASURED)], "variance", disable=None, leave=False):
         source = corpus.recording(pair).mel.astype(np.float32)
         mel = windows(source) @ kernel + bias
         mapped.append(cepstra(read_at(mel, corpus.path(pair))).var(axis=0))

@@ -133,8 +133,8 @@ def bench_training(table: Table, hp: hyperparams.HyperParams, corpus: data_load.
     memory_of_source = encode()
     table.time("encoder, forwards", encode)
     table.time("attention decoder, forwards", tf.function(lambda: generator.decoder(
-        memory_of_source, batch["carried"], batch["source_mask"], batch["positions"][:, 0], steps=steps, frames=batch["mel"],
-        positions=batch["positions"]).mel))
+        memory_of_source, batch["carried"], batch["source_mask"], batch["positions"][:, 0], steps=steps,
+        frames=batch["mel"], positions=batch["positions"]).mel))
     table.time("post-net, forwards", tf.function(lambda: generator.postnet(batch["mel"], batch["pitch"], mask)))
     mel = table.time("mel step (encoder, decoder, forwards, backwards, update)",
                      lambda: task.train_step("mel", batch, step))
@@ -188,7 +188,8 @@ def batch_of_joined(corpus: data_load.Corpus, n: int, seconds: float) -> dict:
     hp, pairs, rows = corpus.hp, itertools.cycle(corpus.train), []
     frames = round(seconds * hp.frames_per_second)
     for _ in range(n):
-        parts, path, read = {"mel": [], "linear": [], "pitch": [], "source": [], "carried": []}, np.zeros(0, np.float32), 0
+        parts = {kind: [] for kind in ("mel", "linear", "pitch", "source", "carried")}
+        path, read = np.zeros(0, np.float32), 0
         while len(path) < frames:
             pair = next(pairs)
             source = corpus.source(pair)

@@ -39,7 +39,8 @@ class Converter:
         carried = [np.concatenate(base.carry(self.base, source, self.hp, speaker), axis=1)
                    for source, speaker in zip(sources, speakers or [None] * len(sources), strict=True)]
         results: list[Converted | None] = [None] * len(sources)
-        order = sorted(range(len(sources)), key=lambda i: len(sources[i].linear))  # neighbours in length: little padding
+        # Neighbours in length: little padding
+        order = sorted(range(len(sources)), key=lambda i: len(sources[i].linear))
         for first in tqdm(range(0, len(order), batch_size), "converting", disable=None, leave=False, delay=2.0):
             chosen = order[first:first + batch_size]
             source, mask = data_load.pad([sources[i].linear for i in chosen], self.hp.encoder_stack)

@@ -56,8 +56,8 @@ class HyperParams:
 
     # Training
     batch_size: int = 16            #                                         (paper 32)
-    postnet_steps: int = 2000       # stage 1: post-net alone on the target's own speech
-    mel_steps: int = 4500           # stage 2: encoder and decoder on mel
+    postnet_steps: int = 1200       # stage 1: post-net alone on the target's own speech
+    mel_steps: int = 1500           # stage 2: encoder and decoder correct the base, on mel
     postnet_frames: int = 64        # frames, window of stage 1
     whole_share: float = 0.2        # share of the batches made of whole utterances instead of slices
     learning_rate: float = 1e-3     # highest; rises and falls along a cosine (paper 1e-3, stepwise decay)
@@ -97,7 +97,7 @@ class HyperParams:
 
     # Synthesis
     griffin_lim_iters: int = 5      #                                         (paper 50)
-    postfilter: float = 1.0         # exponent of the growth of the mel-cepstra's deviations; 0 leaves averages as they are
+    postfilter: float = 1.0         # of the growth of the mel-cepstra's deviations, an exponent; 0 leaves averages
     detail: int = 1                 # 1: the finest detail of the mel spectrogram is the source's own
     power: float = 1.0              # sharpening of the magnitude before Griffin-Lim             (paper 1.2)
 
@@ -164,7 +164,8 @@ class HyperParams:
         for field in dataclasses.fields(self):
             value = getattr(self, field.name)
             may_be_zero = field.name in ("postnet_steps", "mel_steps", "warmup_steps", "seed",
-                                         "context_frames", "gan_warmup_steps", "gan_steps", "dis_frames", "xla", "detail")
+                                         "context_frames", "gan_warmup_steps", "gan_steps", "dis_frames", "xla",
+                                         "detail")
             if field.type is int and value < (0 if may_be_zero else 1):
                 raise ValueError(f"{field.name}={value}: must be positive")
             if field.type is float and not math.isfinite(value):

@@ -225,7 +225,7 @@ class LocalAttention(layers.Layer):
         score = ops.matmul(query, ops.swapaxes(near, 1, 2)) / self.width ** 0.5                   # (N, r, W)
         away = ops.abs(frames[:, None, :] - centres[:, :, None])                                  # (N, r, W)
         weights = ops.softmax(score - 0.5 * ops.square(away / self.sigma) + (valid[:, None, :] - 1.0) * 1e9, axis=-1)
-        between = ops.maximum(1.0 - away, 0.0) * valid[:, None, :]                                # two neighbours, or one
+        between = ops.maximum(1.0 - away, 0.0) * valid[:, None, :]                              # two neighbours, or one
         return ops.matmul(weights, near), ops.matmul(between, base), origin, weights
 
 

@@ -61,7 +61,8 @@ def compute_features(path: pathlib.Path, stem: pathlib.Path, hp: HyperParams) ->
                                          for kind in ("mel", "linear", "pitch"))
     try:
         changed = path.stat().st_mtime
-        if all(map(intact, (mel_file, linear_file, pitch_file))) and abs(linear_file.stat().st_mtime - changed) < 2.0:  # FAT's grain
+        whole = all(map(intact, (mel_file, linear_file, pitch_file)))
+        if whole and abs(linear_file.stat().st_mtime - changed) < 2.0:  # FAT's grain
             return len(np.load(mel_file, mmap_mode="r", allow_pickle=False)), ""
     except OSError:  # a link that leads nowhere, for instance: reading it says so
         changed = 0.0

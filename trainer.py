@@ -238,6 +238,7 @@ def fit_stage(run: Run, task, stage: str, start: int, stop: int, bar: tqdm, note
     if first >= stop:
         return
     bar.set_description(stage)
+    began = time.perf_counter()
     for batch in task.batches(stage, first - start, stop - start):
         scalars = {name: float(value) for name, value in task.train_step(stage, batch, run.step).items()}
         step, skipped = int(run.step), scalars.pop("skipped", 0.0)
@@ -254,7 +255,12 @@ def fit_stage(run: Run, task, stage: str, start: int, stop: int, bar: tqdm, note
         bar.update()
         if step % run.hp.log_steps == 0 or step == stop:
             run.log("train", finite)
-            bar.set_postfix({name.split("/")[-1]: f"{value:.4f}" for name, value in finite.items() if "loss" in name})
+            shown = {name.split("/")[-1]: f"{value:.4f}" for name, value in finite.items() if "loss" in name}
+            bar.set_postfix(shown)
+            if bar.disable:  # no terminal: a line where the bar would be
+                left = (time.perf_counter() - began) / (step - first) * (bar.total - step)
+                print(f"step {step} of {bar.total} ({stage}): " + " ".join(f"{name} {value}" for name, value in
+                      shown.items()) + f", {left / 60:.1f} min left at this pace", flush=True)
         if step % run.hp.save_steps == 0 or step == stop:
             run.validating = True
             validate(run, task, stage, bar)
