@@ -15,6 +15,7 @@ from PIL import Image
 HERE = pathlib.Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE.parent))
 
+import base  # noqa: E402
 import utils  # noqa: E402
 from hyperparams import HyperParams  # noqa: E402
 
@@ -114,8 +115,22 @@ def draw_encoder(sheet: Sheet, hp: HyperParams) -> None:
     sheet.box(2.5, 26, 93, 98.5, "memory\none vector a source frame", DATA)
 
 
+def draw_base(sheet: Sheet, hp: HyperParams) -> None:
+    sheet.panel(1, 99, 112, 124.5, "Base, solved before training")
+    sheet.box(4, 26, 114, 119.5, "source speech\nmel without harmonics, pitch", DATA)
+    sheet.arrow((26, 116.7), (34.7, 116.7))
+    sheet.shape(30.3, 118, "(N, S, M + 2)", ha="center")
+    sheet.box(34.7, 56.3, 114, 119.5, f"linear map\n{2 * base.CONTEXT + 1} frames to one, pitch to pitch", FIXED)
+    sheet.arrow((56.3, 116.7), (62.5, 116.7))
+    sheet.box(62.5, 84.5, 114, 119.5, "texture\nlost variance, source's detail", FIXED)
+    sheet.arrow((45.5, 114), (45.5, 106.4))
+    sheet.shape(46.3, 110.5, "read from p to p' (N, r, M + 2)")
+    sheet.arrow((73.5, 114), (73.5, 97.8))
+    sheet.shape(74.3, 110.5, "read where the mel was (N, T, M)")
+
+
 def draw_decoder(sheet: Sheet, hp: HyperParams) -> None:
-    sheet.panel(31, 62, 29, 109, "Decoder, one step")
+    sheet.panel(31, 62, 29, 109, "Decoder step")
     sheet.arrow((26, 95.7), (29.3, 95.7), (29.3, 71), (34.7, 71))
     sheet.shape(29.3, 83, "memory (N, S, E)", rotation=90, ha="center", backgroundcolor="white")
     sheet.box(34.7, 55.6, 32, 37, f"frame before\nhidden in {hp.hide_frame:.0%} of the steps", DATA)
@@ -127,7 +142,7 @@ def draw_decoder(sheet: Sheet, hp: HyperParams) -> None:
     sheet.box(34.7, 55.6, 50, 54, "attention GRU")
     sheet.arrow((45.5, 54), (45.5, 58))
     sheet.shape(46.3, 56, "h (N, E)")
-    sheet.box(34.7, 55.6, 58, 63.5, "move the position\np' = p + r a σ(v tanh W[h; c] + b)")
+    sheet.box(34.7, 55.6, 58, 63.5, "move the position\np' = p + r · pace, smoothed, of [h; c]")
     sheet.arrow((45.5, 63.5), (45.5, 68))
     sheet.shape(44.7, 65.7, "p, p' (N,)", ha="right")
     sheet.box(34.7, 55.6, 68, 75, f"local attention, r = {hp.r} looks\nat points from p to p', query h,\n"
@@ -140,10 +155,12 @@ def draw_decoder(sheet: Sheet, hp: HyperParams) -> None:
     sheet.box(34.7, 55.6, 88, 92, "2 residual GRUs")
     sheet.arrow((45.5, 92), (45.5, 95.5))
     sheet.shape(46.3, 93.7, "(N, E)")
-    sheet.box(34.7, 55.6, 95.5, 100.5, "r frames at once\nFC, + FC of each context")
+    sheet.box(34.7, 55.6, 95.5, 100.5, "correction, r frames at once\nFC, + FC of each context")
+    sheet.arrow((45.5, 100.5), (45.5, 103.7))
+    sheet.sign(45.5, 105, "+")
     sheet.line((45.5, 77.8), (33, 77.8), (33, 98), (34.7, 98))
     # What the next step gets
-    sheet.arrow((55.6, 98), (60.6, 98), (60.6, 34.5), (55.6, 34.5), back=True)
+    sheet.line((60.6, 105), (60.6, 34.5), (55.6, 34.5), back=True)
     sheet.shape(60.6, 70, "last of the r frames (N, M)", rotation=90, ha="center", color=BACK, backgroundcolor=PANEL)
     sheet.line((45.5, 86), (58.3, 86), (58.3, 52), (55.6, 52), back=True)
     sheet.line((58.3, 59.5), (55.6, 59.5), back=True)
@@ -153,14 +170,14 @@ def draw_decoder(sheet: Sheet, hp: HyperParams) -> None:
 
 def draw_postnet(sheet: Sheet, hp: HyperParams) -> None:
     sheet.panel(65, 99, 29, 109, "Post-net")
-    sheet.arrow((41, 100.5), (41, 103.2), (91.5, 103.2), (91.5, 85.5))
-    sheet.arrow((50, 100.5), (50, 101.8), (73.5, 101.8), (73.5, 99))
-    sheet.shape(74.3, 100.4, "mel (N, T, M)")
-    sheet.shape(92.2, 96, "pitch,\nvoicing\n(N, T, 2)")
-    sheet.box(67, 80.5, 93.5, 99, "sharpen\nnot in paired training", FIXED)
-    sheet.arrow((70, 93.5), (70, 80))
-    sheet.shape(70.7, 91.2, "(N, T, M)")
-    sheet.arrow((78.5, 93.5), (78.5, 89))
+    sheet.arrow((46.8, 105), (91.5, 105), (91.5, 85.5))
+    sheet.line((68, 105), (68, 96.5), (72.2, 96.5))
+    sheet.shape(67.3, 100.8, "mel", ha="right")
+    sheet.shape(92.2, 99, "pitch,\nvoicing\n(N, T, 2)")
+    sheet.sign(73.5, 96.5, "+")
+    sheet.arrow((73.5, 95.2), (73.5, 92), (70, 92), (70, 80))
+    sheet.shape(74.3, 94, "(N, T, M)")
+    sheet.line((73.5, 92), (78.5, 92), (78.5, 89))
     sheet.box(73.5, 84, 83.5, 89, f"CBHG\nK = {hp.postnet_banks}, C = E/2")
     sheet.arrow((76.4, 83.5), (76.4, 78.5))
     sheet.arrow((81.5, 83.5), (81.5, 78.5))
@@ -217,7 +234,8 @@ def draw_cbhg(sheet: Sheet, hp: HyperParams) -> None:
 
 
 def draw_generator(hp: HyperParams) -> Sheet:
-    sheet = Sheet(100, 110.5)
+    sheet = Sheet(100, 126)
+    draw_base(sheet, hp)
     draw_encoder(sheet, hp)
     draw_decoder(sheet, hp)
     draw_postnet(sheet, hp)
