@@ -227,5 +227,5 @@ def load(logdir: pathlib.Path) -> Base:
         with np.load(path, allow_pickle=False) as arrays:
             return Base(**arrays)
     except (OSError, ValueError, EOFError, KeyError, TypeError, zipfile.BadZipFile) as error:
-        raise ValueError(f"{path} is missing or damaged ({error}): training writes it; the same command as before "
-                         "makes it anew") from None
+        raise ValueError(f"{path} is missing or damaged ({error}): delete it if it is there, and the same training "
+                         "command as before makes it anew") from None

@@ -56,8 +56,8 @@ class HyperParams:
 
     # Training
     batch_size: int = 16            #                                         (paper 32)
-    postnet_steps: int = 1200       # stage 1: post-net alone on the target's own speech
-    mel_steps: int = 1500           # stage 2: encoder and decoder correct the base, on mel
+    postnet_steps: int = 1000       # stage 1: post-net alone on the target's own speech
+    mel_steps: int = 800            # stage 2: encoder and decoder correct the base, on mel
     postnet_frames: int = 64        # frames, window of stage 1
     whole_share: float = 0.2        # share of the batches made of whole utterances instead of slices
     learning_rate: float = 1e-3     # highest; rises and falls along a cosine (paper 1e-3, stepwise decay)
@@ -90,7 +90,7 @@ class HyperParams:
 
     # Checks, checkpoints and samples
     log_steps: int = 20             # steps between scalars in TensorBoard
-    save_steps: int = 500           # steps between checkpoints, each with a validation in free running
+    save_steps: int = 400           # steps between checkpoints, each with a validation in free running
     keep_checkpoints: int = 3       # newest ones to keep beside the best
     validation_limit: int = 32      # utterances of a validation, at most
     n_samples: int = 3              # of them drawn and played in TensorBoard
@@ -209,8 +209,8 @@ class HyperParams:
 
 PRESETS: dict[str, HyperParams] = {
     "default": HyperParams(),
-    "demo": HyperParams(width=128, encoder_banks=10, postnet_steps=1000, mel_steps=1400,
-                        save_steps=500, gan_warmup_steps=60, gan_steps=60),
+    "demo": HyperParams(width=128, encoder_banks=10, postnet_steps=800, mel_steps=600,
+                        gan_warmup_steps=60, gan_steps=60),
     "paper": HyperParams(width=256, batch_size=32),
     "2017": HyperParams(width=512, batch_size=32),
     # Layer norm: without paired training there are no moving statistics to draw with

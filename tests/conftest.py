@@ -8,6 +8,7 @@ import os
 import pathlib
 import shutil
 import sys
+import types
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))
 os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"
@@ -18,6 +19,8 @@ import pytest
 import soundfile
 import tensorflow as tf
 
+import base
+import data_load
 import eval as evaluation
 import hyperparams
 import manifest
@@ -35,7 +38,7 @@ DEMO_IDS = [f"demo_{i:03d}" for i in range(1, 11)]
 
 TINY = hyperparams.HyperParams(
     width=16, encoder_banks=2, postnet_banks=2, highway_layers=1, batch_size=4, postnet_frames=32, postnet_steps=3,
-    mel_steps=3, finetune_steps=2, warmup_steps=1, log_steps=1, save_steps=2, n_samples=1, griffin_lim_iters=4)
+    mel_steps=3, warmup_steps=1, log_steps=1, save_steps=2, n_samples=1, griffin_lim_iters=4)
 
 
 def no_workers():
@@ -49,9 +52,35 @@ def tiny_hp() -> hyperparams.HyperParams:
     return TINY
 
 
+def plain_base(hp: hyperparams.HyperParams = TINY, speakers: tuple[str, ...] = ("rms",)) -> base.Base:
+    """A base that carries everything over as it is: maps that pick the middle frame, nothing grown, nothing warped, and
+    every recording is taken for one of the first of `speakers`."""
+    n = len(speakers)
+    kernel = np.zeros(((2 * base.CONTEXT + 1) * hp.n_mels, hp.n_mels), np.float32)
+    kernel[base.CONTEXT * hp.n_mels:(base.CONTEXT + 1) * hp.n_mels] = np.eye(hp.n_mels)
+    bands = np.zeros((n + 1, hp.n_mels), np.float32)
+    return base.Base(np.array(speakers), np.repeat(kernel[None], n + 1, axis=0), bands, bands, bands + 1.0,
+                     np.ones(n + 1), np.array([[0.0, 1.0]] * (n + 2)), np.zeros((n, hp.n_mels + 1)),
+                     np.full(n, np.inf))
+
+
+def plain_corpus(data: pathlib.Path, hp: hyperparams.HyperParams = TINY, share: tuple[int, int] = (0, 1)):
+    """The corpus below `data`, with a base that need not be solved."""
+    corpus = data_load.Corpus(data, hp, share)
+    corpus.use_base(plain_base(hp))
+    return corpus
+
+
+def no_corpus(monkeypatch) -> None:
+    """Training without features: for a task that asks for none. Its base is a small file."""
+    monkeypatch.setattr(data_load, "Corpus", lambda *_: types.SimpleNamespace(use_base=lambda found: None))
+    monkeypatch.setattr(base, "solve", lambda corpus: plain_base(TINY.replace(n_mels=2)))
+
+
 def untrained_run(folder: pathlib.Path, hp: hyperparams.HyperParams = TINY) -> pathlib.Path:
-    """Make a run folder with the checkpoint of an untrained network; returns it."""
+    """Make a run folder with the checkpoint of an untrained network and a plain base; returns it."""
     utils.write_json(folder / "hparams.json", dataclasses.asdict(hp))
+    base.save(plain_base(hp), folder)
     trainer.Run(folder, hp, {"generator": Generator(hp).weights}).selected.save(checkpoint_number=1)
     return folder
 
@@ -76,6 +105,12 @@ def demo_data(demo_recordings, tmp_path_factory, tiny_hp) -> pathlib.Path:
         patch.setattr(os, "cpu_count", lambda: 1)  # to start more processes takes longer than the work itself
         prepro.prepare(corpora, target, data, tiny_hp)
     return data
+
+
+@pytest.fixture(scope="session")
+def demo_base(demo_data, tiny_hp) -> base.Base:
+    """The base of `demo_data`."""
+    return base.solve(data_load.Corpus(demo_data, tiny_hp))
 
 
 @pytest.fixture

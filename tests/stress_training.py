@@ -25,10 +25,10 @@ os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"
 os.environ["CUDA_VISIBLE_DEVICES"] = ""
 
 SAVE_STEPS, LOG_STEPS = 10, 3
-STEPS = {"postnet_steps": 25, "mel_steps": 200, "finetune_steps": 25}
+STEPS = {"postnet_steps": 25, "mel_steps": 225}
 TINY = {"width": 16, "encoder_banks": 2, "postnet_banks": 2, "highway_layers": 1, "batch_size": 4, "postnet_frames": 32,
         "n_samples": 1, "griffin_lim_iters": 4, "validation_limit": 1}
-SETTINGS = {"small": STEPS, "train": TINY | {"postnet_steps": 15, "mel_steps": 50, "finetune_steps": 25},
+SETTINGS = {"small": STEPS, "train": TINY | {"postnet_steps": 15, "mel_steps": 75},
             "train_gan": {"gan_warmup_steps": 15, "gan_steps": 45}}
 CURVES = {"small": ["loss/minimised"], "train": ["loss/minimised", "loss/mean_loss2"],
           "train_gan": ["gan/dis_loss", "gan/gen_loss"]}
@@ -77,6 +77,7 @@ def make_small():
     import numpy as np
     import tensorflow as tf
 
+    import base
     import data_load
     import trainer
 
@@ -85,7 +86,7 @@ def make_small():
 
         def __init__(self, hp, corpus):
             keras.utils.set_random_seed(hp.seed)
-            self.stages = [(name, getattr(hp, f"{name}_steps")) for name in ("postnet", "mel", "finetune")]
+            self.stages = [(name, getattr(hp, f"{name}_steps")) for name in ("postnet", "mel")]
             self.generator = keras.Sequential([keras.Input((8,)), keras.layers.Dense(32, "relu"),
                                                keras.layers.Dense(1)])
             self.optimizer = keras.optimizers.Adam(trainer.cosine(1e-2, 250, 10))
@@ -93,9 +94,6 @@ def make_small():
             ballast = [keras.Variable(np.ones(200_000)) for _ in range(5)]
             self.parts = {"generator": self.generator.weights, "optimizer": self.optimizer.variables, "rest": ballast}
             self.compiled = tf.function(self.update)
-
-        def enter(self, stage):
-            self.generator.weights[-1].assign(self.generator.weights[-1] * 0.9)
 
         def batches(self, stage, start, stop):
             return range(start, stop)
@@ -117,7 +115,8 @@ def make_small():
 
         def validate(self, run, stage):
             return {"score": float(tf.reduce_mean(tf.abs(self.generator(np.ones((4, 8), "f")))))}
-    data_load.Corpus = lambda *_: None
+    data_load.Corpus = lambda *_: types.SimpleNamespace(use_base=lambda found: None)
+    base.solve = lambda corpus: base.Base(*np.zeros((len(base.Base._fields), 2)))
     return Small
 
 
@@ -242,6 +241,7 @@ def resident_mib() -> float:
 
 def watch_memory(steps: int) -> None:
     """Print the resident memory at a tenth, at each quarter and at the end of `steps` steps in the longest stage."""
+    import base
     import data_load
     import hyperparams
     import manifest
@@ -249,12 +249,13 @@ def watch_memory(steps: int) -> None:
     import tasks
     import trainer
 
-    hp = hyperparams.HyperParams(**TINY, postnet_steps=5, mel_steps=steps, finetune_steps=0, log_steps=10,
-                                 save_steps=200)
+    hp = hyperparams.HyperParams(**TINY, postnet_steps=5, mel_steps=steps, log_steps=10, save_steps=200)
     with tempfile.TemporaryDirectory() as folder:
         corpora, target = manifest.gather([prepro.DEMO / "rms"], prepro.DEMO / "slt", "demo_00(.)")
         prepro.prepare(corpora, target, pathlib.Path(folder) / "features", hp)
-        task = tasks.Paired(hp, data_load.Corpus(pathlib.Path(folder) / "features", hp))
+        corpus = data_load.Corpus(pathlib.Path(folder) / "features", hp)
+        corpus.use_base(base.solve(corpus))
+        task = tasks.Paired(hp, corpus)
         run, train_step = trainer.Run(pathlib.Path(folder) / "run", hp, task.parts), task.train_step
 
         def watched(stage, batch, step):

@@ -330,10 +330,10 @@ def test_eval_of_a_run_that_cannot_be_loaded(recordings, run_folder, tmp_path, c
 
 def test_eval_changes_nothing_that_a_model_was_trained_with(recordings, run_folder, tmp_path, capsys):
     status, _, error = run(capsys, evaluation.main, recordings, "--out", tmp_path / "out", "--logdir", run_folder,
-                           "--set", "sharpen=1.1", "--set", "sigma=2")
+                           "--set", "postfilter=1.1", "--set", "sigma=2")
     assert status == 1 and "--set sigma (1.5 there, 2.0 asked for): the model was trained with it" in error
-    assert "griffin_lim_iters, sharpen, power" in error and not (tmp_path / "out").exists()
-    assert evaluation.load_converter(run_folder, None, ["sharpen=1.1", "power=1.2"]).hp.sharpen == 1.1
+    assert "griffin_lim_iters, postfilter, detail, power" in error and not (tmp_path / "out").exists()
+    assert evaluation.load_converter(run_folder, None, ["postfilter=1.1", "power=1.2"]).hp.postfilter == 1.1
 
 
 @pytest.mark.usefixtures("loaded")

@@ -7,15 +7,17 @@ import shutil
 import numpy as np
 import pytest
 
+import analysis
+import base
 import data_load
 import manifest
-import utils
+from conftest import plain_corpus
 from data_load import PAIRED, POSTNET, Corpus
 
 
 @pytest.fixture(scope="module")
 def corpus(demo_data, tiny_hp) -> Corpus:
-    return Corpus(demo_data, tiny_hp)
+    return plain_corpus(demo_data, tiny_hp)
 
 
 def equal(one: dict, other: dict) -> bool:
@@ -25,17 +27,18 @@ def equal(one: dict, other: dict) -> bool:
 @pytest.mark.parametrize("make", ["postnet_batch", "paired_batch"])
 def test_a_batch_is_a_function_of_seed_and_step(corpus, demo_data, tiny_hp, make):
     batches = [getattr(corpus, make)(step) for step in range(6)]
-    again = Corpus(demo_data, tiny_hp)
+    again = plain_corpus(demo_data, tiny_hp)
     for step in (4, 0, 5, 2):  # in any order, as after a resume
         assert equal(getattr(again, make)(step), batches[step])
     assert not any(equal(one, other) for one, other in zip(batches, batches[1:]))
-    other_seed = Corpus(demo_data, tiny_hp.replace(seed=1))
+    other_seed = plain_corpus(demo_data, tiny_hp.replace(seed=1))
     assert not any(equal(getattr(other_seed, make)(step), batches[step]) for step in range(6))
 
 
 @pytest.mark.parametrize("share", [0.0, 1.0])
 def test_the_names_of_a_batch_are_those_of_its_pairs(demo_data, tiny_hp, monkeypatch, share):
-    corpus, read = Corpus(demo_data, tiny_hp.replace(whole_share=share)), []
+    corpus, read = plain_corpus(demo_data, tiny_hp.replace(whole_share=share)), []
+    monkeypatch.setattr(corpus, "carried", lambda pair, *_: np.zeros((9, 2), np.float32))
     features = corpus.features
     monkeypatch.setattr(corpus, "features", lambda speaker, utterance, kind: read.append(
         (speaker, utterance, kind)) or features(speaker, utterance, kind))
@@ -62,7 +65,7 @@ def test_features_that_cannot_be_read_are_named(demo_data, tiny_hp, tmp_path):
     path = tmp_path / "data" / "features" / "rms" / "demo_003.linear.npy"
     path.write_bytes(path.read_bytes()[:2000])
     with pytest.raises(manifest.PreproError, match="demo_003.linear.npy cannot be read .*run prepro.py again"):
-        for _ in Corpus(tmp_path / "data", tiny_hp).batches(PAIRED, 0, 20):
+        for _ in plain_corpus(tmp_path / "data", tiny_hp).batches(PAIRED, 0, 20):
             pass
 
 
@@ -138,6 +141,11 @@ def test_crops_hold_what_they_say(corpus, demo_data, tiny_hp):
             return np.load(demo_data / "features" / speaker / f"{pair.utterance}.{kind}.npy").astype(np.float32)
         length, source_length = end - start, source_end - source_start
         assert np.array_equal(batch["source"][i, :source_length], stored("rms", "linear")[source_start:source_end])
+        carried = batch["carried"][i, :source_length]  # by a base that changes nothing
+        heard = stored("rms", "mel")[source_start:source_end]
+        np.testing.assert_allclose(carried[:, :tiny_hp.n_mels], heard, atol=1e-3)
+        contour = analysis.pitch_contour(np.ravel(stored("rms", "pitch")), tiny_hp)[source_start:source_end]
+        np.testing.assert_allclose(carried[:, tiny_hp.n_mels], contour, atol=1e-3)
         assert np.array_equal(batch["mel"][i, :length], stored("slt", "mel")[start:end])
         assert np.array_equal(batch["linear"][i, :length], stored("slt", "linear")[start:end])
         assert (batch["mask"][i].sum(), batch["source_mask"][i].sum()) == (length, source_length)
@@ -153,16 +161,33 @@ def test_positions_are_the_dtw_path(corpus, demo_data, tiny_hp):
         np.testing.assert_allclose(row[:len(steps)] + source_start, path[steps], atol=1e-4)
 
 
-def test_positions_go_with_the_tempo_of_the_source(demo_data, tiny_hp):
-    corpus = Corpus(demo_data, tiny_hp.replace(vary_tempo=0.3, vary_pitch=0.0, vary_colour=0.0, hide_band=0.0))
-    crops = crops_of(corpus, 12)
-    plain, varied = corpus.assemble(crops), corpus.assemble(crops, [np.random.default_rng(i) for i in range(12)])
-    lengths = [batch["source_mask"].sum(axis=1) for batch in (plain, varied)]
-    factors = (lengths[1] - 1) / (lengths[0] - 1)  # first and last frame stay first and last
-    assert factors.min() < 0.85 and factors.max() > 1.15
-    np.testing.assert_allclose(varied["positions"], plain["positions"] * factors[:, None], rtol=1e-5, atol=1e-4)
-    for name in ("mel", "pitch", "linear", "mask"):
-        np.testing.assert_array_equal(varied[name], plain[name])
+def test_what_is_carried_is_that_of_the_base_and_made_once(demo_data, demo_base, tiny_hp, monkeypatch):
+    corpus, carry, made = Corpus(demo_data, tiny_hp), base.carry, []
+    monkeypatch.setattr(base, "carry", lambda found, features, hp, speaker: made.append(speaker) or carry(
+        found, features, hp, speaker))
+    corpus.use_base(demo_base)
+    pair = corpus.train[0]
+    whole = corpus.carried(pair)
+    expected = np.concatenate(carry(demo_base, corpus.recording(pair), tiny_hp, "rms"), axis=1)
+    np.testing.assert_allclose(whole, expected, atol=1e-3)  # kept in float16
+    np.testing.assert_array_equal(corpus.carried(pair, 30, 50), whole[30:50])
+    assert made == ["rms"] and whole.shape == (pair.source_end, 2 * tiny_hp.n_mels + 2) and whole.dtype == np.float32
+    corpus.use_base(demo_base._replace(biases=demo_base.biases + 0.1))  # nothing is left of the other one
+    np.testing.assert_allclose(corpus.carried(pair)[:, :tiny_hp.n_mels], whole[:, :tiny_hp.n_mels] + 0.1, atol=1e-3)
+
+
+def test_the_source_is_varied_and_what_is_carried_is_not(corpus):
+    crops = crops_of(corpus, 8)
+    plain, varied = corpus.assemble(crops), corpus.assemble(crops, [np.random.default_rng(i) for i in range(8)])
+    assert np.abs(varied["source"] - plain["source"]).max() > 0.05
+    assert all(np.array_equal(varied[name], plain[name]) for name in plain if name != "source")
+
+
+def test_a_paired_batch_needs_a_base(demo_data, tiny_hp):
+    corpus = Corpus(demo_data, tiny_hp)
+    assert corpus.postnet_batch(0)
+    with pytest.raises(AttributeError):
+        corpus.paired_batch(0)
 
 
 def test_crops_hold_the_source_of_their_target(corpus, tiny_hp):
@@ -180,7 +205,7 @@ def test_crops_hold_the_source_of_their_target(corpus, tiny_hp):
 
 
 def test_whole_utterances_go_on_at_slope_one_past_their_end(demo_data, tiny_hp):
-    corpus = Corpus(demo_data, tiny_hp.replace(whole_share=1.0, vary_tempo=0.0))
+    corpus = plain_corpus(demo_data, tiny_hp.replace(whole_share=1.0))
     batch = corpus.paired_batch(1)
     lengths = batch["mask"].sum(axis=1)
     assert set(lengths) <= {pair.target_end for pair in corpus.train}
@@ -195,7 +220,7 @@ def test_whole_utterances_go_on_at_slope_one_past_their_end(demo_data, tiny_hp):
 @pytest.mark.parametrize("whole_share", [0.0, 1.0])
 def test_the_shares_of_several_machines_are_the_batch_of_one(demo_data, tiny_hp, make, whole_share):
     hp = tiny_hp.replace(whole_share=whole_share, batch_size=5)
-    together, shares = Corpus(demo_data, hp), [Corpus(demo_data, hp, (i, 3)) for i in range(3)]
+    together, shares = plain_corpus(demo_data, hp), [plain_corpus(demo_data, hp, (i, 3)) for i in range(3)]
     for step in range(4):
         batch, parts = getattr(together, make)(step), [getattr(share, make)(step) for share in shares]
         for i in range(len(batch["mask"])):
@@ -214,7 +239,7 @@ def test_padding_is_silence_where_the_mask_is_zero(corpus, make):
         batch = getattr(corpus, make)(step)
         for name, array in batch.items():
             if array.ndim == 3:
-                mask = batch["source_mask" if name == "source" else "mask"]
+                mask = batch["source_mask" if name in ("source", "carried") else "mask"]
                 spoken = array[mask == 1.0].any(axis=1).mean()
                 assert not array[mask == 0.0].any() and spoken > (0.3 if name == "pitch" else 0.9)
                 assert np.isin(mask, (0.0, 1.0)).all() and (np.diff(mask) <= 0.0).all()  # ones, then zeros
@@ -226,9 +251,11 @@ def test_padding_is_silence_where_the_mask_is_zero(corpus, make):
 def test_postnet_windows_pair_mel_with_its_own_linear(demo_data, tiny_hp):
     batch = Corpus(demo_data, tiny_hp.replace(blur_warp=0.0, blur_shift=0.0)).postnet_batch(0)
     assert batch["mel"].shape == (tiny_hp.batch_size, tiny_hp.postnet_frames, tiny_hp.n_mels)
-    for mel, linear in zip(batch["mel"], batch["linear"]):
-        audible = mel > 0.2  # below, the floor of the linear spectrogram is felt
-        np.testing.assert_allclose(utils.mel_of_linear(linear, tiny_hp)[audible], mel[audible], atol=0.02)
+    for mel, pitch, linear in zip(batch["mel"], batch["pitch"], batch["linear"]):
+        voiced = pitch[:, 1] > 0.0  # elsewhere the width of the average is drawn on from beyond the window
+        envelope = analysis.mel_envelope(linear[voiced], pitch[voiced, 0], tiny_hp)
+        np.testing.assert_allclose(mel[voiced], envelope, atol=2e-3)
+        assert voiced.sum() > 3
 
 
 def test_few_files_stay_open(tmp_path):

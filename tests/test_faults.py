@@ -26,6 +26,7 @@ import train_gan
 import train_multi_gpus
 import trainer
 import utils
+from conftest import no_corpus
 from stress_training import SAVE_STEPS, stress
 from test_training import HP, Counting, events, go, kept, weight_in
 
@@ -36,7 +37,7 @@ from test_training import HP, Counting, events, go, kept, weight_in
 @pytest.mark.parametrize("script", [train, train_gan, train_multi_gpus])
 def test_a_signal_ends_training_after_its_step_with_a_checkpoint(script, number, code, tmp_path, monkeypatch, capsys):
     task = Counting(HP, on_step={7: lambda: signal.raise_signal(number)})
-    monkeypatch.setattr(data_load, "Corpus", lambda *_: None)
+    no_corpus(monkeypatch)
     monkeypatch.setattr(train, "Paired", lambda hp, corpus: task)
     monkeypatch.setattr(train_gan, "Adversarial", lambda hp, corpus: task)
     monkeypatch.setattr(train_multi_gpus, "make_strategy", lambda n: tf.distribute.get_strategy())
@@ -193,7 +194,7 @@ def test_a_full_disk_ends_training_and_spares_what_was_saved(script, tmp_path, m
         task = Counting(hp)
         task.parts["rest"] = [keras.Variable(np.ones(100_000))]
         return task
-    monkeypatch.setattr(data_load, "Corpus", lambda *_: None)
+    no_corpus(monkeypatch)
     monkeypatch.setattr(train, "Paired", ballast)
     flags = ["--data", str(tmp_path), "--logdir", str(tmp_path / "run"), "--set=save_steps=2", "--steps"]
     assert train.main([*flags, "4"]) == 0

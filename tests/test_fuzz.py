@@ -73,14 +73,14 @@ def test_a_recording_is_read_in_blocks(tmp_path, monkeypatch):
 
 def test_features_in_blocks_are_those_of_the_whole(tmp_path, monkeypatch):
     path = write(tmp_path / "a.wav", np.concatenate([words(i) for i in range(6)]))
-    prepro.compute_features(path, tmp_path / "whole", True, HP)
+    prepro.compute_features(path, tmp_path / "whole", HP)
     monkeypatch.setattr(utils, "BLOCK_FRAMES", 100)
-    prepro.compute_features(path, tmp_path / "blocks", True, HP)
+    prepro.compute_features(path, tmp_path / "blocks", HP)
     for kind, tolerance in (("mel", 1e-3), ("linear", 1e-3), ("pitch", 0.0)):
         whole, blocks = (np.load(tmp_path / f"{name}.{kind}.npy") for name in ("whole", "blocks"))
         np.testing.assert_allclose(blocks, whole, atol=tolerance)
-    monkeypatch.setattr(prepro, "PITCH_FRAMES", 200)
-    prepro.compute_features(path, tmp_path / "pitch", True, HP)
+    monkeypatch.setattr(utils, "PITCH_FRAMES", 200)
+    prepro.compute_features(path, tmp_path / "pitch", HP)
     pitch = np.load(tmp_path / "pitch.pitch.npy")
     assert len(pitch) == len(whole) and np.mean(np.abs(pitch - whole) < 2.0) > 0.98
 

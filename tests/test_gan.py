@@ -7,12 +7,12 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-import data_load
 import hyperparams
 import losses
 import train_gan
 import trainer
 import utils
+from conftest import plain_base, plain_corpus
 from networks import Discriminator
 from test_networks import STEPS, change, eager, make_batch, randomise  # noqa: F401  fixtures
 from test_training import assert_equal, variables_of
@@ -20,7 +20,7 @@ from test_training import assert_equal, variables_of
 
 def make_task(hp, **changes) -> train_gan.Adversarial:
     """The task without a corpus, shaken; its discriminator judges whole sentences unless told otherwise."""
-    corpus = types.SimpleNamespace(split=lambda name: [None], share=(0, 1))
+    corpus = types.SimpleNamespace(split=lambda name: [None], share=(0, 1), base=plain_base(hp))
     task = train_gan.Adversarial(hp.replace(**{"warmup_steps": 0, "dis_frames": 0, **changes}), corpus)
     randomise(task.generator)
     return task
@@ -101,7 +101,7 @@ def test_the_generator_hears_itself(tiny_hp, eager):  # noqa: F811
     other, same = task.draw({**batch, "mel": 1.0 - batch["mel"], "linear": 1.0 - batch["linear"]})
     np.testing.assert_array_equal(decoded.mel, other.mel)
     np.testing.assert_array_equal(linear, same)
-    taught = task.generator(batch["source"], batch["source_mask"], batch["positions"], decoded.mel)
+    taught = task.generator(batch["source"], batch["carried"], batch["source_mask"], batch["positions"], decoded.mel)
     np.testing.assert_allclose(taught.mel, decoded.mel, atol=1e-5)
 
 
@@ -144,7 +144,7 @@ def test_what_is_judged_is_what_synthesis_draws(tiny_hp, eager):  # noqa: F811
     batch = {name: value[:1] for name, value in tensors(make_batch(tiny_hp)).items()}
     batch["positions"] = tf.concat([tf.zeros((1, 1)), batch["positions"][:, 1:]], axis=1)
     steps = batch["positions"].shape[1] - 1
-    converted = task.generator.convert(batch["source"], batch["source_mask"], steps)
+    converted = task.generator.convert(batch["source"], batch["carried"], batch["source_mask"], steps)
     length = int(converted.lengths[0])
     batch["mask"] = tf.cast(tf.range(steps * tiny_hp.r)[None] < length, tf.float32)
     assert length > tiny_hp.r
@@ -156,8 +156,8 @@ def test_the_adversarial_gradient_is_as_strong_as_asked(tiny_hp, eager):  # noqa
     task = make_task(tiny_hp, gan_weight=0.3)
     batch = tensors(make_batch(tiny_hp))
     linear = tf.Variable(task.draw(batch)[1])
-    task.draw = lambda batch: (task.generator(batch["source"], batch["source_mask"], batch["positions"]),
-                               tf.identity(linear))
+    decoded = task.generator(batch["source"], batch["carried"], batch["source_mask"], batch["positions"])
+    task.draw = lambda batch: (decoded, tf.identity(linear))
 
     def gradient(loss_of):
         with tf.GradientTape() as tape:
@@ -184,7 +184,7 @@ def test_resume_within_the_joint_stage_is_exact(demo_data, tiny_hp, tmp_path, mo
     monkeypatch.setattr(train_gan.Adversarial, "validate", lambda self, run, stage: {})
 
     def go(logdir, stop):
-        task = train_gan.Adversarial(hp, data_load.Corpus(demo_data, hp))
+        task = train_gan.Adversarial(hp, plain_corpus(demo_data, hp))
         run = trainer.Run(tmp_path / logdir, hp, task.parts)
         run.resume()
         begun = variables_of(task)

@@ -4,13 +4,12 @@ import math
 import numpy as np
 import pytest
 
-import data_load
 import heldout
 import metrics
 import report
 import utils
 import world
-from conftest import words
+from conftest import plain_base, plain_corpus, words
 from convert import Converted
 from networks import Generator
 from test_networks import randomise
@@ -25,7 +24,7 @@ def without_world(monkeypatch):
 @pytest.fixture
 def corpus(demo_data, tiny_hp):
     """Three sentences are held out."""
-    corpus = data_load.Corpus(demo_data, tiny_hp)
+    corpus = plain_corpus(demo_data, tiny_hp)
     for i, pair in enumerate(corpus.pairs.values()):
         pair.split = "test" if i < 3 else "train"
     return corpus
@@ -72,10 +71,11 @@ def test_what_is_shown_and_measured_is_what_the_converter_wrote(corpus, tiny_hp,
 
     class Known:
         def __init__(self):
-            self.hp, self.generator = hp, None
+            self.hp, self.generator, self.base = hp, None, plain_base(hp)
 
-        def __call__(self, sources):
-            assert all(np.array_equal(found, corpus.source(pair))
+        def __call__(self, sources, speakers):
+            assert speakers == ["rms"] * len(pairs)
+            assert all(np.array_equal(found.linear, corpus.source(pair))
                        for found, pair in zip(sources, pairs, strict=True))
             return outputs
     monkeypatch.setattr(report, "plot_conversion", lambda *arguments: drawn.append(arguments))

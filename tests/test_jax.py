@@ -28,12 +28,12 @@ generator, discriminator = Generator(hp), Discriminator(hp)
 for name, model in (("generator", generator), ("discriminator", discriminator)):
     for i, weight in enumerate(model.weights):
         weight.assign(given[f"{name} {i}"])
-source, source_mask, positions, mel, mask, pitch = (given[name] for name in (
-    "source", "source_mask", "positions", "mel", "mask", "pitch"))
+source, carried, source_mask, positions, mel, mask, pitch = (given[name] for name in (
+    "source", "carried", "source_mask", "positions", "mel", "mask", "pitch"))
 
 def outputs(weights):
     with keras.StatelessScope(zip(generator.trainable_variables, weights)):
-        decoded = generator(source, source_mask, positions, mel)
+        decoded = generator(source, carried, source_mask, positions, mel)
         linear = generator.postnet(decoded.mel * mask[:, :, None], pitch, mask)
         return decoded.mel, decoded.positions, linear, discriminator(linear, mask)
 
@@ -59,7 +59,8 @@ def test_jax_and_tensorflow_agree(tmp_path):
     variables = [variable.value for variable in generator.trainable_variables]
     mask = batch["mask"]
     with tf.GradientTape() as tape:
-        decoded = generator(batch["source"], batch["source_mask"], batch["positions"], batch["mel"])
+        decoded = generator(batch["source"], batch["carried"], batch["source_mask"], batch["positions"],
+                            batch["mel"])
         linear = generator.postnet(decoded.mel * mask[:, :, None], batch["pitch"], mask)
         outputs = decoded.mel, decoded.positions, linear, discriminator(linear, mask)
         loss = sum(ops.mean(ops.square(output)) for output in outputs)

@@ -23,8 +23,8 @@ class Copier:
     def __call__(self, sources):
         first = sum(self.at_once)
         self.at_once.append(len(sources))
-        return [Converted(None, np.zeros((len(source), 2)), source, None, None, first + i != self.cut)
-                for i, source in enumerate(sources)]
+        return [Converted(None, np.zeros((len(source.linear), 2)), source.linear.astype(np.float32), None, None,
+                          first + i != self.cut) for i, source in enumerate(sources)]
 
 
 @pytest.fixture(scope="module")

@@ -153,34 +153,34 @@ def test_prenet_drops_in_training_only():
     np.testing.assert_array_equal(first, prenet(x, training=True))
 
 
-WIDTH, SPAN = 8, 40  # width of the attention and frames of the memory
+WIDTH, BASE, SPAN = 8, 3, 40  # width of the attention and of the base, frames of the memory
 
 
-def make_attention(r: int = 5, sigma: float = 1.5, max_advance: float = 3.0) -> LocalAttention:
-    attention = LocalAttention(WIDTH, r, sigma, max_advance)
+def make_attention(r: int = 5, sigma: float = 1.5, max_advance: float = 3.0, smoothing: float = 1.0) -> LocalAttention:
+    attention = LocalAttention(WIDTH, r, sigma, max_advance, smoothing)
     attention.move(*states(0, 1))
     attention.look(np.zeros(1, np.float32), np.ones(1, np.float32), *memory_of(0, [SPAN]))
     return attention
 
 
 def states(seed: int, n: int) -> list[np.ndarray]:
-    """Positions (n,), states (n, E) and contexts (n, E)."""
+    """Paces (n,), states (n, E) and contexts (n, E)."""
     rng = np.random.default_rng(seed)
-    return [rng.uniform(0, 30, n).astype(np.float32), *(rng.normal(size=(n, WIDTH)).astype(np.float32)
+    return [rng.uniform(0, 3, n).astype(np.float32), *(rng.normal(size=(n, WIDTH)).astype(np.float32)
                                                         for _ in range(2))]
 
 
 def memory_of(seed: int, lengths: list[int]) -> list[np.ndarray]:
-    """States (n, E), memory (n, S, E) and lengths (n,)."""
+    """States (n, E), memory (n, S, E + B) and lengths (n,)."""
     rng = np.random.default_rng(seed)
     return [rng.normal(size=(len(lengths), WIDTH)).astype(np.float32),
-            rng.normal(size=(len(lengths), SPAN, WIDTH)).astype(np.float32),
+            rng.normal(size=(len(lengths), SPAN, WIDTH + BASE)).astype(np.float32),
             np.array(lengths, np.float32)]
 
 
 def look(attention: LocalAttention, *arguments) -> tuple[np.ndarray, np.ndarray]:
     """What `attention.look` gives: contexts, and weights over the whole memory (n, r, S)."""
-    contexts, origins, weights = (np.asarray(x) for x in attention.look(*arguments))
+    contexts, _, origins, weights = (np.asarray(x) for x in attention.look(*arguments))
     whole = np.zeros((*weights.shape[:2], SPAN), np.float32)
     for i, origin in enumerate(origins.astype(int)):
         frames = np.arange(origin, origin + weights.shape[2])
@@ -190,11 +190,12 @@ def look(attention: LocalAttention, *arguments) -> tuple[np.ndarray, np.ndarray]
     return contexts, whole
 
 
-@pytest.mark.parametrize("r, max_advance", [(1, 2.0), (2, 3.0), (5, 3.0), (5, 4.5)])
-def test_untrained_attention_walks_one_source_frame_for_each_frame_written(r, max_advance):
-    position, state, context = states(1, 6)
-    end = np.asarray(make_attention(r, max_advance=max_advance).move(position, state, context))
-    np.testing.assert_allclose(end - position, r, rtol=1e-5)
+@pytest.mark.parametrize("max_advance", [2.0, 3.0, 4.5])
+@pytest.mark.parametrize("smoothing", [0.1, 1.0])
+def test_untrained_attention_walks_one_source_frame_for_each_frame_written(max_advance, smoothing):
+    _, state, context = states(1, 6)
+    pace = make_attention(max_advance=max_advance, smoothing=smoothing).move(np.ones(6, np.float32), state, context)
+    np.testing.assert_allclose(pace, 1.0, rtol=1e-5)
 
 
 @pytest.mark.parametrize("seed", range(3))
@@ -203,10 +204,43 @@ def test_position_never_goes_back_nor_faster_than_max_advance_whatever_the_weigh
     rng = np.random.default_rng(seed)
     for weight in attention.weights:
         weight.assign(rng.normal(0.0, 30.0, weight.shape))
-    position, state, context = states(seed, 200)
-    advance = np.asarray(attention.move(position, state, context)) - position
-    assert advance.min() >= 0.0 and advance.max() <= 5 * 3.0 + 1e-4
-    assert advance.min() < 0.1 and advance.max() > 14.9  # these weights do reach both ends
+    pace = np.asarray(attention.move(*states(seed, 200)))
+    assert pace.min() >= 0.0 and pace.max() <= 3.0 + 1e-4
+    assert pace.min() < 0.02 and pace.max() > 2.98  # these weights do reach both ends
+
+
+@pytest.mark.parametrize("smoothing", [0.0, 0.1, 0.5])
+def test_a_step_renews_a_share_of_the_pace(smoothing):
+    """However fast it would go now, it goes by so much of the way."""
+    fresh, smooth = make_attention(), make_attention(smoothing=smoothing)
+    rng = np.random.default_rng(7)
+    for weight, other in zip(fresh.weights, smooth.weights):
+        weight.assign(rng.normal(0.0, 3.0, weight.shape))
+        other.assign(weight)
+    pace, state, context = states(8, 50)
+    wanted, found = (np.asarray(attention.move(pace, state, context)) for attention in (fresh, smooth))
+    np.testing.assert_allclose(found, (1.0 - smoothing) * pace + smoothing * wanted, atol=1e-5)
+    assert np.abs(wanted - pace).max() > 1.0
+    for _ in range(200):  # and it arrives where it is to go
+        pace = np.asarray(smooth.move(pace, state, context))
+    if smoothing:
+        np.testing.assert_allclose(pace, wanted, atol=1e-3)
+
+
+def test_the_base_is_read_at_the_points_themselves_and_not_beyond_the_end():
+    attention, lengths = make_attention(), [SPAN, 25, 12]
+    start = np.array([20.25, 10.0, 9.5], np.float32)
+    end = start + np.array([10.0, 0.0, 8.0], np.float32)
+    state, memory, size = memory_of(2, lengths)
+    for i, length in enumerate(lengths):
+        memory[i, length:] = 1e6
+    found = np.asarray(attention.look(start, end, state, memory, size)[1])
+    assert found.shape == (3, 5, BASE)
+    for i, length in enumerate(lengths):
+        points = np.minimum(start[i] + (end[i] - start[i]) * np.arange(5) / 5, length - 1)
+        expected = np.stack([np.interp(points, np.arange(length), column[:length])
+                             for column in memory[i, :, WIDTH:].T], axis=1)
+        np.testing.assert_allclose(found[i], expected, atol=1e-4)
 
 
 @pytest.mark.parametrize("sigma", [0.5, 1.5, 3.0])
@@ -226,7 +260,7 @@ def test_weights_sum_to_1_avoid_padding_and_stay_near_the_centre(sigma):
             # 4 sigma; a window narrower than a frame still has to reach the frames beside the centre
             near = np.abs(frames - centre) <= max(4 * sigma, 1.5)
             assert weights[i, k, near].sum() > 0.98
-    np.testing.assert_allclose(contexts, np.matmul(weights, memory_of(2, lengths)[1]), atol=1e-5)
+    np.testing.assert_allclose(contexts, np.matmul(weights, memory_of(2, lengths)[1][:, :, :WIDTH]), atol=1e-5)
 
 
 def test_without_a_score_the_expected_position_is_the_centre():

@@ -13,12 +13,14 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+import base
 import data_load
 import eval as evaluation
 import tasks
 import train
 import train_multi_gpus
 import trainer
+from conftest import plain_base
 from test_networks import make_batch, randomise
 from test_training import variables_of
 
@@ -31,13 +33,12 @@ def strategies() -> dict:
 
 def plain(hp):
     """Without any chance: each device draws its own. The first step has a hundredth of the learning rate."""
-    return hp.replace(dropout=0.0, hide_frame=0.0, own_position=0.0, position_noise=0.0, warmup_steps=0,
-                      learning_rate=0.1)
+    return hp.replace(dropout=0.0, hide_frame=0.0, warmup_steps=0, learning_rate=0.1)
 
 
 def step_with(strategy, hp, stage, batch, steps=1):
     """The variables after a step, or before it, and its scalars."""
-    corpus = types.SimpleNamespace(split=lambda name: [None], share=(0, 1))
+    corpus = types.SimpleNamespace(split=lambda name: [None], share=(0, 1), base=plain_base(hp))
     with strategy.scope():
         task = tasks.Paired(hp, corpus)
         randomise(task.generator)
@@ -47,7 +48,7 @@ def step_with(strategy, hp, stage, batch, steps=1):
     return variables_of(task), {name: float(value) for name, value in scalars.items()}
 
 
-@pytest.mark.parametrize("stage", ["postnet", "mel", "finetune"])
+@pytest.mark.parametrize("stage", ["postnet", "mel"])
 def test_a_step_on_two_devices_is_one_on_one(tiny_hp, strategies, stage):
     """With unequal lengths, so that one device has more valid frames than the other, and three rows for two of them."""
     hp = plain(tiny_hp)
@@ -68,20 +69,25 @@ def test_a_step_on_two_devices_is_one_on_one(tiny_hp, strategies, stage):
         np.testing.assert_allclose(other, value, atol=1e-5, err_msg=name)
 
 
-def test_a_run_goes_on_and_evaluates_on_any_number_of_devices(tiny_hp, demo_data, strategies, tmp_path, monkeypatch):
-    hp = tiny_hp.replace(postnet_steps=2, mel_steps=2, finetune_steps=1, save_steps=99)
+def test_a_run_goes_on_and_evaluates_on_any_number_of_devices(tiny_hp, demo_data, demo_base, strategies, tmp_path,
+                                                              monkeypatch):
+    hp = tiny_hp.replace(postnet_steps=2, mel_steps=3, save_steps=99)
     monkeypatch.setattr(tasks.Paired, "validate", lambda self, run, stage: {})
-    taken, train_step = [], tasks.Paired.train_step
+    taken, solved, train_step = [], [], tasks.Paired.train_step
     monkeypatch.setattr(tasks.Paired, "train_step", lambda self, stage, batch, step: taken.append(
         (self.strategy.num_replicas_in_sync, int(step))) or train_step(self, stage, batch, step))
     for n, steps in ((2, "2"), (1, "3"), (2, "5")):
         args = train.parse_arguments(["--data", str(demo_data), "--logdir", str(tmp_path), "--steps", steps])
         trainer.train(args, hp, tasks.Paired, "train.py", strategies[n])
         assert trainer.best_checkpoint(tmp_path).endswith(f"step-{steps}")
+        solved.append((tmp_path / base.FILE).read_bytes())
     assert taken == [(2, 0), (2, 1), (1, 2), (2, 3), (2, 4)]
     converter = evaluation.load_converter(tmp_path)
     corpus = data_load.Corpus(demo_data, hp)
-    outputs = converter([corpus.source(pair) for pair in corpus.split("test")])
+    assert solved[0] == solved[1] == solved[2]
+    for found, expected in zip(converter.base, demo_base):
+        np.testing.assert_array_equal(found, expected)
+    outputs = converter([corpus.recording(pair) for pair in corpus.split("test")])
     assert outputs and all(np.isfinite(output.linear).all() for output in outputs)
 
 
@@ -99,8 +105,7 @@ def test_two_workers_train_and_go_on_after_one_was_killed(demo_data, tmp_path):
     """Two processes, a CPU each: the first writes, and killed they go on from the last checkpoint."""
     logdir = tmp_path / "run"
     settings = ["width=16", "encoder_banks=2", "postnet_banks=2", "highway_layers=1", "batch_size=4",
-                "postnet_frames=32", "postnet_steps=3", "mel_steps=100000", "finetune_steps=0", "save_steps=10",
-                "n_samples=1"]
+                "postnet_frames=32", "postnet_steps=3", "mel_steps=100000", "save_steps=10", "n_samples=1"]
     words = ["train_multi_gpus.py", "--data", str(demo_data), "--logdir", str(logdir)]
     words += [word for setting in settings for word in ("--set", setting)]
 

@@ -4,16 +4,17 @@ import types
 import keras
 import numpy as np
 import pytest
-import scipy.fft
 import tensorflow as tf
 
 import hyperparams
 import tasks
+from analysis import Features
+from conftest import plain_base
 from convert import Converter
-from modules import StepInput, length_mask
-from networks import Generator, sharpening
+from modules import DecoderCell, StepInput, length_mask
+from networks import Generator
 
-STAGES = ("postnet", "mel", "finetune")
+STAGES = ("postnet", "mel")
 SOURCE_LENGTHS, STEPS = (15, 13), (3, 2)  # source frames and decoder steps of two utterances
 
 
@@ -35,7 +36,7 @@ def make_generator(hp: hyperparams.HyperParams) -> Generator:
 
 @pytest.fixture(scope="module")
 def generator(tiny_hp):
-    return randomise(make_generator(tiny_hp.replace(hide_frame=0.5)))
+    return randomise(make_generator(tiny_hp.replace(hide_frame=0.5, advance_smoothing=0.6)))
 
 
 @pytest.fixture
@@ -56,7 +57,8 @@ def eager():
 
 def make_task(hp: hyperparams.HyperParams) -> tasks.Paired:
     """The training task without a corpus."""
-    return tasks.Paired(hp, types.SimpleNamespace(split=lambda name: [None], share=(0, 1)))
+    return tasks.Paired(hp, types.SimpleNamespace(split=lambda name: [None], share=(0, 1),
+                                                  base=plain_base(hp)))
 
 
 def make_batch(hp: hyperparams.HyperParams, more: int = 0, garbage: bool = False, seed: int = 7) -> dict:
@@ -66,10 +68,14 @@ def make_batch(hp: hyperparams.HyperParams, more: int = 0, garbage: bool = False
     lengths = np.array([frames - 1, STEPS[1] * hp.r - 2])  # the last step of each is not full
     batch = {
         "source": rng.uniform(0, 1, (n, size, hp.n_linear)), "source_mask": None,
+        "carried": np.concatenate([
+            rng.uniform(0, 1, (n, size, hp.n_mels)), rng.uniform(-1, 1, (n, size, 1)),
+            rng.integers(0, 2, (n, size, 1)), rng.uniform(-0.3, 0.3, (n, size, hp.n_mels))], axis=2),
         "mel": rng.uniform(0, 1, (n, frames, hp.n_mels)), "linear": rng.uniform(0, 1, (n, frames, hp.n_linear)),
         "pitch": np.stack([rng.uniform(-1, 1, (n, frames)), rng.integers(0, 2, (n, frames))], axis=2),
         "mask": None, "positions": np.cumsum(rng.uniform(2.0, 6.0, (n, max(STEPS) + 1)), axis=1) - 2.0}
-    for kind, extra, valid in (("source", more * hp.encoder_stack, SOURCE_LENGTHS), ("mel", more * hp.r, lengths),
+    for kind, extra, valid in (("source", more * hp.encoder_stack, SOURCE_LENGTHS),
+                               ("carried", more * hp.encoder_stack, SOURCE_LENGTHS), ("mel", more * hp.r, lengths),
                                ("pitch", more * hp.r, lengths), ("linear", more * hp.r, lengths),
                                ("positions", more, np.array(STEPS) + 1)):
         array = np.pad(batch[kind], [(0, 0), (0, extra)] + [(0, 0)] * (batch[kind].ndim - 2))
@@ -81,9 +87,14 @@ def make_batch(hp: hyperparams.HyperParams, more: int = 0, garbage: bool = False
     return batch
 
 
+def teach(generator: Generator, batch: dict):
+    """What the decoder writes along the positions of a batch, fed its frames."""
+    return generator(batch["source"], batch["carried"], batch["source_mask"], batch["positions"], batch["mel"])
+
+
 @pytest.mark.parametrize("norm", ["bn", "ln", "ins"])
 def test_padding_changes_no_loss_of_any_stage(tiny_hp, change, norm):
-    task = make_task(tiny_hp.replace(norm=norm, dropout=0.0, position_noise=0.0, own_position=0.0))
+    task = make_task(tiny_hp.replace(norm=norm, dropout=0.0))
     randomise(task.generator)
     short, longer = make_batch(tiny_hp), make_batch(tiny_hp, more=2, garbage=True)
     change(task.generator, hide_frame=0.0)
@@ -98,7 +109,7 @@ def test_padding_changes_no_loss_of_any_stage(tiny_hp, change, norm):
 @pytest.mark.parametrize("training", [True, False])
 def test_padding_changes_no_output(generator, change, training, teacher):
     hp = generator.hp
-    change(generator, dropout=0.0, hide_frame=0.0, position_noise=0.0, own_position=0.0)
+    change(generator, dropout=0.0, hide_frame=0.0)
     results = []
     for batch in (make_batch(hp), make_batch(hp, more=2, garbage=True)):
         prenets = (generator.encoder.prenet, generator.encoder.frame_prenet)
@@ -108,13 +119,14 @@ def test_padding_changes_no_output(generator, change, training, teacher):
         for prenet in prenets:
             prenet.dropout = hp.dropout
         decoded = generator.decoder(
-            memory, batch["source_mask"], batch["positions"][:, 0], steps=batch["positions"].shape[1] - 1,
-            frames=batch["mel"] if teacher else None, positions=batch["positions"] if teacher else None,
-            training=training)
-        linear = generator.postnet(decoded.mel, batch["pitch"], batch["mask"], training=training)
-        results.append([np.asarray(x) for x in (memory, *decoded, linear)])
+            memory, batch["carried"], batch["source_mask"], batch["positions"][:, 0],
+            steps=batch["positions"].shape[1] - 1, frames=batch["mel"] if teacher else None,
+            positions=batch["positions"] if teacher else None, training=training)
+        mel = generator.textured(decoded, batch["carried"], batch["source_mask"], batch["mask"])
+        linear = generator.postnet(mel, batch["pitch"], batch["mask"], training=training)
+        results.append([np.asarray(x) for x in (memory, *decoded, mel, linear)])
     written, heard = np.array(STEPS) * hp.r, (max(STEPS) * hp.r - 1, STEPS[1] * hp.r - 2)
-    for expected, found, valid in zip(*results, (SOURCE_LENGTHS, written, written, STEPS, STEPS, STEPS, heard)):
+    for expected, found, valid in zip(*results, (SOURCE_LENGTHS, written, written, STEPS, STEPS, STEPS, heard, heard)):
         for i, length in enumerate(valid):
             np.testing.assert_allclose(found[i, :length], expected[i, :length], atol=3e-5)
             assert np.abs(expected[i, :length]).max() > 0.01
@@ -129,7 +141,7 @@ def test_free_running_fed_back_as_teacher_gives_the_same(generator, change, hide
 
     def decode(**given):
         generator.seeds.state.assign([8, 9])  # the same frames are hidden
-        return generator.decoder(memory, batch["source_mask"], start, steps=6, **given)
+        return generator.decoder(memory, batch["carried"], batch["source_mask"], start, steps=6, **given)
     free = decode()
     positions = np.concatenate([free.positions[:, :, 0], free.positions[:, -1:, 1]], axis=1)
     assert np.diff(positions, axis=1).std() > 0.1  # it does not just walk
@@ -139,13 +151,85 @@ def test_free_running_fed_back_as_teacher_gives_the_same(generator, change, hide
     assert np.abs(decode(positions=positions + 3.0).mel - free.mel).max() > 1e-3
 
 
+def base_at(carried: np.ndarray, places: np.ndarray) -> np.ndarray:
+    """`carried` (N, S, C) between its frames at `places` (N, T), of each row the first `SOURCE_LENGTHS` frames."""
+    return np.stack([[np.interp(row, np.arange(length), column[:length]) for column in each.T]
+                     for each, row, length in zip(carried, np.asarray(places), SOURCE_LENGTHS)]).swapaxes(1, 2)
+
+
+@pytest.mark.parametrize("free", [True, False])
+def test_an_untrained_model_writes_the_base_where_it_looks_and_its_texture(tiny_hp, free):
+    hp, batch = tiny_hp.replace(r=4), make_batch(tiny_hp.replace(r=4))
+    generator, mask, m = make_generator(hp), batch["mask"], hp.n_mels
+    decoded = teach(generator, batch | {"mel": None} if free else batch)
+    # Each step from where it is told to, at the pace of the source
+    places = (batch["positions"][:, :-1, None] + np.arange(hp.r)).reshape(2, -1)
+    np.testing.assert_allclose(generator.decoder.places(decoded), places, atol=1e-4)
+    expected = base_at(batch["carried"], places)
+    np.testing.assert_allclose(decoded.mel, expected[:, :, :m], atol=1e-4)
+    np.testing.assert_allclose(decoded.pitch[:, :, 0], expected[:, :, m], atol=1e-4)
+    np.testing.assert_allclose(decoded.pitch[:, :, 1], DecoderCell.SURE * (expected[:, :, m + 1] - 0.5), atol=1e-3)
+    voicing = np.asarray(generator.heard_pitch(decoded.pitch))[:, :, 1]
+    assert (voicing[expected[:, :, m + 1] == 1.0] > 0.95).all() and voicing.min() < 0.05
+    mel = np.asarray(generator.textured(decoded, batch["carried"], batch["source_mask"], mask))
+    textured = np.clip(expected[:, :, :m] + expected[:, :, m + 2:], 0.0, 1.0) * mask[:, :, None]
+    np.testing.assert_allclose(mel, textured, atol=1e-4)
+    assert (expected[:, :, :m] + expected[:, :, m + 2:]).max() > 1.1 and np.ptp(mel) == 1.0  # cut at silence and full
+
+
+def test_the_networks_write_a_correction_that_does_not_depend_on_the_base(generator, change, eager):
+    """Nor do the gradients of the weights behind the attention, which do not say where the base is read."""
+    change(generator, hide_frame=0.0)
+    batch, cell = make_batch(generator.hp), generator.decoder.cell
+    behind = [*cell.residual_grus, cell.mel_of_state, cell.mel_of_context, cell.pitch_of_state, cell.pitch_of_context]
+    weights = [weight for layer in behind for weight in layer.weights] + cell.attend.advance.weights
+    say = np.random.default_rng(0).normal(size=(2, max(STEPS) * generator.hp.r, generator.hp.n_mels))
+
+    def learn(carried):
+        with tf.GradientTape() as tape:
+            decoded = teach(generator, batch | {"carried": carried})
+            loss = tf.reduce_sum(decoded.mel * say) + tf.reduce_sum(decoded.pitch * say[:, :, :2])
+        return decoded, tape.gradient(loss, [weight.value for weight in weights])
+    with_base, gradients = learn(batch["carried"])
+    alone, others = learn(0.0 * batch["carried"])
+    expected = base_at(batch["carried"], generator.decoder.places(with_base))
+    np.testing.assert_allclose(with_base.mel - alone.mel, expected[:, :, :generator.hp.n_mels], atol=1e-4)
+    assert np.abs(alone.mel).max() > 0.1
+    for weight, gradient, other in zip(weights[:-2], gradients, others):
+        np.testing.assert_allclose(gradient, other, atol=2e-4 * (1.0 + np.abs(other).max()), err_msg=weight.path)
+        assert np.abs(gradient).max() > 1e-3, weight.path
+    assert np.abs(gradients[-1] - others[-1]).max() > 1e-3
+
+
+def test_the_gradient_of_the_pace_comes_through_the_base(generator, change, eager):
+    """Compared with a difference of two outputs."""
+    change(generator, hide_frame=0.0)
+    batch, bias = make_batch(generator.hp), generator.decoder.cell.attend.advance.bias
+    # Straight lines, of which it does not matter between which frames they are read
+    slope = np.random.default_rng(1).normal(0.0, 0.1, generator.hp.n_mels * 2 + 2)
+    batch["carried"] = (np.arange(max(SOURCE_LENGTHS))[None, :, None] * slope).astype(np.float32).repeat(2, axis=0)
+
+    def loss():
+        return tf.reduce_sum(tf.sin(teach(generator, batch).mel))
+    with tf.GradientTape() as tape:
+        found = loss()
+    gradient, before = float(tape.gradient(found, bias.value)[0]), bias.numpy()
+    bias.assign(before + 1e-2)
+    above = float(loss())
+    bias.assign(before - 1e-2)
+    below = float(loss())
+    bias.assign(before)
+    assert gradient == pytest.approx((above - below) / 2e-2, rel=0.03) and abs(gradient) > 0.1
+
+
 def test_free_running_equals_stepping_the_cell_by_hand(generator, change):
     change(generator, hide_frame=0.0)
     hp, batch, steps = generator.hp, make_batch(generator.hp), 5
     memory = generator.encoder(batch["source"], batch["source_mask"])
     lengths = batch["source_mask"].sum(axis=1)
     start, width = np.zeros(2, np.float32), hp.width + hp.width // 2
-    free = generator.decoder(memory, batch["source_mask"], start, steps=steps)
+    free = generator.decoder(memory, batch["carried"], batch["source_mask"], start, steps=steps)
+    memory = np.concatenate([memory, batch["carried"][:, :, :hp.n_mels + 2]], axis=2)
     state = generator.decoder.cell.start(start)
     for step in range(steps):
         given = StepInput(frame=np.full((2, hp.n_mels), 9.0, np.float32), use_frame=np.zeros((2, 1), np.float32),
@@ -153,6 +237,10 @@ def test_free_running_equals_stepping_the_cell_by_hand(generator, change):
                           position=np.full(2, 9.0, np.float32), use_position=np.zeros(2, np.float32))
         before, state = state, generator.decoder.cell(state, given, memory, lengths)
         np.testing.assert_array_equal(state.start, before.end)
+        np.testing.assert_allclose(state.end - state.start, hp.r * state.pace, rtol=1e-5)
+        # A step renews but a share of the pace, which lies between standing still and the fastest
+        change_at_most = hp.advance_smoothing * np.maximum(before.pace, hp.max_advance - before.pace)
+        assert (np.abs(state.pace - before.pace) <= change_at_most + 1e-6).all()
         frames = slice(step * hp.r, (step + 1) * hp.r)
         np.testing.assert_allclose(free.mel[:, frames], state.mel, atol=1e-5)
         np.testing.assert_allclose(free.weights[:, step], state.weights, atol=1e-5)
@@ -164,7 +252,7 @@ def test_hidden_frames_do_not_matter_and_shown_ones_do(generator, change):
     other = {**batch, "mel": 1.0 - batch["mel"]}
 
     def decode(batch):
-        return np.asarray(generator(batch["source"], batch["source_mask"], batch["positions"], batch["mel"]).mel)
+        return np.asarray(teach(generator, batch).mel)
     change(generator, hide_frame=1.0)
     np.testing.assert_array_equal(decode(batch), decode(other))
     change(generator, hide_frame=0.0)
@@ -189,27 +277,31 @@ def test_only_the_last_frame_of_a_group_is_fed_back(generator, change):
     def decode(changed):
         mel = batch["mel"].copy()
         mel[:, changed] += 1.0
-        return np.asarray(generator(batch["source"], batch["source_mask"], batch["positions"], mel).mel)
+        return np.asarray(teach(generator, batch | {"mel": mel}).mel)
     plain = decode(slice(0))
     np.testing.assert_array_equal(decode(slice(r - 1)), plain)
     assert np.abs(decode(slice(r - 1, r)) - plain)[:, r:].max() > 1e-4
 
 
-def sources(hp: hyperparams.HyperParams, lengths: list[int], seed: int = 10) -> list[np.ndarray]:
+def sources(hp: hyperparams.HyperParams, lengths: list[int], seed: int = 10) -> list[Features]:
     rng = np.random.default_rng(seed)
-    return [rng.uniform(0, 1, (length, hp.n_linear)).astype(np.float32) for length in lengths]
+    return [Features(*(rng.uniform(0, 1, (length, size)).astype(np.float16) for size in (hp.n_linear, hp.n_mels)),
+                     rng.uniform(80, 300, length).astype(np.float32)) for length in lengths]
 
 
 def test_untrained_conversion_is_as_long_as_its_source_and_stops(tiny_hp):
     hp, lengths = tiny_hp.replace(r=2, encoder_stack=3), [40, 17, 31, 5]
     generator = make_generator(hp)
-    converter = Converter(generator)
-    for length, result in zip(lengths, converter(sources(hp, lengths))):
+    converter, inputs = Converter(generator, plain_base(hp)), sources(hp, lengths)
+    for length, source, result in zip(lengths, inputs, converter(inputs)):
         assert result.stopped
         assert abs(len(result.mel) - length) <= hp.r
         assert len(result.mel) == len(result.linear) == len(result.positions) == len(result.weights)
         assert result.weights.shape[1] == length
         np.testing.assert_allclose(result.positions, np.arange(len(result.mel)), atol=1e-2)
+        n = min(len(result.mel), length)  # with a base that changes nothing it is the source itself
+        np.testing.assert_allclose(result.mel[:n], source.mel[:n], atol=1e-2)
+        np.testing.assert_allclose(result.pitch[:n, 0], np.log2(source.hertz / hp.pitch_middle)[:n], atol=1e-2)
     generator.decoder.cell.attend.advance.bias.assign([-9.0])  # hardly moves: cut, and says so
     result, = converter(sources(hp, [20]))
     assert not result.stopped and 20 < len(result.mel) <= 3 * 20
@@ -219,7 +311,7 @@ def test_untrained_conversion_is_as_long_as_its_source_and_stops(tiny_hp):
 def test_conversion_does_not_depend_on_what_it_is_batched_with(generator, change, hide_frame):
     change(generator, hide_frame=hide_frame)
     inputs = sources(generator.hp, [20, 33, 8])
-    converter = Converter(generator)
+    converter = Converter(generator, plain_base(generator.hp))
     together = converter(inputs)
     for result in together:  # what the decoder writes after the end is not heard
         linear = generator.postnet(result.mel[None], result.pitch[None], np.ones((1, len(result.mel)), np.float32))[0]
@@ -227,26 +319,15 @@ def test_conversion_does_not_depend_on_what_it_is_batched_with(generator, change
     for alone, result in zip(converter(inputs, batch_size=1), together):
         assert alone.stopped == result.stopped and len(alone.mel) == len(result.mel)
         for field in ("mel", "pitch", "linear", "positions", "weights"):
-            np.testing.assert_allclose(getattr(alone, field), getattr(result, field), atol=1e-4, err_msg=field)
-
-
-def test_sharpening_restores_variance_of_high_orders_and_leaves_the_rest(tiny_hp):
-    rng = np.random.default_rng(0)
-    mel = rng.uniform(0.2, 0.8, (40, tiny_hp.n_mels)).astype(np.float32)
-    mean = mel.mean(axis=0)
-    sharp = mel + (mel - mean) @ sharpening(tiny_hp.replace(sharpen=0.5))
-    growth = (scipy.fft.dct(sharp, axis=1, norm="ortho").std(axis=0)
-              / scipy.fft.dct(mel, axis=1, norm="ortho").std(axis=0))
-    np.testing.assert_allclose(growth[[0, 1, 15, 29, 30, 79]], [1.0, 1.0, 1.25, 1.5, 1.0, 1.0], atol=1e-4)
-    np.testing.assert_allclose(sharp.mean(axis=0), mean, atol=1e-5)
-    assert not sharpening(tiny_hp.replace(sharpen=0.0)).any()
+            tolerance = 2e-3 if field == "linear" else 1e-4  # the highest harmonics tell the least change of pitch
+            np.testing.assert_allclose(getattr(alone, field), getattr(result, field), atol=tolerance, err_msg=field)
 
 
 def test_each_stage_trains_its_own_network_and_no_other(tiny_hp, eager):
-    task = make_task(tiny_hp.replace(hide_frame=0.5, own_position=0.5, warmup_steps=0))
+    task = make_task(tiny_hp.replace(hide_frame=0.5, warmup_steps=0))
     generator, batch = randomise(task.generator), make_batch(tiny_hp)
     core = [*generator.encoder.weights, *generator.decoder.weights]
-    parts = {"mel": core, "postnet": generator.postnet.weights, "finetune": generator.postnet.weights}
+    parts = {"mel": core, "postnet": generator.postnet.weights}
     assert len(core) + len(generator.postnet.weights) == len(generator.weights)
     for number, stage in enumerate(STAGES):
         own = {id(weight) for weight in parts[stage]}
@@ -299,8 +380,7 @@ def test_a_step_without_finite_gradients_is_skipped(tiny_hp, eager, stage, preci
 
 def movement(hp: hyperparams.HyperParams, stage: str) -> tuple[dict[str, float], np.ndarray]:
     """Scalars of a step without chance, and by how much each weight moved."""
-    task = make_task(hp.replace(dropout=0.0, hide_frame=0.0, own_position=0.0, position_noise=0.0, warmup_steps=0,
-                                learning_rate=0.1))
+    task = make_task(hp.replace(dropout=0.0, hide_frame=0.0, warmup_steps=0, learning_rate=0.1))
     weights = randomise(task.generator).trainable_weights
     before = [weight.numpy() for weight in weights]
     batch = {name: tf.constant(array) for name, array in make_batch(hp).items()}
@@ -310,7 +390,7 @@ def movement(hp: hyperparams.HyperParams, stage: str) -> tuple[dict[str, float],
 
 
 @pytest.mark.parametrize("stage", STAGES)
-@pytest.mark.parametrize("precision, tolerance", [("bfloat16", 0.1), ("float16", 0.01)])
+@pytest.mark.parametrize("precision, tolerance", [("bfloat16", 0.15), ("float16", 0.01)])
 def test_lower_precision_learns_nearly_the_same(tiny_hp, eager, stage, precision, tolerance):
     (expected, moved), (found, also) = (movement(tiny_hp.replace(precision=each), stage)
                                         for each in ("float32", precision))
@@ -323,7 +403,7 @@ def test_lower_precision_learns_nearly_the_same(tiny_hp, eager, stage, precision
 def test_lower_precision_ends_in_float32(tiny_hp, eager):
     generator, batch = randomise(make_generator(tiny_hp.replace(precision="bfloat16"))), make_batch(tiny_hp)
     assert {weight.dtype for weight in generator.weights} == {"float32"}
-    decoded = generator(batch["source"], batch["source_mask"], batch["positions"], batch["mel"])
+    decoded = teach(generator, batch)
     linear = generator.postnet(batch["mel"], batch["pitch"], batch["mask"])
     assert decoded.mel.dtype == decoded.weights.dtype == linear.dtype == tf.float32
 

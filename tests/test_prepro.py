@@ -1,5 +1,6 @@
 """Preparation through its command line: pairing, splits, resuming, and a manifest of what became of each pair."""
 import csv
+import json
 import os
 import random
 import re
@@ -7,6 +8,7 @@ import re
 import numpy as np
 import pytest
 
+import analysis
 import data_load
 import manifest
 import prepro
@@ -87,8 +89,14 @@ def test_manifest_says_what_was_found(folder):
         assert 0.0 < pair.dtw_cost < 8.0 and pair.utterance == pair.name and not pair.reason
         path = np.load(folder / "data" / "paths" / "anna" / f"{pair.name}.npy")
         assert len(path) == n_target and path[-1] == n_source - 1
-        linear = np.load(folder / "data" / "features" / "anna" / f"{pair.name}.linear.npy")
-        assert linear.shape == (n_source, HyperParams().n_linear) and linear.dtype == np.float16
+        for speaker, n, hertz in (("anna", n_source, 180.0), ("bert", n_target, 110.0)):
+            stem, hp = folder / "data" / "features" / speaker / pair.name, HyperParams()
+            mel, linear, pitch = (np.load(f"{stem}.{kind}.npy") for kind in ("mel", "linear", "pitch"))
+            assert (mel.shape, linear.shape, pitch.shape) == ((n, hp.n_mels), (n, hp.n_linear), (n,))
+            assert (mel.dtype, linear.dtype, pitch.dtype) == (np.float16, np.float16, np.float32)
+            assert np.median(pitch[pitch > 0.0]) == pytest.approx(hertz, rel=0.02)
+            envelope = analysis.mel_envelope(linear, analysis.pitch_contour(pitch, hp), hp)
+            np.testing.assert_allclose(mel.astype(np.float32), envelope, atol=1e-3)
     assert (folder / "data" / "durations.png").stat().st_size > 1000
 
 
@@ -201,10 +209,10 @@ def test_heldout_list_is_the_test_set(folder, capsys):
 def test_second_run_computes_nothing_again(folder, monkeypatch):
     first = prepare(folder)
     before = times(folder / "data")
-    monkeypatch.setattr(prepro.utils, "spectrograms", None)
+    monkeypatch.setattr(prepro.analysis, "extract", None)
     monkeypatch.setattr(prepro.alignment, "warp", None)
     assert prepare(folder) == first
-    assert times(folder / "data") == before and len(before) == 7 * len(IDS)  # with the pitch of the target
+    assert times(folder / "data") == before and len(before) == 8 * len(IDS)
 
 
 @pytest.mark.parametrize("age", [60, -3600])
@@ -222,7 +230,8 @@ def test_changed_recording_is_computed_again_with_its_path(folder, age):
     assert np.load(folder / "data" / "paths" / "anna" / "b.npy")[-1] == second["anna", "b"].source_end - 1
     after = times(folder / "data")
     assert {name for name in before if before[name] != after[name]} == {
-        "features/anna/b.mel.npy", "features/anna/b.linear.npy", "paths/anna/b.npy", "paths/anna/b.cost.npy"}
+        "features/anna/b.mel.npy", "features/anna/b.linear.npy", "features/anna/b.pitch.npy", "paths/anna/b.npy",
+        "paths/anna/b.cost.npy"}
 
 
 def test_interrupted_run_is_completed(folder, monkeypatch):
@@ -231,7 +240,7 @@ def test_interrupted_run_is_completed(folder, monkeypatch):
 
     def interrupted(*args):
         saved.append(args)
-        if len(saved) == 8:  # with the linear file of the fourth recording, but without its mel
+        if len(saved) == 12:  # with pitch and linear file of the fourth recording, but without its mel
             raise KeyboardInterrupt
         save_array(*args)
     monkeypatch.setattr(prepro, "save_array", interrupted)
@@ -243,9 +252,9 @@ def test_interrupted_run_is_completed(folder, monkeypatch):
     (folder / "data" / "paths" / "anna").mkdir(parents=True)
     np.save(folder / "data" / "paths" / "anna" / "e.npy", np.zeros(3, np.float32))
     done = times(folder / "data")
-    assert len(done) == 8
+    assert len(done) == 12
     assert prepare(folder) == complete
-    assert len(saved) == 8 + 7 * len(IDS) - 6  # the three recordings that were complete are not computed again
+    assert len(saved) == 12 + 8 * len(IDS) - 9  # the three recordings that were complete are not computed again
     assert all(times(folder / "data")[f"features/anna/{name}.mel.npy"] == done[f"features/anna/{name}.mel.npy"]
                for name in "abc")
     for path in (folder / "whole").rglob("*.npy"):
@@ -270,6 +279,22 @@ def test_training_and_evaluation_refuse_features_of_another_signal(folder):
         manifest.check_signal(folder / "data", HyperParams(hop_length=160))
     with pytest.raises(manifest.PreproError, match="nowhere.*does not exist: run prepro.py"):
         manifest.check_signal(folder / "nowhere", HyperParams())
+
+
+@pytest.mark.parametrize("version", [1, None])
+def test_features_of_another_version_are_refused_with_the_cure(folder, capsys, version):
+    """They would be read without a word: their arrays have the same names and shapes."""
+    prepare(folder)
+    path = folder / "data" / "prepro.json"
+    settings = json.loads(path.read_text())
+    assert settings.pop("version") == manifest.VERSION
+    path.write_text(json.dumps(settings if version is None else settings | {"version": version}))
+    with pytest.raises(manifest.PreproError, match="another version .*: delete .* and run prepro.py again"):
+        manifest.check_signal(folder / "data", HyperParams())
+    assert "delete" in fails(capsys, folder)
+    path.unlink()
+    prepare(folder)
+    assert manifest.check_signal(folder / "data", HyperParams())["version"] == manifest.VERSION
 
 
 def test_statistics_come_from_training_data_only(folder):

@@ -15,10 +15,10 @@ import pytest
 import tensorflow as tf
 
 import commands
-import data_load
 import train
 import trainer
 import utils
+from conftest import no_corpus
 from hyperparams import HyperParams
 from run_folder import read_scalars
 from test_training import HP, Counting, go, kept, weight_in
@@ -209,7 +209,7 @@ def test_a_run_folder_in_use_is_refused_with_its_owner(tmp_path):
 
 
 def test_two_commands_do_not_train_into_one_folder(tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(data_load, "Corpus", lambda *_: None)
+    no_corpus(monkeypatch)
     monkeypatch.setattr(train, "Paired", lambda hp, corpus: Counting(hp))
     flags = ["--data", str(tmp_path), "--logdir", str(tmp_path / "run"), "--steps"]
     assert train.main([*flags, "2"]) == 0

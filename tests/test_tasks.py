@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-import data_load
 import tasks
 import trainer
+from conftest import plain_corpus
 from convert import Converted
 from test_networks import make_batch, make_task, randomise
 
@@ -16,7 +16,7 @@ from test_networks import make_batch, make_task, randomise
 @pytest.mark.parametrize("free", [False, True])
 def test_the_distortion_is_that_of_free_running_and_the_losses_are_not(demo_data, tiny_hp, free):
     """One of the two writes what the target says, the other silence."""
-    task = tasks.Paired(tiny_hp, data_load.Corpus(demo_data, tiny_hp))
+    task = tasks.Paired(tiny_hp, plain_corpus(demo_data, tiny_hp))
     corpus, hp, pairs = task.corpus, task.hp, task.validation
     batch = corpus.assemble([corpus.whole(pair) for pair in pairs])
 
@@ -25,7 +25,7 @@ def test_the_distortion_is_that_of_free_running_and_the_losses_are_not(demo_data
         n, size = len(target), len(corpus.source(pair))
         return Converted(np.zeros((n, hp.n_mels)), np.zeros((n, 2)), target, corpus.path(pair), np.ones((n, size)),
                          True)
-    task.converter = lambda sources: [written(pair) for pair in pairs]
+    task.converter = lambda sources, speakers: [written(pair) for pair in pairs]
     task.on_path = lambda *_: [batch[kind] * (not free) for kind in ("mel", "linear")]
     task.sample = lambda run, outputs: None
     found, _ = task.free_running(None)
@@ -38,9 +38,10 @@ def test_the_distortion_is_that_of_free_running_and_the_losses_are_not(demo_data
 def test_the_loss_is_the_weighted_sum_of_its_parts(tiny_hp):
     task = make_task(tiny_hp.replace(position_weight=0.3, pitch_weight=0.7, voicing_weight=2.0))
     batch = make_batch(tiny_hp)
-    decoded = randomise(task.generator)(batch["source"], batch["source_mask"], batch["positions"])
+    decoded = randomise(task.generator)(batch["source"], batch["carried"], batch["source_mask"],
+                                             batch["positions"])
     found = {name: float(value) for name, value in task.decoder_losses(decoded, batch).items()}
-    parts = {"loss/mean_loss1": 1.0, "align/position_loss": 0.3, "loss/pitch_octaves": 0.7, "loss/voicing": 2.0}
+    parts = {"loss/mean_loss1": 1.0, "align/pace_loss": 0.3, "loss/pitch_octaves": 0.7, "loss/voicing": 2.0}
     assert found.keys() == {"loss", *parts} and min(found.values()) > 0.01
     assert found["loss"] == pytest.approx(sum(weight * found[name] for name, weight in parts.items()), rel=1e-6)
 
@@ -65,11 +66,12 @@ def test_an_update_goes_as_far_as_the_clipped_gradient(tiny_hp, precision):
 def known(demo_data, tiny_hp) -> types.SimpleNamespace:
     """Four pairs, and in the place of the networks what says the target's words, in 1, 1.5, 0.75 and 0.75 times its
     length, and stops by itself in half of them."""
-    corpus = data_load.Corpus(demo_data, tiny_hp)
+    corpus = plain_corpus(demo_data, tiny_hp)
     pairs = corpus.train[:4]
 
-    def convert(sources):
-        assert [len(source) for source in sources] == [len(corpus.source(pair)) for pair in pairs]
+    def convert(sources, speakers):
+        assert speakers == ["rms"] * 4
+        assert [len(source.linear) for source in sources] == [len(corpus.source(pair)) for pair in pairs]
         outputs = []
         for pair, ratio, stopped in zip(pairs, (1.0, 1.5, 0.75, 0.75), (True, False, False, True)):
             place = (np.arange(round(ratio * len(corpus.path(pair)))) / ratio).astype(int)
@@ -78,8 +80,8 @@ def known(demo_data, tiny_hp) -> types.SimpleNamespace:
                                      np.zeros((len(mel), len(corpus.source(pair)))), stopped))
         return outputs
 
-    def on_path(source, source_mask, positions, pitch, mask):
-        return tuple(np.zeros((*mask.shape, size), np.float32) for size in (tiny_hp.n_mels, tiny_hp.n_linear))
+    def on_path(batch):
+        return tuple(np.zeros((*batch["mask"].shape, size), np.float32) for size in (tiny_hp.n_mels, tiny_hp.n_linear))
     sampled = []
     return types.SimpleNamespace(hp=tiny_hp, corpus=corpus, validation=pairs, converter=convert, on_path=on_path,
                                  sample=lambda run, outputs: sampled.extend(outputs), sampled=sampled)

@@ -3,16 +3,19 @@ import dataclasses
 import json
 import math
 import pathlib
+import types
 
 import numpy as np
 import pytest
 import tensorflow as tf
 
+import base
 import data_load
 import prepro
 import train
 import trainer
 import utils
+from conftest import leftovers, no_corpus, plain_base
 from test_training import HP, Counting, events, kept, weight_in
 
 
@@ -21,9 +24,9 @@ def run_train(monkeypatch, tmp_path):
     """Call train.py's main with the model of one weight; returns its exit code and notes what it trained with."""
     used = []
     monkeypatch.setattr(train, "Paired", lambda hp, corpus: used.append(hp) or Counting(hp, scores={3: 1.0, 5: 2.0}))
-    monkeypatch.setattr(data_load, "Corpus", lambda *_: None)
-    small = [f"--set={name}={getattr(HP, name)}" for name in ("postnet_steps", "mel_steps", "finetune_steps",
-                                                             "log_steps", "keep_checkpoints")]
+    no_corpus(monkeypatch)
+    small = [f"--set={name}={getattr(HP, name)}" for name in ("postnet_steps", "mel_steps", "log_steps",
+                                                             "keep_checkpoints")]
 
     def call(logdir, *flags, small=tuple(small)):
         return train.main(["--data", str(tmp_path), "--logdir", str(tmp_path / logdir), *small, "--set=save_steps=1",
@@ -113,6 +116,74 @@ def test_a_run_can_begin_anew_from_its_own_best_weights(run_train, tmp_path):
     run_train("a", "--steps", "5")
     assert run_train("a", "--init-from", str(tmp_path / "a"), "--no-resume", "--steps", "1") == 0
     assert newest(tmp_path / "a") == (1, 3.0 + 1.0)
+
+
+@pytest.fixture
+def solving(monkeypatch):
+    """Bases that tell which corpus they are of; returns the list of those that were solved."""
+    used = []
+    monkeypatch.setattr(data_load, "Corpus", lambda data, hp, share: types.SimpleNamespace(
+        name=data.name, use_base=lambda found: used.append(bias(found))))
+
+    def solve(corpus):
+        solve.solved.append(corpus.name)
+        found = plain_base(HP.replace(n_mels=2))
+        return found._replace(biases=found.biases + len(corpus.name))
+
+    def bias(found):
+        return float(found.biases[0, 0])
+    monkeypatch.setattr(base, "solve", solve)
+    solve.solved, solve.used = [], used
+    return solve
+
+
+def test_the_base_of_a_run_is_solved_once_and_lies_beside_its_checkpoints(run_train, solving, tmp_path):
+    for steps in ("2", "2", "4"):
+        assert run_train("a", "--steps", steps) == 0
+    assert solving.solved == [tmp_path.name] and solving.used == [len(tmp_path.name)] * 3
+    doctored = base.load(tmp_path / "a")
+    base.save(doctored._replace(biases=0.0 * doctored.biases), tmp_path / "a")
+    assert run_train("a", "--steps", "6") == 0 and solving.used[-1] == 0.0  # what is there is used
+    assert not base.load(tmp_path / "a").biases.any()
+    assert run_train("a", "--steps", "2", "--no-resume") == 0  # but not for another beginning
+    assert len(solving.solved) == 2 and solving.used[-1] == len(tmp_path.name)
+    assert base.load(tmp_path / "a").biases.any()
+
+
+@pytest.mark.parametrize("left", [None, b"half"])
+def test_a_run_that_lost_its_base_solves_it_anew(run_train, solving, tmp_path, left):
+    assert run_train("a", "--steps", "2") == 0
+    before = (tmp_path / "a" / base.FILE).read_bytes()
+    (tmp_path / "a" / base.FILE).unlink()
+    if left:  # killed while it was written
+        (tmp_path / "a" / f".{base.FILE}.tmp").write_bytes(left)
+    assert run_train("a", "--steps", "4") == 0 and newest(tmp_path / "a") == (4, 4.0)
+    assert len(solving.solved) == 2 and (tmp_path / "a" / base.FILE).read_bytes() == before
+    assert leftovers(tmp_path) == []
+
+
+def test_a_damaged_base_is_named_and_its_cure_works(run_train, solving, tmp_path, capsys):
+    assert run_train("a", "--steps", "2") == 0
+    path = tmp_path / "a" / base.FILE
+    before = path.read_bytes()
+    path.write_bytes(before[:100])
+    assert run_train("a", "--steps", "4") == 1
+    error = capsys.readouterr().err
+    assert f"train.py: {path} is missing or damaged" in error and "delete it" in error
+    assert newest(tmp_path / "a") == (2, 2.0)
+    path.unlink()
+    assert run_train("a", "--steps", "4") == 0 and path.read_bytes() == before and newest(tmp_path / "a") == (4, 4.0)
+
+
+def test_a_run_from_the_weights_of_another_has_the_base_of_its_own_corpus(run_train, solving, tmp_path):
+    (tmp_path / "another corpus").mkdir()
+    run_train("a", "--steps", "5")
+    flags = ["--data", str(tmp_path / "another corpus"), "--init-from", str(tmp_path / "a")]
+    assert run_train("b", *flags, "--steps", "2") == 0 and newest(tmp_path / "b") == (2, 3.0 + 2.0)
+    assert run_train("b", *flags, "--steps", "3") == 0
+    assert solving.solved == [tmp_path.name, "another corpus"]
+    assert float(base.load(tmp_path / "b").biases[0, 0]) == len("another corpus") == solving.used[-1]
+    assert float(base.load(tmp_path / "a").biases[0, 0]) == len(tmp_path.name)
 
 
 def test_other_hyperparameters_on_resume_are_refused_with_names_and_values(run_train, tmp_path, capsys):
@@ -234,7 +305,7 @@ def test_a_run_refuses_another_corpus_or_script_than_its_own(tmp_path):
 
 
 def test_a_run_says_how_far_it_came_and_what_comes_next(run_train, tmp_path, capsys):
-    last = HP.postnet_steps + HP.mel_steps + HP.finetune_steps
+    last = HP.postnet_steps + HP.mel_steps
     for flags, message in ((["--steps", "3"], f"is at step 3 of {last}; the same command without --steps goes on"),
                            (["--steps", "2"], f"is at step 3 already of {last}"),
                            ([], f"python eval.py --logdir {tmp_path / 'a'}"), ([], "--no-resume begins anew")):

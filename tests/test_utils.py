@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import soundfile
 
+import analysis
 import metrics
 import utils
 from conftest import demo_wav, leftovers, tone, words, write
@@ -77,7 +78,7 @@ def test_speech_fits_into_the_range():
 
 
 def pitch_of(wav: np.ndarray) -> np.ndarray:
-    return utils.octaves(utils.pitch(wav, HP), HP)
+    return utils.octaves(analysis.pitch(wav, HP), HP)
 
 
 def test_griffin_lim_copies_speech():
@@ -195,12 +196,12 @@ def test_cepstra_forget_the_level_and_keep_the_shape():
 
 def test_pitch_is_that_of_a_voice_and_absent_in_noise():
     for hertz in (90.0, 220.0):
-        found = utils.pitch(words(2, pitch=hertz), HP)
+        found = analysis.pitch(words(2, pitch=hertz), HP)
         assert len(found) == len(utils.spectrograms(words(2, pitch=hertz), HP)[0])
         assert (found > 0).mean() > 0.8
         assert np.median(found[found > 0]) == pytest.approx(hertz, rel=0.02)
     noise = 0.1 * np.random.default_rng(0).normal(size=16000).astype(np.float32)
-    assert (utils.pitch(noise, HP) > 0).mean() < 0.2
+    assert (analysis.pitch(noise, HP) > 0).mean() < 0.2
 
 
 def test_octaves_count_from_the_middle_of_the_range():
