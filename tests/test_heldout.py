@@ -7,6 +7,7 @@ import pytest
 import data_load
 import heldout
 import metrics
+import mos
 import report
 import utils
 import world
@@ -20,6 +21,7 @@ from test_networks import randomise
 def without_world(monkeypatch):
     """The measures of every installation."""
     monkeypatch.setattr(world, "available", lambda: False)
+    monkeypatch.setattr(mos, "available", lambda: False)
 
 
 @pytest.fixture
