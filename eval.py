@@ -2,6 +2,7 @@
 
     python eval.py                                         # the held-out sentences of the demo corpus, with measures
     python eval.py --data DIR --logdir logdir/mine         # those of another corpus
+    python eval.py --asr small.en --transcripts FILE       # count also the words that a recogniser hears wrong
     python eval.py FILE_OR_FOLDER ... --out DIR            # any recordings of the source speaker, of any length
 
 Writes 16-bit wav files, spectrograms with alignments, metrics.json and index.html, a page to look and listen.

@@ -62,8 +62,8 @@ tbody tr:not(.picture) > * { border-top: 1px solid var(--line); }
 thead th { background: var(--soft); vertical-align: bottom; }
 .results { width: 100%; } .results tbody th { min-width: 11rem; max-width: 16rem; overflow-wrap: anywhere; }
 .number { text-align: right; font-variant-numeric: tabular-nums; } .summary .number:nth-child(2) { font-weight: bold; }
-.meaning { min-width: 20rem; max-width: 48rem; } p { max-width: 60rem; }
-.words { min-width: 18rem; } .words p { margin: 0 0 .2rem; } .words b { font-weight: normal; opacity: .7; }
+.summary { margin-bottom: 1rem; } .meaning { min-width: 20rem; max-width: 48rem; } p { max-width: 60rem; }
+.words { min-width: 22rem; } .words p { margin: 0 0 .2rem; } .words b { font-weight: normal; opacity: .7; }
 mark { padding: 0 .15em; border-radius: 2px; color: #1c1e21; background: #ffd867; }
 del, ins { color: var(--wrong); } ins { text-decoration: underline; }
 .words :is(mark, del, ins)::before, .words :is(mark, del, ins)::after { /* for those who listen to the page */
