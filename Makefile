@@ -57,8 +57,8 @@ check: .venv/installed
 	touch $@ .venv/installed
 
 lock:
-	for name in requirements requirements-gpu requirements-test requirements-world; do uv pip compile --quiet --universal \
-		--generate-hashes --python-version 3.10 --custom-compile-command "make lock" $$name.in -o $$name.txt; done
+	for name in requirements requirements-gpu requirements-test requirements-world requirements-asr; do \
+		uv pip compile --quiet --universal --generate-hashes --python-version 3.10 --custom-compile-command "make lock" $$name.in -o $$name.txt; done
 
 audit:
 	for file in requirements*.txt; do pip-audit --require-hashes --disable-pip --requirement $$file || exit 1; done

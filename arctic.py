@@ -39,7 +39,8 @@ SPEAKERS: dict[str, str] = {
     "slp": "54345ed55e45c23d419e9a823eef427f1cc93c83a710735ec667d068c916abf1",
 }
 
-WAV = re.compile(r"(?:\./)?cmu_us_\w+_arctic/wav/(\w+\.wav)", re.ASCII)
+TRANSCRIPTS = "txt.done.data"  # what is said, a line a sentence
+KEPT = re.compile(r"(?:\./)?cmu_us_\w+_arctic/(?:wav/(\w+\.wav)|etc/(txt\.done\.data))", re.ASCII)
 RETRIES, PAUSE, TIMEOUT = 3, 2.0, 30.0  # -, s, s
 DROPPED = (urllib.error.URLError, http.client.HTTPException, ConnectionError, TimeoutError, ssl.SSLError)
 
@@ -51,8 +52,8 @@ class DownloadError(RuntimeError):
 def download(speaker: str, folder: pathlib.Path, mirror: str = MIRROR, sha256: str | None = None) -> pathlib.Path:
     """Return `folder / speaker` with the wav files of a speaker, fetched from `mirror` unless they are there already.
 
-    An archive that lies in `folder` is used instead of the network; it is removed once it is unpacked. `sha256`
-    replaces the known checksum, for a mirror that packs its own archives. Raises DownloadError.
+    TRANSCRIPTS lies beside them. An archive that lies in `folder` is used instead of the network; it is removed once it
+    is unpacked. `sha256` replaces the known checksum, for a mirror that packs its own archives. Raises DownloadError.
     """
     if speaker not in SPEAKERS:
         raise DownloadError(f"CMU Arctic has no speaker {speaker!r}; choose one of {', '.join(SPEAKERS)}")
@@ -133,7 +134,8 @@ def receive(url: str, part: pathlib.Path) -> None:
 
 
 def unpack(archive: pathlib.Path, wavs: pathlib.Path) -> None:
-    """Write the wav files of an archive into the new folder `wavs`, which appears only when it is complete."""
+    """Write the wav files of an archive and TRANSCRIPTS into the new folder `wavs`, which appears only when it is
+    complete."""
     temporary = wavs.with_name(f".{wavs.name}.tmp")
     shutil.rmtree(temporary, ignore_errors=True)
     temporary.mkdir()
@@ -142,11 +144,11 @@ def unpack(archive: pathlib.Path, wavs: pathlib.Path) -> None:
             tqdm.wrapattr(file, "read", total=size, desc=f"unpacking {wavs.name}", disable=None) as packed, \
             tarfile.open(fileobj=packed, mode="r:bz2") as tar:
         for member in tar:
-            match = WAV.fullmatch(member.name)
+            match = KEPT.fullmatch(member.name)
             if match and member.isreg():
                 # Only the base name is used, so no path in the archive can lead out of the folder.
-                with tar.extractfile(member) as source, (temporary / match[1]).open("wb") as target:
+                with tar.extractfile(member) as source, (temporary / match[match.lastindex]).open("wb") as target:
                     shutil.copyfileobj(source, target)
-    if not any(temporary.iterdir()):
+    if not any(temporary.glob("*.wav")):
         raise DownloadError(f"{archive}: holds no cmu_us_*_arctic/wav/*.wav; remove it and choose another mirror")
     temporary.rename(wavs)

@@ -2,6 +2,7 @@
 
     python eval.py                                         # the held-out sentences of the demo corpus, with measures
     python eval.py --data DIR --logdir logdir/mine         # those of another corpus
+    python eval.py --asr small.en --transcripts FILE       # count also the words that a recogniser hears wrong
     python eval.py FILE_OR_FOLDER ... --out DIR            # any recordings of the source speaker, of any length
 
 Writes 16-bit wav files, spectrograms with alignments, metrics.json and index.html, a page to look and listen.
@@ -282,6 +283,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
                         help="held-out sentences of this source speaker, or of this folder, only")
     parser.add_argument("--oracles", action="store_true",
                         help="measure also what the networks make of a part of the truth")
+    parser.add_argument("--asr", metavar="MODEL",
+                        help="count wrong words by this Whisper model: a name such as small.en, or a folder with it")
+    parser.add_argument("--transcripts", type=pathlib.Path, metavar="FILE",
+                        help="what is said: lines ( id \"text\" ) or id|text, or a JSON object (default: what --asr "
+                             "hears in the target's recordings)")
     parser.add_argument("--set", action="append", default=[], metavar="NAME=VALUE",
                         help="override a hyperparameter of synthesis, for instance power=1.2")
     parser.add_argument("--checkpoint", metavar="PREFIX", help="another checkpoint than the best one")
@@ -292,6 +298,10 @@ def complete(args: argparse.Namespace, parser: argparse.ArgumentParser, run: str
     """Fill in the folders that were not named, of the run `run` below logdir/."""
     if args.inputs and not args.out:
         parser.error("--out DIR says where the converted recordings go")
+    if args.inputs and (args.asr or args.transcripts):
+        parser.error("--asr and --transcripts are for held-out sentences, not for other recordings")
+    if args.transcripts and not args.asr:
+        parser.error("--transcripts needs --asr MODEL, which hears what is compared with them")
     args.logdir = args.logdir or HERE / "logdir" / run
     args.out = args.out or args.logdir / "results"
     return args
@@ -311,8 +321,10 @@ def evaluate(args: argparse.Namespace, name_files: Callable = heldout.name_files
     if notes and notes["data"] == data.resolve() and notes["manifest"] != manifest.fingerprint(data):
         print(f"warning: prepro.py found other recordings for {data} since {args.logdir} was trained: of what is held "
               "out now it may have heard some", file=sys.stderr)
+    recogniser = heldout.load_recogniser(args.asr, converter.hp)
     with commands.locked(args.out, "--out"):
-        heldout.evaluate(corpus, args.out, converter, title, args.source, args.oracles, name_files)
+        heldout.evaluate(corpus, args.out, converter, title, args.source, args.oracles, name_files, recogniser,
+                         args.transcripts)
     return 0
 
 

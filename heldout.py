@@ -10,8 +10,12 @@ import pathlib
 import random
 from collections.abc import Callable
 
+import arctic
+import asr
 import data_load
 import metrics
+import mos
+import page
 import report
 import utils
 import world
@@ -33,13 +37,16 @@ def name_files(number: int, pair: Pair) -> tuple[dict[str, str], str]:
 
 
 def evaluate(corpus: data_load.Corpus, out: pathlib.Path, converter: Converter, title: str,
-             source: str | None = None, oracles: bool = False, name_files: Callable = name_files) -> dict:
+             source: str | None = None, oracles: bool = False, name_files: Callable = name_files,
+             recogniser: Callable | None = None, transcripts: pathlib.Path | None = None) -> dict:
     """Convert the test sentences of one source speaker or of all, measure and write them; returns the summary.
 
-    `name_files` says where the files go. With `oracles` what `draw_oracles` gives is measured, too. Raises PreproError
-    if there are no sentences.
+    `name_files` says where the files go. With `oracles` what `draw_oracles` gives is measured, too. `recogniser`
+    (asr.Recogniser) writes down what it hears, which is compared with `transcripts`. Raises PreproError if there are no
+    sentences, ValueError for bad transcripts.
     """
     hp, pairs = converter.hp, corpus.split("test", source)
+    true_words = find_words(pairs, transcripts) if recogniser else None
     corpus.use_base(converter.base)
     outputs = converter([corpus.recording(pair) for pair in pairs], [pair.source for pair in pairs])
     targets = {spoken(pair): pair for pair in pairs}  # once, however many sources say the same
@@ -62,24 +69,28 @@ def evaluate(corpus: data_load.Corpus, out: pathlib.Path, converter: Converter, 
         natural = {key: load_stretch(pair.target_file, pair.target_start, pair.target_end, hp)
                    for key, pair in tqdm(candidates.items(), "recordings of the target", disable=None)}
         measured, whole = measure(wavs, natural, [spoken(pair) for pair in pairs], hp, work)
+        wavs[" of the target"] = [natural[spoken(pair)] for pair in pairs]
+        scores, rates, words = listen(wavs, true_words, recogniser, hp, work)
     rows, references, others = [], [], tuple(kind for kind in wavs if kind)
     for i, (pair, output) in enumerate(zip(tqdm(pairs, "drawing", disable=None), outputs)):
         files, picture = name_files(i, pair)
         for kind, wav in (("source", wavs[" of the source"][i]), ("converted", wavs[""][i]),
-                          ("target", natural[spoken(pair)])):
+                          ("target", wavs[" of the target"][i])):
             utils.save_wav(out / files[kind], wav, hp)
         report.plot_conversion(out / picture, corpus.source(pair), output,
                                corpus.spoken_target(pair, "linear"), corpus.path(pair), hp,
                                f"{pair.source} to {corpus.target}, {pair.name}")
-        own = {key: value for key, value in measured[i].items() if not key.endswith(others)}
-        references.append({key: value for key, value in measured[i].items() if key not in own})
+        found = scores[i] | measured[i]
+        own = {key: value for key, value in found.items() if not key.endswith(others)}
+        references.append({key: value for key, value in found.items() if key not in own})
         path = corpus.path(pair)
         error = metrics.duration_error(len(output.linear), len(path))
         rows.append({"id": f"{pair.source}-{pair.name}", "audio": files, "picture": picture, "measures": own | {
             "path distance frames": metrics.path_distance(output.positions, path),
             "duration difference s": abs(len(output.linear) - len(path)) / hp.frames_per_second,
-            "stops by itself": bool(output.stopped), "stops within 15 %": bool(output.stopped and error <= 0.15)}})
-    summary = summarise([row["measures"] for row in rows], references, len(candidates)) | whole
+            "stops by itself": bool(output.stopped), "stops within 15 %": bool(output.stopped and error <= 0.15)}} |
+                    ({"words": words[i]} if words else {}))
+    summary = summarise([row["measures"] for row in rows], references, len(candidates)) | whole | rates
     finish(out, title, rows, summary)
     return summary
 
@@ -143,6 +154,70 @@ def measure(wavs: dict, natural: dict, keys: list, hp: HyperParams, work: Callab
     return rows, whole
 
 
+def load_recogniser(model: str | None, hp: HyperParams) -> asr.Recogniser | None:
+    """The recogniser of that name, or None without one or its libraries; prints what will not be measured. Raises
+    ValueError."""
+    recogniser = asr.Recogniser(model, hp) if model and asr.available() else None
+    left_out = [] if recogniser else ["word error rate" + (" (--asr MODEL)" if asr.available() else "")]
+    left_out += [] if mos.available() else ["opinion scores"]
+    if left_out:
+        print(f"not measured: {', '.join(left_out)}" + ("" if asr.available() and mos.available() else
+              "; it takes pip install -r requirements-asr.txt" + " and --asr MODEL" * (not model)))
+    return recogniser
+
+
+def find_words(pairs: list[Pair], transcripts: pathlib.Path | None) -> list[str] | None:
+    """What is said in each pair by a file of transcripts, or by CMU Arctic's own beside the target's recordings; None
+    if there is neither. Raises ValueError."""
+    path = transcripts or pathlib.Path(pairs[0].target_file).with_name(arctic.TRANSCRIPTS)
+    if not transcripts and not path.exists():
+        return None
+    known, said = asr.read_transcripts(path), []
+    for pair in pairs:
+        # A piece of a long recording has words of its own, if any
+        names = [pair.name, utils.file_name(pathlib.Path(pair.target_file).stem)][:1 + (pair.name == pair.utterance)]
+        said.append(next((known[name] for name in names if name in known), None))
+    missing = [pair.name for pair, words in zip(pairs, said) if words is None]
+    if missing and transcripts:
+        raise ValueError(f"{utils.printable(path)} lacks {len(missing)} of {len(pairs)} held-out sentences, for "
+                         f"instance {missing[0]!r}: add what is said there, or leave --transcripts out")
+    return None if missing else said
+
+
+def listen(wavs: dict, true_words: list[str] | None, recogniser: Callable | None, hp: HyperParams,
+           work: Callable) -> tuple[list[dict], dict, list[dict]]:
+    """What listeners would notice: opinion scores and wrong words, as far as there are means to find them.
+
+    `wavs` gives a kind, " of the target" among them, to recordings (samples,), one a sentence. Returns a dictionary of
+    measures for each sentence, one of all together, and the words of each: reference, heard (kind to text) and the
+    alignment of the conversion's. Without true words the reference is what is heard in the target's recording.
+    """
+    def once(function: Callable, recordings: list[np.ndarray], doing: str) -> list:
+        different = {id(wav): wav for wav in recordings}  # several sources have the same target
+        found = dict(zip(different, work(function, list(different.values()), doing)))
+        return [found[id(wav)] for wav in recordings]
+    rows, rates = [{} for _ in wavs[""]], {}
+    heard = {kind: once(recogniser, recordings, f"listening{kind}")
+             for kind, recordings in wavs.items()} if recogniser else {}
+    references = true_words or heard.get(" of the target", [])
+    compared = {kind: [asr.compare(reference, text) for reference, text in zip(references, texts)]
+                for kind, texts in heard.items() if true_words or kind != " of the target"}
+    for kind, found in compared.items():
+        for row, comparison in zip(rows, found):
+            row |= {f"{name}{kind}": value for name, value in asr.error_rates([comparison]).items()}
+        rates |= {f"{name}{kind}": value for name, value in asr.error_rates(found).items()}
+    if recogniser:
+        rates["words' reference"] = "true words" if true_words else "heard in the target's recording"
+    if mos.available():
+        for kind, recordings in wavs.items():
+            scores = once(lambda wav: mos.estimate(wav, hp), recordings, f"opinion scores{kind}")
+            for row, found in zip(rows, scores):
+                row |= {f"{name}{kind}": value for name, value in found.items()}
+    words = [{"reference": references[i], "heard": {kind: texts[i] for kind, texts in heard.items()},
+              "alignment": compared[""][i].alignment} for i in range(len(references))]
+    return rows, rates, words
+
+
 @functools.lru_cache(maxsize=2)
 def load_recording(path: str, hp: HyperParams) -> np.ndarray:
     """A recording whose stretches are asked for one after the other."""
@@ -171,10 +246,10 @@ def summarise(rows: list[dict], references: list[dict], n_candidates: int) -> di
 
 def finish(out: pathlib.Path, title: str, rows: list[dict], summary: dict) -> None:
     """Write metrics.json and index.html, print the summary and where the page is."""
-    utils.write_json(out / "metrics.json", {"summary": summary,
-                                            "utterances": {row["id"]: row["measures"] for row in rows}})
-    report.write_page(out, title, rows, summary)
-    width = max(map(len, summary))
-    for name, value in summary.items():
-        print(f"{name:{width}} {value if isinstance(value, (str, int)) else format(value, '.3f')}")
+    content = {"summary": summary, "utterances": {row["id"]: row["measures"] for row in rows}}
+    words = {row["id"]: {"reference": row["words"]["reference"], **{
+        page.COLUMNS[kind]: text for kind, text in row["words"]["heard"].items()}} for row in rows if "words" in row}
+    utils.write_json(out / "metrics.json", content | ({"words": words} if words else {}))
+    page.write_page(out, title, rows, summary)
+    page.print_summary(summary)
     print(f"open {(out / 'index.html').resolve()}")

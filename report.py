@@ -1,14 +1,9 @@
-"""Pictures and the results page of an evaluation: PNG files and one index.html that opens without a network.
+"""Pictures of conversions, curves and durations as PNG files.
 
 Figures are made without pyplot, so there is no display, no global state and no harm in threads. Every file appears
 under its name only when it is complete.
 """
-import html
-import math
-import numbers
 import os
-import pathlib
-import urllib.parse
 from typing import NamedTuple
 
 import numpy as np
@@ -131,109 +126,3 @@ def plain_axes(title: str, xlabel: str, ylabel: str) -> tuple[Figure, Axes]:
     axes.set_axisbelow(True)
     axes.spines[["top", "right"]].set_visible(False)
     return figure, axes
-
-
-STYLE = """
-:root { color-scheme: light dark; --line: #d5d8dc; --soft: #f4f5f7; --text: #1c1e21; --back: #fff; --link: #0b57a4; }
-@media (prefers-color-scheme: dark) {
-  :root { --line: #3a3f45; --soft: #22262b; --text: #e4e6e9; --back: #16181b; --link: #8ab8f0; } }
-body { margin: 0 auto; max-width: 96rem; padding: 1rem 1.5rem 3rem; font: 15px/1.45 system-ui, sans-serif;
-       color: var(--text); background: var(--back); }
-.scroll { overflow-x: auto; } table { border-collapse: collapse; } th, td { padding: .4rem .6rem; text-align: left; }
-tbody tr:not(.picture) > * { border-top: 1px solid var(--line); }
-thead th { background: var(--soft); vertical-align: bottom; }
-.results { width: 100%; } .results tbody th { min-width: 11rem; max-width: 16rem; overflow-wrap: anywhere; }
-.results .number { text-align: right; font-variant-numeric: tabular-nums; }
-audio { display: block; width: 12.5rem; height: 2.25rem; }
-button { padding: 0; border: 0; background: none; font: inherit; color: inherit; text-align: inherit; cursor: pointer; }
-button::after { content: "\\a0\\2195"; opacity: .45; }
-[aria-sort=ascending] button::after { content: "\\a0\\2191"; opacity: 1; }
-[aria-sort=descending] button::after { content: "\\a0\\2193"; opacity: 1; }
-:focus-visible { outline: 2px solid var(--link); outline-offset: 2px; }
-details { width: 0; min-width: 100%; } /* a picture must not widen the table */
-summary, img { position: sticky; left: .6rem; } /* in sight when a narrow screen scrolls the table */
-summary { width: max-content; color: var(--link); cursor: pointer; }
-img { display: block; margin: .5rem 0; max-width: min(100%, 100vw - 4.5rem); height: auto; border-radius: 4px; }
-"""
-
-SCRIPT = """
-const collator = new Intl.Collator(undefined, {numeric: true});
-for (const button of document.querySelectorAll("th[aria-sort] button")) button.addEventListener("click", () => {
-  const heading = button.parentElement, table = heading.closest("table"), column = heading.cellIndex;
-  const sign = heading.getAttribute("aria-sort") === "ascending" ? -1 : 1;
-  for (const other of table.querySelectorAll("th[aria-sort]")) other.setAttribute("aria-sort", "none");
-  heading.setAttribute("aria-sort", sign > 0 ? "ascending" : "descending");
-  table.append(...[...table.tBodies].sort((a, b) => {
-    const [x, y] = [a, b].map(body => body.rows[0].cells[column].dataset.value);
-    if (x === "" || y === "") return (x === "") - (y === "");  // no value stays at the end
-    return sign * (column === 0 ? collator.compare(x, y) : x - y);
-  }));
-});
-"""
-
-
-def shown(value: object) -> str:
-    """Text of a value for people: three significant digits, yes or no, a dash for None; not escaped."""
-    if value is None or isinstance(value, (bool, np.bool_)):
-        return "\u2013" if value is None else "yes" if value else "no"
-    if isinstance(value, (list, tuple, np.ndarray)):
-        return ", ".join(map(shown, value))
-    if isinstance(value, numbers.Integral) or not isinstance(value, numbers.Real):
-        return str(value)
-    return f"{value:.0f}" if abs(value) >= 100 else f"{value:#.3g}".rstrip(".")
-
-
-def address(path: str | os.PathLike) -> str:
-    """Relative path as it stands in an attribute, whatever characters it is made of."""
-    return html.escape(urllib.parse.quote(pathlib.PurePath(path).as_posix()))
-
-
-def write_page(folder: str | os.PathLike, title: str, rows: list[dict], summary: dict[str, float | str | list]) -> None:
-    """Write folder/index.html: a summary, then one sortable entry an utterance.
-
-    row: {"id": str, "audio": {kind: relative path}, "picture": relative path, "measures": {name: float | bool | None}};
-    a row may lack a kind, a measure or the picture. Kinds and measures become columns in the order they first appear.
-    """
-    kinds = list(dict.fromkeys(kind for row in rows for kind in row["audio"]))
-    names = list(dict.fromkeys(name for row in rows for name in row["measures"]))
-    head = ['<th scope="col" aria-sort="none"><button type="button">utterance</button></th>']
-    head += [f'<th scope="col">{html.escape(kind)}</th>' for kind in kinds]
-    head += [f'<th scope="col" class="number" aria-sort="none"><button type="button">{html.escape(name)}</button></th>'
-             for name in names]
-    bodies = []
-    for row in rows:
-        name = html.escape(row["id"])
-        cells = [f'<th scope="row" data-value="{name}">{name}</th>']
-        for kind in kinds:
-            path = row["audio"].get(kind)
-            cells.append("<td>\u2013</td>" if path is None else
-                         f'<td><audio controls preload="none" src="{address(path)}" '
-                         f'aria-label="{name}, {html.escape(kind)}"></audio></td>')
-        for value in map(row["measures"].get, names):
-            key = "" if value is None or not math.isfinite(value) else float(value)
-            cells.append(f'<td class="number" data-value="{key}">{html.escape(shown(value))}</td>')
-        body = f"<tr>{''.join(cells)}</tr>"
-        if row.get("picture") is not None:
-            body += (f'\n<tr class="picture"><td colspan="{len(cells)}"><details><summary>spectrograms and alignment'
-                     f'</summary><img loading="lazy" src="{address(row["picture"])}" '
-                     f'alt="Spectrograms and alignment of {name}"></details></td></tr>')
-        bodies.append(f"<tbody>\n{body}\n</tbody>\n")
-    facts = [f'<tr><th scope="row">{html.escape(name)}</th><td>{html.escape(shown(value))}</td></tr>\n'
-             for name, value in summary.items()]
-    page = f"""<!DOCTYPE html>
-<html lang="en">
-<head><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">
-<title>{html.escape(title)}</title><style>{STYLE}</style></head>
-<body>
-<h1>{html.escape(title)}</h1>
-<div class="scroll" tabindex="0" role="region" aria-label="Summary"><table>
-{"".join(facts)}</table></div>
-<h2 id="utterances">Utterances ({len(rows)})</h2>
-<div class="scroll" tabindex="0" role="region" aria-labelledby="utterances"><table class="results">
-<thead><tr>{"".join(head)}</tr></thead>
-{"".join(bodies)}</table></div>
-<script>{SCRIPT}</script>
-</body></html>
-"""
-    with utils.replacing(pathlib.Path(folder) / "index.html") as temporary:
-        temporary.write_text(page, encoding="utf-8")

@@ -31,6 +31,7 @@ def pack(members: dict[str, bytes], links: tuple[str, ...] = ()) -> bytes:
 
 ARCHIVE = pack({f"cmu_us_bdl_arctic/wav/{name}": content for name, content in WAVS.items()}
                | {"cmu_us_bdl_arctic/etc/txt.done.data": b"text", "cmu_us_bdl_arctic/lab/wav/x.wav": b"label"})
+UNPACKED = WAVS | {"txt.done.data": b"text"}
 
 
 class Handler(http.server.BaseHTTPRequestHandler):
@@ -84,7 +85,7 @@ def content(folder):
 def test_complete_download(server, tmp_path):
     wavs = download(server, tmp_path / "new" / "corpus")
     assert wavs == tmp_path / "new" / "corpus" / "bdl"
-    assert content(wavs) == WAVS
+    assert content(wavs) == UNPACKED
     assert server.requests == [("/packed/cmu_us_bdl_arctic.tar.bz2", None)]
     assert [path.name for path in wavs.parent.iterdir()] == ["bdl"]  # neither archive nor temporary folder stays
 
@@ -98,7 +99,7 @@ def test_second_call_makes_no_request(server, tmp_path):
 
 def test_retry_asks_only_for_the_rest(server, tmp_path):
     server.cuts = [1000, 500]
-    assert content(download(server, tmp_path)) == WAVS
+    assert content(download(server, tmp_path)) == UNPACKED
     assert ranges(server) == [None, "bytes=1000-", "bytes=1500-"]
 
 
@@ -107,25 +108,25 @@ def test_gives_up_after_three_retries_and_the_next_call_goes_on(server, tmp_path
     with pytest.raises(arctic.DownloadError, match=r"http://127.*failed 4 times.*1000 of \d+ bytes.*run again"):
         download(server, tmp_path)
     server.requests.clear()
-    assert content(download(server, tmp_path)) == WAVS
+    assert content(download(server, tmp_path)) == UNPACKED
     assert ranges(server) == ["bytes=1000-"]
 
 
 def test_server_that_ignores_ranges(server, tmp_path):
     server.cuts, server.ranges = [1000], False
-    assert content(download(server, tmp_path)) == WAVS
+    assert content(download(server, tmp_path)) == UNPACKED
     assert ranges(server) == [None, "bytes=1000-"]
 
 
 def test_complete_part_needs_no_request(server, tmp_path):
     (tmp_path / "cmu_us_bdl_arctic.tar.bz2.part").write_bytes(ARCHIVE)
-    assert content(download(server, tmp_path)) == WAVS
+    assert content(download(server, tmp_path)) == UNPACKED
     assert server.requests == []
 
 
 def test_part_longer_than_the_file_starts_again(server, tmp_path):
     (tmp_path / "cmu_us_bdl_arctic.tar.bz2.part").write_bytes(ARCHIVE + b"more")
-    assert content(download(server, tmp_path)) == WAVS
+    assert content(download(server, tmp_path)) == UNPACKED
     assert ranges(server) == [f"bytes={len(ARCHIVE) + 4}-", None]
 
 
@@ -186,12 +187,13 @@ def test_interrupted_unpacking_is_repeated(server, tmp_path, monkeypatch):
     assert [path.name for path in (tmp_path / ".bdl.tmp").iterdir()] == ["arctic_a0001.wav"]
     assert not (tmp_path / "bdl").exists()
     (tmp_path / ".bdl.tmp" / "stale.wav").touch()
-    assert content(download(server, tmp_path)) == WAVS
+    assert content(download(server, tmp_path)) == UNPACKED
     assert len(server.requests) == 1  # the archive was kept
 
 
-def test_archive_without_recordings(server, tmp_path):
-    server.content = pack({"readme.txt": b"moved"})
+@pytest.mark.parametrize("name", ["readme.txt", "cmu_us_bdl_arctic/etc/txt.done.data"])
+def test_archive_without_recordings(server, tmp_path, name):
+    server.content = pack({name: b"moved"})
     with pytest.raises(arctic.DownloadError, match="holds no .*choose another mirror"):
         download(server, tmp_path)
     assert not (tmp_path / "bdl").exists()

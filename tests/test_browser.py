@@ -16,7 +16,7 @@ import time
 import numpy as np
 import pytest
 
-import report
+import page as results_page
 import utils
 from conftest import tone
 from hyperparams import HyperParams
@@ -124,7 +124,7 @@ def page(tmp_path_factory):
         utils.save_wav(folder / "audio" / f"{name} ü #1.wav", tone(440.0, seconds=seconds), hp)
         rows.append({"id": name, "audio": {"converted": f"audio/{name} ü #1.wav"}, "picture": "audio/p.png",
                      "measures": {"stops": True, "MCD dB": distortion}})
-    report.write_page(folder, "Voice conversion", rows, {"MCD dB": 7.9})
+    results_page.write_page(folder, "Voice conversion", rows, {"MCD dB": 7.9})
     browser = Browser(folder / "index.html", tmp_path_factory.mktemp("profile"))
     yield browser
     browser.close()

@@ -6,6 +6,7 @@ import pytest
 
 import heldout
 import metrics
+import mos
 import report
 import utils
 import world
@@ -19,6 +20,7 @@ from test_networks import randomise
 def without_world(monkeypatch):
     """The measures of every installation."""
     monkeypatch.setattr(world, "available", lambda: False)
+    monkeypatch.setattr(mos, "available", lambda: False)
 
 
 @pytest.fixture

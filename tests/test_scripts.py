@@ -19,6 +19,7 @@ import pytest
 import soundfile
 import tensorflow as tf
 
+import asr
 import eval as evaluation
 import eval_gan
 import hyperparams
@@ -35,8 +36,10 @@ FLAGS = {
                   "--identity", "--set"],
     "train.py": ["--data", "--logdir", "--preset", "--set", "--seed", "--steps", "--init-from", "--no-resume"],
     "train_gan.py": ["--data", "--logdir", "--preset", "--set", "--seed", "--steps", "--init-from", "--no-resume"],
-    "eval.py": ["--data", "--logdir", "--out", "--checkpoint", "--source", "--oracles", "--set", "FILE_OR_FOLDER"],
-    "eval_gan.py": ["--data", "--logdir", "--out", "--checkpoint", "--source", "--oracles", "--set", "FILE_OR_FOLDER"],
+    "eval.py": ["--data", "--logdir", "--out", "--checkpoint", "--source", "--oracles", "--asr", "--transcripts",
+                "--set", "FILE_OR_FOLDER"],
+    "eval_gan.py": ["--data", "--logdir", "--out", "--checkpoint", "--source", "--oracles", "--asr", "--transcripts",
+                    "--set", "FILE_OR_FOLDER"],
     "check.py": [],
 }
 
@@ -142,7 +145,9 @@ def test_evaluation_of_the_heldout_sentences(trained, capsys):
         # Hardly trained it walks along the source at about its speed
         assert len(wavs["converted"]) == pytest.approx(len(wavs["source"]), rel=0.2)
     printed = capsys.readouterr().out
-    assert "index.html" in printed and all(name in printed for name in metrics["summary"])
+    assert "index.html" in printed and re.search("^ +converted +source +copy", printed, re.MULTILINE)
+    for name in metrics["summary"]:
+        assert "\n" + re.sub(" of the (source|copy|target)$", "", name) + "  " in f"\n{printed}", name
 
 
 class Terminal(io.StringIO):
@@ -165,6 +170,22 @@ def test_oracles_are_measured_beside_the_conversion(trained, tmp_path, monkeypat
     assert summary["MCD dB from natural mel"] < 0.8 * summary["MCD dB along the DTW path"]
     assert all(" along the " not in name for row in json.loads((tmp_path / "metrics.json").read_text(
         encoding="utf-8"))["utterances"].values() for name in row)
+
+
+def test_words_are_heard_in_all_that_was_made(trained, tmp_path, monkeypatch):
+    pytest.importorskip("jiwer")
+    monkeypatch.setattr(asr, "available", lambda: True)
+    monkeypatch.setattr(asr, "Recogniser", lambda model, hp: lambda wav: f"{model} heard")
+    (tmp_path / "words.txt").write_text(f"{HELDOUT[0]}|Model heard.\n{HELDOUT[1]}|nothing\n")
+    assert evaluation.main(["--logdir", str(trained.logdir), "--out", str(tmp_path), "--oracles", "--asr", "model",
+                            "--transcripts", str(tmp_path / "words.txt")]) == 0
+    results = json.loads((tmp_path / "metrics.json").read_text(encoding="utf-8"))
+    for kind in ("", *(f" of the {kind}" for kind in ("source", "copy", "target")), " from natural mel"):
+        assert results["summary"][f"WER %{kind}"] == pytest.approx(100 * 2 / 3)
+    assert [row["WER %"] for row in results["utterances"].values()] == [0.0, 200.0]
+    assert results["words"][f"rms-{HELDOUT[1]}"]["with teacher forcing"] == "model heard"
+    page = (tmp_path / "index.html").read_text(encoding="utf-8")
+    assert "<del>nothing</del>" in page and page.count("<mark>") == 2  # one of them explains the marks
 
 
 def test_another_source_is_refused(trained, capsys):

@@ -1,0 +1,144 @@
+"""What is heard: Whisper (Radford et al. 2022) writes recordings down, and the words are counted that differ.
+
+It needs faster-whisper, jiwer and inflect: `pip install -r requirements-asr.txt`. Without them evaluation leaves the
+words out. They are imported by the functions that use them, as most commands need none and inflect takes seconds.
+"""
+import functools
+import importlib.util
+import json
+import os
+import pathlib
+import re
+import unicodedata
+from typing import NamedTuple
+
+import librosa
+import numpy as np
+
+import manifest
+import utils
+from hyperparams import HyperParams
+
+LIBRARIES = ("faster_whisper", "jiwer", "inflect")
+SAMPLE_RATE = 16000  # Hz, of all Whisper models
+NUMBER = re.compile(r"[0-9]+(?:,[0-9]{3})*(?:\.[0-9]+)?(?:st|nd|rd|th)?\b|[0-9]+")
+YEAR = re.compile(r"1[1-9][1-9][0-9]")  # read in pairs; 1900 to 1909 and so on are not, or not alike by all
+ARCTIC_LINE = re.compile(r'\(\s*(\S+)\s+"(.*)"\s*\)')
+
+
+def available() -> bool:
+    """Whether the libraries are installed."""
+    return all(importlib.util.find_spec(name) for name in LIBRARIES)
+
+
+class Recogniser:
+    """Writes English recordings down; several threads may ask it at once."""
+
+    def __init__(self, model: str, hp: HyperParams):
+        """`model` is a name that faster-whisper knows, and downloads, or a folder; raises ValueError."""
+        from faster_whisper import WhisperModel
+        self.hp = hp
+        try:
+            # Sentences are short: a core for each is faster than all cores for one
+            self.model = WhisperModel(model, device="cpu", compute_type="int8", cpu_threads=1,
+                                      num_workers=os.cpu_count())
+        except Exception as error:  # a download's errors are of the libraries below the library
+            reason = next(iter(str(error).splitlines()), type(error).__name__)
+            raise ValueError(f"--asr {utils.printable(model)} cannot be loaded ({reason}); give a name such as "
+                             "small.en, which is downloaded, or a folder with the model.bin of a converted "
+                             "model") from error
+
+    def __call__(self, wav: np.ndarray) -> str:
+        """What is said in a recording (samples,)."""
+        wav = librosa.resample(np.asarray(wav, np.float32), orig_sr=self.hp.sample_rate, target_sr=SAMPLE_RATE)
+        segments, _ = self.model.transcribe(wav, language="en", beam_size=5, temperature=0.0, without_timestamps=True,
+                                            condition_on_previous_text=False)
+        return " ".join(segment.text.strip() for segment in segments)
+
+
+@functools.lru_cache(maxsize=1)
+def number_speller():
+    import inflect
+    return inflect.engine()
+
+
+def spell_number(match: re.Match) -> str:
+    """A number in digits, as it is read."""
+    pairs = 2 if YEAR.fullmatch(match[0]) else 0
+    return f" {number_speller().number_to_words(match[0].replace(',', ''), andword='', group=pairs)} "
+
+
+def normalise(text: str) -> str:
+    """The words of a text as they are compared: numbers written out, lower case, no punctuation but the apostrophes
+    within words; hyphens are spaces."""
+    text = unicodedata.normalize("NFKC", text).lower()
+    for written, read in (("\u2019", "'"), ("&", " and "), ("per cent", "percent"), ("%", " percent ")):
+        text = text.replace(written, read)
+    text = re.sub(r"[^\w']|_", " ", NUMBER.sub(spell_number, text))
+    return " ".join(word for word in (word.strip("'") for word in text.split()) if word)
+
+
+class Comparison(NamedTuple):
+    """Words heard beside those of the reference; edits are substitutions, deletions and insertions."""
+    word_edits: int
+    n_words: int             # of the reference
+    character_edits: int
+    n_characters: int        # of the reference, spaces between words included
+    alignment: list[tuple[str, str, str]]  # equal, substitute, delete or insert; words of the reference; words heard
+
+
+def compare(reference: str, heard: str) -> Comparison:
+    """Align two texts with the fewest edits (Levenshtein), once by words and once by characters."""
+    import jiwer
+    reference, heard = normalise(reference), normalise(heard)
+    by_words, by_characters = jiwer.process_words(reference, heard), jiwer.process_characters(reference, heard)
+    said, found = by_words.references[0], by_words.hypotheses[0]
+    edits = [each.substitutions + each.deletions + each.insertions for each in (by_words, by_characters)]
+    return Comparison(edits[0], len(said), edits[1], len(reference), [
+        (chunk.type, " ".join(said[chunk.ref_start_idx:chunk.ref_end_idx]),
+         " ".join(found[chunk.hyp_start_idx:chunk.hyp_end_idx])) for chunk in by_words.alignments[0]])
+
+
+def error_rates(compared: list[Comparison]) -> dict[str, float]:
+    """Word and character error rate in per cent: all edits by all words, or characters, of the references (NaN if there
+    are none). More words than were said make it more than 100."""
+    sums = np.sum([each[:4] for each in compared], axis=0)
+    return {name: float(100.0 * edits / total) if total else np.nan
+            for name, edits, total in (("WER %", *sums[:2]), ("CER %", *sums[2:]))}
+
+
+def read_transcripts(path: pathlib.Path) -> dict[str, str]:
+    """Utterance id to what is said: lines `( id "text" )` of CMU Arctic, lines `id|text` of LJSpeech, whose last column
+    is the normalised text, or a JSON object. Raises ValueError."""
+    text, name = manifest.read_text(path), utils.printable(path)
+    found: dict[str, str] = {}
+    if text.lstrip()[:1] in ("{", "["):
+        try:
+            entries = json.loads(text)
+        except json.JSONDecodeError as error:
+            raise ValueError(f"{name}, line {error.lineno}: is no JSON ({error.msg}); correct it there") from None
+        if not isinstance(entries, dict) or not all(isinstance(said, str) for said in entries.values()):
+            raise ValueError(f'{name}: must be one JSON object of texts, {{"id": "what is said", ...}}')
+        lines = [(f"{name}, {key!r}", key, said) for key, said in entries.items()]
+    else:
+        lines = [(f"{name}, line {number}", *split_line(line)) for number, line in enumerate(text.splitlines(), 1)
+                 if line.strip()]
+    for place, key, said in lines:
+        key = utils.file_name(key.strip())
+        if not key or not said.strip():
+            raise ValueError(f'{place}: holds no id with a text; write ( id "text" ), id|text or a JSON object')
+        if key in found:
+            raise ValueError(f"{place}: {key!r} is there for the second time; remove one of the two")
+        found[key] = said.strip()
+    if not found:
+        raise ValueError(f"{name}: is empty; give a file that says what is said in each recording")
+    return found
+
+
+def split_line(line: str) -> tuple[str, str]:
+    """Id and text of a line; both empty if it has none."""
+    arctic = ARCTIC_LINE.fullmatch(line.strip())
+    if arctic:
+        return arctic[1], arctic[2].replace('\\"', '"')
+    columns = line.split("|")
+    return (columns[0], columns[-1]) if len(columns) > 1 else ("", "")

@@ -1,0 +1,242 @@
+"""The results page of an evaluation, one index.html that opens without a network, and the same figures for a terminal.
+
+The summary sets what was made of the sentences side by side, a row a measure; below it stands an entry a sentence.
+"""
+import html
+import math
+import numbers
+import os
+import pathlib
+import urllib.parse
+
+import numpy as np
+
+import utils
+
+# What was measured, by the ending of the measure's name
+COLUMNS = {"": "converted", " of the source": "source", " of the copy": "copy", " of the target": "target",
+           " along the DTW path": "along the DTW path", " with teacher forcing": "with teacher forcing",
+           " from natural mel": "from natural mel"}
+ABOUT = ("Converted: what the model made of the source. Source: the recordings it heard, as they are. Copy: the "
+         "target's own spectrogram through the same synthesis, the best that a conversion can be. Target: the natural "
+         "recordings.")
+DASH = "\u2013"  # no value
+WORLD = "WORLD "  # in front of a measure that is taken on WORLD's analysis
+RETRIEVAL = "content retrieval among "
+MEASURES = {  # in the order of the table
+    "WER %": "Word error rate: words that a recogniser hears wrong, misses or adds, of a hundred that are said. Lower "
+             "is better.",
+    "CER %": "Character error rate, the same of letters: a word heard nearly right counts less. Lower is better.",
+    "DNSMOS OVRL": "Overall quality from 1 to 5 as a network estimates it (P.835). Higher is better.",
+    "DNSMOS P.808": "Opinion of listeners from 1 to 5 as a network estimates it (P.808). Higher is better.",
+    "MCD dB": "Mel-cepstral distortion, the distance from the target's recording. Lower is better.",
+    "MCD gap closed": "How far the distortion comes from the source (0) to the copy (1). Higher is better.",
+    RETRIEVAL: "Conversions to which the right one of so many sentences of the target is nearest. More is better.",
+    "stops by itself": "Share of conversions that end before the limit of steps. Higher is better.",
+    "stops within 15 %": "Share that end by themselves within 15 % of the target's length. Higher is better.",
+    "duration difference s": "How much longer or shorter than the target's recording, on average. Lower is better.",
+    "path distance frames": "How far the reading position is off the path of dynamic time warping. Lower is "
+                            "better.",
+    "global variance ratio": "How much the spectrum varies, as a share of the target's. 1 is best; below it speech is "
+                             "muffled.",
+    "modulation distance dB": "How much the movements of the spectrum differ from the target's. Lower is better.",
+    "F0 RMSE Hz": "Error of the pitch where both have one. Lower is better.",
+    "F0 correlation": "Correlation of the pitch with the target's. Higher, up to 1, is better.",
+    "median F0 ratio": "Pitch as a share of the target's. Nearer to 1 is better.",
+    "voicing error": "Share of frames that have a pitch in one and none in the other. Lower is better.",
+}
+WORDS = ("Words: the reference, and what a recogniser hears in the conversion. <del>Struck out</del> are words that "
+         "it does not hear, <mark>marked</mark> those that it hears instead, <ins>underlined</ins> those that nobody "
+         "said.")
+
+STYLE = """
+:root { color-scheme: light dark; --line: #d5d8dc; --soft: #f4f5f7; --text: #1c1e21; --back: #fff; --link: #0b57a4;
+        --wrong: #a3241c; }
+@media (prefers-color-scheme: dark) {
+  :root { --line: #3a3f45; --soft: #22262b; --text: #e4e6e9; --back: #16181b; --link: #8ab8f0;
+          --wrong: #ffa69c; } }
+body { margin: 0 auto; max-width: 96rem; padding: 1rem 1.5rem 3rem; font: 15px/1.45 system-ui, sans-serif;
+       color: var(--text); background: var(--back); }
+.scroll { overflow-x: auto; } table { border-collapse: collapse; } th, td { padding: .4rem .6rem; text-align: left; }
+tbody tr:not(.picture) > * { border-top: 1px solid var(--line); }
+thead th { background: var(--soft); vertical-align: bottom; }
+.results { width: 100%; } .results tbody th { min-width: 11rem; max-width: 16rem; overflow-wrap: anywhere; }
+.number { text-align: right; font-variant-numeric: tabular-nums; } .summary .number:nth-child(2) { font-weight: bold; }
+.summary { margin-bottom: 1rem; } .meaning { min-width: 20rem; max-width: 48rem; } p { max-width: 60rem; }
+.words { min-width: 22rem; } .words p { margin: 0 0 .2rem; } .words b { font-weight: normal; opacity: .7; }
+mark { padding: 0 .15em; border-radius: 2px; color: #1c1e21; background: #ffd867; }
+del, ins { color: var(--wrong); } ins { text-decoration: underline; }
+.words :is(mark, del, ins)::before, .words :is(mark, del, ins)::after { /* for those who listen to the page */
+  position: absolute; width: 1px; height: 1px; overflow: hidden; clip-path: inset(50%); white-space: nowrap; }
+.words del::before { content: " not heard: "; } .words mark::before { content: " heard instead: "; }
+.words ins::before { content: " added: "; } .words :is(mark, del, ins)::after { content: ", "; }
+audio { display: block; width: 12.5rem; height: 2.25rem; }
+button { padding: 0; border: 0; background: none; font: inherit; color: inherit; text-align: inherit; cursor: pointer; }
+button::after { content: "\\a0\\2195"; opacity: .45; }
+[aria-sort=ascending] button::after { content: "\\a0\\2191"; opacity: 1; }
+[aria-sort=descending] button::after { content: "\\a0\\2193"; opacity: 1; }
+:focus-visible { outline: 2px solid var(--link); outline-offset: 2px; }
+details { width: 0; min-width: 100%; } /* a picture must not widen the table */
+summary, img { position: sticky; left: .6rem; } /* in sight when a narrow screen scrolls the table */
+summary { width: max-content; color: var(--link); cursor: pointer; }
+img { display: block; margin: .5rem 0; max-width: min(100%, 100vw - 4.5rem); height: auto; border-radius: 4px; }
+"""
+
+SCRIPT = """
+const collator = new Intl.Collator(undefined, {numeric: true});
+for (const button of document.querySelectorAll("th[aria-sort] button")) button.addEventListener("click", () => {
+  const heading = button.parentElement, table = heading.closest("table"), column = heading.cellIndex;
+  const sign = heading.getAttribute("aria-sort") === "ascending" ? -1 : 1;
+  for (const other of table.querySelectorAll("th[aria-sort]")) other.setAttribute("aria-sort", "none");
+  heading.setAttribute("aria-sort", sign > 0 ? "ascending" : "descending");
+  table.append(...[...table.tBodies].sort((a, b) => {
+    const [x, y] = [a, b].map(body => body.rows[0].cells[column].dataset.value);
+    if (x === "" || y === "") return (x === "") - (y === "");  // no value stays at the end
+    return sign * (column === 0 ? collator.compare(x, y) : x - y);
+  }));
+});
+"""
+
+
+def shown(value: object) -> str:
+    """Text of a value for people: three significant digits, yes or no, a dash for None; not escaped."""
+    if value is None or isinstance(value, (bool, np.bool_)):
+        return DASH if value is None else "yes" if value else "no"
+    if isinstance(value, (list, tuple, np.ndarray)):
+        return ", ".join(map(shown, value))
+    if isinstance(value, numbers.Integral) or not isinstance(value, numbers.Real):
+        return str(value)
+    return f"{value:.0f}" if abs(value) >= 100 else f"{value:#.3g}".rstrip(".")
+
+
+def address(path: str | os.PathLike) -> str:
+    """Relative path as it stands in an attribute, whatever characters it is made of."""
+    return html.escape(urllib.parse.quote(pathlib.PurePath(path).as_posix()))
+
+
+def measured(name: str) -> tuple[str, str]:
+    """The measure (a key of MEASURES, or empty) of a name in the summary, and the ending that says of what."""
+    kind = max((kind for kind in COLUMNS if name.endswith(kind)), key=len)
+    measure = name[:len(name) - len(kind)].removeprefix(WORLD)
+    measure = RETRIEVAL if measure.startswith(RETRIEVAL) else measure
+    return (measure, kind) if measure in MEASURES else ("", "")
+
+
+def side_by_side(summary: dict) -> tuple[list[str], dict[str, list], dict]:
+    """Sort a summary into columns, the rows of measures with a value or None for each, and what is no measure."""
+    found = [measured(name) for name in summary]
+    kinds = [kind for kind in COLUMNS if any(measure and ending == kind for measure, ending in found)]
+    order, rows, facts = list(MEASURES), {}, {}
+    for name, value in summary.items():
+        measure, kind = measured(name)
+        if measure:
+            row = name[:len(name) - len(kind)]
+            rows.setdefault(row, [None] * len(kinds))[kinds.index(kind)] = value
+        else:
+            facts[name] = value
+    rows = {name: rows[name] for name in sorted(rows, key=lambda name: order.index(measured(name)[0]))}
+    return [COLUMNS[kind] for kind in kinds], rows, facts
+
+
+def print_summary(summary: dict) -> None:
+    """Print a summary as the page shows it: what is no measure, then a row a measure."""
+    def text(value):
+        return "" if value is None else str(value) if isinstance(value, (str, int)) else format(value, ".3f")
+    columns, rows, facts = side_by_side(summary)
+    table = {"": columns, **{name: [*map(text, values)] for name, values in rows.items()}}
+    widths = [max(map(len, cells)) for cells in zip(*table.values())]
+    margin = max(map(len, [*table, *facts]))
+    for name, value in facts.items():
+        print(f"{name:{margin}}  {text(value)}")
+    for name, cells in table.items() if rows else ():
+        print(f"{name:{margin}}  {'  '.join(f'{cell:>{width}}' for cell, width in zip(cells, widths))}".rstrip())
+
+
+def summary_html(summary: dict) -> str:
+    """The tables above the sentences."""
+    columns, rows, facts = side_by_side(summary)
+    lines = []
+    for name, values in rows.items():
+        about = html.escape(MEASURES[measured(name)[0]] + " By WORLD's analysis." * name.startswith(WORLD))
+        cells = "".join(f'<td class="number">{"" if value is None else html.escape(shown(value))}</td>'
+                        for value in values)
+        lines.append(f'<tr><th scope="row">{html.escape(name)}</th>{cells}<td class="meaning">{about}</td></tr>\n')
+    head = "".join(f'<th scope="col" class="number">{html.escape(column)}</th>' for column in columns)
+    table = f"""<p>{ABOUT}</p>
+<div class="scroll" tabindex="0" role="region" aria-label="Measures"><table class="summary">
+<thead><tr><th scope="col">measure</th>{head}<th scope="col">what it is</th></tr></thead>
+<tbody>
+{"".join(lines)}</tbody></table></div>
+""" if rows else ""
+    lines = [f'<tr><th scope="row">{html.escape(name)}</th><td>{html.escape(shown(value))}</td></tr>\n'
+             for name, value in facts.items()]
+    return table + f"""<div class="scroll" tabindex="0" role="region" aria-label="Summary"><table>
+{"".join(lines)}</table></div>
+"""
+
+
+def words_html(alignment: list[tuple[str, str, str]]) -> str:
+    """What is said and what was heard (asr.Comparison), with the words marked that differ."""
+    said, heard = [], []
+    for kind, reference, found in alignment:
+        if reference:
+            text = html.escape(reference)
+            said.append(text if kind == "equal" else f"<del>{text}</del>")
+        if found:
+            text, tag = html.escape(found), {"substitute": "mark", "insert": "ins"}.get(kind)
+            heard.append(f"<{tag}>{text}</{tag}>" if tag else text)
+    return f'<p><b>reference</b> {" ".join(said) or DASH}</p><p><b>heard</b> {" ".join(heard) or DASH}</p>'
+
+
+def write_page(folder: str | os.PathLike, title: str, rows: list[dict], summary: dict[str, float | str | list]) -> None:
+    """Write folder/index.html: a summary, then one sortable entry an utterance.
+
+    row: {"id": str, "audio": {kind: relative path}, "picture": relative path, "measures": {name: float | bool | None},
+    "words": {"alignment": see `words_html`}}; a row may lack a kind, a measure, the picture or the words. Kinds, the
+    conversion first, and measures become columns in the order they first appear.
+    """
+    kinds = sorted(dict.fromkeys(kind for row in rows for kind in row["audio"]), key=lambda kind: kind != "converted")
+    names = list(dict.fromkeys(name for row in rows for name in row["measures"]))
+    listened = any("words" in row for row in rows)
+    head = ['<th scope="col" aria-sort="none"><button type="button">utterance</button></th>']
+    head += [f'<th scope="col">{html.escape(kind)}</th>' for kind in kinds]
+    head[2:2] = ['<th scope="col">words</th>'] * listened
+    head += [f'<th scope="col" class="number" aria-sort="none"><button type="button">{html.escape(name)}</button></th>'
+             for name in names]
+    bodies = []
+    for row in rows:
+        name = html.escape(row["id"])
+        cells = [f'<th scope="row" data-value="{name}">{name}</th>']
+        for kind in kinds:
+            path = row["audio"].get(kind)
+            cells.append(f"<td>{DASH}</td>" if path is None else
+                         f'<td><audio controls preload="none" src="{address(path)}" '
+                         f'aria-label="{name}, {html.escape(kind)}"></audio></td>')
+        if listened:
+            words = words_html(row["words"]["alignment"]) if "words" in row else DASH
+            cells.insert(2, f'<td class="words">{words}</td>')
+        for value in map(row["measures"].get, names):
+            key = "" if value is None or not math.isfinite(value) else float(value)
+            cells.append(f'<td class="number" data-value="{key}">{html.escape(shown(value))}</td>')
+        body = f"<tr>{''.join(cells)}</tr>"
+        if row.get("picture") is not None:
+            body += (f'\n<tr class="picture"><td colspan="{len(cells)}"><details><summary>spectrograms and alignment'
+                     f'</summary><img loading="lazy" src="{address(row["picture"])}" '
+                     f'alt="Spectrograms and alignment of {name}"></details></td></tr>')
+        bodies.append(f"<tbody>\n{body}\n</tbody>\n")
+    page = f"""<!DOCTYPE html>
+<html lang="en">
+<head><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">
+<title>{html.escape(title)}</title><style>{STYLE}</style></head>
+<body>
+<h1>{html.escape(title)}</h1>
+{summary_html(summary)}<h2 id="utterances">Utterances ({len(rows)})</h2>
+{f"<p>{WORDS}</p>" if listened else ""}
+<div class="scroll" tabindex="0" role="region" aria-labelledby="utterances"><table class="results">
+<thead><tr>{"".join(head)}</tr></thead>
+{"".join(bodies)}</table></div>
+<script>{SCRIPT}</script>
+</body></html>
+"""
+    with utils.replacing(pathlib.Path(folder) / "index.html") as temporary:
+        temporary.write_text(page, encoding="utf-8")

@@ -1,0 +1,32 @@
+"""Opinion scores tell clean speech from noise; skipped where the library is missing."""
+import numpy as np
+import pytest
+
+import mos
+from conftest import demo_wav
+from hyperparams import HyperParams
+
+pytestmark = pytest.mark.skipif(not mos.available(), reason="speechmos is optional")
+HP = HyperParams()
+
+
+def test_noise_makes_it_worse_and_level_above_full_scale_does_not():
+    wav = demo_wav("slt", "demo_003", HP)
+    clean = mos.estimate(wav, HP)
+    noisy = mos.estimate(wav + 0.05 * np.random.default_rng(0).normal(size=len(wav)), HP)
+    assert list(clean) == ["DNSMOS OVRL", "DNSMOS P.808"]
+    for name, score in clean.items():
+        assert 1.0 < noisy[name] < score - 0.3 and score < 5.0
+    full = wav / np.abs(wav).max()
+    assert mos.estimate(2.0 * full, HP) == pytest.approx(mos.estimate(full, HP))
+
+
+def test_another_rate_is_the_same_speech():
+    wav = demo_wav("slt", "demo_003", HP)
+    other = HP.replace(sample_rate=22050)
+    assert mos.estimate(demo_wav("slt", "demo_003", other), other)["DNSMOS OVRL"] == pytest.approx(
+        mos.estimate(wav, HP)["DNSMOS OVRL"], abs=0.3)
+
+
+def test_nothing_has_no_score():
+    assert all(map(np.isnan, mos.estimate(np.zeros(0), HP).values()))

@@ -1,0 +1,147 @@
+"""The results page shows all figures side by side and every sentence, and survives hostile names."""
+import html.parser
+import urllib.parse
+
+import numpy as np
+import pytest
+
+import page
+
+NASTY = """a"b'<script>alert(1)</script>&amp; ü"""
+
+
+class Page(html.parser.HTMLParser):
+    """Collects tags with their attributes, and the cells of each table row as text."""
+
+    def __init__(self, path):
+        super().__init__()
+        self.tags, self.rows, self.in_cell = [], [], False
+        self.feed(path.read_text(encoding="utf-8"))
+        self.close()
+
+    def handle_starttag(self, tag, attributes):
+        self.tags.append((tag, dict(attributes)))
+        if tag == "tr":
+            self.rows.append([])
+        elif tag in ("th", "td"):
+            self.rows[-1].append("")
+            self.in_cell = True
+
+    def handle_endtag(self, tag):
+        self.in_cell = self.in_cell and tag not in ("th", "td")
+
+    def handle_data(self, data):
+        if self.in_cell:
+            self.rows[-1][-1] += data
+
+    def all(self, name) -> list[dict]:
+        return [attributes for tag, attributes in self.tags if tag == name]
+
+
+@pytest.mark.parametrize("value, text", [(1.23456, "1.23"), (99.97, "100"), (1234.5, "1234"), (0.0, "0.00"), (7, "7"),
+                                         (True, "yes"), (np.bool_(False), "no"), (None, "\u2013"),
+                                         (np.float32(0.05), "0.0500"), ("text", "text"), ([5.0, 6.25], "5.00, 6.25"),
+                                         (float("nan"), "nan")])
+def test_values_are_shown_for_people(value, text):
+    assert page.shown(value) == text
+
+
+def test_page_shows_every_row_and_measure(tmp_path):
+    rows = [{"id": f"demo_{n}", "audio": {"source": "s.wav", "converted": "c.wav"}, "picture": "p.png",
+             "measures": {"MCD (dB)": 5.0 + n, "stopped": n == 1, "F0 error (Hz)": None}} for n in range(2)]
+    rows[0]["audio"]["target"] = "t.wav"
+    rows[1]["measures"]["late"] = float("nan")
+    page.write_page(tmp_path / "new", "Results", rows, {"MCD (dB)": 5.4321, "preset": "demo"})
+    assert [path.name for path in (tmp_path / "new").iterdir()] == ["index.html"]
+    parsed = Page(tmp_path / "new" / "index.html")
+    assert parsed.rows[:2] == [["MCD (dB)", "5.43"], ["preset", "demo"]]
+    assert parsed.rows[2] == ["utterance", "converted", "source", "target", *rows[1]["measures"]]
+    assert parsed.rows[3] == ["demo_0", "", "", "", "5.00", "no", "\u2013", "\u2013"]
+    assert parsed.rows[5] == ["demo_1", "", "", "\u2013", "6.00", "yes", "\u2013", "nan"]       # no target
+    values = [attributes["data-value"] for _, attributes in parsed.tags if "data-value" in attributes]
+    assert values == ["demo_0", "5.0", "0.0", "", "", "demo_1", "6.0", "1.0", "", ""]
+    assert [audio["preload"] for audio in parsed.all("audio")] == ["none"] * 5
+    assert [image["loading"] for image in parsed.all("img")] == ["lazy"] * 2
+    assert sum("aria-sort" in attributes for attributes in parsed.all("th")) == len(parsed.all("button")) == 5
+
+
+def test_page_loads_nothing_from_elsewhere(tmp_path):
+    page.write_page(tmp_path, "Results", [{"id": "a", "audio": {"source": "s.wav"}, "picture": "p.png",
+                                           "measures": {"MCD (dB)": 5.0}}], {"preset": "demo"})
+    text = (tmp_path / "index.html").read_text(encoding="utf-8").lower()
+    assert "<style>" in text and "<script>" in text
+    for elsewhere in ("://", "url(//", '="//', "@import"):
+        assert elsewhere not in text
+
+
+def test_page_escapes_names_and_links_to_files_that_exist(tmp_path):
+    for name in ("a \"b'c ü&#?%41.wav", "p 1.png"):
+        (tmp_path / "so und").mkdir(exist_ok=True)
+        (tmp_path / "so und" / name).write_bytes(b"")
+    row = {"id": NASTY, "audio": {NASTY: "so und/a \"b'c ü&#?%41.wav"}, "picture": "so und/p 1.png",
+           "measures": {NASTY: 1.0}}
+    page.write_page(tmp_path, NASTY, [row], {NASTY: NASTY, "list": [NASTY]})
+    parsed = Page(tmp_path / "index.html")
+    assert len(parsed.all("script")) == 1 and "src" not in parsed.all("script")[0]
+    assert parsed.rows[:4] == [[NASTY, NASTY], ["list", NASTY], ["utterance", NASTY, NASTY], [NASTY, "", "1.00"]]
+    assert parsed.all("audio")[0]["aria-label"] == f"{NASTY}, {NASTY}"
+    links = [attributes[name] for _, attributes in parsed.tags for name in ("src", "href") if name in attributes]
+    assert len(links) == 2
+    for link in links:
+        assert urllib.parse.urlsplit(link)[:2] == ("", "") and not link.startswith("/")
+        assert (tmp_path / urllib.parse.unquote(urllib.parse.urlsplit(link).path)).is_file()
+
+
+SUMMARY = {"utterances": 2, "content retrieval among the held-out": "2 of 2", "MCD gap closed": 0.5, "MCD dB": 6.0,
+           "WORLD MCD dB": 5.0, "MCD dB of the source": 9.0, "MCD dB of the copy": 3.0, "MCD dB from natural mel": 4.0,
+           "WER %": 12.5, "WER % of the target": 2.5, "words' reference": "true words"}
+BESIDE = [["", "converted", "source", "copy", "target", "from natural mel"],
+          ["WER %", 12.5, None, None, 2.5, None], ["MCD dB", 6.0, 9.0, 3.0, None, 4.0],
+          ["WORLD MCD dB", 5.0, None, None, None, None], ["MCD gap closed", 0.5, None, None, None, None],
+          ["content retrieval among the held-out", "2 of 2", None, None, None, None]]
+
+
+def test_what_was_made_of_the_sentences_stands_side_by_side():
+    columns, rows, facts = page.side_by_side(SUMMARY)
+    assert [["", *columns], *([name, *values] for name, values in rows.items())] == BESIDE
+    assert facts == {"utterances": 2, "words' reference": "true words"}
+
+
+def test_the_page_says_what_each_measure_is_and_which_way_is_better(tmp_path):
+    page.write_page(tmp_path, "Results", [], SUMMARY)
+    parsed = Page(tmp_path / "index.html")
+    assert parsed.rows[0] == ["measure", *BESIDE[0][1:], "what it is"]
+    for cells, (name, *values) in zip(parsed.rows[1:], BESIDE[1:]):
+        assert cells[:-1] == [name, *("" if value is None else page.shown(value) for value in values)]
+        assert "better" in cells[-1] and ("WORLD" in cells[-1]) == name.startswith("WORLD")
+    assert parsed.rows[len(BESIDE):][:2] == [["utterances", "2"], ["words' reference", "true words"]]
+    assert all("better" in about or "best" in about for about in page.MEASURES.values())
+
+
+def test_the_terminal_shows_the_same_in_columns(capsys):
+    page.print_summary(SUMMARY)
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0].split() == ["utterances", "2"] and len(lines) == 2 + len(BESIDE)
+    assert lines[2].split() == " ".join(BESIDE[0]).split()
+    for column, end in (("converted", "12.500"), ("target", " 2.500")):  # the ends of numbers below the ends of names
+        assert lines[3].index(end) + len(end) == lines[2].index(column) + len(column)
+
+
+def test_words_that_differ_are_marked_and_are_no_markup(tmp_path):
+    alignment = [("equal", "rock & roll", "rock & roll"), ("substitute", "<b>", "<script>"), ("delete", "a<", ""),
+                 ("insert", "", "\">")]
+    rows = [{"id": "a", "audio": {"source": "s.wav", "converted": "c.wav"}, "measures": {"WER %": 75.0},
+             "words": {"alignment": alignment}},
+            {"id": "b", "audio": {"source": "s.wav"}, "measures": {}},
+            {"id": "c", "audio": {}, "measures": {}, "words": {"alignment": []}}]
+    page.write_page(tmp_path, "Results", rows, {})
+    parsed = Page(tmp_path / "index.html")
+    assert parsed.rows[0] == ["utterance", "converted", "words", "source", "WER %"]
+    assert parsed.rows[1] == ["a", "", "reference rock & roll <b> a<heard rock & roll <script> \">", "", "75.0"]
+    assert parsed.rows[2] == ["b", "\u2013", "\u2013", "", "\u2013"]
+    assert parsed.rows[3][2] == "reference \u2013heard \u2013"
+    text = (tmp_path / "index.html").read_text(encoding="utf-8")
+    body = text[text.index("<tbody>"):]
+    for marked in ("<del>&lt;b&gt;</del>", "<mark>&lt;script&gt;</mark>", "<del>a&lt;</del>", "<ins>&quot;&gt;</ins>"):
+        assert body.count(marked) == 1
+    assert [body.count(f"<{tag}>") for tag in ("del", "mark", "ins")] == [2, 1, 1]
