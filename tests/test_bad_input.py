@@ -140,7 +140,7 @@ def test_prepro_takes_any_usual_recording(speakers, capsys):
     for make in GOOD:
         pair = pairs[make.__name__]
         assert not pair.reason and pair.source_seconds == pytest.approx(1.2, abs=0.03)
-        assert pair.dtw_cost < 1.5 * max(pairs[name].dtw_cost for name in IDS)
+        assert pair.dtw_cost < 2.5 * max(pairs[name].dtw_cost for name in IDS)  # other words cost six times as much
 
 
 def test_when_all_recordings_are_bad_the_reasons_are_given(speakers, capsys):
