@@ -171,10 +171,10 @@ def unique_names(paths: list[pathlib.Path], records: dict[str, dict]) -> list[st
 
 
 def fingerprint(converter: Converter) -> str:
-    """Of the weights and the hyperparameters: with the same one a recording becomes the same speech."""
+    """Of the weights, the base and the hyperparameters: with the same one a recording becomes the same speech."""
     digest = hashlib.sha256(json.dumps(dataclasses.asdict(converter.hp), sort_keys=True).encode())
-    for weight in converter.generator.weights:
-        digest.update(np.ascontiguousarray(weight))
+    for array in (*converter.generator.weights, *converter.base):
+        digest.update(np.ascontiguousarray(array).tobytes())
     return digest.hexdigest()
 
 

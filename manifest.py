@@ -16,7 +16,7 @@ import utils
 from hyperparams import HyperParams
 
 ESCAPE = "surrogateescape"  # file names need not be text
-VERSION = 2                 # of the features on disk: of others prepro.py makes new ones
+VERSION = 2                 # of the features on disk: others are refused
 
 
 @dataclasses.dataclass

@@ -8,6 +8,7 @@ import scipy.fft
 import analysis
 import base
 import data_load
+import eval as evaluation
 import networks
 import utils
 from analysis import Features
@@ -394,3 +395,12 @@ def test_the_map_comes_nearer_to_a_real_voice_also_in_sentences_it_does_not_know
     assert len(corpus.train) < len(DEMO_IDS) and demo_base.speakers.tolist() == ["rms"]
     # slt speaks higher than rms, and her vocal tract is shorter
     assert demo_base.pitch[-1, 0] > demo_base.pitch[0, 0] + 0.5 and demo_base.warps[0] > 1.0
+
+
+def test_conversions_by_another_base_do_not_count_as_done():
+    hp = HyperParams()
+    found = plain_base(hp)
+    others = [types.SimpleNamespace(hp=hp, base=carrier, generator=types.SimpleNamespace(weights=[np.ones(3)]))
+              for carrier in (found, found, found._replace(growth=found.growth * 1.1))]
+    prints = [evaluation.fingerprint(converter) for converter in others]
+    assert prints[0] == prints[1] != prints[2]
