@@ -64,7 +64,7 @@ class HyperParams:
     warmup_steps: int = 100         # steps until the highest learning rate
     clip_norm: float = 1.0          # global gradient norm
     context_frames: int = 10        # frames of source around a slice, at most, beyond its counterpart
-    position_weight: float = 0.1    # of the Huber loss between position and DTW path
+    pace_weight: float = 0.1        # of the Huber loss between pace and slope of the DTW path
     pitch_weight: float = 0.4       # of the squared error of pitch (octaves)
     voicing_weight: float = 0.1     # of the cross-entropy of voicing
     vary_pitch: float = 0.08        # logarithm, its pitch and formants are so much higher or lower
@@ -179,7 +179,7 @@ class HyperParams:
                               "vary_pitch", "hide_band", "blur_warp") and not (
                     0.0 <= value <= 1.0):
                 raise ValueError(f"{field.name}={value}: must lie between 0 and 1")
-            if field.name in ("postfilter", "gan_weight", "paired_weight", "position_weight", "pitch_weight",
+            if field.name in ("postfilter", "gan_weight", "paired_weight", "pace_weight", "pitch_weight",
                               "voicing_weight") and value < 0.0:
                 raise ValueError(f"{field.name}={value}: must not be negative")
         if self.max_advance <= 1.0:

@@ -53,11 +53,10 @@ class Task:
         """Losses of what the decoder wrote along known positions; `loss` is their weighted sum."""
         hp, mask = self.hp, batch["mask"]
         mel = losses.l1(decoded.mel, batch["mel"], mask)
-        pace, true = ((x[:, :, 1] - x[:, :, 0]) / hp.r for x in (decoded.positions, tf.stack(
-            [batch["positions"][:, :-1], batch["positions"][:, 1:]], axis=2)))
-        pace = losses.huber(pace, true, mask[:, ::hp.r])
+        start, end, true = decoded.positions[:, :, 0], decoded.positions[:, :, 1], batch["positions"]
+        pace = losses.huber((end - start) / hp.r, (true[:, 1:] - true[:, :-1]) / hp.r, mask[:, ::hp.r])
         octaves, voicing = losses.pitch(decoded.pitch, batch["pitch"], mask)
-        return {"loss": mel + hp.position_weight * pace + hp.pitch_weight * octaves + hp.voicing_weight * voicing,
+        return {"loss": mel + hp.pace_weight * pace + hp.pitch_weight * octaves + hp.voicing_weight * voicing,
                 "loss/mean_loss1": mel, "align/pace_loss": pace, "loss/pitch_octaves": octaves,
                 "loss/voicing": voicing}
 

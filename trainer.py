@@ -205,13 +205,12 @@ def same_everywhere(strategy: tf.distribute.Strategy, number: int) -> bool:
 def fit(run: Run, task, last_step: int) -> None:
     """Run `task` from the run's step to `last_step`, logging, validating and saving as the hyperparameters say.
 
-    The task gives `stages`, a list of (name, steps),
-    `batches(stage, start, stop)`, `train_step(stage, batch, step)` that counts `step` up and returns a dictionary of
-    scalars, and `validate(run, stage)` returning the scalars of a validation, with the key "score", lower is better,
-    once there is something to select. A step that changed nothing, because its gradient was not finite, says so by the
-    scalar "skipped". Raises TrainingError when a scalar of another is not finite or too many are skipped in a row, and
-    Stopped after SIGINT or SIGTERM. A checkpoint is written however the loop ends, but for that and for a step or a
-    validation that failed.
+    The task gives `stages`, a list of (name, steps), `batches(stage, start, stop)`, `train_step(stage, batch, step)`
+    that counts `step` up and returns a dictionary of scalars, and `validate(run, stage)` returning the scalars of a
+    validation, with the key "score", lower is better, once there is something to select. A step that changed nothing,
+    because its gradient was not finite, says so by the scalar "skipped". Raises TrainingError when a scalar of another
+    is not finite or too many are skipped in a row, and Stopped after SIGINT or SIGTERM. A checkpoint is written however
+    the loop ends, but for that and for a step or a validation that failed.
     """
     with (commands.noting_signals() as noted,
           tqdm(total=last_step, initial=int(run.step), desc="training", disable=None, unit="step") as bar):
@@ -259,8 +258,9 @@ def fit_stage(run: Run, task, stage: str, start: int, stop: int, bar: tqdm, note
             bar.set_postfix(shown)
             if bar.disable:  # no terminal: a line where the bar would be
                 left = (time.perf_counter() - began) / (step - first) * (bar.total - step)
-                print(f"step {step} of {bar.total} ({stage}): " + " ".join(f"{name} {value}" for name, value in
-                      shown.items()) + f", {left / 60:.1f} min left at this pace", flush=True)
+                values = " ".join(f"{name} {value}" for name, value in shown.items())
+                print(f"step {step} of {bar.total} ({stage}): {values}, {left / 60:.1f} min left at this pace",
+                      flush=True)
         if step % run.hp.save_steps == 0 or step == stop:
             run.validating = True
             validate(run, task, stage, bar)

@@ -114,6 +114,14 @@ def demo_base(demo_data, tiny_hp) -> base.Base:
 
 
 @pytest.fixture
+def eager():
+    """No compilation: for a few steps it takes longer than they do."""
+    tf.config.run_functions_eagerly(True)
+    yield
+    tf.config.run_functions_eagerly(False)
+
+
+@pytest.fixture
 def serial(monkeypatch):
     """Preparation in this process: starting others costs more than the work on a few files does."""
     monkeypatch.setattr(prepro, "workers", no_workers)

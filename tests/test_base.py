@@ -8,11 +8,10 @@ import scipy.fft
 import analysis
 import base
 import data_load
-import eval as evaluation
 import networks
 import utils
 from analysis import Features
-from conftest import DEMO_IDS, leftovers, plain_base
+from conftest import DEMO_IDS, plain_base
 from hyperparams import HyperParams
 
 HP = HyperParams(n_mels=12)
@@ -339,49 +338,6 @@ def test_a_corpus_that_is_never_voiced_or_of_one_source_is_solved():
     np.testing.assert_array_equal(solved.kernels[0], solved.kernels[1])
 
 
-def test_a_base_is_saved_and_loaded_as_it_is(solved, tmp_path):
-    base.save(solved, tmp_path / "run")
-    base.save(solved, tmp_path / "run")
-    found = base.load(tmp_path / "run")
-    for name, value in solved._asdict().items():
-        assert getattr(found, name).dtype == value.dtype and np.array_equal(getattr(found, name), value), name
-    assert [path.name for path in (tmp_path / "run").iterdir()] == [base.FILE] and leftovers(tmp_path) == []
-
-
-def cut(path):
-    path.write_bytes(path.read_bytes()[:-200])
-
-
-def flipped(path):
-    data = bytearray(path.read_bytes())
-    data[len(data) // 2] ^= 255
-    path.write_bytes(data)
-
-
-def incomplete(path):
-    arrays = dict(np.load(path))
-    del arrays["growth"]
-    np.savez(path, **arrays)
-
-
-def of_another_version(path):
-    np.savez(path, **np.load(path), more=np.zeros(3))
-
-
-def of_objects(path):
-    np.savez(path, **{**np.load(path), "speakers": np.array([{}], object)})
-
-
-@pytest.mark.parametrize("spoil", [lambda path: path.unlink(), lambda path: path.write_bytes(b""),
-                                   lambda path: path.write_bytes(b"no base"), cut, flipped, incomplete,
-                                   of_another_version, of_objects])
-def test_a_base_that_is_missing_or_damaged_is_named_with_the_cure(solved, tmp_path, spoil):
-    base.save(solved, tmp_path)
-    spoil(tmp_path / base.FILE)
-    with pytest.raises(ValueError, match=f"{tmp_path}/base.npz is missing or damaged .*: delete it .* makes it anew"):
-        base.load(tmp_path)
-
-
 def test_the_map_comes_nearer_to_a_real_voice_also_in_sentences_it_does_not_know(demo_data, demo_base, tiny_hp):
     corpus = data_load.Corpus(demo_data, tiny_hp)
     for pairs in (corpus.train, corpus.split("test") + corpus.split("val")):
@@ -395,12 +351,3 @@ def test_the_map_comes_nearer_to_a_real_voice_also_in_sentences_it_does_not_know
     assert len(corpus.train) < len(DEMO_IDS) and demo_base.speakers.tolist() == ["rms"]
     # slt speaks higher than rms, and her vocal tract is shorter
     assert demo_base.pitch[-1, 0] > demo_base.pitch[0, 0] + 0.5 and demo_base.warps[0] > 1.0
-
-
-def test_conversions_by_another_base_do_not_count_as_done():
-    hp = HyperParams()
-    found = plain_base(hp)
-    others = [types.SimpleNamespace(hp=hp, base=carrier, generator=types.SimpleNamespace(weights=[np.ones(3)]))
-              for carrier in (found, found, found._replace(growth=found.growth * 1.1))]
-    prints = [evaluation.fingerprint(converter) for converter in others]
-    assert prints[0] == prints[1] != prints[2]

@@ -14,7 +14,7 @@ import trainer
 import utils
 from conftest import plain_base, plain_corpus
 from networks import Discriminator
-from test_networks import STEPS, change, eager, make_batch, randomise  # noqa: F401  fixtures
+from test_networks import STEPS, change, make_batch, randomise  # noqa: F401  fixtures
 from test_training import assert_equal, variables_of
 
 
@@ -34,7 +34,7 @@ def snapshot(model: keras.Model) -> list[bytes]:
     return [weight.numpy().tobytes() for weight in model.weights]
 
 
-def test_each_step_leaves_the_other_network_as_it_was(tiny_hp, eager):  # noqa: F811
+def test_each_step_leaves_the_other_network_as_it_was(tiny_hp, eager):
     task = make_task(tiny_hp, k=2)
     batch, step = make_batch(tiny_hp), tf.Variable(0, dtype=tf.int64)
     generator, discriminator = snapshot(task.generator), snapshot(task.discriminator)
@@ -47,7 +47,7 @@ def test_each_step_leaves_the_other_network_as_it_was(tiny_hp, eager):  # noqa: 
     assert int(step) == 1
 
 
-def test_a_skipped_update_of_the_generator_is_told(tiny_hp, eager, monkeypatch):  # noqa: F811
+def test_a_skipped_update_of_the_generator_is_told(tiny_hp, eager, monkeypatch):
     """Also where it is neither the first nor the last of a step."""
     task = make_task(tiny_hp, k=2)
     batch, step, update, done = tensors(make_batch(tiny_hp)), tf.Variable(0, dtype=tf.int64), task.update, []
@@ -83,7 +83,7 @@ def test_padding_changes_no_score(tiny_hp, stack):
 
 
 @pytest.mark.parametrize("paired_weight", [0.0, 1.0])
-def test_the_adversarial_loss_alone_reaches_the_first_layer(tiny_hp, eager, paired_weight):  # noqa: F811
+def test_the_adversarial_loss_alone_reaches_the_first_layer(tiny_hp, eager, paired_weight):
     task = make_task(tiny_hp, paired_weight=paired_weight, gan_weight=1.0)
     encoder = task.generator.encoder
     first = [*encoder.prenet.trainable_variables, *encoder.frame_prenet.trainable_variables]
@@ -93,7 +93,7 @@ def test_the_adversarial_loss_alone_reaches_the_first_layer(tiny_hp, eager, pair
         assert gradient is not None and np.abs(gradient).max() > 0.0
 
 
-def test_the_generator_hears_itself(tiny_hp, eager):  # noqa: F811
+def test_the_generator_hears_itself(tiny_hp, eager):
     """What it writes does not depend on the target's frames, and fed its own frames as a teacher it writes the same."""
     task = make_task(tiny_hp, hide_frame=0.0)
     batch = tensors(make_batch(tiny_hp))
@@ -105,7 +105,7 @@ def test_the_generator_hears_itself(tiny_hp, eager):  # noqa: F811
     np.testing.assert_allclose(taught.mel, decoded.mel, atol=1e-5)
 
 
-def test_without_paired_losses_only_the_length_is_known(tiny_hp, eager):  # noqa: F811
+def test_without_paired_losses_only_the_length_is_known(tiny_hp, eager):
     task = make_task(tiny_hp, paired_weight=0.0)
     batch = tensors(make_batch(tiny_hp))
     moved = {**batch, "positions": tf.concat([batch["positions"][:, :1], 2.0 * batch["positions"][:, 1:]], axis=1),
@@ -115,7 +115,7 @@ def test_without_paired_losses_only_the_length_is_known(tiny_hp, eager):  # noqa
     np.testing.assert_array_equal(one, other)
 
 
-def test_it_judges_the_target_and_the_conversion(tiny_hp, eager):  # noqa: F811
+def test_it_judges_the_target_and_the_conversion(tiny_hp, eager):
     task = make_task(tiny_hp)
     batch = tensors(make_batch(tiny_hp))
     real, fake, weights = task.scores(batch)
@@ -138,7 +138,7 @@ def test_windows_are_judged_alone_and_count_as_they_are_filled(tiny_hp):
         np.testing.assert_allclose(scores[window], alone[0], atol=1e-5)
 
 
-def test_what_is_judged_is_what_synthesis_draws(tiny_hp, eager):  # noqa: F811
+def test_what_is_judged_is_what_synthesis_draws(tiny_hp, eager):
     """Of a sentence whose path the decoder takes by itself, training and conversion draw the same mel."""
     task = make_task(tiny_hp, paired_weight=0.0)
     batch = {name: value[:1] for name, value in tensors(make_batch(tiny_hp)).items()}
@@ -151,7 +151,7 @@ def test_what_is_judged_is_what_synthesis_draws(tiny_hp, eager):  # noqa: F811
     np.testing.assert_allclose(task.draw(batch)[1], converted.linear, atol=1e-5)
 
 
-def test_the_adversarial_gradient_is_as_strong_as_asked(tiny_hp, eager):  # noqa: F811
+def test_the_adversarial_gradient_is_as_strong_as_asked(tiny_hp, eager):
     """At the spectrogram, in norm, `gan_weight` times the L1 loss's; and it points where the discriminator says."""
     task = make_task(tiny_hp, gan_weight=0.3)
     batch = tensors(make_batch(tiny_hp))
@@ -170,7 +170,7 @@ def test_the_adversarial_gradient_is_as_strong_as_asked(tiny_hp, eager):  # noqa
     np.testing.assert_allclose(both - l1, 0.3 * adversarial * tf.norm(l1) / tf.norm(adversarial), atol=1e-6)
 
 
-def test_losses_are_those_of_least_squares(tiny_hp, eager):  # noqa: F811
+def test_losses_are_those_of_least_squares(tiny_hp, eager):
     task = make_task(tiny_hp)
     scores = (tf.constant([0.5, 1.5, 9.0]), tf.constant([2.0, 0.0, 9.0]), tf.constant([1.0, 1.0, 0.0]))
     task.scores = lambda batch: scores

@@ -36,7 +36,7 @@ def test_the_distortion_is_that_of_free_running_and_the_losses_are_not(demo_data
 
 
 def test_the_loss_is_the_weighted_sum_of_its_parts(tiny_hp):
-    task = make_task(tiny_hp.replace(position_weight=0.3, pitch_weight=0.7, voicing_weight=2.0))
+    task = make_task(tiny_hp.replace(pace_weight=0.3, pitch_weight=0.7, voicing_weight=2.0))
     batch = make_batch(tiny_hp)
     decoded = randomise(task.generator)(batch["source"], batch["carried"], batch["source_mask"],
                                              batch["positions"])

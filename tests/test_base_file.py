@@ -1,0 +1,61 @@
+"""base.npz in a run folder: read as it was written, or refused with the cure; another one makes other conversions."""
+import types
+
+import numpy as np
+import pytest
+
+import base
+import eval as evaluation
+from conftest import TINY, leftovers, plain_base
+
+PLAIN = plain_base()
+
+
+def test_a_base_is_saved_and_loaded_as_it_is(tmp_path):
+    base.save(PLAIN, tmp_path / "run")
+    base.save(PLAIN, tmp_path / "run")
+    found = base.load(tmp_path / "run")
+    for name, value in PLAIN._asdict().items():
+        assert getattr(found, name).dtype == value.dtype and np.array_equal(getattr(found, name), value), name
+    assert [path.name for path in (tmp_path / "run").iterdir()] == [base.FILE] and leftovers(tmp_path) == []
+
+
+def cut(path):
+    path.write_bytes(path.read_bytes()[:-200])
+
+
+def flipped(path):
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 255
+    path.write_bytes(data)
+
+
+def incomplete(path):
+    arrays = dict(np.load(path))
+    del arrays["growth"]
+    np.savez(path, **arrays)
+
+
+def of_another_version(path):
+    np.savez(path, **np.load(path), more=np.zeros(3))
+
+
+def of_objects(path):
+    np.savez(path, **{**np.load(path), "speakers": np.array([{}], object)})
+
+
+@pytest.mark.parametrize("spoil", [lambda path: path.unlink(), lambda path: path.write_bytes(b""),
+                                   lambda path: path.write_bytes(b"no base"), cut, flipped, incomplete,
+                                   of_another_version, of_objects])
+def test_a_base_that_is_missing_or_damaged_is_named_with_the_cure(tmp_path, spoil):
+    base.save(PLAIN, tmp_path)
+    spoil(tmp_path / base.FILE)
+    with pytest.raises(ValueError, match=f"{tmp_path}/base.npz is missing or damaged .*: delete it .* makes it anew"):
+        base.load(tmp_path)
+
+
+def test_conversions_by_another_base_do_not_count_as_done():
+    others = [types.SimpleNamespace(hp=TINY, base=carrier, generator=types.SimpleNamespace(weights=[np.ones(3)]))
+              for carrier in (PLAIN, PLAIN, PLAIN._replace(growth=PLAIN.growth * 1.1))]
+    prints = [evaluation.fingerprint(converter) for converter in others]
+    assert prints[0] == prints[1] != prints[2]

@@ -1,0 +1,111 @@
+"""One step of paired training: which network it changes, when none, and in lower precision."""
+import numpy as np
+import pytest
+import tensorflow as tf
+
+import hyperparams
+import tasks
+from test_networks import STAGES, make_batch, make_generator, make_task, randomise, teach
+
+
+def test_each_stage_trains_its_own_network_and_no_other(tiny_hp, eager):
+    task = make_task(tiny_hp.replace(hide_frame=0.5, warmup_steps=0))
+    generator, batch = randomise(task.generator), make_batch(tiny_hp)
+    core = [*generator.encoder.weights, *generator.decoder.weights]
+    parts = {"mel": core, "postnet": generator.postnet.weights}
+    assert len(core) + len(generator.postnet.weights) == len(generator.weights)
+    for number, stage in enumerate(STAGES):
+        own = {id(weight) for weight in parts[stage]}
+        with tf.GradientTape() as tape:
+            loss = task.forward(stage, batch)["loss"]
+        trainable = [weight for weight in parts[stage] if weight.trainable]
+        for weight, gradient in zip(trainable, tape.gradient(loss, [weight.value for weight in trainable])):
+            assert gradient is not None and np.abs(gradient).max() > 0.0, f"{stage}: {weight.path} has no gradient"
+        before = [weight.numpy() for weight in generator.weights]
+        optimizers = {name: [variable.numpy() for variable in optimizer.variables]
+                      for name, optimizer in task.optimizers.items()}
+        task.train_step(stage, batch, tf.Variable(number, dtype=tf.int64))
+        for weight, old in zip(generator.weights, before):
+            changed = bool((weight.numpy() != old).any())
+            assert changed == (id(weight) in own), f"{stage}: {weight.path} {'changed' if changed else 'stood still'}"
+        for name, optimizer in task.optimizers.items():
+            changed = any((variable.numpy() != old).any() for variable, old in zip(optimizer.variables,
+                                                                                  optimizers[name]))
+            assert changed == (name == stage), f"{stage}: optimizer of {name}"
+
+
+def state_of(task: tasks.Paired) -> dict[str, np.ndarray]:
+    """Everything that a step changes."""
+    return {f"{name} {i}": variable.numpy() for name, variables in task.parts.items()
+            for i, variable in enumerate(variables)}
+
+
+@pytest.mark.parametrize("precision", ["float32", "float16"])
+@pytest.mark.parametrize("stage", STAGES)
+@pytest.mark.parametrize("reason", ["batch", "scale"])
+def test_a_step_without_finite_gradients_is_skipped(tiny_hp, eager, stage, precision, reason):
+    task, batch = make_task(tiny_hp.replace(warmup_steps=0, precision=precision)), make_batch(tiny_hp)
+    randomise(task.generator)
+    broken = {name: array.copy() for name, array in batch.items()}
+    if reason == "batch":
+        broken["mel" if stage == "postnet" else "source"][0, 2, 3] = np.nan
+    else:  # all is well but the gradients, which overflow
+        task.optimizers[stage].dynamic_scale.assign(1e38)
+    before, step = state_of(task), tf.Variable(0, dtype=tf.int64)
+    scalars = task.train_step(stage, broken, step)
+    assert scalars["skipped"] == 1.0 and int(step) == 1
+    changed = [name for name, value in state_of(task).items() if not np.array_equal(value, before[name])]
+    # But for the scale of the loss, which is halved, and the number of good steps before it
+    assert {name.split()[0] for name in changed} <= {f"optimizer_{stage}"}
+    assert sum(state_of(task)[name].size for name in changed) <= 2
+    task.optimizers[stage].dynamic_scale.assign(1.0)
+    assert task.train_step(stage, batch, step)["skipped"] == 0.0
+    assert all(np.isfinite(value).all() for value in state_of(task).values())
+
+
+def movement(hp: hyperparams.HyperParams, stage: str) -> tuple[dict[str, float], np.ndarray]:
+    """Scalars of a step without chance, and by how much each weight moved."""
+    task = make_task(hp.replace(dropout=0.0, hide_frame=0.0, warmup_steps=0, learning_rate=0.1))
+    weights = randomise(task.generator).trainable_weights
+    before = [weight.numpy() for weight in weights]
+    batch = {name: tf.constant(array) for name, array in make_batch(hp).items()}
+    scalars = task.train_step(stage, batch, tf.Variable(0, dtype=tf.int64))
+    return ({name: float(value) for name, value in scalars.items()},
+            np.concatenate([(weight.numpy() - old).ravel() for weight, old in zip(weights, before)]))
+
+
+@pytest.mark.parametrize("stage", STAGES)
+@pytest.mark.parametrize("precision, tolerance", [("bfloat16", 0.15), ("float16", 0.01)])
+def test_lower_precision_learns_nearly_the_same(tiny_hp, eager, stage, precision, tolerance):
+    (expected, moved), (found, also) = (movement(tiny_hp.replace(precision=each), stage)
+                                        for each in ("float32", precision))
+    assert found == pytest.approx(expected, rel=tolerance) and found["loss"] != expected["loss"]
+    # A first step of Adam is nearly the sign of the gradient: most signs are the same
+    assert np.abs(moved).max() > 2e-4
+    assert np.dot(moved, also) > 0.8 * np.linalg.norm(moved) * np.linalg.norm(also)
+
+
+def test_lower_precision_ends_in_float32(tiny_hp, eager):
+    generator, batch = randomise(make_generator(tiny_hp.replace(precision="bfloat16"))), make_batch(tiny_hp)
+    assert {weight.dtype for weight in generator.weights} == {"float32"}
+    decoded = teach(generator, batch)
+    linear = generator.postnet(batch["mel"], batch["pitch"], batch["mask"])
+    assert decoded.mel.dtype == decoded.weights.dtype == linear.dtype == tf.float32
+
+
+def test_the_encoder_and_the_post_net_compute_in_the_precision_asked_for(tiny_hp):
+    generator = make_generator(tiny_hp.replace(precision="bfloat16"))
+    for cbhg in (generator.encoder.cbhg, generator.postnet.cbhg):
+        convolutions = [*cbhg.bank, *(each.conv for each in cbhg.project)]
+        for layer in (*convolutions, cbhg.forwards, cbhg.backwards, cbhg.to_highway):
+            assert layer.compute_dtype == "bfloat16"
+        assert cbhg.bank_norm.compute_dtype == "float32"
+    assert generator.decoder.cell.combine.compute_dtype == "float32"
+
+
+@pytest.mark.parametrize("stage", ["postnet", "mel"])
+def test_xla_gives_the_same_step(tiny_hp, stage):
+    (expected, moved), (found, also) = (movement(tiny_hp.replace(xla=xla), stage) for xla in (0, 1))
+    assert found == pytest.approx(expected, rel=1e-4)
+    np.testing.assert_allclose(also, moved, atol=2e-5)
+    assert np.abs(moved).max() > 5e-4
