@@ -66,19 +66,26 @@ def test_the_average_over_an_odd_number_of_bins_is_their_mean(width):
     magnitude = np.random.default_rng(width).uniform(0.0, 1e3, (4, 60))
     mirrored = np.pad(magnitude, ((0, 0), (width // 2, width // 2)), mode="reflect")
     expected = np.stack([mirrored[:, i:i + width].mean(axis=1) for i in range(60)], axis=1)
-    np.testing.assert_allclose(analysis.average(magnitude, np.full(4, float(width))), expected, rtol=1e-9)
+    np.testing.assert_allclose(analysis.average(magnitude, float(width)), expected, rtol=1e-9)
 
 
-def test_each_frame_has_a_width_of_its_own_and_parts_of_bins_count_as_such():
-    magnitude = np.random.default_rng(0).uniform(0.0, 1.0, (3, 50))
-    widths = np.array([3.0, 4.0, 5.5])
-    found = analysis.average(magnitude, widths)
-    row = magnitude[1]  # of a window of 4 bins the outermost two are in by half
-    expected = (0.5 * row[8] + row[9] + row[10] + row[11] + 0.5 * row[12]) / 4.0
-    assert found[1, 10] == pytest.approx(expected)
-    for i, width in enumerate(widths):
-        np.testing.assert_allclose(found[i], analysis.average(magnitude[i:i + 1], np.array([width]))[0], rtol=1e-9)
-    np.testing.assert_allclose(analysis.average(np.full((3, 50), 7.0), widths), 7.0, rtol=1e-9)
+def test_parts_of_bins_count_as_such():
+    row = np.random.default_rng(0).uniform(0.0, 1.0, 50)
+    found = analysis.average(row[None], 4.0)[0]  # the outermost two are in by half
+    assert found[10] == pytest.approx((0.5 * row[8] + row[9] + row[10] + row[11] + 0.5 * row[12]) / 4.0)
+    np.testing.assert_allclose(analysis.average(np.full((3, 50), 7.0), 5.5), 7.0, rtol=1e-9)
+
+
+def test_each_frame_is_averaged_over_its_own_pitch_to_the_semitone():
+    linear = np.random.default_rng(0).uniform(0.0, 1.0, (4, HP.n_linear)).astype(np.float32)
+    hertz = HP.pitch_middle * 2.0 ** (np.array([-9, 0, 5, 5]) / 12.0)
+    contour = np.log2(hertz / HP.pitch_middle) + np.array([0.0, 0.0, 0.04, -0.04])
+    found = analysis.mel_envelope(linear, contour, HP)
+    for frame, pitch, mel in zip(linear, hertz, found):
+        width = pitch * HP.n_fft / HP.sample_rate
+        envelope = analysis.average(analysis.average(utils.denormalise(frame[None], HP), width), width)
+        expected = utils.normalise(envelope @ utils.mel_filterbank(HP.sample_rate, HP.n_fft, HP.n_mels).T, HP)[0]
+        np.testing.assert_allclose(mel, expected, atol=1e-5)
 
 
 def test_features_in_blocks_are_those_of_the_whole(monkeypatch):
