@@ -55,6 +55,13 @@ class Carried(NamedTuple):
     texture: np.ndarray  # (S, M) variance and detail that the map's output lacks
 
 
+class Voice(NamedTuple):
+    """Whose voice a recording is taken for."""
+    number: int    # of the map; the last one's if it is nobody's of the training
+    warp: float    # factor of frequency that brings its formants to the target's
+    octave: float  # mean of its pitch
+
+
 def windows(mel: np.ndarray) -> np.ndarray:
     """(S, M) to (S, W): each frame with its CONTEXT neighbours on both sides, the nearest frame beyond the ends."""
     padded = np.pad(mel, ((CONTEXT, CONTEXT), (0, 0)), mode="edge")
@@ -106,32 +113,42 @@ def recognise(base: Base, features: Features, hp: HyperParams) -> int:
     return nearest if distances[nearest] <= base.radii[nearest] else len(base.speakers)
 
 
-def carry(base: Base, features: Features, hp: HyperParams, speaker: str | None = None) -> Carried:
-    """Carry a recording over; of a `speaker` who was a source in training, or of whoever it sounds like."""
+def find_voice(base: Base, features: Features, hp: HyperParams, speaker: str | None = None) -> Voice:
+    """The voice of a recording: that of a `speaker` who was a source in training, or of whoever it sounds like."""
     known = base.speakers.tolist()
     number = known.index(speaker) if speaker in known else recognise(base, features, hp)
-    source = np.maximum(features.mel.astype(np.float32), base.floors[number])
-    mel = windows(source) @ base.kernels[number] + base.biases[number]
-    warp = find_warp(source, mel, hp) if number == len(known) else base.warps[number]
+    if number < len(known):
+        return Voice(number, float(base.warps[number]), float(base.pitch[number, 0]))
+    # The recording is all that is known of a new voice
+    source, voiced = features.mel.astype(np.float32), features.hertz > 0.0
+    octaves = analysis.pitch_contour(features.hertz, hp)[voiced]
+    return Voice(number, find_warp(source, apply(base, source, number), hp),
+                 float(octaves.mean() if len(octaves) else base.pitch[number, 0]))
+
+
+def apply(base: Base, source: np.ndarray, number: int) -> np.ndarray:
+    """The map of a number, of a source (S, M)."""
+    return windows(source) @ base.kernels[number] + base.biases[number]
+
+
+def carry(base: Base, features: Features, voice: Voice, hp: HyperParams) -> Carried:
+    """Carry a recording, or a piece of one, over."""
+    source = np.maximum(features.mel.astype(np.float32), base.floors[voice.number])
+    mel = apply(base, source, voice.number)
     # The variance that averaging took (global variance: Toda et al. 2007)
     orders = cepstra(mel)
-    spread = (orders - orders.mean(axis=0)) * (base.growth[number] ** hp.postfilter - 1.0)
+    spread = (orders - orders.mean(axis=0)) * (base.growth[voice.number] ** hp.postfilter - 1.0)
     vivid = np.clip(mel + scipy.fft.idct(spread, axis=1, norm="ortho"), 0.0, 1.0)
-    fine = warp_formants(source, warp, hp)
+    fine = warp_formants(source, voice.warp, hp)
     restored = smooth(vivid) + (fine - smooth(fine)) if hp.detail else vivid
-    return Carried(mel, carry_pitch(base, features, number, hp), (np.clip(restored, 0.0, 1.0) - mel).astype(np.float32))
+    return Carried(mel, carry_pitch(base, features, voice, hp), (np.clip(restored, 0.0, 1.0) - mel).astype(np.float32))
 
 
-def carry_pitch(base: Base, features: Features, number: int, hp: HyperParams) -> np.ndarray:
+def carry_pitch(base: Base, features: Features, voice: Voice, hp: HyperParams) -> np.ndarray:
     """The pitch (S, 2) of a recording in the target's range: mapped in octaves by mean and deviation."""
-    octaves, (mean, deviation) = analysis.pitch_contour(features.hertz, hp), base.pitch[number]
-    voiced = features.hertz > 0.0
-    if number == len(base.speakers) and voiced.any():  # the recording is all that is known of a new voice
-        mean = octaves[voiced].mean()
-    elif not voiced.any():
-        octaves = octaves + mean
-    target_mean, target_deviation = base.pitch[-1]
-    mapped = target_mean + (octaves - mean) * target_deviation / deviation
+    voiced, (mean, deviation) = features.hertz > 0.0, base.pitch[-1]
+    octaves = analysis.pitch_contour(features.hertz, hp) if voiced.any() else np.full(len(voiced), voice.octave)
+    mapped = mean + (octaves - voice.octave) * deviation / base.pitch[voice.number, 1]
     return np.stack([mapped, voiced], axis=1).astype(np.float32)
 
 
@@ -185,13 +202,22 @@ def solve(corpus) -> Base:
     pitches += [np.mean(pitches, axis=0), moments([pitch[pitch[:, 1] > 0.0, 0] for pitch in map(
         corpus.pitch, corpus.spoken)])]
     centres = np.array([own.mean(axis=0) for own in prints])
-    radii = [np.percentile(np.linalg.norm(own - centre, axis=1), 95) for own, centre in zip(prints, centres)]
+    radii = [radius(own) for own in prints]
     kernels, biases = map(np.array, zip(*maps))
     rest = [restorations(corpus, pairs, kernel, bias) for pairs, kernel, bias in zip(
         [*groups, corpus.train], kernels, biases)]
     growth, warps = map(np.array, zip(*rest))
     return Base(np.array(sources), kernels, biases, np.array(floors), growth, warps, np.array(pitches), centres,
                 np.array(radii))
+
+
+def radius(own: np.ndarray) -> float:
+    """How far a new recording of a speaker, whose voiceprints are `own` (n, M + 1), may lie from their mean.
+
+    Each is measured from the mean of the others, as a new one will be: from the mean of all it is nearer than that.
+    """
+    distances = np.linalg.norm(own - own.mean(axis=0), axis=1) * len(own) / max(len(own) - 1, 1)
+    return float(np.percentile(distances, 95))
 
 
 def moments(octaves: list[np.ndarray]) -> tuple[float, float]:

@@ -252,8 +252,9 @@ def bench_conversion(table: Table, hp: hyperparams.HyperParams, carrier: base.Ba
                 lambda path: evaluation.convert_recording(utils.load_wav(path, hp), converter, pool)[0],
                 recordings(32)))[0]], "s/s", total)
         features = [analysis.extract(wav, hp) for wav in wavs]
-        table.time("  its networks, in batches of 16", lambda: converter(features)[0].linear, "s/s", total)
-        outputs = converter(features)
+        voices = [converter.find_voice(recording) for recording in features]
+        table.time("  its networks, in batches of 16", lambda: converter(features, voices)[0].linear, "s/s", total)
+        outputs = converter(features, voices)
         table.time("  its Griffin-Lim, all cores", lambda: list(pool.map(
             lambda output: utils.griffin_lim(output.linear, output.pitch, hp), outputs)), "s/s", total)
 

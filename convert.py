@@ -8,6 +8,7 @@ import tensorflow as tf
 from tqdm import tqdm
 
 from analysis import Features
+from manifest import Pair
 from networks import Generator
 
 MAX_RATIO = 2.0  # frames at most, in frames of the source: where a conversion that does not end is cut
@@ -32,12 +33,20 @@ class Converter:
             tf.TensorSpec((None, None, self.hp.n_linear)), tf.TensorSpec((None, None, 2 * self.hp.n_mels + 2)),
             tf.TensorSpec((None, None)), tf.TensorSpec((), tf.int32)])
 
-    def __call__(self, sources: list[Features], speakers: list[str] | None = None,
-                 batch_size: int = 16) -> list[Converted]:
-        """Convert recordings, of `speakers` of the training or of whoever they sound like; results in their order, each
-        independent of what it is batched with."""
-        carried = [np.concatenate(base.carry(self.base, source, self.hp, speaker), axis=1)
-                   for source, speaker in zip(sources, speakers or [None] * len(sources), strict=True)]
+    def find_voice(self, source: Features, speaker: str | None = None) -> base.Voice:
+        """The voice of a `speaker` of the training, or of whoever a recording sounds like."""
+        return base.find_voice(self.base, source, self.hp, speaker)
+
+    def convert_pairs(self, corpus: data_load.Corpus, pairs: list[Pair]) -> list[Converted]:
+        """Convert the sources of pairs, who are known by name."""
+        recordings = [corpus.recording(pair) for pair in pairs]
+        return self(recordings, [self.find_voice(recording, pair.source)
+                                 for recording, pair in zip(recordings, pairs)])
+
+    def __call__(self, sources: list[Features], voices: list[base.Voice], batch_size: int = 16) -> list[Converted]:
+        """Convert recordings of `voices`; results in their order, each independent of what it is batched with."""
+        carried = [np.concatenate(base.carry(self.base, source, voice, self.hp), axis=1)
+                   for source, voice in zip(sources, voices, strict=True)]
         results: list[Converted | None] = [None] * len(sources)
         # Neighbours in length: little padding
         order = sorted(range(len(sources)), key=lambda i: len(sources[i].linear))

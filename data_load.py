@@ -59,8 +59,9 @@ class Corpus:
         """Carry sources over by `found` from now on."""
         def carried(number: int) -> np.ndarray:
             pair = numbered[number]
-            return np.concatenate(base.carry(found, self.recording(pair), self.hp, pair.source),
-                                  axis=1).astype(np.float16)
+            recording = self.recording(pair)
+            voice = base.find_voice(found, recording, self.hp, pair.source)
+            return np.concatenate(base.carry(found, recording, voice, self.hp), axis=1).astype(np.float16)
         self.base, numbered = found, list(self.pairs.values())
         self._numbers = {(pair.source, pair.name): number for number, pair in enumerate(numbered)}
         self._carried = functools.lru_cache(CARRIED_AT_MOST)(carried)

@@ -34,6 +34,7 @@ import utils
 import numpy as np
 from tqdm import tqdm
 
+from analysis import Features
 from convert import Converted, Converter
 from hyperparams import SYNTHESIS, HyperParams
 from networks import Generator
@@ -113,11 +114,16 @@ class Conversion(NamedTuple):
 
 
 def convert_recording(wav: np.ndarray, converter: Converter, pool) -> Conversion:
-    """Convert a recording (samples,) of any length, PIECES_AT_ONCE at a time, so that memory does not grow with it."""
-    hp, voices, stopped, first = converter.hp, [], True, None
+    """Convert a recording (samples,) of any length, PIECES_AT_ONCE at a time, so that memory does not grow with it.
+
+    It is of one voice, which its first pieces tell.
+    """
+    hp, voices, voice, stopped, first = converter.hp, [], None, True, None
     pieces = split_at_pauses(wav, hp)
     for start in range(0, len(pieces), PIECES_AT_ONCE):
-        outputs = converter([analysis.extract(piece.wav, hp) for piece in pieces[start:start + PIECES_AT_ONCE]])
+        features = [analysis.extract(piece.wav, hp) for piece in pieces[start:start + PIECES_AT_ONCE]]
+        voice = voice or converter.find_voice(Features(*map(np.concatenate, zip(*features))))
+        outputs = converter(features, [voice] * len(features))
         voices += pool.map(lambda out: utils.griffin_lim(out.linear, out.pitch, hp), outputs)
         stopped, first = stopped and all(out.stopped for out in outputs), first or outputs[0]
     return Conversion(join(pieces, voices, hp), pieces, first, stopped)

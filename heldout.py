@@ -48,7 +48,7 @@ def evaluate(corpus: data_load.Corpus, out: pathlib.Path, converter: Converter, 
     hp, pairs = converter.hp, corpus.split("test", source)
     true_words = find_words(pairs, transcripts) if recogniser else None
     corpus.use_base(converter.base)
-    outputs = converter([corpus.recording(pair) for pair in pairs], [pair.source for pair in pairs])
+    outputs = converter.convert_pairs(corpus, pairs)
     targets = {spoken(pair): pair for pair in pairs}  # once, however many sources say the same
     everything = sorted({spoken(pair): pair for pair in corpus.pairs.values()}.items())
     n_more = min(len(everything), max(0, RETRIEVAL_LIMIT - len(targets)))

@@ -108,7 +108,7 @@ class Task:
         mel, linear = self.on_path(batch)
         mel_loss, linear_loss = (float(losses.l1(predicted, batch[kind], batch["mask"]))
                                  for kind, predicted in (("mel", mel), ("linear", linear)))
-        outputs = self.converter([corpus.recording(pair) for pair in pairs], [pair.source for pair in pairs])
+        outputs = self.converter.convert_pairs(corpus, pairs)
         rows, cepstra = [], []
         for pair, out in zip(pairs, outputs):
             target, path = corpus.spoken_target(pair, "linear"), corpus.path(pair)

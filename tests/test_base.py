@@ -155,6 +155,14 @@ def test_what_is_read_in_training_and_by_the_decoder_is_the_same(n_frames):
     np.testing.assert_array_equal(networks.read_at(frames[None], beyond[None])[0], frames[[0, -1]])
 
 
+def carry(solved: base.Base, features: Features, hp: HyperParams, speaker: str | None = None) -> base.Carried:
+    return base.carry(solved, features, base.find_voice(solved, features, hp, speaker), hp)
+
+
+def known_voice(solved: base.Base, number: int) -> base.Voice:
+    return base.Voice(number, float(solved.warps[number]), float(solved.pitch[number, 0]))
+
+
 def orders(mel: np.ndarray) -> np.ndarray:
     return scipy.fft.dct(np.asarray(mel, np.float64), axis=1, norm="ortho")
 
@@ -164,7 +172,7 @@ def test_growth_restores_the_variance_of_the_target_and_of_no_order_above():
     corpus = Known(hp, n_pairs=6)
     solved = base.solve(corpus)
     for number, pairs in enumerate([corpus.of("anna"), corpus.of("bert")]):
-        carried = [base.carry(solved, corpus.recording(pair), hp, pair.source) for pair in pairs]
+        carried = [carry(solved, corpus.recording(pair), hp, pair.source) for pair in pairs]
         plain, vivid, true = (np.mean([orders(x).var(axis=0) for x in each], axis=0) for each in (
             [base.read_at(one.mel, corpus.path(pair)) for one, pair in zip(carried, pairs)],
             [base.read_at(one.mel + one.texture, corpus.path(pair)) for one, pair in zip(carried, pairs)],
@@ -180,11 +188,11 @@ def test_growth_restores_the_variance_of_the_target_and_of_no_order_above():
 
 def test_the_post_filter_is_an_exponent_and_0_leaves_the_average(corpus, solved):
     features = corpus.recording(corpus.train[0])
-    textures = [base.carry(solved, features, HP.replace(detail=0, postfilter=exponent), "anna").texture
+    textures = [carry(solved, features, HP.replace(detail=0, postfilter=exponent), "anna").texture
                 for exponent in (0.0, 1.0)]
     np.testing.assert_allclose(textures[0], 0.0, atol=1e-6)
-    grown = base.carry(solved._replace(growth=solved.growth ** 0.5), features, HP.replace(detail=0, postfilter=2.0),
-                       "anna")
+    grown = carry(solved._replace(growth=solved.growth ** 0.5), features, HP.replace(detail=0, postfilter=2.0),
+                  "anna")
     np.testing.assert_allclose(grown.texture, textures[1], atol=1e-5)
     assert np.abs(textures[1]).max() > 0.01
 
@@ -192,7 +200,7 @@ def test_the_post_filter_is_an_exponent_and_0_leaves_the_average(corpus, solved)
 def test_a_plain_base_carries_everything_over_as_it_is():
     hp = HP.replace(n_mels=80)
     features = record(np.random.default_rng(0), 50, VOICES["anna"], 80)
-    carried = base.carry(plain_base(hp), features, hp)
+    carried = carry(plain_base(hp), features, hp)
     np.testing.assert_allclose(carried.mel, features.mel.astype(np.float32), atol=1e-6)
     np.testing.assert_allclose(carried.texture, 0.0, atol=1e-5)
     np.testing.assert_allclose(carried.pitch[:, 0], analysis.pitch_contour(features.hertz, hp), atol=1e-6)
@@ -205,12 +213,12 @@ def test_the_finest_detail_is_that_of_the_source(corpus, solved):
     flat = solved._replace(kernels=0.0 * solved.kernels, biases=0.0 * solved.biases + 0.5, warps=np.ones(3))
     features = corpus.recording(corpus.train[0])
     fine = (0.02 * rng.choice([-1.0, 1.0], features.mel.shape)).astype(np.float32)
-    plain, detailed = (base.carry(flat, features._replace(mel=features.mel.astype(np.float32) + extra), HP, "anna")
+    plain, detailed = (carry(flat, features._replace(mel=features.mel.astype(np.float32) + extra), HP, "anna")
                        for extra in (0.0, fine))
     added = detailed.texture - plain.texture
     assert np.corrcoef(added.ravel(), fine.ravel())[0, 1] > 0.9
     assert np.abs(base.smooth(added)).mean() < 0.1 * np.abs(added).mean()
-    without = base.carry(flat, features, HP.replace(detail=0), "anna")
+    without = carry(flat, features, HP.replace(detail=0), "anna")
     np.testing.assert_allclose(without.texture, 0.0, atol=1e-5)
 
 
@@ -244,7 +252,7 @@ def test_pitch_is_mapped_by_mean_and_deviation(corpus, solved):
         voiced, mapped = [], []
         for pair in corpus.of(source):
             hertz = corpus.recording(pair).hertz
-            found = base.carry_pitch(solved, corpus.recording(pair), number, HP)
+            found = base.carry_pitch(solved, corpus.recording(pair), known_voice(solved, number), HP)
             np.testing.assert_array_equal(found[:, 1], hertz > 0.0)
             voiced.append(np.log2(hertz[hertz > 0.0] / HP.pitch_middle))
             mapped.append(found[hertz > 0.0, 0])
@@ -259,14 +267,17 @@ def test_pitch_is_mapped_by_mean_and_deviation(corpus, solved):
 def test_a_new_voice_speaks_around_the_mean_of_the_target(solved):
     for octave in (-1.0, 0.9):
         features = record(np.random.default_rng(0), 60, (0.2, octave, 0.1))
-        pitch = base.carry_pitch(solved, features, 2, HP)
+        voice = base.find_voice(solved, features, HP)
+        pitch = base.carry_pitch(solved, features, voice, HP)
+        assert voice.number == 2
         assert pitch[features.hertz > 0.0, 0].mean() == pytest.approx(solved.pitch[-1, 0], abs=1e-4)
 
 
 @pytest.mark.parametrize("number", [0, 2])
-def test_what_is_never_voiced_has_the_mean_of_the_target(solved, number):
+def test_what_is_never_voiced_has_the_mean_of_the_target(solved, monkeypatch, number):
     features = record(np.random.default_rng(0), 60, VOICES["anna"])._replace(hertz=np.zeros(60, np.float32))
-    pitch = base.carry_pitch(solved, features, number, HP)
+    monkeypatch.setattr(base, "recognise", lambda *_: number)
+    pitch = base.carry_pitch(solved, features, base.find_voice(solved, features, HP), HP)
     np.testing.assert_allclose(pitch, [[solved.pitch[-1, 0], 0.0]] * 60, atol=1e-6)
 
 
@@ -282,14 +293,24 @@ def test_a_known_voice_goes_to_its_own_map_and_another_to_that_of_all():
     assert share(tuple(centre), 2) == 1.0  # between the two it is neither
 
 
+@pytest.mark.parametrize("n_known", [3, 5, 40])
+def test_nearly_all_new_recordings_of_a_voice_are_within_its_radius_however_few_are_known(n_known):
+    rng, inside = np.random.default_rng(12), []
+    for _ in range(200):
+        own = rng.normal(size=(n_known, 20))
+        inside.append(np.linalg.norm(rng.normal(size=20) - own.mean(axis=0)) <= base.radius(own))
+    assert 0.6 < np.mean(inside) < 0.99  # 0.3 of three, measured from the mean of all
+    assert base.radius(own[:1]) == 0.0
+
+
 @pytest.mark.parametrize("speaker, number", [("anna", 0), ("bert", 1), ("carl", 0), (None, 0)])
 def test_a_speaker_that_is_named_needs_not_be_recognised(corpus, solved, monkeypatch, speaker, number):
     monkeypatch.setattr(base, "recognise", lambda *_: 0)
     features = corpus.recording(corpus.train[0])
-    carried = base.carry(solved, features, HP, speaker)
+    carried = carry(solved, features, HP, speaker)
     mel = neighbours(features.mel.astype(np.float32)) @ solved.kernels[number] + solved.biases[number]
     np.testing.assert_allclose(carried.mel, mel, atol=1e-2)  # but for what is below the floor
-    np.testing.assert_array_equal(carried.pitch, base.carry_pitch(solved, features, number, HP))
+    np.testing.assert_array_equal(carried.pitch, base.carry_pitch(solved, features, known_voice(solved, number), HP))
 
 
 def test_the_warp_of_a_new_voice_is_found_and_that_of_a_known_one_remembered(corpus, solved, monkeypatch):
@@ -298,7 +319,7 @@ def test_the_warp_of_a_new_voice_is_found_and_that_of_a_known_one_remembered(cor
     monkeypatch.setattr(base, "warp_formants", lambda mel, factor, hp: used.append(factor) or mel)
     for number in range(3):
         monkeypatch.setattr(base, "recognise", lambda *_, number=number: number)
-        base.carry(solved._replace(warps=np.array([0.8, 0.9, 1.1])), corpus.recording(corpus.train[0]), HP)
+        carry(solved._replace(warps=np.array([0.8, 0.9, 1.1])), corpus.recording(corpus.train[0]), HP)
     assert used == [0.8, 0.9, 1.25]
 
 
@@ -307,7 +328,7 @@ def test_nothing_is_read_as_quieter_than_the_pauses_of_the_training(corpus, solv
     np.testing.assert_allclose(solved.floors[1], np.mean(quiet, axis=0), rtol=1e-4)
     np.testing.assert_allclose(solved.floors[2], solved.floors[:2].mean(axis=0), rtol=1e-6)
     features = corpus.recording(corpus.of("bert")[0])
-    silent, floor = (base.carry(solved, features._replace(mel=mel), HP, "bert") for mel in (
+    silent, floor = (carry(solved, features._replace(mel=mel), HP, "bert") for mel in (
         np.zeros_like(features.mel), np.repeat(solved.floors[1:2], len(features.mel), axis=0)))
     np.testing.assert_allclose(silent.mel, floor.mel, atol=1e-6)
     np.testing.assert_allclose(silent.texture, floor.texture, atol=1e-6)
@@ -320,7 +341,7 @@ def test_nothing_is_read_as_quieter_than_the_pauses_of_the_training(corpus, solv
 def test_strange_recordings_are_carried_over_without_nan(solved, speaker, n_frames, level, hertz):
     features = Features(np.zeros((n_frames, HP.n_linear), np.float16),
                         np.full((n_frames, HP.n_mels), level, np.float16), np.full(n_frames, hertz, np.float32))
-    carried = base.carry(solved, features, HP, speaker)
+    carried = carry(solved, features, HP, speaker)
     assert [x.shape for x in carried] == [(n_frames, HP.n_mels), (n_frames, 2), (n_frames, HP.n_mels)]
     for x in carried:
         assert np.isfinite(x).all() and x.dtype == np.float32
@@ -344,7 +365,7 @@ def test_the_map_comes_nearer_to_a_real_voice_also_in_sentences_it_does_not_know
         before, after = [], []
         for pair in pairs:
             features, target = corpus.recording(pair), corpus.spoken_target(pair, "mel")
-            carried = base.carry(demo_base, features, tiny_hp, "rms")
+            carried = carry(demo_base, features, tiny_hp, "rms")
             before.append(np.abs(base.read_at(features.mel.astype(np.float32), corpus.path(pair)) - target).mean())
             after.append(np.abs(base.read_at(carried.mel, corpus.path(pair)) - target).mean())
         assert np.mean(after) < 0.8 * np.mean(before)

@@ -163,15 +163,15 @@ def test_positions_are_the_dtw_path(corpus, demo_data, tiny_hp):
 
 def test_what_is_carried_is_that_of_the_base_and_made_once(demo_data, demo_base, tiny_hp, monkeypatch):
     corpus, carry, made = Corpus(demo_data, tiny_hp), base.carry, []
-    monkeypatch.setattr(base, "carry", lambda found, features, hp, speaker: made.append(speaker) or carry(
-        found, features, hp, speaker))
+    monkeypatch.setattr(base, "carry", lambda found, features, voice, hp: made.append(voice) or carry(
+        found, features, voice, hp))
     corpus.use_base(demo_base)
     pair = corpus.train[0]
-    whole = corpus.carried(pair)
-    expected = np.concatenate(carry(demo_base, corpus.recording(pair), tiny_hp, "rms"), axis=1)
+    whole, voice = corpus.carried(pair), base.find_voice(demo_base, corpus.recording(pair), tiny_hp, "rms")
+    expected = np.concatenate(carry(demo_base, corpus.recording(pair), voice, tiny_hp), axis=1)
     np.testing.assert_allclose(whole, expected, atol=1e-3)  # kept in float16
     np.testing.assert_array_equal(corpus.carried(pair, 30, 50), whole[30:50])
-    assert made == ["rms"] and whole.shape == (pair.source_end, 2 * tiny_hp.n_mels + 2) and whole.dtype == np.float32
+    assert made == [voice] and whole.shape == (pair.source_end, 2 * tiny_hp.n_mels + 2) and whole.dtype == np.float32
     corpus.use_base(demo_base._replace(biases=demo_base.biases + 0.1))  # nothing is left of the other one
     np.testing.assert_allclose(corpus.carried(pair)[:, :tiny_hp.n_mels], whole[:, :tiny_hp.n_mels] + 0.1, atol=1e-3)
 

@@ -18,9 +18,14 @@ class Copier:
     hp = HP
 
     def __init__(self, cut: int = -1):
-        self.at_once, self.cut = [], cut
+        self.at_once, self.cut, self.heard = [], cut, []
 
-    def __call__(self, sources):
+    def find_voice(self, source):
+        self.heard.append(len(source.linear))
+        return "whose"
+
+    def __call__(self, sources, voices):
+        assert voices == ["whose"] * len(sources)
         first = sum(self.at_once)
         self.at_once.append(len(sources))
         return [Converted(None, np.zeros((len(source.linear), 2)), source.linear.astype(np.float32), None, None,
@@ -53,3 +58,6 @@ def test_pieces_in_groups_are_pieces_at_once(recording, monkeypatch, cut):
     np.testing.assert_array_equal(grouped.wav, whole.wav)
     np.testing.assert_array_equal(grouped.first.linear, whole.first.linear)
     assert grouped.stopped == whole.stopped == (cut < 0)
+    # Whose voice it is is found once, in all pieces of the first group together
+    n_frames = [1 + len(piece.wav) // HP.hop_length for piece in grouped.pieces]
+    assert copier.heard == [sum(n_frames[:2])]

@@ -87,7 +87,7 @@ def test_a_run_goes_on_and_evaluates_on_any_number_of_devices(tiny_hp, demo_data
     assert solved[0] == solved[1] == solved[2]
     for found, expected in zip(converter.base, demo_base):
         np.testing.assert_array_equal(found, expected)
-    outputs = converter([corpus.recording(pair) for pair in corpus.split("test")])
+    outputs = converter.convert_pairs(corpus, corpus.split("test"))
     assert outputs and all(np.isfinite(output.linear).all() for output in outputs)
 
 

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+import base
 import hyperparams
 import tasks
 from analysis import Features
@@ -275,6 +276,9 @@ def test_only_the_last_frame_of_a_group_is_fed_back(generator, change):
     assert np.abs(decode(slice(r - 1, r)) - plain)[:, r:].max() > 1e-4
 
 
+VOICE = base.Voice(0, 1.0, 0.0)
+
+
 def sources(hp: hyperparams.HyperParams, lengths: list[int], seed: int = 10) -> list[Features]:
     rng = np.random.default_rng(seed)
     return [Features(*(rng.uniform(0, 1, (length, size)).astype(np.float16) for size in (hp.n_linear, hp.n_mels)),
@@ -285,7 +289,7 @@ def test_untrained_conversion_is_as_long_as_its_source_and_stops(tiny_hp):
     hp, lengths = tiny_hp.replace(r=2, encoder_stack=3), [40, 17, 31, 5]
     generator = make_generator(hp)
     converter, inputs = Converter(generator, plain_base(hp)), sources(hp, lengths)
-    for length, source, result in zip(lengths, inputs, converter(inputs)):
+    for length, source, result in zip(lengths, inputs, converter(inputs, [VOICE] * 4)):
         assert result.stopped
         assert abs(len(result.mel) - length) <= hp.r
         assert len(result.mel) == len(result.linear) == len(result.positions) == len(result.weights)
@@ -295,7 +299,7 @@ def test_untrained_conversion_is_as_long_as_its_source_and_stops(tiny_hp):
         np.testing.assert_allclose(result.mel[:n], source.mel[:n], atol=1e-2)
         np.testing.assert_allclose(result.pitch[:n, 0], np.log2(source.hertz / hp.pitch_middle)[:n], atol=1e-2)
     generator.decoder.cell.attend.advance.bias.assign([-9.0])  # hardly moves: cut, and says so
-    result, = converter(sources(hp, [20]))
+    result, = converter(sources(hp, [20]), [VOICE])
     assert not result.stopped and 20 < len(result.mel) <= 3 * 20
 
 
@@ -304,11 +308,11 @@ def test_conversion_does_not_depend_on_what_it_is_batched_with(generator, change
     change(generator, hide_frame=hide_frame)
     inputs = sources(generator.hp, [20, 33, 8])
     converter = Converter(generator, plain_base(generator.hp))
-    together = converter(inputs)
+    together = converter(inputs, [VOICE] * 3)
     for result in together:  # what the decoder writes after the end is not heard
         linear = generator.postnet(result.mel[None], result.pitch[None], np.ones((1, len(result.mel)), np.float32))[0]
         np.testing.assert_allclose(result.linear, linear, atol=1e-4)
-    for alone, result in zip(converter(inputs, batch_size=1), together):
+    for alone, result in zip(converter(inputs, [VOICE] * 3, batch_size=1), together):
         assert alone.stopped == result.stopped and len(alone.mel) == len(result.mel)
         for field in ("mel", "pitch", "linear", "positions", "weights"):
             tolerance = 2e-3 if field == "linear" else 1e-4  # the highest harmonics tell the least change of pitch
