@@ -96,10 +96,10 @@ class HyperParams:
     n_samples: int = 3              # of them drawn and played in TensorBoard
 
     # Synthesis
-    griffin_lim_iters: int = 5      #                                         (paper 50)
+    griffin_lim_iters: int = 20     #                                         (paper 50)
     postfilter: float = 1.0         # of the growth of the mel-cepstra's deviations, an exponent; 0 leaves averages
     detail: int = 1                 # 1: the finest detail of the mel spectrogram is the source's own
-    power: float = 1.0              # sharpening of the magnitude before Griffin-Lim             (paper 1.2)
+    power: float = 1.2              # sharpening of each frame's magnitude before Griffin-Lim     (paper 1.2)
 
     @property
     def n_linear(self) -> int:

@@ -275,14 +275,14 @@ def griffin_lim(linear: np.ndarray, pitch: np.ndarray, hp: HyperParams) -> np.nd
     """Linear spectrogram (T, F) with its pitch (T, 2), octaves and voicing, to (samples,) by Griffin-Lim (Griffin & Lim
     1984) that starts from the phases of `excitation` instead of random ones.
 
-    Speech starts near its end that way, and few iterations do. Many are worse, with a spectrogram that no speech has:
-    what it lacks to agree with itself they turn into flutter between 20 and 40 Hz. The magnitude is raised to
-    `hp.power` first (Tacotron, section 3.4), its sum kept.
+    Speech starts near its end that way, and few iterations do. The magnitude is raised to `hp.power` first (Tacotron,
+    section 3.4), and the level of each frame is kept: what is to be sharp are formants and harmonics, while loud and
+    soft sounds stay as far apart as they are.
     """
     magnitude = denormalise(linear, hp).T                                                             # (F, T)
     if hp.power != 1.0:
         sharpened = magnitude ** hp.power
-        magnitude = sharpened * (magnitude.sum() / max(sharpened.sum(), 1e-8))
+        magnitude = sharpened * (magnitude.sum(axis=0) / np.maximum(sharpened.sum(axis=0), 1e-8))
     framing = {"hop_length": hp.hop_length, "win_length": hp.win_length, "n_fft": hp.n_fft}
     wav = excitation(pitch, hp).astype(np.float32)
     for _ in range(hp.griffin_lim_iters + 1):
