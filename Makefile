@@ -39,7 +39,7 @@ pair: .venv/installed
 
 test: .venv/installed-test
 	.venv/bin/python -m ruff check .
-	.venv/bin/python -m pytest
+	.venv/bin/python -m pytest -n auto --dist loadfile
 
 check: .venv/installed
 	.venv/bin/python check.py

@@ -144,10 +144,8 @@ def prepare(corpora: dict[str, dict[str, pathlib.Path]], target: str, data: path
                           "target": target, "sources": sources})
     (data / "manifest.csv").unlink(missing_ok=True)  # until all is done again: it says that features and paths fit
     jobs = [(speaker, utterance, path) for speaker, files in corpora.items() for utterance, path in files.items()]
-    # librosa compiles a part of pYIN when it is first used and keeps it in its folder. Several processes that do so at
-    # once spoil it for good: they and all that come after crash. So it is done here, before there are several.
     with tqdm(desc="getting ready", total=1, bar_format="{desc} [{elapsed}]", leave=False, disable=None):
-        analysis.pitch(np.zeros(hp.n_fft, np.float32), hp)
+        analysis.compile_librosa()
     with workers() as parallel:
         done = parallel(functools.partial(compute_features, hp=hp),
                         [(path, data / "features" / speaker / utterance)

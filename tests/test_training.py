@@ -311,7 +311,7 @@ def test_validation_survives_a_model_that_writes_silence(trained, tmp_path, monk
     hp, task = trained.hp, trained.task
     silence = Converted(np.zeros((50, hp.n_mels), np.float32), np.zeros((50, 2), np.float32),
                         np.zeros((50, hp.n_linear), np.float32), np.arange(50.0), np.full((50, 60), 1.0 / 60), True)
-    monkeypatch.setattr(task, "converter", lambda sources, speakers: [silence] * len(sources))
+    monkeypatch.setattr(task.converter, "convert_pairs", lambda corpus, pairs: [silence] * len(pairs))
     run = trainer.Run(tmp_path, hp, task.parts)
     assert not task.validate(run, "mel")["score"] < 5.0  # nothing to select
 
