@@ -210,7 +210,7 @@ def batch_of_joined(corpus: data_load.Corpus, n: int, seconds: float) -> dict:
 
 def bench_adversarial(table: Table, hp: hyperparams.HyperParams, corpus: data_load.Corpus) -> None:
     task, step = train_gan.Adversarial(hp, corpus), tf.Variable(0, dtype=tf.int64)
-    batch = {name: tf.constant(array) for name, array in batch_of_slices(corpus, hp).items()}
+    batch = next(task.batches("joint", 0, 1))
     table.time("update of the discriminator", lambda: task.train_step("warmup", batch, step))
     table.time(f"adversarial iteration, 1 + {hp.k} updates", lambda: task.train_step("joint", batch, step), repeats=3)
 

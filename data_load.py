@@ -20,7 +20,7 @@ from analysis import Features
 from hyperparams import HyperParams
 from manifest import Pair, PreproError
 
-POSTNET, PAIRED = "postnet", "paired"
+POSTNET, PAIRED, ADVERSARIAL = "postnet", "paired", "adversarial"
 CARRIED_AT_MOST = 2048  # recordings whose base is kept in memory, 80 kB each
 
 
@@ -54,6 +54,7 @@ class Corpus:
         self.by_length = sorted(self.train, key=lambda pair: (pair.target_end - pair.target_start, pair.name))
         # The target's speech once, however many sources there are
         self.spoken = list({(pair.utterance, pair.target_start): pair for pair in self.train}.values())
+        self.conversions: list[tuple[np.ndarray, np.ndarray]] = []
 
     def use_base(self, found: base.Base) -> None:
         """Carry sources over by `found` from now on."""
@@ -65,6 +66,10 @@ class Corpus:
         self.base, numbered = found, list(self.pairs.values())
         self._numbers = {(pair.source, pair.name): number for number, pair in enumerate(numbered)}
         self._carried = functools.lru_cache(CARRIED_AT_MOST)(carried)
+
+    def use_conversions(self, conversions: list[tuple[np.ndarray, np.ndarray]]) -> None:
+        """Draw adversarial batches from `conversions`, mel (T, M) and pitch (T, 2) of each, from now on."""
+        self.conversions = conversions
 
     def carried(self, pair: Pair, start: int = 0, end: int | None = None) -> np.ndarray:
         """(S, 2 M + 2) the source of a pair carried over: `base.Carried`, mel, pitch and texture side by side."""
@@ -125,7 +130,7 @@ class Corpus:
         return path[np.minimum(frames, len(path) - 1)] + np.maximum(frames - len(path) + 1, 0)
 
     def rng(self, kind: str, step: int, *row: int) -> np.random.Generator:
-        return np.random.default_rng([self.hp.seed, {POSTNET: 1, PAIRED: 2}[kind], step, *row])
+        return np.random.default_rng([self.hp.seed, {POSTNET: 1, PAIRED: 2, ADVERSARIAL: 3}[kind], step, *row])
 
     def own(self, kind: str, step: int, items: list) -> list[tuple]:
         """Of the items of a batch those of this share, each with random numbers of its own."""
@@ -143,13 +148,26 @@ class Corpus:
         """Windows of the target's speech: blurred mel (N, T, M), pitch (N, T, 2), linear (N, T, F), mask (N, T)."""
         windows = []
         for pair, rng in self.own(POSTNET, step, self.draw(self.spoken, POSTNET, step)):
-            length = pair.target_end - pair.target_start
-            start = int(rng.integers(max(1, length - self.hp.postnet_frames + 1)))
-            end = min(length, start + self.hp.postnet_frames)
+            start, end = self.window(pair.target_end - pair.target_start, rng)
             windows.append((augment.blur(self.spoken_target(pair, "mel", start, end), rng, self.hp),
                             self.pitch(pair, start, end), self.spoken_target(pair, "linear", start, end)))
         (mel, mask), (pitch, _), (linear, _) = (pad(arrays, self.hp.postnet_frames) for arrays in zip(*windows))
         return {"mel": mel, "pitch": pitch, "linear": linear, "mask": mask}
+
+    def window(self, length: int, rng: np.random.Generator) -> tuple[int, int]:
+        """Start and end of a window of `postnet_frames` somewhere in `length` frames, or of all of them."""
+        start = int(rng.integers(max(1, length - self.hp.postnet_frames + 1)))
+        return start, min(length, start + self.hp.postnet_frames)
+
+    def adversarial_batch(self, step: int) -> dict[str, np.ndarray]:
+        """A `postnet_batch` and as many windows of conversions: converted (N, T, M), converted_pitch (N, T, 2),
+        converted_mask (N, T)."""
+        windows = []
+        for (mel, pitch), rng in self.own(ADVERSARIAL, step, self.draw(self.conversions, ADVERSARIAL, step)):
+            start, end = self.window(len(mel), rng)
+            windows.append((mel[start:end], pitch[start:end]))
+        (mel, mask), (pitch, _) = (pad(arrays, self.hp.postnet_frames) for arrays in zip(*windows))
+        return self.postnet_batch(step) | {"converted": mel, "converted_pitch": pitch, "converted_mask": mask}
 
     def paired_batch(self, step: int) -> dict[str, np.ndarray]:
         """Slices with their counterparts, or whole utterances of similar length; see `assemble`."""
@@ -177,8 +195,8 @@ class Corpus:
         return chosen
 
     def batch_names(self, kind: str, step: int) -> list[str]:
-        """Source and name of the pairs that batch `step` of a kind is made of, those of the target for POSTNET."""
-        if kind == POSTNET:
+        """Source and name of the pairs that batch `step` of a kind is made of, those of the target but for PAIRED."""
+        if kind != PAIRED:
             return [f"{self.target}/{pair.name}" for pair in self.draw(self.spoken, POSTNET, step)]
         return [f"{pair.source}/{pair.name}" for pair, *_ in self.paired_items(step)]
 
@@ -219,7 +237,7 @@ class Corpus:
 
     def batches(self, kind: str, start: int, stop: int) -> Iterator[dict[str, tf.Tensor]]:
         """Batches `start` to `stop` - 1 of a kind, prepared ahead of the training step; raises PreproError."""
-        make = {POSTNET: self.postnet_batch, PAIRED: self.paired_batch}[kind]
+        make = {POSTNET: self.postnet_batch, PAIRED: self.paired_batch, ADVERSARIAL: self.adversarial_batch}[kind]
         example, failures = make(0), []
 
         def call(step):

@@ -77,16 +77,16 @@ class HyperParams:
     xla: int = 0                    # 1: compile the training step with XLA; slower on a CPU
 
     # Adversarial training
-    gan_warmup_steps: int = 150     # the discriminator alone
-    gan_steps: int = 300            # of one update of the discriminator and `k` of the generator
-    k: int = 2                      #                                         (2017 5)
+    gan_networks: str = "postnet"   # postnet | all: what learns from the discriminator           (2017 all)
+    gan_warmup_steps: int = 100     # the discriminator alone
+    gan_steps: int = 400            # of one update of the discriminator and `k` of the generator
+    k: int = 1                      #                                         (2017 5)
     dis_stack: int = 1              # frames a step of the discriminator      (2017 5)
-    dis_frames: int = 40            # frames it judges at a time; 0: all of a sentence           (2017 0)
-    gen_learning_rate: float = 3e-5 # highest; rises and falls along a cosine
-    dis_learning_rate: float = 1e-4  # constant
+    dis_frames: int = 32            # frames it judges at a time; 0: all of a window              (2017 0)
+    gen_learning_rate: float = 1e-4  # highest; rises and falls along a cosine
+    dis_learning_rate: float = 1e-4  # highest; likewise
     gan_clip_norm: float = 5.0      #                                         (2017 5)
-    gan_weight: float = 6.0         # of the adversarial loss, see train_gan.py                  (2017 1)
-    paired_weight: float = 1.0      # of the losses of paired training        (2017 0)
+    gan_weight: float = 6.0         # of the adversarial loss beside L1, see train_gan.py
 
     # Checks, checkpoints and samples
     log_steps: int = 20             # steps between scalars in TensorBoard
@@ -146,6 +146,8 @@ class HyperParams:
         """Return self; raises ValueError if values contradict each other."""
         if self.norm not in ("bn", "ln", "ins"):
             raise ValueError(f"norm={self.norm}: choose bn, ln or ins")
+        if self.gan_networks not in ("postnet", "all"):
+            raise ValueError(f"gan_networks={self.gan_networks}: choose postnet or all")
         if self.precision not in ("float32", "bfloat16", "float16"):
             raise ValueError(f"precision={self.precision}: choose float32, bfloat16 or float16")
         for name in ("xla", "detail"):
@@ -179,7 +181,7 @@ class HyperParams:
                               "vary_pitch", "hide_band", "blur_warp") and not (
                     0.0 <= value <= 1.0):
                 raise ValueError(f"{field.name}={value}: must lie between 0 and 1")
-            if field.name in ("postfilter", "gan_weight", "paired_weight", "pace_weight", "pitch_weight",
+            if field.name in ("postfilter", "gan_weight", "pace_weight", "pitch_weight",
                               "voicing_weight") and value < 0.0:
                 raise ValueError(f"{field.name}={value}: must not be negative")
         if self.max_advance <= 1.0:
@@ -214,8 +216,8 @@ PRESETS: dict[str, HyperParams] = {
     "paper": HyperParams(width=256, batch_size=32),
     "2017": HyperParams(width=512, batch_size=32),
     # Layer norm: without paired training there are no moving statistics to draw with
-    "2017-gan": HyperParams(width=512, batch_size=32, norm="ln", paired_weight=0.0, gan_weight=1.0, gan_warmup_steps=0,
-                           k=5, dis_stack=5, dis_frames=0, log_steps=1, save_steps=20),
+    "2017-gan": HyperParams(width=512, batch_size=32, norm="ln", gan_networks="all", gan_warmup_steps=0, gan_steps=300,
+                           k=5, dis_stack=5, dis_frames=0, gen_learning_rate=3e-5, log_steps=1, save_steps=20),
 }
 
 # What conversion may change of a trained model.

@@ -1,6 +1,6 @@
 """Losses: small pure functions of tensors and masks, divided by the number of valid elements.
 
-Where several devices share a step of paired training, by that of all of them: what each finds is its part of the loss,
+Where several devices share a training step, by that of all of them: what each finds is its part of the loss,
 and their sum the loss of the whole batch.
 """
 from typing import Any
@@ -38,10 +38,10 @@ def pitch(predicted: Tensor, true: Tensor, mask: Tensor) -> tuple[Tensor, Tensor
     return octaves, masked_mean(ops.softplus(logit) - voiced * logit, mask)
 
 
-def least_squares(scores: Tensor, goal: float, weights: Tensor) -> Tensor:
+def least_squares(scores: Tensor, weights: Tensor, goal: float) -> Tensor:
     """Mean squared distance of a discriminator's scores (N,) with `weights` (N,) from a goal (Mao et al. 2017, LSGAN,
     eq. 2)."""
-    return ops.sum(weights * ops.square(scores - goal)) / ops.sum(weights)
+    return ops.sum(weights * ops.square(scores - goal)) / total(ops.sum(weights))
 
 
 def huber(predicted: Tensor, true: Tensor, mask: Tensor) -> Tensor:

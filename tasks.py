@@ -21,7 +21,7 @@ from networks import DecoderOutput, Generator
 class Task:
     """A generator, its corpus, and how it does in free running on the validation sentences.
 
-    Made within the scope of a `tf.distribute.Strategy`, paired training runs on all devices of that.
+    Made within the scope of a `tf.distribute.Strategy`, training runs on all devices of that.
     """
 
     def __init__(self, hp: HyperParams, corpus: data_load.Corpus):
@@ -59,6 +59,10 @@ class Task:
         return {"loss": mel + hp.pace_weight * pace + hp.pitch_weight * octaves + hp.voicing_weight * voicing,
                 "loss/mean_loss1": mel, "align/pace_loss": pace, "loss/pitch_octaves": octaves,
                 "loss/voicing": voicing}
+
+    def batches(self, stage: str, start: int, stop: int) -> Iterator[dict]:
+        """The batches of steps `start` to `stop` - 1 of a stage, of the `kind(stage)` that data_load.py names."""
+        return self.corpus.batches(self.kind(stage), start, stop)
 
     def compile(self, stage: str, batch: dict, function):
         """Compile `function` of a batch once a stage, whatever the lengths."""
@@ -100,9 +104,15 @@ class Task:
             variable.assign(tf.where(finite, variable.value, value))
         return total(scalars) | {"gradient_norm": norm / scale, "skipped": 1.0 - tf.cast(finite, tf.float32)}
 
-    def free_running(self, run: trainer.Run) -> tuple[dict[str, float], list]:
-        """Losses and measures of the validation sentences in free running, and their cepstra with the target's; the
-        first ones are written to samples/ and TensorBoard."""
+    def on_devices(self, updates, batch: dict, step: tf.Variable) -> dict:
+        """The scalars of `updates(batch)`, run on all devices; then `step` counts up."""
+        scalars = self.strategy.run(updates, (batch,))
+        step.assign_add(1)  # here, so that an interruption finds weights and step in agreement
+        return {name: self.strategy.experimental_local_results(value)[0] for name, value in scalars.items()}
+
+    def free_running(self, run: trainer.Run) -> tuple[dict[str, float], list, list]:
+        """Losses and measures of the validation sentences in free running, their cepstra with the target's, and the
+        conversions; the first ones are written to samples/ and TensorBoard."""
         hp, corpus, pairs = self.hp, self.corpus, self.validation
         batch = corpus.assemble([corpus.whole(pair) for pair in pairs])
         mel, linear = self.on_path(batch)
@@ -123,7 +133,7 @@ class Task:
         return {"score": distortion * (1.0 + duration), "free_running/mcd": distortion,
                 "align/path_distance": distance, "align/duration_error": duration, "align/stopped": stopped,
                 "loss/mean_loss": mel_loss + linear_loss, "loss/mean_loss1": mel_loss,
-                "loss/mean_loss2": linear_loss}, cepstra
+                "loss/mean_loss2": linear_loss}, cepstra, outputs
 
     def sample(self, run: trainer.Run, outputs: list) -> None:
         """Put the first validation sentences, converted in free running, into samples/ and TensorBoard."""
@@ -136,6 +146,7 @@ class Task:
                                    self.corpus.spoken_target(pair, "linear"), self.corpus.path(pair), self.hp,
                                    f"{name}, step {int(run.step)}")
             run.log_sample(name, wav, folder / f"{name}.png")
+
 
 class Paired(Task):
     """Paired training in two stages, each with an optimizer of its own."""
@@ -158,8 +169,8 @@ class Paired(Task):
         return {"generator": self.generator.weights,
                 **{f"optimizer_{stage}": optimizer.variables for stage, optimizer in self.optimizers.items()}}
 
-    def batches(self, stage: str, start: int, stop: int) -> Iterator[dict]:
-        return self.corpus.batches(data_load.POSTNET if stage == "postnet" else data_load.PAIRED, start, stop)
+    def kind(self, stage: str) -> str:
+        return data_load.POSTNET if stage == "postnet" else data_load.PAIRED
 
     def forward(self, stage: str, batch: dict) -> dict:
         """Losses of a stage; `loss` is what is minimised."""
@@ -181,11 +192,7 @@ class Paired(Task):
             return self.update(self.optimizers[stage], self.variables[stage], self.hp.clip_norm,
                                lambda: self.forward(stage, batch))
 
-        def update_all(batch):
-            scalars = self.strategy.run(update, (batch,))
-            step.assign_add(1)  # here, so that an interruption finds weights and step in agreement
-            return {name: self.strategy.experimental_local_results(value)[0] for name, value in scalars.items()}
-        return self.compile(stage, batch, update_all)(batch)
+        return self.compile(stage, batch, lambda batch: self.on_devices(update, batch, step))(batch)
 
     def validate(self, run: trainer.Run, stage: str) -> dict[str, float]:
         """Losses and, from the second stage on, measures of free running on the validation sentences."""

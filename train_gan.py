@@ -3,14 +3,17 @@
     python train_gan.py                                     # goes on from the demo's paired run
     python train_gan.py --init-from logdir/mine             # goes on from a paired run of yours
     python train_gan.py --logdir logdir/gan                 # the same again resumes where it stopped
+    python train_gan.py --num-gpus 2                        # on several GPUs, or machines as train_multi_gpus.py
     python train_gan.py --preset 2017-gan --data DIR        # nothing but the discriminator teaches, as in 2017
 
-Least-squares GAN (Mao et al. 2017). Two stages: "warmup" teaches the discriminator to tell the target's speech from the
-converted one, "joint" then alternates one update of it with `k` of the generator on the same batch. The generator hears
-itself, and gradients flow through all it decodes.
+Least-squares GAN (Mao et al. 2017). Two stages: "warmup" teaches the discriminator to tell the target's speech from
+what the post-net draws, "joint" then alternates one update of it with `k` of the post-net on the same batch. The
+post-net draws the target's own mel spectrograms, of which the spectrograms are known, and those of conversions, of
+which nothing needs to be known: no pair teaches here. Encoder and decoder stay as they are.
 """
 import argparse
 import pathlib
+import random
 import sys
 from collections.abc import Iterator
 
@@ -27,14 +30,16 @@ import tensorflow as tf
 from tqdm import tqdm
 
 from hyperparams import HyperParams
-from networks import DecoderOutput, Discriminator
+from modules import total
+from networks import Discriminator
 from tasks import Task
 
 HERE = pathlib.Path(__file__).resolve().parent
 SURE = 0.98       # a discriminator that is right so often has won: it teaches nothing any more
 LOST = 0.55       # and one that is right so seldom has lost
 OFTEN = {"log_steps": 5, "save_steps": 50}  # a step takes several times as long as one of paired training
-GENERATOR_SCALARS = ("gan/gen_loss", "loss/mean_loss1", "loss/mean_loss2", "gradient_norm")
+GENERATOR_SCALARS = ("gan/gen_loss", "loss/mean_loss2", "gradient_norm")
+CONVERSIONS_AT_MOST = 2048  # that the discriminator judges, 80 kB each
 
 
 def windows(linear: tf.Tensor, mask: tf.Tensor, size: int) -> tuple[tf.Tensor, tf.Tensor]:
@@ -54,12 +59,19 @@ class Adversarial(Task):
         super().__init__(hp, corpus)
         self.discriminator = Discriminator(hp)
         self.stages = [("warmup", hp.gan_warmup_steps), ("joint", hp.gan_steps)]
-        schedule = trainer.cosine(hp.gen_learning_rate, hp.gan_steps * hp.k, hp.warmup_steps)
-        self.generator_optimizer = trainer.scaled(keras.optimizers.Adam(schedule, beta_1=0.5), hp)
-        self.discriminator_optimizer = trainer.scaled(keras.optimizers.Adam(hp.dis_learning_rate, beta_1=0.5), hp)
-        self.generator_optimizer.build(self.generator.trainable_variables)
-        self.discriminator_optimizer.build(self.discriminator.trainable_variables)
-        self.judge = tf.function(self.scores)
+        self.learning = (self.generator if hp.gan_networks == "all" else self.generator.postnet).trainable_variables
+
+        def optimizer(schedule, variables: list) -> keras.optimizers.LossScaleOptimizer:
+            adam = trainer.scaled(keras.optimizers.Adam(schedule, beta_1=0.5), hp)
+            adam.build(variables)
+            return adam
+        self.generator_optimizer = optimizer(trainer.cosine(hp.gen_learning_rate, hp.gan_steps * hp.k,
+                                                            hp.warmup_steps), self.learning)
+        # Both fall together: a discriminator that goes on to learn while the generator cannot follow wins
+        self.discriminator_optimizer = optimizer(
+            trainer.cosine(hp.dis_learning_rate, hp.gan_warmup_steps + hp.gan_steps, hp.warmup_steps),
+            self.discriminator.trainable_variables)
+        self.judge = tf.function(self.score)
 
     @property
     def parts(self) -> dict:
@@ -68,108 +80,118 @@ class Adversarial(Task):
                 "optimizer_generator": self.generator_optimizer.variables,
                 "optimizer_discriminator": self.discriminator_optimizer.variables}
 
+    def kind(self, stage: str) -> str:
+        return data_load.PAIRED if self.hp.gan_networks == "all" else data_load.ADVERSARIAL
+
     def batches(self, stage: str, start: int, stop: int) -> Iterator[dict]:
-        return self.corpus.batches(data_load.PAIRED, start, stop)
+        if self.hp.gan_networks == "postnet" and not self.corpus.conversions:  # once: what converts does not learn here
+            self.corpus.use_conversions(self.convert_sources())
+        return super().batches(stage, start, stop)
 
-    def draw(self, batch: dict) -> tuple[DecoderOutput, tf.Tensor]:
-        """What the decoder writes when it hears itself, and the linear spectrogram (N, T, F) of it.
+    def convert_sources(self) -> list[tuple[np.ndarray, np.ndarray]]:
+        """Mel (T, M) and pitch (T, 2) of conversions of training sources, as the post-net gets them at synthesis."""
+        pairs = [pair for pair in self.corpus.train if pair.source != self.corpus.target]
+        pairs = random.Random(self.hp.seed).sample(pairs, min(len(pairs), CONVERSIONS_AT_MOST))
+        return [(out.mel.astype(np.float16), out.pitch.astype(np.float16))
+                for out in self.converter.convert_pairs(self.corpus, pairs)]
 
-        With paired losses it reads along the true positions and gets the target's pitch, so that the two can be
-        compared; without, nothing of the target is known but its length. All as at synthesis, without dropout: the
-        texture that dropout leaves would pass for speech.
+    def draw(self, batch: dict) -> tuple[tf.Tensor, tf.Tensor]:
+        """Linear spectrograms (N, T, F) by the generator, and their mask (N, T): those of the target's own mel, then
+        those of conversions. All as at synthesis, without dropout: the texture that it leaves would pass for speech.
+
+        Where everything learns, the conversions of the whole generator, which hears itself and knows nothing of the
+        target but its length.
         """
-        generator, mask = self.generator, batch["mask"]
-        if self.hp.paired_weight > 0.0:
-            decoded = generator(batch["source"], batch["carried"], batch["source_mask"], batch["positions"])
-            pitch = batch["pitch"]
-        else:
-            memory = generator.encoder(batch["source"], batch["source_mask"])
-            decoded = generator.decoder(memory, batch["carried"], batch["source_mask"], batch["positions"][:, 0],
-                                        steps=tf.shape(batch["positions"])[1] - 1)
-            pitch = generator.heard_pitch(decoded.pitch)
+        generator = self.generator
+        if self.hp.gan_networks == "postnet":
+            mel, pitch, mask = (tf.concat([batch[own], batch[converted]], axis=0) for own, converted in (
+                ("mel", "converted"), ("pitch", "converted_pitch"), ("mask", "converted_mask")))
+            return generator.postnet(mel, pitch, mask), mask
+        memory, mask = generator.encoder(batch["source"], batch["source_mask"]), batch["mask"]
+        decoded = generator.decoder(memory, batch["carried"], batch["source_mask"], batch["positions"][:, 0],
+                                    steps=tf.shape(batch["positions"])[1] - 1)
         mel = generator.textured(decoded, batch["carried"], batch["source_mask"], mask)
-        return decoded, generator.postnet(mel, pitch, mask)
+        return generator.postnet(mel, generator.heard_pitch(decoded.pitch), mask), mask
 
     def score(self, linear: tf.Tensor, mask: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         """The discriminator's scores of all windows (W,) of linear (N, T, F), mask (N, T), and their weights (W,)."""
         linear, mask = windows(linear, mask, self.hp.dis_frames)
         return self.discriminator(linear, mask), tf.reduce_mean(mask, axis=1)
 
-    def scores(self, batch: dict) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
-        """The scores (W,) of the target's speech, of the converted, and the weights (W,) of both."""
-        _, converted = self.draw(batch)
-        return (self.score(batch["linear"], batch["mask"])[0],
-                *self.score(tf.stop_gradient(converted), batch["mask"]))
-
     def discriminator_losses(self, batch: dict) -> dict:
-        real, fake, weights = self.scores(batch)
-        loss_real, loss_fake = losses.least_squares(real, 1.0, weights), losses.least_squares(fake, 0.0, weights)
+        loss_real = losses.least_squares(*self.score(batch["linear"], batch["mask"]), goal=1.0)
+        drawn, mask = self.draw(batch)
+        loss_fake = losses.least_squares(*self.score(tf.stop_gradient(drawn), mask), goal=0.0)
         return {"loss": loss_real + loss_fake, "gan/dis_loss_real": loss_real, "gan/dis_loss_fake": loss_fake}
 
     def generator_losses(self, batch: dict) -> dict:
-        """The adversarial loss, and the paired ones if they count.
+        """The adversarial loss, and L1 where the target is known unless everything learns.
 
         They are balanced where they meet, at the spectrogram: there the gradient of the adversarial loss is scaled to
-        `gan_weight` times the norm of the L1 loss's, so that it neither fades as the discriminator wins nor drowns the
-        other. What a tape is given for it is the product of that gradient and the spectrogram.
+        `gan_weight` times the norm that L1 of all that is drawn would have, so that it neither fades as the
+        discriminator wins nor drowns the other. What a tape is given for it is the product of that gradient and the
+        spectrogram.
         """
-        decoded, linear = self.draw(batch)
+        linear, mask = self.draw(batch)
         with tf.GradientTape(watch_accessed_variables=False) as tape:
             tape.watch(linear)
-            scores, weights = self.score(linear, batch["mask"])
-            adversarial = losses.least_squares(scores, 1.0, weights)
+            adversarial = losses.least_squares(*self.score(linear, mask), goal=1.0)
             scaled = self.generator_optimizer.scale_loss(adversarial)  # the balance takes the factor out again
-        paired = self.decoder_losses(decoded, batch)
-        linear_loss = losses.l1(linear, batch["linear"], batch["mask"])
-        if self.hp.paired_weight > 0.0:
+        l1 = losses.l1(linear[:tf.shape(batch["linear"])[0]], batch["linear"], batch["mask"])
+        loss = adversarial
+        if self.hp.gan_networks == "postnet":
             gradient = tape.gradient(scaled, linear)
-            norm_of_l1 = tf.math.rsqrt(tf.reduce_sum(batch["mask"]) * self.hp.n_linear)
-            scale = self.hp.gan_weight * norm_of_l1 / (tf.norm(gradient) + 1e-12)
-            loss = self.hp.paired_weight * (paired["loss"] + linear_loss) + tf.reduce_sum(
-                tf.stop_gradient(scale * gradient) * linear)
-        else:
-            loss = self.hp.gan_weight * adversarial
-        return {"loss": loss, "gan/gen_loss": adversarial, "loss/mean_loss1": paired["loss/mean_loss1"],
-                "loss/mean_loss2": linear_loss}
+            norm = tf.sqrt(total(tf.reduce_sum(tf.square(gradient))))
+            norm_of_l1 = tf.math.rsqrt(total(tf.reduce_sum(mask)) * self.hp.n_linear)
+            scale = self.hp.gan_weight * norm_of_l1 / (norm + 1e-12)
+            loss = l1 + tf.reduce_sum(tf.stop_gradient(scale * gradient) * linear)
+        return {"loss": loss, "gan/gen_loss": adversarial, "loss/mean_loss2": l1}
 
     def train_step(self, stage: str, batch: dict, step: tf.Variable) -> dict:
         """One update of the discriminator and, in the joint stage, `k` of the generator; counts `step` up with them."""
-        def steps(batch):
+        # A loop in the graph is compiled once, but devices cannot meet within one
+        repeat = range if self.strategy.num_replicas_in_sync > 1 else tf.range
+
+        def updates(batch):
+            batch = self.rows(batch)
             scalars = self.update(self.discriminator_optimizer, self.discriminator.trainable_variables,
                                   self.hp.gan_clip_norm, lambda: self.discriminator_losses(batch))
             scalars["gan/dis_loss"] = scalars.pop("loss")
             if stage == "joint":
                 last, skipped = tf.zeros(len(GENERATOR_SCALARS)), scalars["skipped"]
-                for _ in tf.range(self.hp.k):
-                    found = self.update(self.generator_optimizer, self.generator.trainable_variables,
+                for _ in repeat(self.hp.k):
+                    found = self.update(self.generator_optimizer, self.learning,
                                         self.hp.gan_clip_norm, lambda: self.generator_losses(batch))
                     last = tf.stack([found[name] for name in GENERATOR_SCALARS])
                     skipped = tf.maximum(skipped, found["skipped"])
                 scalars |= dict(zip(GENERATOR_SCALARS, tf.unstack(last))) | {"skipped": skipped}
-            step.assign_add(1)
             return scalars
-        return self.compile(stage, batch, steps)(batch)
+        return self.compile(stage, batch, lambda batch: self.on_devices(updates, batch, step))(batch)
 
     def validate(self, run: trainer.Run, stage: str) -> dict[str, float]:
-        """The discriminator's accuracy on held-out speech and, in the joint stage, how conversion does."""
-        batch = self.corpus.assemble([self.corpus.whole(pair) for pair in self.validation])
-        real, fake, weights = (np.asarray(x) for x in self.judge(batch))
-        scalars = {"gan/accuracy_real": float(np.average(real > 0.5, weights=weights)),
-                   "gan/accuracy_fake": float(np.average(fake <= 0.5, weights=weights))}
-        accuracy = (scalars["gan/accuracy_real"] + scalars["gan/accuracy_fake"]) / 2
-        if stage == "joint":
-            found, cepstra = self.free_running(run)
-            ratio = float(np.mean([metrics.global_variance_ratio(*pair) for pair in cepstra]))
-            scalars |= found | {"gan/accuracy": accuracy, "free_running/global_variance_ratio": ratio,
-                                "free_running/modulation_distance": metrics.modulation_distance(*zip(*cepstra))}
-            # What adversarial training is for counts, too: a tenth of the target's variance as much as 0.1 dB
-            scalars["score"] += abs(1.0 - ratio)
-            if accuracy > SURE:
-                tqdm.write(f"warning: the discriminator is right in {accuracy:.0%}; it has won and the generator does "
-                           "not follow: raise gan_weight or k, or lower dis_learning_rate")
-            elif accuracy < LOST:
-                tqdm.write(f"warning: the discriminator is right in {accuracy:.0%}; it has lost and teaches nothing: "
-                           "raise dis_learning_rate, lower k or gan_weight")
+        """How the conversions of held-out speech do, and the discriminator's accuracy on them and on the target's."""
+        scalars, cepstra, outputs = self.free_running(run)
+        scores = [[np.asarray(x) for x in self.judge(*data_load.pad(spectrograms, 1))] for spectrograms in (
+            [self.corpus.spoken_target(pair, "linear") for pair in self.validation],
+            [output.linear for output in outputs])]
+        real, fake = (float(np.average((score > 0.5) == right, weights=weights))
+                      for (score, weights), right in zip(scores, (True, False)))
+        accuracy = (real + fake) / 2
+        scalars |= {"gan/accuracy_real": real, "gan/accuracy_fake": fake, "gan/accuracy": accuracy}
+        if stage != "joint":
+            scalars.pop("score")  # nothing to select yet
+            return scalars
+        ratio = float(np.mean([metrics.global_variance_ratio(*pair) for pair in cepstra]))
+        scalars |= {"free_running/global_variance_ratio": ratio,
+                    "free_running/modulation_distance": metrics.modulation_distance(*zip(*cepstra))}
+        # What adversarial training is for counts, too: a tenth of the target's variance as much as 0.1 dB
+        scalars["score"] += abs(1.0 - ratio)
+        if accuracy > SURE:
+            tqdm.write(f"warning: the discriminator is right in {accuracy:.0%}; it has won and the generator does "
+                       "not follow: raise gan_weight or k, or lower dis_learning_rate")
+        elif accuracy < LOST:
+            tqdm.write(f"warning: the discriminator is right in {accuracy:.0%}; it has lost and teaches nothing: "
+                       "raise dis_learning_rate, lower k or gan_weight")
         return scalars
 
 
@@ -185,6 +207,7 @@ def draw_curves(logdir: pathlib.Path) -> None:
 
 def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--num-gpus", type=int, metavar="N", help="how many to use (default: one)")
     trainer.add_arguments(parser, "that of --init-from and -gan")
     args = parser.parse_args(argv)
     if args.init_from is None and args.preset is None and not (args.logdir and trainer.goes_on(args)):
@@ -194,8 +217,8 @@ def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
     return args
 
 
-def run(args: argparse.Namespace) -> None:
-    """Train; raises ValueError, OSError and TrainingError."""
+def run(args: argparse.Namespace, strategy: tf.distribute.Strategy | None = None) -> None:
+    """Train, on one device or on those of a `tf.distribute.Strategy`; raises ValueError, OSError and TrainingError."""
     default = hyperparams.PRESETS["default" if args.data else "demo"]
     if trainer.goes_on(args):
         default = HyperParams.from_json(args.logdir / "hparams.json")
@@ -205,13 +228,16 @@ def run(args: argparse.Namespace) -> None:
         default = HyperParams.from_json(args.init_from / "hparams.json").replace(**OFTEN)
         if args.data is None:
             args.data = trainer.find_data(argparse.Namespace(logdir=args.init_from, data=None), default)
-    trainer.train(args, trainer.resolve(args, default), Adversarial, "train_gan.py")
-    draw_curves(args.logdir)
+    trainer.train(args, trainer.resolve(args, default), Adversarial, "train_gan.py", strategy)
+    if strategy is None or trainer.is_chief(strategy):
+        draw_curves(args.logdir)
 
 
 def main(argv: list[str] | None = None) -> int:
     args = parse_arguments(argv)
-    return commands.run_main("train_gan.py", lambda: run(args), trainer.TrainingError)
+    one = args.num_gpus is None and not trainer.several_machines()
+    return commands.run_main("train_gan.py", lambda: run(args) if one else trainer.on_all_devices(run, args),
+                             trainer.TrainingError)
 
 
 if __name__ == "__main__":

@@ -6,6 +6,7 @@ events and samples/.
 import argparse
 import contextlib
 import math
+import os
 import pathlib
 import shlex
 import shutil
@@ -174,6 +175,44 @@ def tell_end(args: argparse.Namespace, script: str, before: int, step: int, last
           f"python {script.replace('train', 'eval')} --logdir {shlex.quote(str(args.logdir))}")
 
 
+def several_machines() -> bool:
+    """Whether TF_CONFIG or Slurm name several machines."""
+    return bool(os.environ.get("TF_CONFIG")) or int(os.environ.get("SLURM_STEP_NUM_TASKS", 1)) > 1
+
+
+def make_strategy(num_gpus: int | None) -> tf.distribute.Strategy:
+    """A strategy for the machines that TF_CONFIG or Slurm name, or else for the first `num_gpus` GPUs of this one, or
+    all; raises TrainingError if there are not so many."""
+    if several_machines():
+        if num_gpus is not None:
+            raise TrainingError("--num-gpus is for one machine; of several, all GPUs that each sees are used "
+                                        "(CUDA_VISIBLE_DEVICES)")
+        return tf.distribute.MultiWorkerMirroredStrategy(
+            None if os.environ.get("TF_CONFIG") else tf.distribute.cluster_resolver.SlurmClusterResolver())
+    devices = [device.name for device in tf.config.list_logical_devices("GPU")]
+    if not devices:
+        raise TrainingError("there is no GPU; train.py trains on the CPU, check.py says what TensorFlow sees")
+    if num_gpus is not None and not 1 <= num_gpus <= len(devices):
+        raise TrainingError(f"--num-gpus {num_gpus}: TensorFlow sees {len(devices)}, see check.py")
+    return tf.distribute.MirroredStrategy(devices[:num_gpus])
+
+
+def on_all_devices(run, args: argparse.Namespace) -> None:
+    """`run(args, strategy)` on the devices that `args.num_gpus` or the environment name; raises ValueError, OSError and
+    TrainingError."""
+    strategy = None
+    try:
+        strategy = make_strategy(args.num_gpus)
+        if worker(strategy)[1] > 1 and args.data is None:
+            raise TrainingError("several machines need --data DIR, prepared before")
+        run(args, strategy)
+    except tf.errors.OpError as error:
+        if strategy and worker(strategy)[1] == 1:
+            raise
+        raise TrainingError(f"{str(error)[:300]}\nIf another worker was lost, start all of them again: they go "
+                            "on from the last checkpoint") from None
+
+
 def worker(strategy: tf.distribute.Strategy) -> tuple[int, int]:
     """The number of this process among the workers of its job, and theirs; (0, 1) if it is alone."""
     resolver = strategy.cluster_resolver
@@ -274,8 +313,7 @@ def fit_stage(run: Run, task, stage: str, start: int, stop: int, bar: tqdm, note
 
 def tell_skipped(task, stage: str, step: int, number: int, in_a_row: int, bar: tqdm) -> None:
     """Say which utterances batch `number` of a stage is made of; raises TrainingError if it is one too many."""
-    kind = data_load.POSTNET if stage == data_load.POSTNET else data_load.PAIRED
-    names = ", ".join(task.corpus.batch_names(kind, number))
+    names = ", ".join(task.corpus.batch_names(task.kind(stage), number))
     bar.write(f"warning: the gradient of step {step} ({stage}) is not finite, it is skipped; its batch: {names}")
     if in_a_row >= SKIPPED_AT_MOST:
         raise TrainingError(f"{in_a_row} steps in a row had no finite gradient, the last one step {step} ({names}). "

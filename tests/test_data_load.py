@@ -12,7 +12,7 @@ import base
 import data_load
 import manifest
 from conftest import plain_corpus
-from data_load import PAIRED, POSTNET, Corpus
+from data_load import ADVERSARIAL, PAIRED, POSTNET, Corpus
 
 
 @pytest.fixture(scope="module")
@@ -59,6 +59,25 @@ def test_dataset_gives_the_same_batches_from_any_step_on(corpus, kind):
     assert all(equal(batch, make(step)) for batch, step in zip(batches, range(3, 7)))
 
 
+def test_an_adversarial_batch_holds_windows_of_speech_and_of_conversions(demo_data, tiny_hp):
+    corpus, size = plain_corpus(demo_data, tiny_hp), tiny_hp.postnet_frames
+    conversions = [(np.full((length, tiny_hp.n_mels), i + 1.0), np.stack([np.arange(length), np.ones(length)], axis=1))
+                   for i, length in enumerate((size - 5, size, 3 * size))]
+    corpus.use_conversions(conversions)
+    starts, batches = set(), [corpus.adversarial_batch(step) for step in range(6)]
+    for step, batch in enumerate(batches):
+        assert equal(batch, corpus.adversarial_batch(step))
+        assert equal({name: batch[name] for name in ("mel", "pitch", "linear", "mask")}, corpus.postnet_batch(step))
+        for mel, pitch, mask in zip(batch["converted"], batch["converted_pitch"], batch["converted_mask"]):
+            number, n = int(mel[0, 0]) - 1, int(mask.sum())
+            start = int(pitch[0, 0])
+            assert n == min(size, len(conversions[number][0])) and start + n <= len(conversions[number][0])
+            assert (mel[:n] == number + 1.0).all() and not mel[n:].any() and len(mel) == size
+            np.testing.assert_array_equal(pitch[:n, 0], start + np.arange(n))
+            starts.add((number, start))
+    assert {number for number, _ in starts} == {0, 1, 2} and len(starts) > 5
+
+
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
 def test_features_that_cannot_be_read_are_named(demo_data, tiny_hp, tmp_path):
     shutil.copytree(demo_data, tmp_path / "data")
@@ -92,7 +111,7 @@ def test_a_source_is_named_by_itself_or_by_its_folder(corpus, demo_recordings, m
     assert corpus.split("test", "rms") == pairs
 
 
-@pytest.mark.parametrize("kind", [PAIRED, POSTNET])
+@pytest.mark.parametrize("kind", [PAIRED, POSTNET, ADVERSARIAL])
 def test_each_item_is_drawn_once_an_epoch(corpus, tiny_hp, kind):
     items = list(range(3 * tiny_hp.batch_size + 1))  # so that a batch crosses from one epoch to the next
     drawn = [item for step in range(len(items)) for item in corpus.draw(items, kind, step)]
@@ -101,7 +120,7 @@ def test_each_item_is_drawn_once_an_epoch(corpus, tiny_hp, kind):
     assert len(set(map(tuple, epochs))) == len(epochs)  # each in an order of its own
 
 
-@pytest.mark.parametrize("kind", [PAIRED, POSTNET])
+@pytest.mark.parametrize("kind", [PAIRED, POSTNET, ADVERSARIAL])
 def test_each_row_has_random_numbers_of_its_own(corpus, kind):
     """That are not those which chose the batch either."""
     first = [rng.random() for step in (0, 1, 7) for rng in

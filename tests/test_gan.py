@@ -19,11 +19,18 @@ from test_training import assert_equal, variables_of
 
 
 def make_task(hp, **changes) -> train_gan.Adversarial:
-    """The task without a corpus, shaken; its discriminator judges whole sentences unless told otherwise."""
-    corpus = types.SimpleNamespace(split=lambda name: [None], share=(0, 1), base=plain_base(hp))
+    """The task without a corpus, shaken; its discriminator judges whole windows unless told otherwise."""
+    corpus = types.SimpleNamespace(split=lambda name: [None], share=(0, 1), base=plain_base(hp), target="slt")
     task = train_gan.Adversarial(hp.replace(**{"warmup_steps": 0, "dis_frames": 0, **changes}), corpus)
     randomise(task.generator)
     return task
+
+
+def adversarial_batch(hp) -> dict:
+    """A batch as `Corpus.adversarial_batch` gives it."""
+    own, other = make_batch(hp), make_batch(hp, seed=8)
+    return {name: own[name] for name in ("mel", "pitch", "linear", "mask")} | {
+        "converted": other["mel"], "converted_pitch": other["pitch"], "converted_mask": other["mask"]}
 
 
 def tensors(batch: dict) -> dict:
@@ -36,21 +43,24 @@ def snapshot(model: keras.Model) -> list[bytes]:
 
 def test_each_step_leaves_the_other_network_as_it_was(tiny_hp, eager):
     task = make_task(tiny_hp, k=2)
-    batch, step = make_batch(tiny_hp), tf.Variable(0, dtype=tf.int64)
+    batch, step = adversarial_batch(tiny_hp), tf.Variable(0, dtype=tf.int64)
     generator, discriminator = snapshot(task.generator), snapshot(task.discriminator)
     task.train_step("warmup", batch, step)
     assert snapshot(task.generator) == generator and snapshot(task.discriminator) != discriminator
-    discriminator = snapshot(task.discriminator)
-    task.update(task.generator_optimizer, task.generator.trainable_variables, tiny_hp.gan_clip_norm,
+    discriminator, fixed = snapshot(task.discriminator), snapshot(task.generator.encoder) + snapshot(
+        task.generator.decoder)
+    task.update(task.generator_optimizer, task.learning, tiny_hp.gan_clip_norm,
                 lambda: task.generator_losses(tensors(batch)))
     assert snapshot(task.discriminator) == discriminator and snapshot(task.generator) != generator
-    assert int(step) == 1
+    task.train_step("joint", batch, step)
+    assert snapshot(task.generator.encoder) + snapshot(task.generator.decoder) == fixed
+    assert snapshot(task.discriminator) != discriminator and int(step) == 2
 
 
 def test_a_skipped_update_of_the_generator_is_told(tiny_hp, eager, monkeypatch):
     """Also where it is neither the first nor the last of a step."""
     task = make_task(tiny_hp, k=2)
-    batch, step, update, done = tensors(make_batch(tiny_hp)), tf.Variable(0, dtype=tf.int64), task.update, []
+    batch, step, update, done = tensors(adversarial_batch(tiny_hp)), tf.Variable(0, dtype=tf.int64), task.update, []
 
     def overflowing(optimizer, *arguments):
         optimizer.dynamic_scale.assign(1e38 if len(done) == 1 else 1.0)
@@ -82,47 +92,48 @@ def test_padding_changes_no_score(tiny_hp, stack):
     assert (np.abs(np.asarray(discriminator(linear, mask)) - scores) > 1e-5).all()
 
 
-@pytest.mark.parametrize("paired_weight", [0.0, 1.0])
-def test_the_adversarial_loss_alone_reaches_the_first_layer(tiny_hp, eager, paired_weight):
-    task = make_task(tiny_hp, paired_weight=paired_weight, gan_weight=1.0)
-    encoder = task.generator.encoder
-    first = [*encoder.prenet.trainable_variables, *encoder.frame_prenet.trainable_variables]
+@pytest.mark.parametrize("networks", ["postnet", "all"])
+def test_the_adversarial_loss_alone_reaches_the_first_layer(tiny_hp, eager, networks):
+    task, everything = make_task(tiny_hp, gan_networks=networks), networks == "all"
+    encoder, postnet = task.generator.encoder, task.generator.postnet
+    first = ([*encoder.prenet.trainable_variables, *encoder.frame_prenet.trainable_variables] if everything
+             else postnet.cbhg.bank[0].trainable_variables)
+    assert (len(task.learning) == len(task.generator.trainable_variables)) == everything
     with tf.GradientTape() as tape:
-        loss = task.generator_losses(tensors(make_batch(tiny_hp)))["gan/gen_loss"]
+        batch = tensors(make_batch(tiny_hp) if everything else adversarial_batch(tiny_hp))
+        loss = task.generator_losses(batch)["gan/gen_loss"]
     for gradient in tape.gradient(loss, [variable.value for variable in first]):
         assert gradient is not None and np.abs(gradient).max() > 0.0
 
 
-def test_the_generator_hears_itself(tiny_hp, eager):
-    """What it writes does not depend on the target's frames, and fed its own frames as a teacher it writes the same."""
-    task = make_task(tiny_hp, hide_frame=0.0)
-    batch = tensors(make_batch(tiny_hp))
-    decoded, linear = task.draw(batch)
-    other, same = task.draw({**batch, "mel": 1.0 - batch["mel"], "linear": 1.0 - batch["linear"]})
-    np.testing.assert_array_equal(decoded.mel, other.mel)
-    np.testing.assert_array_equal(linear, same)
-    taught = task.generator(batch["source"], batch["carried"], batch["source_mask"], batch["positions"], decoded.mel)
-    np.testing.assert_allclose(taught.mel, decoded.mel, atol=1e-5)
-
-
-def test_without_paired_losses_only_the_length_is_known(tiny_hp, eager):
-    task = make_task(tiny_hp, paired_weight=0.0)
+def test_where_everything_learns_only_the_length_of_the_target_is_known(tiny_hp, eager):
+    task = make_task(tiny_hp, gan_networks="all")
     batch = tensors(make_batch(tiny_hp))
     moved = {**batch, "positions": tf.concat([batch["positions"][:, :1], 2.0 * batch["positions"][:, 1:]], axis=1),
              "pitch": 1.0 - batch["pitch"], "mel": 1.0 - batch["mel"], "linear": 1.0 - batch["linear"]}
-    one, other = (task.draw(each)[1] for each in (batch, moved))
+    (one, mask), (other, _) = (task.draw(each) for each in (batch, moved))
     assert one.shape == (2, max(STEPS) * tiny_hp.r, tiny_hp.n_linear)
     np.testing.assert_array_equal(one, other)
+    np.testing.assert_array_equal(mask, batch["mask"])
 
 
-def test_it_judges_the_target_and_the_conversion(tiny_hp, eager):
+def test_it_judges_the_target_what_is_drawn_of_it_and_conversions(tiny_hp, eager):
     task = make_task(tiny_hp)
-    batch = tensors(make_batch(tiny_hp))
-    real, fake, weights = task.scores(batch)
-    np.testing.assert_allclose(real, task.discriminator(batch["linear"], batch["mask"]), atol=1e-6)
-    np.testing.assert_allclose(fake, task.discriminator(task.draw(batch)[1], batch["mask"]), atol=1e-6)
-    np.testing.assert_allclose(weights, np.mean(batch["mask"], axis=1))
-    assert (np.abs(real - fake) > 1e-5).all()
+    batch = tensors(adversarial_batch(tiny_hp))
+
+    def score(linear, mask, goal):
+        return losses.least_squares(task.discriminator(linear, mask), tf.reduce_mean(mask, axis=1), goal)
+    drawn = [task.generator.postnet(*(batch[name] for name in names)) for names in (
+        ("mel", "pitch", "mask"), ("converted", "converted_pitch", "converted_mask"))]
+    masks = batch["mask"], batch["converted_mask"]
+    found = task.discriminator_losses(batch)
+    assert float(found["gan/dis_loss_real"]) == pytest.approx(float(score(batch["linear"], batch["mask"], 1.0)))
+    together, mask = tf.concat(drawn, axis=0), tf.concat(masks, axis=0)
+    assert float(found["gan/dis_loss_fake"]) == pytest.approx(float(score(together, mask, 0.0)), rel=1e-5)
+    assert float(found["loss"]) == pytest.approx(float(found["gan/dis_loss_real"] + found["gan/dis_loss_fake"]))
+    found = task.generator_losses(batch)
+    assert float(found["gan/gen_loss"]) == pytest.approx(float(score(together, mask, 1.0)), rel=1e-5)
+    assert float(found["loss/mean_loss2"]) == pytest.approx(float(losses.l1(drawn[0], batch["linear"], masks[0])))
 
 
 def test_windows_are_judged_alone_and_count_as_they_are_filled(tiny_hp):
@@ -139,8 +150,8 @@ def test_windows_are_judged_alone_and_count_as_they_are_filled(tiny_hp):
 
 
 def test_what_is_judged_is_what_synthesis_draws(tiny_hp, eager):
-    """Of a sentence whose path the decoder takes by itself, training and conversion draw the same mel."""
-    task = make_task(tiny_hp, paired_weight=0.0)
+    """Where everything learns, of a sentence whose path the decoder takes by itself."""
+    task = make_task(tiny_hp, gan_networks="all")
     batch = {name: value[:1] for name, value in tensors(make_batch(tiny_hp)).items()}
     batch["positions"] = tf.concat([tf.zeros((1, 1)), batch["positions"][:, 1:]], axis=1)
     steps = batch["positions"].shape[1] - 1
@@ -148,35 +159,49 @@ def test_what_is_judged_is_what_synthesis_draws(tiny_hp, eager):
     length = int(converted.lengths[0])
     batch["mask"] = tf.cast(tf.range(steps * tiny_hp.r)[None] < length, tf.float32)
     assert length > tiny_hp.r
-    np.testing.assert_allclose(task.draw(batch)[1], converted.linear, atol=1e-5)
+    np.testing.assert_allclose(task.draw(batch)[0], converted.linear, atol=1e-5)
+
+
+def test_the_conversions_judged_are_those_of_synthesis(demo_data, tiny_hp):
+    task = train_gan.Adversarial(tiny_hp, plain_corpus(demo_data, tiny_hp))
+    randomise(task.generator)
+    conversions, expected = task.convert_sources(), task.converter.convert_pairs(task.corpus, task.corpus.train)
+    assert len(conversions) == len(expected) > 5
+    for mel, pitch in conversions:
+        out, = (out for out in expected if len(out.mel) == len(mel) and np.abs(out.mel - mel).max() < 1e-3)
+        np.testing.assert_allclose(pitch, out.pitch, atol=2e-3)
+    next(task.batches("joint", 0, 1))
+    drawn = task.corpus.adversarial_batch(0)
+    for row, mask in zip(drawn["converted"], drawn["converted_mask"]):
+        window = row[mask > 0].astype(np.float16)
+        assert any((mel[start:start + len(window)] == window).all() for mel, _ in conversions
+                   for start in range(len(mel) - len(window) + 1))
 
 
 def test_the_adversarial_gradient_is_as_strong_as_asked(tiny_hp, eager):
-    """At the spectrogram, in norm, `gan_weight` times the L1 loss's; and it points where the discriminator says."""
+    """At the spectrogram, in norm, `gan_weight` times that of L1 everywhere; it points where the discriminator says."""
     task = make_task(tiny_hp, gan_weight=0.3)
-    batch = tensors(make_batch(tiny_hp))
-    linear = tf.Variable(task.draw(batch)[1])
-    decoded = task.generator(batch["source"], batch["carried"], batch["source_mask"], batch["positions"])
-    task.draw = lambda batch: (decoded, tf.identity(linear))
+    batch = tensors(adversarial_batch(tiny_hp))
+    drawn, mask = task.draw(batch)
+    linear = tf.Variable(drawn)
+    task.draw = lambda batch: (tf.identity(linear), mask)
 
     def gradient(loss_of):
         with tf.GradientTape() as tape:
             loss = loss_of()
-        return tape.gradient(loss, linear)
-    l1 = gradient(lambda: losses.l1(linear, batch["linear"], batch["mask"]))
+        return tf.convert_to_tensor(tape.gradient(loss, linear))
+    everywhere = gradient(lambda: losses.l1(linear, drawn + 1.0, mask))
+    l1 = gradient(lambda: losses.l1(linear[:2], batch["linear"], batch["mask"]))
     both = gradient(lambda: task.generator_losses(batch)["loss"])
-    adversarial = gradient(lambda: losses.least_squares(task.score(linear, batch["mask"])[0], 1.0,
-                                                        tf.reduce_mean(batch["mask"], axis=1)))
-    np.testing.assert_allclose(both - l1, 0.3 * adversarial * tf.norm(l1) / tf.norm(adversarial), atol=1e-6)
+    adversarial = gradient(lambda: losses.least_squares(*task.score(linear, mask), goal=1.0))
+    assert not l1[2:].numpy().any() and both[2:].numpy().any()
+    np.testing.assert_allclose(both - l1, 0.3 * adversarial * tf.norm(everywhere) / tf.norm(adversarial), atol=1e-6)
 
 
-def test_losses_are_those_of_least_squares(tiny_hp, eager):
-    task = make_task(tiny_hp)
-    scores = (tf.constant([0.5, 1.5, 9.0]), tf.constant([2.0, 0.0, 9.0]), tf.constant([1.0, 1.0, 0.0]))
-    task.scores = lambda batch: scores
-    found = task.discriminator_losses({})
-    assert (float(found["gan/dis_loss_real"]), float(found["gan/dis_loss_fake"])) == (0.25, 2.0)
-    assert float(found["loss"]) == 2.25
+def test_losses_are_those_of_least_squares():
+    weights = tf.constant([1.0, 1.0, 0.0])
+    assert float(losses.least_squares(tf.constant([0.5, 1.5, 9.0]), weights, 1.0)) == 0.25
+    assert float(losses.least_squares(tf.constant([2.0, 0.0, 9.0]), weights, 0.0)) == 2.0
 
 
 def test_resume_within_the_joint_stage_is_exact(demo_data, tiny_hp, tmp_path, monkeypatch):
@@ -202,13 +227,15 @@ def test_resume_within_the_joint_stage_is_exact(demo_data, tiny_hp, tmp_path, mo
 @pytest.mark.parametrize("real, fake, advice", [(1.0, 0.0, "has won"), (1.0, 0.7, "has lost"), (0.9, 0.6, "has lost"),
                                                 (0.2, 0.3, "has lost")])
 def test_a_discriminator_out_of_balance_is_named(tiny_hp, capsys, real, fake, advice):
-    task = make_task(tiny_hp)
-    task.corpus.assemble, task.corpus.whole = lambda crops: {}, lambda pair: pair
+    task, hp = make_task(tiny_hp), tiny_hp
+    spoken, drawn = (np.full((3, hp.n_linear), value, np.float32) for value in (1.0, 2.0))
+    task.corpus.spoken_target = lambda pair, kind: spoken
     cepstra = np.random.default_rng(0).normal(size=(2, 70, 24))
-    task.free_running = lambda run: ({"score": 6.0}, [(0.5 ** 0.5 * cepstra[0], cepstra[0])])
+    task.free_running = lambda run: ({"score": 6.0}, [(0.5 ** 0.5 * cepstra[0], cepstra[0])],
+                                     [types.SimpleNamespace(linear=drawn)])
 
     def validate(real, fake):
-        task.judge = lambda batch: (real, fake, np.ones(len(real)))
+        task.judge = lambda linear, mask: ({1.0: real, 2.0: fake}[linear[0, 0, 0]], np.ones(len(real)))
         return task.validate(None, "joint")
     scalars = validate(np.full(4, real), np.full(4, fake))
     assert advice in capsys.readouterr().out
@@ -225,7 +252,7 @@ def test_the_same_command_resumes_whatever_it_sets(tmp_path, monkeypatch, capsys
     trainer.take_notes(paired, "train.py", tmp_path, 9)
     used = []
 
-    def train(args, hp, task, script):
+    def train(args, hp, task, script, strategy):
         used.append(hp)
         utils.write_json(args.logdir / "hparams.json", dataclasses.asdict(hp))
     monkeypatch.setattr(trainer, "train", train)

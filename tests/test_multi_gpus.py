@@ -18,9 +18,11 @@ import data_load
 import eval as evaluation
 import tasks
 import train
+import train_gan
 import train_multi_gpus
 import trainer
 from conftest import plain_base
+from test_gan import adversarial_batch
 from test_networks import make_batch, randomise
 from test_training import variables_of
 
@@ -36,11 +38,11 @@ def plain(hp):
     return hp.replace(dropout=0.0, hide_frame=0.0, warmup_steps=0, learning_rate=0.1)
 
 
-def step_with(strategy, hp, stage, batch, steps=1):
+def step_with(strategy, hp, stage, batch, steps=1, make=tasks.Paired):
     """The variables after a step, or before it, and its scalars."""
     corpus = types.SimpleNamespace(split=lambda name: [None], share=(0, 1), base=plain_base(hp))
     with strategy.scope():
-        task = tasks.Paired(hp, corpus)
+        task = make(hp, corpus)
         randomise(task.generator)
     step = tf.Variable(0, dtype=tf.int64)
     scalars = task.train_step(stage, batch, step) if steps else {}
@@ -65,6 +67,25 @@ def test_a_step_on_two_devices_is_one_on_one(tiny_hp, strategies, stage):
     before, _ = step_with(strategies[1], hp, stage, batch, 0)
     moved = [name for name in one if name.startswith("generator") and np.abs(one[name] - before[name]).max() > 2e-4]
     assert len(moved) > 10
+    for (name, value), other in zip(one.items(), two.values()):
+        np.testing.assert_allclose(other, value, atol=1e-5, err_msg=name)
+
+
+@pytest.mark.parametrize("stage", ["warmup", "joint"])
+def test_an_adversarial_step_on_two_devices_is_one_on_one(tiny_hp, strategies, stage):
+    """Also with three rows for two devices, windows of unequal weight and two updates of the generator."""
+    hp = plain(tiny_hp).replace(k=2, dis_frames=8, gen_learning_rate=0.1, dis_learning_rate=0.1)
+    batch = {name: tf.constant(np.concatenate([value, value[:1] if "mask" in name else value[:1][:, ::-1]]), tf.float32)
+             for name, value in adversarial_batch(hp).items()}
+    one, scalars = step_with(strategies[1], hp, stage, batch, make=train_gan.Adversarial)
+    two, others = step_with(strategies[2], hp, stage, batch, make=train_gan.Adversarial)
+    assert scalars.keys() == others.keys() and ("gan/gen_loss" in scalars) == (stage == "joint")
+    for name in scalars:
+        assert others[name] == pytest.approx(scalars[name], rel=1e-4), name
+    before, _ = step_with(strategies[1], hp, stage, batch, 0, make=train_gan.Adversarial)
+    for part in ("discriminator", "generator")[:1 + (stage == "joint")]:
+        moved = [name for name in one if name.startswith(f"{part} ") and np.abs(one[name] - before[name]).max() > 2e-4]
+        assert len(moved) > 10, part
     for (name, value), other in zip(one.items(), two.values()):
         np.testing.assert_allclose(other, value, atol=1e-5, err_msg=name)
 
