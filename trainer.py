@@ -203,7 +203,7 @@ def on_all_devices(run, args: argparse.Namespace) -> None:
     strategy = None
     try:
         strategy = make_strategy(args.num_gpus)
-        if worker(strategy)[1] > 1 and args.data is None:
+        if worker(strategy)[1] > 1 and args.data is None and args.init_from is None:
             raise TrainingError("several machines need --data DIR, prepared before")
         run(args, strategy)
     except tf.errors.OpError as error:

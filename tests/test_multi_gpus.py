@@ -118,8 +118,9 @@ def test_without_enough_gpus_it_says_so(monkeypatch, capsys):
     assert train_multi_gpus.main([]) == 1
     assert "train.py trains on the CPU" in capsys.readouterr().err
     names["GPU"] = [types.SimpleNamespace(name="GPU:0")]
-    assert train_multi_gpus.main(["--num-gpus", "2"]) == 1
-    assert "TensorFlow sees 1" in capsys.readouterr().err
+    for script in (train_multi_gpus, train_gan):
+        assert script.main(["--num-gpus", "2"]) == 1
+        assert "TensorFlow sees 1" in capsys.readouterr().err
 
 
 def test_two_workers_train_and_go_on_after_one_was_killed(demo_data, tmp_path):
