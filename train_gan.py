@@ -92,8 +92,10 @@ class Adversarial(Task):
         """Mel (T, M) and pitch (T, 2) of conversions of training sources, as the post-net gets them at synthesis."""
         pairs = [pair for pair in self.corpus.train if pair.source != self.corpus.target]
         pairs = random.Random(self.hp.seed).sample(pairs, min(len(pairs), CONVERSIONS_AT_MOST))
+        # Some at a time: their linear spectrograms, which nobody needs, are large
         return [(out.mel.astype(np.float16), out.pitch.astype(np.float16))
-                for out in self.converter.convert_pairs(self.corpus, pairs)]
+                for first in tqdm(range(0, len(pairs), 64), "converting", disable=None, leave=False)
+                for out in self.converter.convert_pairs(self.corpus, pairs[first:first + 64])]
 
     def draw(self, batch: dict) -> tuple[tf.Tensor, tf.Tensor]:
         """Linear spectrograms (N, T, F) by the generator, and their mask (N, T): those of the target's own mel, then
