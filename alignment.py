@@ -2,12 +2,12 @@
 import math
 import random
 
-import librosa
 import numpy as np
 import scipy.ndimage
 import scipy.spatial.distance
 
 import utils
+from compiled import librosa
 from hyperparams import HyperParams
 
 COARSE = 8            # frames averaged for the alignment of recordings too long for a full one

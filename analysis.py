@@ -4,17 +4,14 @@ Below 1 kHz mel bands are narrower than the distance of harmonics, which are at 
 speakers share is the envelope above the harmonics, so all mel spectrograms of source and target are of that; the
 harmonics are drawn by the post-net, from the pitch.
 """
-import contextlib
-import fcntl
 import functools
 import math
-import os
 from typing import NamedTuple
 
-import librosa
 import numpy as np
 
 import utils
+from compiled import librosa
 from hyperparams import HyperParams
 
 
@@ -36,22 +33,6 @@ def extract(wav: np.ndarray, hp: HyperParams) -> Features:
     return Features(np.concatenate(linear), np.concatenate(mel), hertz)
 
 
-@functools.cache
-def compile_librosa() -> None:
-    """Have librosa compile what it compiles at first use, and keeps in its own folder.
-
-    Two processes that do so at once spoil it for good: they and all that come after crash. Here the second one waits.
-    """
-    folder = os.open(os.path.dirname(librosa.__file__), os.O_RDONLY)
-    try:
-        with contextlib.suppress(OSError):  # a network drive that knows no locks
-            fcntl.flock(folder, fcntl.LOCK_EX)
-        librosa.pyin(np.zeros(1024, np.float32), fmin=100.0, fmax=500.0, sr=16000, frame_length=1024)
-        librosa.sequence.dtw(C=np.zeros((2, 2), np.float32))
-    finally:
-        os.close(folder)
-
-
 def pitch(wav: np.ndarray, hp: HyperParams) -> np.ndarray:
     """Fundamental frequency (T,) in Hz of (samples,), 0 where unvoiced, by pYIN (Mauch & Dixon 2014), a value for each
     frame of `utils.spectrograms`.
@@ -59,7 +40,6 @@ def pitch(wav: np.ndarray, hp: HyperParams) -> np.ndarray:
     A coarser grid than librosa's own, a quarter of a semitone and 20 thresholds: five times as fast and the same pitch,
     5 cents apart in the median, other voicing in 1 % of the frames.
     """
-    compile_librosa()
     hertz, voiced, _ = librosa.pyin(wav, fmin=hp.pitch_min, fmax=hp.pitch_max, sr=hp.sample_rate,
                                     frame_length=hp.n_fft, hop_length=hp.hop_length, resolution=0.25, n_thresholds=20)
     return np.where(voiced, hertz, 0.0).astype(np.float32)

@@ -12,11 +12,11 @@ import re
 import unicodedata
 from typing import NamedTuple
 
-import librosa
 import numpy as np
 
 import manifest
 import utils
+from compiled import librosa
 from hyperparams import HyperParams
 
 LIBRARIES = ("faster_whisper", "jiwer", "inflect")

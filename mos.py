@@ -6,9 +6,9 @@ beside the natural recordings and the copies, not by itself.
 """
 import importlib.util
 
-import librosa
 import numpy as np
 
+from compiled import librosa
 from hyperparams import HyperParams
 
 SAMPLE_RATE = 16000  # Hz

@@ -144,8 +144,6 @@ def prepare(corpora: dict[str, dict[str, pathlib.Path]], target: str, data: path
                           "target": target, "sources": sources})
     (data / "manifest.csv").unlink(missing_ok=True)  # until all is done again: it says that features and paths fit
     jobs = [(speaker, utterance, path) for speaker, files in corpora.items() for utterance, path in files.items()]
-    with tqdm(desc="getting ready", total=1, bar_format="{desc} [{elapsed}]", leave=False, disable=None):
-        analysis.compile_librosa()
     with workers() as parallel:
         done = parallel(functools.partial(compute_features, hp=hp),
                         [(path, data / "features" / speaker / utterance)

@@ -14,12 +14,12 @@ import pathlib
 import stat
 from collections.abc import Iterator
 
-import librosa
 import numpy as np
 import scipy.fft
 import scipy.signal
 import soundfile
 
+from compiled import librosa
 from hyperparams import HyperParams
 
 AUDIO_SUFFIXES = (".wav", ".flac", ".ogg", ".aiff", ".aif", ".mp3", ".opus", ".au", ".caf", ".w64")

@@ -1,9 +1,4 @@
 """The envelope: the same voice at another pitch has the same mel spectrogram, and any recording has one."""
-import fcntl
-import os
-import threading
-
-import librosa
 import numpy as np
 import pytest
 
@@ -125,16 +120,3 @@ def test_silence_behind_a_recording_changes_nothing_before_it_and_is_silent():
     n = len(alone.mel) - 4
     np.testing.assert_allclose(padded.mel[:n].astype(np.float32), alone.mel[:n].astype(np.float32), atol=5e-3)
     assert not padded.mel[n + 10:].any() and not padded.hertz[n + 10:].any()
-
-
-def test_one_process_at_a_time_has_librosa_compile():
-    """Two at once spoil what librosa keeps, for all that come after."""
-    folder = os.open(os.path.dirname(librosa.__file__), os.O_RDONLY)
-    fcntl.flock(folder, fcntl.LOCK_EX)
-    second = threading.Thread(target=analysis.compile_librosa.__wrapped__)
-    second.start()
-    second.join(0.3)
-    waited = second.is_alive()
-    os.close(folder)
-    second.join(60.0)
-    assert waited and not second.is_alive()

@@ -1,11 +1,11 @@
 """Measures tell content from babble and have the values that can be worked out by hand."""
-import librosa
 import numpy as np
 import pytest
 import scipy.ndimage
 
 import metrics
 import utils
+from compiled import librosa
 from conftest import DEMO_IDS, demo_wav
 from hyperparams import HyperParams
 

@@ -13,7 +13,6 @@ import sys
 import types
 import urllib.parse
 
-import librosa
 import numpy as np
 import pytest
 import soundfile
@@ -27,6 +26,7 @@ import prepro
 import train
 import train_gan
 import utils
+from compiled import librosa
 from conftest import demo_wav, leftovers, write, no_workers
 
 ROOT = pathlib.Path(prepro.__file__).resolve().parent

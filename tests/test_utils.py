@@ -2,7 +2,6 @@
 import errno
 import pathlib
 
-import librosa
 import numpy as np
 import pytest
 import soundfile
@@ -10,6 +9,7 @@ import soundfile
 import analysis
 import metrics
 import utils
+from compiled import librosa
 from conftest import demo_wav, leftovers, tone, words, write
 from hyperparams import HyperParams
 
