@@ -131,6 +131,16 @@ def locked(folder: pathlib.Path, flag: str) -> Iterator[None]:
         yield
 
 
+def start(pool: concurrent.futures.Executor, function: Callable, items: list) -> Iterator:
+    """`pool.map`, whose processes never hear of Ctrl-C: they inherit that it is blocked. While they import what they
+    need they could only die of it, with a traceback each."""
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        return pool.map(function, *zip(*items))
+    finally:
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})  # one that came meanwhile comes now
+
+
 @contextlib.contextmanager
 def workers() -> Iterator[Callable]:
     """A process for each core; gives the function (function, items, title) that maps over them with a progress bar,
@@ -140,7 +150,7 @@ def workers() -> Iterator[Callable]:
     context = multiprocessing.get_context("spawn")
     with concurrent.futures.ProcessPoolExecutor(os.cpu_count(), context, end_with_parent) as pool:
         try:
-            yield lambda function, items, title: list(tqdm(pool.map(function, *zip(*items)), title, len(items),
+            yield lambda function, items, title: list(tqdm(start(pool, function, items), title, len(items),
                                                            disable=None))
         except concurrent.futures.process.BrokenProcessPool:
             raise ChildProcessError("a process was ended from outside, probably for lack of memory: close other "

@@ -28,7 +28,7 @@ def test_the_distortion_is_that_of_free_running_and_the_losses_are_not(demo_data
     task.converter = types.SimpleNamespace(convert_pairs=lambda corpus, pairs: [written(pair) for pair in pairs])
     task.on_path = lambda *_: [batch[kind] * (not free) for kind in ("mel", "linear")]
     task.sample = lambda run, outputs: None
-    found, _ = task.free_running(None)
+    found, *_ = task.free_running(None)
     assert (found["free_running/mcd"] < 1.0) == free and (found["free_running/mcd"] > 5.0) == (not free)
     assert found["score"] == pytest.approx(found["free_running/mcd"])  # the duration is right
     for kind in ("loss1", "loss2", "loss"):
@@ -88,8 +88,8 @@ def known(demo_data, tiny_hp) -> types.SimpleNamespace:
 
 
 def test_a_validation_gives_shares_and_means_of_the_sentences(known):
-    scalars, cepstra = tasks.Task.free_running(known, run=None)
+    scalars, cepstra, outputs = tasks.Task.free_running(known, run=None)
     assert scalars["align/stopped"] == 0.5
     assert scalars["align/duration_error"] == pytest.approx(0.25, abs=0.005)
     assert scalars["score"] == pytest.approx(scalars["free_running/mcd"] * 1.25, rel=0.005)
-    assert len(cepstra) == 4 and len(known.sampled) == known.hp.n_samples
+    assert len(cepstra) == len(outputs) == 4 and len(known.sampled) == known.hp.n_samples
