@@ -54,6 +54,7 @@ class Corpus:
         self.by_length = sorted(self.train, key=lambda pair: (pair.target_end - pair.target_start, pair.name))
         # The target's speech once, however many sources there are
         self.spoken = list({(pair.utterance, pair.target_start): pair for pair in self.train}.values())
+        # Mel (T, M) and pitch (T, 2) that adversarial batches hold windows of
         self.conversions: list[tuple[np.ndarray, np.ndarray]] = []
 
     def use_base(self, found: base.Base) -> None:
@@ -66,10 +67,6 @@ class Corpus:
         self.base, numbered = found, list(self.pairs.values())
         self._numbers = {(pair.source, pair.name): number for number, pair in enumerate(numbered)}
         self._carried = functools.lru_cache(CARRIED_AT_MOST)(carried)
-
-    def use_conversions(self, conversions: list[tuple[np.ndarray, np.ndarray]]) -> None:
-        """Draw adversarial batches from `conversions`, mel (T, M) and pitch (T, 2) of each, from now on."""
-        self.conversions = conversions
 
     def carried(self, pair: Pair, start: int = 0, end: int | None = None) -> np.ndarray:
         """(S, 2 M + 2) the source of a pair carried over: `base.Carried`, mel, pitch and texture side by side."""

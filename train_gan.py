@@ -85,7 +85,7 @@ class Adversarial(Task):
 
     def batches(self, stage: str, start: int, stop: int) -> Iterator[dict]:
         if self.hp.gan_networks == "postnet" and not self.corpus.conversions:  # once: what converts does not learn here
-            self.corpus.use_conversions(self.convert_sources())
+            self.corpus.conversions = self.convert_sources()
         return super().batches(stage, start, stop)
 
     def convert_sources(self) -> list[tuple[np.ndarray, np.ndarray]]:

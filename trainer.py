@@ -186,7 +186,7 @@ def make_strategy(num_gpus: int | None) -> tf.distribute.Strategy:
     if several_machines():
         if num_gpus is not None:
             raise TrainingError("--num-gpus is for one machine; of several, all GPUs that each sees are used "
-                                        "(CUDA_VISIBLE_DEVICES)")
+                                "(CUDA_VISIBLE_DEVICES)")
         return tf.distribute.MultiWorkerMirroredStrategy(
             None if os.environ.get("TF_CONFIG") else tf.distribute.cluster_resolver.SlurmClusterResolver())
     devices = [device.name for device in tf.config.list_logical_devices("GPU")]

@@ -63,7 +63,7 @@ def test_an_adversarial_batch_holds_windows_of_speech_and_of_conversions(demo_da
     corpus, size = plain_corpus(demo_data, tiny_hp), tiny_hp.postnet_frames
     conversions = [(np.full((length, tiny_hp.n_mels), i + 1.0), np.stack([np.arange(length), np.ones(length)], axis=1))
                    for i, length in enumerate((size - 5, size, 3 * size))]
-    corpus.use_conversions(conversions)
+    corpus.conversions = conversions
     starts, batches = set(), [corpus.adversarial_batch(step) for step in range(6)]
     for step, batch in enumerate(batches):
         assert equal(batch, corpus.adversarial_batch(step))

@@ -1,5 +1,6 @@
 """What training does when something fails: signals, kills, damaged files, a full disk, losses that are not numbers."""
 import contextlib
+import functools
 import math
 import os
 import pathlib
@@ -47,6 +48,14 @@ def test_a_signal_ends_training_after_its_step_with_a_checkpoint(script, number,
     assert f"{script.__name__}.py: stopped by {number.name} after step 7" in message and "goes on" in message
     assert kept(tmp_path / "run") == [3, 4, 7] and weight_in(tmp_path / "run" / "checkpoints" / "step-7") == 7
     assert [signal.getsignal(each) for each in (signal.SIGINT, signal.SIGTERM)] == before
+
+
+def test_worker_processes_never_hear_of_ctrl_c():
+    """Not even while they import what they need; their parent does, before and after."""
+    blocked = functools.partial(signal.pthread_sigmask, signal.SIG_BLOCK)
+    with commands.workers() as parallel:
+        assert all(signal.SIGINT in found for found in parallel(blocked, [((),)] * 3, "asking"))
+    assert signal.SIGINT not in blocked(())
 
 
 def test_a_signal_in_a_checkpoint_write_waits_for_its_end(tmp_path, monkeypatch):
