@@ -86,6 +86,12 @@ def cepstra(mel: np.ndarray) -> np.ndarray:
     return scipy.fft.dct(mel, axis=1, norm="ortho")
 
 
+def grow(mel: np.ndarray, factors: np.ndarray) -> np.ndarray:
+    """(S, M), the deviation of each order of its mel-cepstra multiplied by `factors` (M,)."""
+    orders = cepstra(mel)
+    return mel + scipy.fft.idct((orders - orders.mean(axis=0)) * (factors - 1.0), axis=1, norm="ortho")
+
+
 def smooth(mel: np.ndarray) -> np.ndarray:
     return scipy.ndimage.gaussian_filter(mel, DETAIL, mode="nearest")
 
@@ -136,9 +142,7 @@ def carry(base: Base, features: Features, voice: Voice, hp: HyperParams) -> Carr
     source = np.maximum(features.mel.astype(np.float32), base.floors[voice.number])
     mel = apply(base, source, voice.number)
     # The variance that averaging took (global variance: Toda et al. 2007)
-    orders = cepstra(mel)
-    spread = (orders - orders.mean(axis=0)) * (base.growth[voice.number] ** hp.postfilter - 1.0)
-    vivid = np.clip(mel + scipy.fft.idct(spread, axis=1, norm="ortho"), 0.0, 1.0)
+    vivid = np.clip(grow(mel, base.growth[voice.number] ** hp.postfilter), 0.0, 1.0)
     fine = warp_formants(source, voice.warp, hp)
     restored = smooth(vivid) + (fine - smooth(fine)) if hp.detail else vivid
     return Carried(mel, carry_pitch(base, features, voice, hp), (np.clip(restored, 0.0, 1.0) - mel).astype(np.float32))
@@ -206,8 +210,8 @@ def solve(corpus) -> Base:
     kernels, biases = map(np.array, zip(*maps))
     rest = [restorations(corpus, pairs, kernel, bias) for pairs, kernel, bias in zip(
         [*groups, corpus.train], kernels, biases)]
-    growth, warps = map(np.array, zip(*rest))
-    return Base(np.array(sources), kernels, biases, np.array(floors), growth, warps, np.array(pitches), centres,
+    factors, warps = map(np.array, zip(*rest))
+    return Base(np.array(sources), kernels, biases, np.array(floors), factors, warps, np.array(pitches), centres,
                 np.array(radii))
 
 
@@ -236,9 +240,13 @@ def restorations(corpus, pairs: list[Pair], kernel: np.ndarray, bias: np.ndarray
         mapped.append(cepstra(read_at(mel, corpus.path(pair))).var(axis=0))
         spoken.append(cepstra(corpus.spoken_target(pair, "mel")).var(axis=0))
         warps.append(find_warp(source, mel, corpus.hp))
-    growth = np.sqrt(np.mean(spoken, axis=0) / np.maximum(np.mean(mapped, axis=0), 1e-8))
-    growth = np.where(np.arange(len(growth)) < ORDERS, np.maximum(growth, 1.0), 1.0)
-    return growth.astype(np.float32), float(np.median(warps))
+    return growth(np.mean(spoken, axis=0), np.mean(mapped, axis=0)), float(np.median(warps))
+
+
+def growth(variances: np.ndarray, mapped: np.ndarray) -> np.ndarray:
+    """By how much the deviations of each order of mel-cepstra have to grow (M,) from the variances `mapped`."""
+    factors = np.sqrt(variances / np.maximum(mapped, 1e-8))
+    return np.where(np.arange(len(factors)) < ORDERS, np.maximum(factors, 1.0), 1.0).astype(np.float32)
 
 
 def save(base: Base, logdir: pathlib.Path) -> None:

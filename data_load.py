@@ -97,12 +97,12 @@ class Corpus:
 
     def source(self, pair: Pair, start: int = 0, end: int | None = None) -> np.ndarray:
         """(S, F) linear spectrogram of the source of a pair."""
-        frames = self.features(pair.source, pair.utterance, "linear")[pair.source_start:pair.source_end]
+        frames = self.features(pair.speaker, pair.utterance, "linear")[pair.source_start:pair.source_end]
         return frames[start:end].astype(np.float32)
 
     def recording(self, pair: Pair) -> Features:
         """All features of the source of a pair."""
-        return Features(*(self.features(pair.source, pair.utterance, kind)[pair.source_start:pair.source_end]
+        return Features(*(self.features(pair.speaker, pair.utterance, kind)[pair.source_start:pair.source_end]
                           for kind in ("linear", "mel", "pitch")))
 
     def spoken_target(self, pair: Pair, kind: str, start: int = 0, end: int | None = None) -> np.ndarray:
@@ -112,8 +112,11 @@ class Corpus:
 
     def pitch(self, pair: Pair, start: int = 0, end: int | None = None) -> np.ndarray:
         """(T, 2) octaves and voicing of the target of a pair."""
-        hertz = self.features(self.target, pair.utterance, "pitch")[pair.target_start:pair.target_end]
-        return utils.octaves(hertz[start:end], self.hp)
+        return utils.octaves(self.hertz(pair)[start:end], self.hp)
+
+    def hertz(self, pair: Pair) -> np.ndarray:
+        """(T,) fundamental frequency of the target of a pair in Hz, 0 where unvoiced."""
+        return self.features(self.target, pair.utterance, "pitch")[pair.target_start:pair.target_end]
 
     def path(self, pair: Pair) -> np.ndarray:
         """(T,) source position of each target frame, by dynamic time warping."""

@@ -10,8 +10,10 @@ import pathlib
 import random
 from collections.abc import Callable
 
+import analysis
 import arctic
 import asr
+import base
 import data_load
 import metrics
 import mos
@@ -22,6 +24,7 @@ import world
 import numpy as np
 from tqdm import tqdm
 
+from analysis import Features
 from convert import Converter
 from hyperparams import HyperParams
 from manifest import Pair
@@ -45,12 +48,17 @@ def evaluate(corpus: data_load.Corpus, out: pathlib.Path, converter: Converter, 
     (asr.Recogniser) writes down what it hears, which is compared with `transcripts`. Raises PreproError if there are no
     sentences, ValueError for bad transcripts.
     """
-    hp, pairs = converter.hp, corpus.split("test", source)
-    true_words = find_words(pairs, transcripts) if recogniser else None
+    hp, everything = converter.hp, corpus.split("test", source)
+    pairs = [pair for pair in everything if pair.has_partner]
+    true_words = find_words(pairs or everything, transcripts) if recogniser else None
     corpus.use_base(converter.base)
+    if not pairs:
+        return evaluate_alone(corpus, everything, out, converter, title, name_files, recogniser, true_words)
+    if len(pairs) < len(everything):
+        print(f"{len(everything) - len(pairs)} held-out recordings that the target did not say are left out")
     outputs = converter.convert_pairs(corpus, pairs)
     targets = {spoken(pair): pair for pair in pairs}  # once, however many sources say the same
-    everything = sorted({spoken(pair): pair for pair in corpus.pairs.values()}.items())
+    everything = sorted({spoken(pair): pair for pair in corpus.pairs.values() if pair.has_partner}.items())
     n_more = min(len(everything), max(0, RETRIEVAL_LIMIT - len(targets)))
     candidates = targets | dict(random.Random(hp.seed).sample(everything, n_more))
     with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool:
@@ -93,6 +101,54 @@ def evaluate(corpus: data_load.Corpus, out: pathlib.Path, converter: Converter, 
     summary = summarise([row["measures"] for row in rows], references, len(candidates)) | whole | rates
     finish(out, title, rows, summary)
     return summary
+
+
+def evaluate_alone(corpus: data_load.Corpus, pairs: list[Pair], out: pathlib.Path, converter: Converter, title: str,
+                   name_files: Callable, recogniser: Callable | None, true_words: list[str] | None) -> dict:
+    """`evaluate` for recordings that the target did not say: what can be measured without a partner.
+
+    Words are compared with what is heard in the source, the voice with that of the target's training recordings.
+    """
+    hp, outputs = converter.hp, converter.convert_pairs(corpus, pairs)
+    natural = [Features(None, corpus.spoken_target(pair, "mel"), corpus.hertz(pair)) for pair in corpus.spoken]
+    with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool:
+        def work(function: Callable, items: list, doing: str) -> list:
+            return list(tqdm(pool.map(function, items), doing, len(items), disable=None))
+        wavs = {"": work(lambda output: utils.griffin_lim(output.linear, output.pitch, hp), outputs, "Griffin-Lim"),
+                " of the source": [load_stretch(pair.source_file, pair.source_start, pair.source_end, hp)
+                                   for pair in tqdm(pairs, "recordings of the source", disable=None)]}
+        scores, rates, words = listen(wavs, true_words, recogniser, hp, work, " of the source")
+        for kind, recordings in wavs.items():
+            found = work(lambda wav: analysis.extract(utils.normalise_loudness(wav, hp), hp), recordings,
+                         f"voice{kind}")
+            rates |= {f"{name}{kind}": value for name, value in compare_voice(found, natural, hp).items()}
+    rows = []
+    for i, (pair, output) in enumerate(zip(tqdm(pairs, "drawing", disable=None), outputs)):
+        files, picture = name_files(i, pair)
+        files = {kind: files[kind] for kind in ("source", "converted")}
+        for kind, wav in (("source", wavs[" of the source"][i]), ("converted", wavs[""][i])):
+            utils.save_wav(out / files[kind], wav, hp)
+        report.plot_conversion(out / picture, corpus.source(pair), output, None, None, hp,
+                               f"{pair.source} to {corpus.target}, {pair.name}")
+        rows.append({"id": f"{pair.source}-{pair.name}", "audio": files, "picture": picture, "measures": {
+            name: value for name, value in scores[i].items() if not name.endswith(" of the source")} | {
+            "stops by itself": bool(output.stopped)}} | ({"words": words[i]} if words else {}))
+    summary = {"utterances": len(rows), "measured": "without a partner: the target did not say these sentences"}
+    summary |= {name: float(np.nanmean([row[name] for row in scores])) for name in scores[0]} | {
+        "stops by itself": float(np.mean([output.stopped for output in outputs]))} | rates
+    finish(out, title, rows, summary)
+    return summary
+
+
+def compare_voice(recordings: list[Features], natural: list[Features], hp: HyperParams) -> dict[str, float]:
+    """How near recordings are to what a voice is known by: mean spectrum and median pitch of `natural` ones."""
+    shapes = []
+    for group in (recordings, natural):
+        spectrum = np.mean([base.voiceprint(each, hp)[:-1] for each in group], axis=0)
+        shapes.append(hp.range_db * (spectrum - spectrum.mean()))
+    hertz = [np.concatenate([each.hertz[each.hertz > 0.0] for each in group]) for group in (recordings, natural)]
+    return {"long-term spectrum dB": float(np.sqrt(np.mean(np.square(shapes[0] - shapes[1])))),
+            "median F0 ratio": float(np.median(hertz[0]) / np.median(hertz[1])) if all(map(len, hertz)) else math.nan}
 
 
 def draw_oracles(corpus: data_load.Corpus, pairs: list[Pair], generator: Generator) -> dict[str, list[tuple]]:
@@ -169,13 +225,14 @@ def load_recogniser(model: str | None, hp: HyperParams) -> asr.Recogniser | None
 def find_words(pairs: list[Pair], transcripts: pathlib.Path | None) -> list[str] | None:
     """What is said in each pair by a file of transcripts, or by CMU Arctic's own beside the target's recordings; None
     if there is neither. Raises ValueError."""
-    path = transcripts or pathlib.Path(pairs[0].target_file).with_name(arctic.TRANSCRIPTS)
+    files = {pair.name: pathlib.Path(pair.target_file or pair.source_file) for pair in pairs}
+    path = transcripts or files[pairs[0].name].with_name(arctic.TRANSCRIPTS)
     if not transcripts and not path.exists():
         return None
     known, said = asr.read_transcripts(path), []
     for pair in pairs:
         # A piece of a long recording has words of its own, if any
-        names = [pair.name, utils.file_name(pathlib.Path(pair.target_file).stem)][:1 + (pair.name == pair.utterance)]
+        names = [pair.name, utils.file_name(files[pair.name].stem)][:1 + (pair.name == pair.utterance)]
         said.append(next((known[name] for name in names if name in known), None))
     missing = [pair.name for pair, words in zip(pairs, said) if words is None]
     if missing and transcripts:
@@ -185,12 +242,12 @@ def find_words(pairs: list[Pair], transcripts: pathlib.Path | None) -> list[str]
 
 
 def listen(wavs: dict, true_words: list[str] | None, recogniser: Callable | None, hp: HyperParams,
-           work: Callable) -> tuple[list[dict], dict, list[dict]]:
+           work: Callable, natural: str = " of the target") -> tuple[list[dict], dict, list[dict]]:
     """What listeners would notice: opinion scores and wrong words, as far as there are means to find them.
 
-    `wavs` gives a kind, " of the target" among them, to recordings (samples,), one a sentence. Returns a dictionary of
+    `wavs` gives a kind, `natural` among them, to recordings (samples,), one a sentence. Returns a dictionary of
     measures for each sentence, one of all together, and the words of each: reference, heard (kind to text) and the
-    alignment of the conversion's. Without true words the reference is what is heard in the target's recording.
+    alignment of the conversion's. Without true words the reference is what is heard in those of kind `natural`.
     """
     def once(function: Callable, recordings: list[np.ndarray], doing: str) -> list:
         different = {id(wav): wav for wav in recordings}  # several sources have the same target
@@ -199,15 +256,15 @@ def listen(wavs: dict, true_words: list[str] | None, recogniser: Callable | None
     rows, rates = [{} for _ in wavs[""]], {}
     heard = {kind: once(recogniser, recordings, f"listening{kind}")
              for kind, recordings in wavs.items()} if recogniser else {}
-    references = true_words or heard.get(" of the target", [])
+    references = true_words or heard.get(natural, [])
     compared = {kind: [asr.compare(reference, text) for reference, text in zip(references, texts)]
-                for kind, texts in heard.items() if true_words or kind != " of the target"}
+                for kind, texts in heard.items() if true_words or kind != natural}
     for kind, found in compared.items():
         for row, comparison in zip(rows, found):
             row |= {f"{name}{kind}": value for name, value in asr.error_rates([comparison]).items()}
         rates |= {f"{name}{kind}": value for name, value in asr.error_rates(found).items()}
     if recogniser:
-        rates["words' reference"] = "true words" if true_words else "heard in the target's recording"
+        rates["words' reference"] = "true words" if true_words else f"heard in the {natural.split()[-1]}'s recording"
     if mos.available():
         for kind, recordings in wavs.items():
             scores = once(lambda wav: mos.estimate(wav, hp), recordings, f"opinion scores{kind}")

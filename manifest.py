@@ -21,7 +21,11 @@ VERSION = 2                 # of the features on disk: others are refused
 
 @dataclasses.dataclass
 class Pair:
-    """A row of the manifest: one stretch of speech by a source and the target."""
+    """A row of the manifest: one stretch of speech by a source and the target.
+
+    The source of a `spliced` one is put together from what the source said elsewhere. A test recording of a source who
+    said other sentences has no partner: no file and no frame of the target.
+    """
     name: str                # unique among the pairs of a source
     utterance: str
     source: str
@@ -36,6 +40,17 @@ class Pair:
     source_file: str = ""
     target_file: str = ""
     reason: str = ""         # why it was dropped
+    spliced: int = 0         # 1: the source's sounds, put together to the target's sentence
+
+    @property
+    def speaker(self) -> str:
+        """Whose features those of the source are."""
+        return f"{self.source}.spliced" if self.spliced else self.source
+
+    @property
+    def has_partner(self) -> bool:
+        """Whether the target said it, too."""
+        return self.target_end > 0
 
 
 class PreproError(ValueError):

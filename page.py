@@ -42,6 +42,8 @@ MEASURES = {  # in the order of the table
     "modulation distance dB": "How much the movements of the spectrum differ from the target's. Lower is better.",
     "F0 RMSE Hz": "Error of the pitch where both have one. Lower is better.",
     "F0 correlation": "Correlation of the pitch with the target's. Higher, up to 1, is better.",
+    "long-term spectrum dB": "How far the mean spectrum of all speech is from the target's in shape. Lower is "
+                             "better.",
     "median F0 ratio": "Pitch as a share of the target's. Nearer to 1 is better.",
     "voicing error": "Share of frames that have a pitch in one and none in the other. Lower is better.",
 }

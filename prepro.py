@@ -22,10 +22,8 @@ import os
 import pathlib
 import subprocess
 import sys
-from collections.abc import Iterator
 
 import numpy as np
-from tqdm import tqdm
 
 import alignment
 import analysis
@@ -33,21 +31,18 @@ import arctic
 import commands
 import hyperparams
 import manifest
+import pairing
 import report
 import utils
 from commands import workers
 from hyperparams import HyperParams
 from manifest import Pair, PreproError
+from pairing import load_mel, mel_path
+from utils import intact, save_array
 
 HERE = pathlib.Path(__file__).resolve().parent
 DEMO = HERE / "data" / "demo"
 DEMO_DATA = HERE / "data" / "features-demo"
-
-
-def save_array(path: pathlib.Path, array: np.ndarray) -> None:
-    """Write an array as .npy."""
-    with utils.replacing(path) as temporary, open(temporary, "wb") as file:
-        np.save(file, array, allow_pickle=False)
 
 
 def compute_features(path: pathlib.Path, stem: pathlib.Path, hp: HyperParams) -> tuple[int, str]:
@@ -79,32 +74,16 @@ def compute_features(path: pathlib.Path, stem: pathlib.Path, hp: HyperParams) ->
     return len(found.mel), ""
 
 
-def intact(path: pathlib.Path) -> bool:
-    """Whether an array is there, and whole: when the power fails files may be cut off or empty."""
-    try:
-        np.load(path, mmap_mode="r", allow_pickle=False)
-    except (OSError, EOFError, ValueError):
-        return False
-    return True
-
-
-def mel_path(data: pathlib.Path, speaker: str, utterance: str) -> pathlib.Path:
-    return data / "features" / speaker / f"{utterance}.mel.npy"
-
-
-def load_mel(data: pathlib.Path, speaker: str, utterance: str) -> np.ndarray:
-    """(T, M) float32 in [0, 1]."""
-    return np.load(mel_path(data, speaker, utterance), allow_pickle=False).astype(np.float32)
-
-
 def align(pair: Pair, data: pathlib.Path, target: str, means: dict, hp: HyperParams) -> float:
     """Write the DTW path of one pair unless it is there; returns its mean cost."""
+    if not pair.has_partner:
+        return 0.0
     path = data / "paths" / pair.source / f"{pair.name}.npy"
     cost_path = path.with_suffix(".cost.npy")  # written last: its presence says that the path is complete
-    newest = max(mel_path(data, speaker, pair.utterance).stat().st_mtime for speaker in (pair.source, target))
+    newest = max(mel_path(data, speaker, pair.utterance).stat().st_mtime for speaker in (pair.speaker, target))
     if intact(path) and intact(cost_path) and cost_path.stat().st_mtime > newest:
         return float(np.load(cost_path, allow_pickle=False))
-    if pair.source == target:
+    if pair.source == target or pair.spliced:
         positions, cost = np.arange(pair.target_end - pair.target_start, dtype=np.float32), 0.0
     else:
         sequences = []
@@ -131,10 +110,11 @@ def check_settings(data: pathlib.Path, settings: dict) -> None:
 
 
 def prepare(corpora: dict[str, dict[str, pathlib.Path]], target: str, data: pathlib.Path, hp: HyperParams,
-            heldout: set[str] = frozenset(), identity: bool = False) -> list[Pair]:
+            heldout: set[str] = frozenset(), identity: bool = False, pairs_by_name: bool = True) -> list[Pair]:
     """Prepare `corpora` (speaker -> utterance id -> file) of several sources and one target; returns the manifest.
 
-    Raises PreproError if not a single pair is usable.
+    A source without a name in common with the target, or any without `pairs_by_name`, is taken to have said other
+    sentences. Raises PreproError if not a single pair is usable.
     """
     sources = [speaker for speaker in corpora if speaker != target] + [target] * identity
     unknown = heldout - {utterance for files in corpora.values() for utterance in files}
@@ -152,12 +132,25 @@ def prepare(corpora: dict[str, dict[str, pathlib.Path]], target: str, data: path
         for (speaker, utterance, _), (n_frames, reason) in zip(jobs, done):
             frames[speaker, utterance], bad[speaker, utterance] = n_frames, reason
 
-        pairs = list(make_pairs(corpora, sources, target, frames, bad, data, hp))
+        found, pairs, others = pairing.Found(corpora, frames, bad, data, target, hp), [], []
+        for source in sources:
+            alike = source == target or pairs_by_name and found.share_sentences(source, heldout)
+            pairs += found.pairs(source) if alike else found.unpaired(source, heldout)
+            if not alike:
+                print(f"{source} and {target} " + ("share no name of a file: no pairs of sentences" if pairs_by_name
+                      else "are taken as they are, without pairs of sentences"))
+                others.append(source)
         for pair in pairs:
-            pair.split = "dropped" if pair.reason else ""
+            pair.split = "dropped" if pair.reason else pair.split
         usable = [pair for pair in pairs if not pair.reason]
         target_frames = {utterance: n for (speaker, utterance), n in frames.items() if speaker == target}
-        manifest.assign_splits(usable, target_frames, hp, set(heldout))
+        manifest.assign_splits([pair for pair in usable if not pair.split], target_frames, hp, set(heldout))
+        for pair in usable:
+            if pair.spliced and pair.split == "test":
+                pair.split, pair.reason = "dropped", "held out of other sources"
+        usable = [pair for pair in usable if not pair.reason]
+        for source in others:
+            found.splice(source, usable)
         if not any(pair.split == "train" and pair.source != target for pair in usable):
             reasons = sorted({pair.reason for pair in pairs if pair.reason})[:5]
             raise PreproError("\n  ".join([f"no pair is left to train on; {len(usable)} can be used, validation and "
@@ -169,65 +162,15 @@ def prepare(corpora: dict[str, dict[str, pathlib.Path]], target: str, data: path
                          [(pair,) for pair in usable], "alignment")
     for pair, cost in zip(usable, costs):
         pair.dtw_cost = round(cost, 4)
-    for source in speakers - {target}:
+    for source in speakers - {target, *others}:
         drop_mismatches([pair for pair in usable if pair.source == source])
     write_outputs(pairs, data, target, hp)
     return pairs
 
 
-def make_pairs(corpora: dict, sources: list[str], target: str, frames: dict, bad: dict, data: pathlib.Path,
-               hp: HyperParams) -> Iterator[Pair]:
-    """Yield the Pairs of all sources, with the reason in those that cannot be used."""
-    for source in sources:
-        everything = sorted({*corpora[source], *corpora[target]})
-        for utterance in tqdm(everything, f"pairs of {source}", disable=None, delay=2.0):
-            pair = Pair(utterance, utterance, source)
-            missing = [speaker for speaker in (source, target) if utterance not in corpora[speaker]]
-            if missing:
-                pair.reason = f"no recording by {missing[0]}"
-                yield pair
-                continue
-            pair.source_file, pair.target_file = (os.path.realpath(corpora[speaker][utterance])
-                                                  for speaker in (source, target))
-            lengths = [frames[speaker, utterance] for speaker in (source, target)]
-            pair.source_end, pair.target_end = lengths
-            pair.source_seconds, pair.target_seconds = (round(n / hp.frames_per_second, 3) for n in lengths)
-            pair.reason = bad[source, utterance] or bad[target, utterance]
-            if not pair.reason and max(lengths) > hp.max_seconds * hp.frames_per_second and source != target:
-                yield from stretches(pair, data, target, hp)
-                continue
-            pair.reason = pair.reason or length_fault(pair, hp)
-            yield pair
-
-
-def stretches(pair: Pair, data: pathlib.Path, target: str, hp: HyperParams) -> Iterator[Pair]:
-    """Yield the pieces of a long recording as Pairs of their own."""
-    mels = [load_mel(data, speaker, pair.utterance) for speaker in (pair.source, target)]
-    for s0, s1, t0, t1 in alignment.cut_long(*mels, hp):
-        # Named by its place: with another `max_seconds` the cuts differ, and their paths must not be taken for these
-        piece = dataclasses.replace(pair, name=f"{pair.utterance}.{t0:06d}-{t1:06d}", source_start=s0, source_end=s1,
-                                    target_start=t0, target_end=t1,
-                                    source_seconds=round((s1 - s0) / hp.frames_per_second, 3),
-                                    target_seconds=round((t1 - t0) / hp.frames_per_second, 3))
-        piece.reason = length_fault(piece, hp)
-        yield piece
-
-
-def length_fault(pair: Pair, hp: HyperParams) -> str:
-    """Say what is wrong with the durations of a pair; empty if nothing is."""
-    short, long = sorted((pair.source_seconds, pair.target_seconds))
-    if short < hp.min_seconds:
-        return f"shorter than {hp.min_seconds} s"
-    if long > hp.max_seconds:
-        return f"longer than {hp.max_seconds} s without a pause that matches in both speakers"
-    if long > hp.max_ratio * short:
-        return f"durations differ more than {hp.max_ratio} times"
-    return ""
-
-
 def speaker_mean(speaker: str, pairs: list[Pair], data: pathlib.Path, hp: HyperParams) -> np.ndarray:
     """Mean (C,) of the features a speaker is aligned by, over the training utterances, or all if none is."""
-    own = [pair for pair in pairs if pair.source == speaker] or pairs  # the target speaks in every pair
+    own = [pair for pair in pairs if pair.speaker == speaker] or [pair for pair in pairs if pair.has_partner]
     utterances = sorted({pair.utterance for pair in own if pair.split == "train"} or {pair.utterance for pair in own})
     return np.concatenate([alignment.features(load_mel(data, speaker, utterance), hp)
                            for utterance in utterances]).mean(axis=0)
@@ -266,7 +209,7 @@ def print_summary(pairs: list[Pair], data: pathlib.Path) -> None:
     """Print counts, hours, longest and shortest, and what was dropped and why."""
     usable = [pair for pair in pairs if not pair.reason]
     for split in ("train", "val", "test"):
-        seconds = [pair.target_seconds for pair in usable if pair.split == split]
+        seconds = [pair.target_seconds or pair.source_seconds for pair in usable if pair.split == split]
         if seconds:
             print(f"{split:6} {len(seconds):5} pairs  {sum(seconds) / 3600:6.2f} h  "
                   f"shortest {min(seconds):.2f} s  longest {max(seconds):.2f} s")
@@ -301,6 +244,8 @@ def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
                         help="group 1, found in the file's stem, is the utterance id; other files are left out")
     parser.add_argument("--heldout", type=pathlib.Path, metavar="FILE",
                         help="utterance ids of the test set, one a line")
+    parser.add_argument("--unpaired", action="store_true",
+                        help="no sentence of a source is one of the target's, whatever the files are called")
     parser.add_argument("--identity", action="store_true", help="the target is a source of itself, too")
     parser.add_argument("--set", action="append", default=[], metavar="NAME=VALUE", help="override a hyperparameter")
     commands.add_verbose(parser)
@@ -335,7 +280,7 @@ def run(args: argparse.Namespace) -> None:
         args.heldout = args.heldout or DEMO / "heldout.txt"
     heldout = manifest.read_ids(args.heldout) if args.heldout else set()
     with commands.locked(data, "--data"):
-        print_summary(prepare(corpora, target, data, hp, heldout, args.identity), data)
+        print_summary(prepare(corpora, target, data, hp, heldout, args.identity, not args.unpaired), data)
 
 
 def main(argv: list[str] | None = None) -> int:

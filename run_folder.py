@@ -21,6 +21,7 @@ from collections.abc import Iterator
 import quiet  # noqa: F401  before TensorFlow
 import manifest
 import utils
+import weights
 import keras
 import tensorflow as tf
 from tensorboard.plugins.hparams import api as tensorboard_hparams
@@ -125,6 +126,11 @@ def read_shapes(prefix: str) -> dict[str, tuple[int, ...]]:
 
     TensorFlow compares checksums in reading, and a restore that fails half-way would leave half of the weights.
     """
+    if prefix.endswith(".npz"):
+        try:
+            return {name: array.shape for name, array in weights.read(prefix).items()}
+        except ValueError as error:
+            raise DamagedCheckpoint(str(error)) from None
     if not pathlib.Path(prefix).parent.is_dir() or not list(pathlib.Path(prefix).parent.glob(
             glob.escape(pathlib.Path(prefix).name) + ".*")):
         raise DamagedCheckpoint(f"{prefix} does not exist")
@@ -156,7 +162,11 @@ def restore(checkpoint: tf.train.Checkpoint, parts: dict[str, list], prefix: str
     """Restore all of `checkpoint`, which holds `parts`; raises DamagedCheckpoint, and TrainingError if the file is of
     another network."""
     found = misfits(read_shapes(prefix), parts)
-    if not found:
+    if not found and prefix.endswith(".npz"):
+        for name, array in weights.read(prefix).items():
+            part, number = name.split("/")
+            parts[part][int(number)].assign(array.astype(parts[part][int(number)].dtype))
+    elif not found:
         try:
             checkpoint.restore(prefix).expect_partial().assert_existing_objects_matched()
         except (ValueError, AssertionError, tf.errors.OpError) as error:
@@ -301,11 +311,16 @@ def read_scalars(folder: pathlib.Path, tag: str) -> tuple[list[int], list[float]
 
 
 def best_checkpoint(logdir: pathlib.Path) -> str:
-    """Prefix of the best checkpoint of a run, or of its newest if none was validated; raises TrainingError."""
+    """Prefix of the best checkpoint of a run, or of its newest if none was validated, or pretrained weights; raises
+    TrainingError."""
+    if (pathlib.Path(logdir) / weights.FILE).exists():
+        return str(pathlib.Path(logdir) / weights.FILE)
     folder = pathlib.Path(logdir) / "checkpoints"
     for prefix in checkpoints_in(folder / "best") + checkpoints_in(folder):
         return prefix
-    raise TrainingError(f"{logdir} holds no checkpoint; train first (train.py --logdir {logdir})")
+    raise TrainingError(f"{logdir} holds no checkpoint; " + (
+        f"git checkout {logdir} brings it back" if pathlib.Path(logdir).resolve() == weights.PRETRAINED
+        else f"train first (train.py --logdir {logdir})"))
 
 
 def newest_step(logdir: pathlib.Path) -> int:

@@ -59,6 +59,21 @@ def write_json(path: str | os.PathLike, content: object) -> None:
         temporary.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
 
 
+def save_array(path: pathlib.Path, array: np.ndarray) -> None:
+    """Write an array as .npy."""
+    with replacing(path) as temporary, open(temporary, "wb") as file:
+        np.save(file, array, allow_pickle=False)
+
+
+def intact(path: pathlib.Path) -> bool:
+    """Whether an array is there, and whole: when the power fails files may be cut off or empty."""
+    try:
+        np.load(path, mmap_mode="r", allow_pickle=False)
+    except (OSError, EOFError, ValueError):
+        return False
+    return True
+
+
 def printable(path: str | os.PathLike) -> str:
     """A name as it can be shown: quoted, with escapes, if it holds what would garble a terminal or a line of a list."""
     return str(path) if str(path).isprintable() else repr(str(path))

@@ -1,0 +1,44 @@
+"""Make a small folder of a trained model: hparams.json, base.npz and weights.npz, no optimizers, no pickle.
+
+    python export.py --logdir logdir/mine --out my-voice       # then: python eval.py FILE --logdir my-voice --out out
+
+Matrices are stored in float16. Such a folder can be given wherever a run folder is only read: eval.py --logdir, train.py
+--init-from.
+"""
+import argparse
+import dataclasses
+import pathlib
+import sys
+
+import base
+import commands
+import utils
+import weights
+
+from eval import load_converter
+from run_folder import TrainingError
+
+
+def export(logdir: pathlib.Path, out: pathlib.Path, checkpoint: str | None = None) -> None:
+    """Write the model of a run folder into the folder `out`; raises TrainingError, ValueError and OSError."""
+    converter = load_converter(logdir, checkpoint)
+    with commands.locked(out, "--out"):
+        base.save(converter.base, out)
+        weights.write(out / weights.FILE, converter.generator.weights)
+        utils.write_json(out / "hparams.json", dataclasses.asdict(converter.hp))
+    megabytes = sum(path.stat().st_size for path in out.iterdir()) / 1e6
+    print(f"wrote {out}: {megabytes:.1f} MB, a model that speaks as {logdir} does")
+
+
+def main(argv: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--logdir", type=pathlib.Path, required=True, metavar="DIR", help="run folder of the model")
+    parser.add_argument("--out", type=pathlib.Path, required=True, metavar="DIR", help="where the small folder goes")
+    parser.add_argument("--checkpoint", metavar="PREFIX", help="another checkpoint than the best one")
+    commands.add_verbose(parser)
+    args = parser.parse_args(argv)
+    return commands.run_main("export.py", lambda: export(args.logdir, args.out, args.checkpoint), TrainingError)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

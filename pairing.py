@@ -1,0 +1,115 @@
+"""Which stretches of the recordings belong together: of one name in both folders, or by their sound (unpaired.py)."""
+import dataclasses
+import os
+import pathlib
+from collections.abc import Iterator
+
+import numpy as np
+from tqdm import tqdm
+
+import alignment
+import manifest
+import unpaired
+from hyperparams import HyperParams
+from manifest import Pair, PreproError
+
+
+def mel_path(data: pathlib.Path, speaker: str, utterance: str) -> pathlib.Path:
+    return data / "features" / speaker / f"{utterance}.mel.npy"
+
+
+def load_mel(data: pathlib.Path, speaker: str, utterance: str) -> np.ndarray:
+    """(T, M) float32 in [0, 1]."""
+    return np.load(mel_path(data, speaker, utterance), allow_pickle=False).astype(np.float32)
+
+
+class Found:
+    """The recordings of a corpus (speaker -> utterance id -> file), how long each is, and why it cannot be used."""
+
+    def __init__(self, corpora: dict, frames: dict, bad: dict, data: pathlib.Path, target: str, hp: HyperParams):
+        self.corpora, self.frames, self.bad = corpora, frames, bad
+        self.data, self.target, self.hp = data, target, hp
+        # Of sources without pairs: what may be learnt from, (utterance, first frame, end)
+        self.pools: dict[str, list[tuple[str, int, int]]] = {}
+
+    def share_sentences(self, source: str, heldout: set[str]) -> bool:
+        """Whether a source and the target have names of files in common, of those that may be trained on."""
+        return bool(self.corpora[source].keys() & self.corpora[self.target].keys() - heldout)
+
+    def seconds(self, n_frames: int) -> float:
+        return round(n_frames / self.hp.frames_per_second, 3)
+
+    def pairs(self, source: str) -> Iterator[Pair]:
+        """Yield the Pairs of a source who said the same sentences, with the reason in those that cannot be used."""
+        everything = sorted({*self.corpora[source], *self.corpora[self.target]})
+        for utterance in tqdm(everything, f"pairs of {source}", disable=None, delay=2.0):
+            missing = [speaker for speaker in (source, self.target) if utterance not in self.corpora[speaker]]
+            if missing:
+                yield Pair(utterance, utterance, source, reason=f"no recording by {missing[0]}")
+            else:
+                yield from self.pieces(Pair(utterance, utterance, source), source, self.target)
+
+    def pieces(self, pair: Pair, *speakers: str) -> Iterator[Pair]:
+        """Yield the pair of the recordings of two speakers, or what it is cut into if they are long."""
+        speaker, other = speakers
+        pair.source_file, pair.target_file = (os.path.realpath(self.corpora[name][pair.utterance]) for name in speakers)
+        pair.source_end, pair.target_end = lengths = [self.frames[name, pair.utterance] for name in speakers]
+        pair.source_seconds, pair.target_seconds = map(self.seconds, lengths)
+        pair.reason = self.bad[speaker, pair.utterance] or self.bad[other, pair.utterance]
+        if not pair.reason and max(lengths) > self.hp.max_seconds * self.hp.frames_per_second and (
+                pair.source != self.target):
+            yield from self.stretches(pair, [load_mel(self.data, name, pair.utterance) for name in speakers])
+        else:
+            pair.reason = pair.reason or length_fault(pair, self.hp)
+            yield pair
+
+    def stretches(self, pair: Pair, mels: list[np.ndarray]) -> Iterator[Pair]:
+        """Yield the pieces of a long recording as Pairs of their own."""
+        for s0, s1, t0, t1 in alignment.cut_long(*mels, self.hp):
+            # Named by its place: with another `max_seconds` the cuts and paths differ
+            piece = dataclasses.replace(pair, name=f"{pair.utterance}.{t0:06d}-{t1:06d}", source_start=s0,
+                                        source_end=s1, target_start=t0, target_end=t1,
+                                        source_seconds=self.seconds(s1 - s0), target_seconds=self.seconds(t1 - t0))
+            piece.reason = length_fault(piece, self.hp)
+            yield piece
+
+    def unpaired(self, source: str, heldout: set[str]) -> Iterator[Pair]:
+        """Yield the Pairs of a source who said other sentences: recordings of the target, to be put together from the
+        source's sounds, and, as the test set, recordings of the source, of which few or none have a partner."""
+        own = [piece for utterance in sorted(self.corpora[source])
+               for piece in self.pieces(Pair(utterance, utterance, source), source, source)]
+        frames = {utterance: n for (speaker, utterance), n in self.frames.items() if speaker == source}
+        manifest.assign_splits([pair for pair in own if not pair.reason], frames, self.hp,
+                               heldout & self.corpora[source].keys())
+        self.pools[source] = [(pair.utterance, pair.source_start, pair.source_end) for pair in own
+                              if not pair.reason and pair.split != "test"]
+        if not self.pools[source]:
+            raise PreproError(f"no recording of {source} is left to learn from: record more")
+        for pair in own:
+            partner = pair.utterance in heldout and pair.utterance in self.corpora[self.target]
+            if pair.split == "test" and partner and pair.name == pair.utterance:
+                yield from self.pieces(Pair(pair.name, pair.utterance, source, "test"), source, self.target)
+            elif pair.split == "test" or pair.reason:
+                yield dataclasses.replace(pair, target_file="", target_start=0, target_end=0, target_seconds=0.0)
+        for utterance in sorted(self.corpora[self.target].keys() - heldout):
+            for pair in self.pieces(Pair(utterance, utterance, source, spliced=1), self.target, self.target):
+                yield dataclasses.replace(pair, name=f"{pair.name}.spliced", source_file="",
+                                          source_start=pair.target_start, source_end=pair.target_end,
+                                          source_seconds=pair.target_seconds)
+
+    def splice(self, source: str, pairs: list[Pair]) -> None:
+        """Write the features of the spliced ones of the pairs of a source."""
+        utterances = sorted({pair.utterance for pair in pairs if pair.source == source and pair.spliced})
+        unpaired.write(self.data / "features", source, self.pools[source], self.target, utterances, self.hp)
+
+
+def length_fault(pair: Pair, hp: HyperParams) -> str:
+    """Say what is wrong with the durations of a pair; empty if nothing is."""
+    short, long = sorted((pair.source_seconds, pair.target_seconds))
+    if short < hp.min_seconds:
+        return f"shorter than {hp.min_seconds} s"
+    if long > hp.max_seconds:
+        return f"longer than {hp.max_seconds} s without a pause that matches in both speakers"
+    if long > hp.max_ratio * short:
+        return f"durations differ more than {hp.max_ratio} times"
+    return ""

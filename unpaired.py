@@ -1,0 +1,197 @@
+"""Two speakers who did not say the same sentences: each recording of the target, put together from the source's sounds.
+
+Which sound is which is found as by INCA (Erro, Moreno, Bonafonte 2010): the nearest neighbours in context, a linear map
+from each frame to its neighbour, the neighbours of what that gives, and so on, begun with the speakers' means taken out
+and their vocal tracts brought to one length. Then a path leads through the frames of the source for each recording
+of the target (Viterbi), which goes on in the source's recording where it can, as in unit selection (Hunt, Black
+1996). What comes out is a recording of the source in step with the target's, and all that follows is as with pairs.
+"""
+import hashlib
+import json
+import pathlib
+from typing import NamedTuple
+
+import numpy as np
+from tqdm import tqdm
+
+import analysis
+import base
+import utils
+from analysis import Features
+from hyperparams import HyperParams
+
+ORDERS = 24          # of the mel-cepstra that are compared, the level among them at half its weight
+REACH = 4            # frames before and after whose sound counts, too
+ITERATIONS = 2       # of neighbours and map; more of them drift away
+FRAMES = 20_000      # of each speaker that these look at, at most
+POOL = 60_000        # of the source that recordings are put together from, at most: twelve minutes
+CANDIDATES = 48      # frames of the source that a frame of the target chooses from
+JUMP = 1.0           # what it costs to go on elsewhere; neighbours are about so far apart
+BLOCK = 500          # frames whose distances are computed at once
+KINDS = ("linear", "mel", "pitch")  # on disk
+VERSION = 1  # of what is written: with another one it is made anew
+
+
+def describe(mel: np.ndarray) -> np.ndarray:
+    """(T, M) to what sounds are compared by, (T, 3 * ORDERS): cepstra of each frame, of one before and one after."""
+    orders = base.cepstra(mel)[:, :ORDERS] * np.where(np.arange(ORDERS) == 0, 0.5, 1.0)
+    padded = np.pad(orders, ((REACH, REACH), (0, 0)), mode="edge")
+    return np.concatenate([padded[:-2 * REACH], orders, padded[2 * REACH:]], axis=1).astype(np.float32)
+
+
+def describe_all(mels: list[np.ndarray]) -> np.ndarray:
+    return np.concatenate([describe(mel) for mel in mels])
+
+
+def squared_distances(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    """(n, C) and (m, C) to (n, m)."""
+    return np.maximum((a * a).sum(axis=1)[:, None] + (b * b).sum(axis=1) - 2.0 * a @ b.T, 0.0)
+
+
+def nearest(a: np.ndarray, b: np.ndarray) -> tuple[np.ndarray, float]:
+    """The nearest row of `b` for each row of `a` (n,), and the mean distance."""
+    found, distances = np.empty(len(a), int), 0.0
+    for start in range(0, len(a), BLOCK):
+        squares = squared_distances(a[start:start + BLOCK], b)
+        found[start:start + BLOCK] = squares.argmin(axis=1)
+        distances += np.sqrt(squares.min(axis=1)).sum()
+    return found, float(distances / len(a))
+
+
+def some(mels: list[np.ndarray], n_frames: int, seed: int) -> list[int]:
+    """Numbers of recordings, chosen at random, that have about so many frames together, or of all of them."""
+    order, chosen, total = np.random.default_rng(seed).permutation(len(mels)).tolist(), [], 0
+    while order and total < n_frames:
+        chosen.append(order.pop())
+        total += len(mels[chosen[-1]])
+    return sorted(chosen)
+
+
+class Map(NamedTuple):
+    """Of a source's mel spectrograms to what a target's are like, in mean and deviation."""
+    kernel: np.ndarray   # (W, M)
+    bias: np.ndarray     # (M,)
+    factors: np.ndarray  # (M,)
+
+    def __call__(self, mel: np.ndarray) -> np.ndarray:
+        return base.grow(base.windows(mel) @ self.kernel + self.bias, self.factors)
+
+
+def solve(windows: np.ndarray, target: np.ndarray, forth: np.ndarray, back: np.ndarray) -> Map:
+    """The map from windows of a source (S, W) to frames of a target (T, M), each of which is paired with its neighbour
+    in the other: `forth` (S,) and `back` (T,)."""
+    sums = base.Sums(windows.shape[1], target.shape[1])
+    for start in range(0, len(forth), BLOCK):
+        sums.add(windows[start:start + BLOCK], target[forth[start:start + BLOCK]])
+    for start in range(0, len(back), BLOCK):
+        sums.add(windows[back[start:start + BLOCK]], target[start:start + BLOCK])
+    kernel, bias = sums.solve(base.PENALTY)
+    variances = [base.cepstra(mel).var(axis=0) for mel in (target, windows @ kernel + bias)]
+    return Map(kernel, bias, base.growth(*variances))
+
+
+def find_map(sources: list[np.ndarray], targets: list[np.ndarray], hp: HyperParams) -> Map:
+    """The map of a source's mel spectrograms (S, M) to where those of a target (T, M) have the same sounds."""
+    natural = np.concatenate(targets)
+    wanted = describe_all(targets)
+    spread, wanted = wanted.std(axis=0), wanted - wanted.mean(axis=0)
+
+    def normalised(factor):
+        found = describe_all([base.warp_formants(mel, factor, hp) for mel in sources])
+        return (found - found.mean(axis=0)) / np.maximum(found.std(axis=0), 1e-6) * spread
+    # A tenth of the frames tells the vocal tract's length
+    described = normalised(min(base.WARPS, key=lambda factor: nearest(normalised(factor)[::10], wanted)[1]))
+    windows = np.concatenate([base.windows(mel) for mel in sources])
+    for _ in range(ITERATIONS):
+        found = solve(windows, natural, nearest(described, wanted)[0], nearest(wanted, described)[0])
+        described = describe_all([found(mel) for mel in sources])
+        described -= described.mean(axis=0)
+    return found
+
+
+def path_through(target: np.ndarray, source: np.ndarray, ends: np.ndarray) -> np.ndarray:
+    """The cheapest way (T,) through the rows of `source` (S, C) for those of `target` (T, C): each costs its distance,
+    and JUMP if it is not the one after the row before; after `ends` (S,), where a recording ends, it never is."""
+    candidates = []
+    groups = np.array_split(np.arange(len(source)), min(CANDIDATES, len(source)))
+    starts = np.array([group[0] for group in groups])
+    for start in range(0, len(target), BLOCK):
+        squares = squared_distances(target[start:start + BLOCK], source)
+        # The nearest of each part of the source: neighbours in time are one sound, and say little more
+        candidates.append(np.stack([squares[:, group].argmin(axis=1) for group in map(
+            lambda group: slice(group[0], group[-1] + 1), groups)], axis=1) + starts)
+    candidates = np.concatenate(candidates)
+    rows, before = [candidates[0]], []
+    cost = np.sqrt(squared_distances(target[:1], source[rows[0]])[0])
+    for t in range(1, len(target)):
+        best = np.argsort(cost)[:CANDIDATES]  # more of them hardly ever win in the end
+        last, cost = rows[-1][best], cost[best]
+        row = np.unique(np.concatenate([candidates[t], np.minimum(last + 1, len(source) - 1)]))
+        goes_on = (row == last[:, None] + 1) & ~ends[last][:, None]
+        total = cost[:, None] + np.where(goes_on, 0.0, JUMP)
+        winner = total.argmin(axis=0)
+        cost = total.min(axis=0) + np.sqrt(squared_distances(target[t:t + 1], source[row])[0])
+        rows.append(row)
+        before.append(best[winner])
+    place = [int(cost.argmin())]
+    for winner in reversed(before):
+        place.append(int(winner[place[-1]]))
+    return np.array([row[i] for row, i in zip(rows, reversed(place))])
+
+
+def match(sources: list[np.ndarray], targets: list[np.ndarray], hp: HyperParams) -> list[np.ndarray]:
+    """The frame of a source that each frame of a target sounds like: (T,) for each of the target's mel spectrograms
+    (T, M), counted through those of the source one after the other."""
+    lengths = [len(mel) for mel in sources]
+    chosen = some(sources, POOL, hp.seed)
+    places = np.concatenate([np.arange(lengths[i]) + sum(lengths[:i]) for i in chosen])
+    found = find_map(*([mels[i] for i in some(mels, FRAMES, hp.seed)] for mels in (sources, targets)), hp)
+    source = describe_all([found(sources[i]) for i in chosen])
+    ends = np.zeros(len(source), bool)
+    ends[np.cumsum([lengths[i] for i in chosen]) - 1] = True
+    wanted = [describe(mel) for mel in targets]
+    source, middle = source - source.mean(axis=0), np.concatenate(wanted).mean(axis=0)
+    return [places[path_through(target - middle, source, ends)]
+            for target in tqdm(wanted, "sentences from the source's sounds", disable=None)]
+
+
+def load(features: pathlib.Path, speaker: str, utterance: str) -> Features:
+    """The features of a recording, memory-mapped."""
+    return Features(*(np.load(features / speaker / f"{utterance}.{kind}.npy", mmap_mode="r", allow_pickle=False)
+                      for kind in KINDS))
+
+
+def write(features: pathlib.Path, source: str, pool: list[tuple[str, int, int]], target: str, utterances: list[str],
+          hp: HyperParams) -> None:
+    """Write the target's utterances, put together from the stretches (utterance, first frame, end) `pool` of a source,
+    below `features` as those of the speaker "SOURCE.spliced", unless they are there.
+
+    Their pitch is the target's, mapped to the source's range: that of sounds from anywhere is no melody.
+    """
+    folder = features / f"{source}.spliced"
+    digest = hashlib.sha256(json.dumps([pool, utterances, hp.seed, VERSION]).encode())
+    for speaker, names in ((source, [name for name, *_ in pool]), (target, utterances)):
+        for name in names:
+            digest.update(str((features / speaker / f"{name}.mel.npy").stat().st_mtime_ns).encode())
+    files = {name: [folder / f"{name}.{kind}.npy" for kind in KINDS] for name in utterances}
+    note = folder / "made_of.json"
+    whole = note.exists() and note.read_text(encoding="utf-8").strip() == json.dumps(digest.hexdigest())
+    if whole and all(utils.intact(file) for found in files.values() for file in found):
+        return
+    note.unlink(missing_ok=True)
+    recordings = {name: load(features, source, name) for name, *_ in pool}
+    linear, mel, hertz = (np.concatenate([getattr(recordings[name], kind)[start:end] for name, start, end in pool])
+                          for kind in Features._fields)
+    spoken = [load(features, target, name) for name in utterances]
+    ranges = [base.moments([analysis.pitch_contour(values, hp)[values > 0.0] for values in found])
+              for found in ([hertz], [each.hertz for each in spoken])]
+    lengths = np.cumsum([end - start for _, start, end in pool])[:-1]
+    places = match([part.astype(np.float32) for part in np.split(mel, lengths)],
+                   [each.mel.astype(np.float32) for each in spoken], hp)
+    for name, each, place in zip(utterances, spoken, places):
+        (own, own_range), (its, its_range) = ranges
+        octaves = own + (analysis.pitch_contour(each.hertz, hp) - its) * own_range / its_range
+        pitch = np.where(each.hertz > 0.0, hp.pitch_middle * 2.0 ** octaves, 0.0).astype(np.float32)
+        for file, array in zip(files[name], (linear[place], mel[place], pitch)):
+            utils.save_array(file, array)
+    utils.write_json(note, digest.hexdigest())
