@@ -30,20 +30,21 @@ PENALTY = 30.0               # of the squares of a map's weights; mel spectrogra
 ORDERS = 40                  # of mel-cepstra whose variance is restored; above there is hardly any
 DETAIL = (3.0, 1.0)          # frames and bands, deviations of the Gaussian whose remainder is detail of the source
 MEASURED = 50                # recordings, or up to twice as many, by which growth and warp are measured
+NEAR = 0.15                  # difference of distances of voiceprints that makes one source count e times as much
 FORMANTS = 4.0               # bands, deviation of the Gaussian whose remainder shows where the formants are
 # Lengths of vocal tracts, as factors of frequency, the nearest to 1 first
 WARPS = np.array(sorted(np.arange(0.75, 1.351, 0.05), key=lambda factor: abs(np.log(factor))))
 
 
 class Base(NamedTuple):
-    """A map for each source speaker and, last, one of all of them together, for voices that were never heard."""
+    """A map for each source speaker."""
     speakers: np.ndarray   # (K,) names
-    kernels: np.ndarray    # (K + 1, W, M) W = (2 * CONTEXT + 1) * M
-    biases: np.ndarray     # (K + 1, M)
-    floors: np.ndarray     # (K + 1, M) level of the source's pauses: no recording is read as quieter than that
-    growth: np.ndarray     # (K + 1, M) of the deviation of each order of the mel-cepstra
-    warps: np.ndarray      # (K + 1,) factor of frequency that brings the source's formants to the target's
-    pitch: np.ndarray      # (K + 2, 2) mean and deviation of the octaves of each source, of all, and of the target
+    kernels: np.ndarray    # (K, W, M) W = (2 * CONTEXT + 1) * M, or more frames, an odd number of them
+    biases: np.ndarray     # (K, M)
+    floors: np.ndarray     # (K, M) level of the source's pauses: no recording is read as quieter than that
+    growth: np.ndarray     # (K, M) of the deviation of each order of the mel-cepstra
+    warps: np.ndarray      # (K,) factor of frequency that brings the source's formants to the target's
+    pitch: np.ndarray      # (K + 1, 2) mean and deviation of the octaves of each source and of the target
     centres: np.ndarray    # (K, M + 1) mean `voiceprint` of each source
     radii: np.ndarray      # (K,) and the distance from it within which most of its recordings lie
 
@@ -57,15 +58,15 @@ class Carried(NamedTuple):
 
 class Voice(NamedTuple):
     """Whose voice a recording is taken for."""
-    number: int    # of the map; the last one's if it is nobody's of the training
-    warp: float    # factor of frequency that brings its formants to the target's
-    octave: float  # mean of its pitch
+    weights: np.ndarray  # (K,) shares of the sources' maps: one alone, or a mixture for who is none of them
+    warp: float          # factor of frequency that brings its formants to the target's
+    octave: float        # mean of its pitch
 
 
-def windows(mel: np.ndarray) -> np.ndarray:
-    """(S, M) to (S, W): each frame with its CONTEXT neighbours on both sides, the nearest frame beyond the ends."""
-    padded = np.pad(mel, ((CONTEXT, CONTEXT), (0, 0)), mode="edge")
-    return np.concatenate([padded[i:i + len(mel)] for i in range(2 * CONTEXT + 1)], axis=1)
+def windows(mel: np.ndarray, context: int = CONTEXT) -> np.ndarray:
+    """(S, M) to (S, W): each frame with its neighbours on both sides, the nearest frame beyond the ends."""
+    padded = np.pad(mel, ((context, context), (0, 0)), mode="edge")
+    return np.concatenate([padded[i:i + len(mel)] for i in range(2 * context + 1)], axis=1)
 
 
 def read_at(frames: np.ndarray, positions: np.ndarray) -> np.ndarray:
@@ -112,37 +113,43 @@ def find_warp(source: np.ndarray, mapped: np.ndarray, hp: HyperParams) -> float:
     return float(max(WARPS, key=lambda factor: (formants(warp_formants(source, factor, hp)) * there).sum()))
 
 
-def recognise(base: Base, features: Features, hp: HyperParams) -> int:
-    """The number of the source whose voice a recording has; that of the map of all of them if it is nobody's."""
-    distances = np.linalg.norm(base.centres - voiceprint(features, hp), axis=1)
-    nearest = int(distances.argmin())
-    return nearest if distances[nearest] <= base.radii[nearest] else len(base.speakers)
-
-
 def find_voice(base: Base, features: Features, hp: HyperParams, speaker: str | None = None) -> Voice:
-    """The voice of a recording: that of a `speaker` who was a source in training, or of whoever it sounds like."""
+    """The voice of a recording: that of a `speaker` who was a source in training, or of whoever it sounds like.
+
+    A stranger is a mixture of the sources, of those most that sound like the recording.
+    """
     known = base.speakers.tolist()
-    number = known.index(speaker) if speaker in known else recognise(base, features, hp)
-    if number < len(known):
-        return Voice(number, float(base.warps[number]), float(base.pitch[number, 0]))
+    distances = np.linalg.norm(base.centres - voiceprint(features, hp), axis=1)
+    number = known.index(speaker) if speaker in known else recognise(base, distances)
+    if number is not None:
+        return Voice(np.eye(len(known))[number], float(base.warps[number]), float(base.pitch[number, 0]))
+    weights = np.exp((distances.min() - distances) / NEAR)
+    weights /= weights.sum()
     # The recording is all that is known of a new voice
     source, voiced = features.mel.astype(np.float32), features.hertz > 0.0
     octaves = analysis.pitch_contour(features.hertz, hp)[voiced]
-    return Voice(number, find_warp(source, apply(base, source, number), hp),
-                 float(octaves.mean() if len(octaves) else base.pitch[number, 0]))
+    return Voice(weights, find_warp(source, apply(base, source, weights), hp),
+                 float(octaves.mean() if len(octaves) else weights @ base.pitch[:-1, 0]))
 
 
-def apply(base: Base, source: np.ndarray, number: int) -> np.ndarray:
-    """The map of a number, of a source (S, M)."""
-    return windows(source) @ base.kernels[number] + base.biases[number]
+def recognise(base: Base, distances: np.ndarray) -> int | None:
+    """The number of the source whose voiceprint is the nearest of those at `distances` (K,), if it is near enough."""
+    nearest = int(distances.argmin())
+    return nearest if distances[nearest] <= base.radii[nearest] else None
+
+
+def apply(base: Base, source: np.ndarray, weights: np.ndarray) -> np.ndarray:
+    """The mixture of all maps by `weights` (K,), of a source (S, M)."""
+    kernel = np.tensordot(weights, base.kernels, 1).astype(np.float32)
+    return windows(source, len(kernel) // source.shape[1] // 2) @ kernel + (weights @ base.biases).astype(np.float32)
 
 
 def carry(base: Base, features: Features, voice: Voice, hp: HyperParams) -> Carried:
     """Carry a recording, or a piece of one, over."""
-    source = np.maximum(features.mel.astype(np.float32), base.floors[voice.number])
-    mel = apply(base, source, voice.number)
+    source = np.maximum(features.mel.astype(np.float32), (voice.weights @ base.floors).astype(np.float32))
+    mel = apply(base, source, voice.weights)
     # The variance that averaging took (global variance: Toda et al. 2007)
-    vivid = np.clip(grow(mel, base.growth[voice.number] ** hp.postfilter), 0.0, 1.0)
+    vivid = np.clip(grow(mel, (voice.weights @ base.growth) ** hp.postfilter), 0.0, 1.0)
     fine = warp_formants(source, voice.warp, hp)
     restored = smooth(vivid) + (fine - smooth(fine)) if hp.detail else vivid
     return Carried(mel, carry_pitch(base, features, voice, hp), (np.clip(restored, 0.0, 1.0) - mel).astype(np.float32))
@@ -152,7 +159,7 @@ def carry_pitch(base: Base, features: Features, voice: Voice, hp: HyperParams) -
     """The pitch (S, 2) of a recording in the target's range: mapped in octaves by mean and deviation."""
     voiced, (mean, deviation) = features.hertz > 0.0, base.pitch[-1]
     octaves = analysis.pitch_contour(features.hertz, hp) if voiced.any() else np.full(len(voiced), voice.octave)
-    mapped = mean + (octaves - voice.octave) * deviation / base.pitch[voice.number, 1]
+    mapped = mean + (octaves - voice.octave) * deviation / (voice.weights @ base.pitch[:-1, 1])
     return np.stack([mapped, voiced], axis=1).astype(np.float32)
 
 
@@ -169,10 +176,6 @@ class Sums:
         self.xx += x.T @ x
         self.xy += x.T @ y
 
-    def merge(self, other: "Sums") -> None:
-        for name, value in vars(other).items():
-            setattr(self, name, getattr(self, name) + value)
-
     def solve(self, penalty: float) -> tuple[np.ndarray, np.ndarray]:
         """Kernel (W, M) and bias (M,) of ridge regression; the bias is not penalised."""
         x, y = self.x / self.count, self.y / self.count
@@ -184,11 +187,10 @@ class Sums:
 def solve(corpus) -> Base:
     """Solve the base of the training pairs of a `data_load.Corpus`."""
     hp, sources = corpus.hp, sorted({pair.source for pair in corpus.train})
-    groups = [[pair for pair in corpus.train if pair.source == source] for source in sources]
-    everything = Sums((2 * CONTEXT + 1) * hp.n_mels, hp.n_mels)
-    maps, floors, pitches, prints = [], [], [], []
-    for source, pairs in zip(sources, groups):
-        sums, quiet, octaves, own = Sums(*everything.xy.shape), [], [], []
+    found = []
+    for source in sources:
+        pairs = [pair for pair in corpus.train if pair.source == source]
+        sums, quiet, octaves, own = Sums((2 * CONTEXT + 1) * hp.n_mels, hp.n_mels), [], [], []
         for pair in tqdm(pairs, f"base of {source}", disable=None, leave=False):
             features = corpus.recording(pair)
             sums.add(read_at(windows(features.mel.astype(np.float32)), corpus.path(pair)),
@@ -196,23 +198,13 @@ def solve(corpus) -> Base:
             quiet.append(features.mel.min(axis=0))
             octaves.append(analysis.pitch_contour(features.hertz, hp)[features.hertz > 0.0])
             own.append(voiceprint(features, hp))
-        maps.append(sums.solve(PENALTY))
-        everything.merge(sums)
-        floors.append(np.mean(quiet, axis=0, dtype=np.float32))
-        pitches.append(moments(octaves))
-        prints.append(np.array(own))
-    maps.append(everything.solve(PENALTY))
-    floors.append(np.mean(floors, axis=0))
-    pitches += [np.mean(pitches, axis=0), moments([pitch[pitch[:, 1] > 0.0, 0] for pitch in map(
-        corpus.pitch, corpus.spoken)])]
-    centres = np.array([own.mean(axis=0) for own in prints])
-    radii = [radius(own) for own in prints]
-    kernels, biases = map(np.array, zip(*maps))
-    rest = [restorations(corpus, pairs, kernel, bias) for pairs, kernel, bias in zip(
-        [*groups, corpus.train], kernels, biases)]
-    factors, warps = map(np.array, zip(*rest))
-    return Base(np.array(sources), kernels, biases, np.array(floors), factors, warps, np.array(pitches), centres,
-                np.array(radii))
+        kernel, bias = sums.solve(PENALTY)
+        found.append((source, kernel, bias, np.mean(quiet, axis=0, dtype=np.float32),
+                      *restorations(corpus, pairs, kernel, bias), moments(octaves), np.mean(own, axis=0),
+                      radius(np.array(own))))
+    solved = Base(*map(np.array, zip(*found)))
+    target = moments([pitch[pitch[:, 1] > 0.0, 0] for pitch in map(corpus.pitch, corpus.spoken)])
+    return solved._replace(pitch=np.vstack([solved.pitch, target]))
 
 
 def radius(own: np.ndarray) -> float:

@@ -2,8 +2,8 @@
 
     python export.py --logdir logdir/mine --out my-voice       # then: python eval.py FILE --logdir my-voice --out out
 
-Matrices are stored in float16. Such a folder can be given wherever a run folder is only read: eval.py --logdir, train.py
---init-from.
+Matrices are stored in float16. Such a folder can be given wherever a run folder is only read: eval.py --logdir,
+train.py --init-from.
 """
 import argparse
 import dataclasses

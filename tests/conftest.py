@@ -58,9 +58,9 @@ def plain_base(hp: hyperparams.HyperParams = TINY, speakers: tuple[str, ...] = (
     n = len(speakers)
     kernel = np.zeros(((2 * base.CONTEXT + 1) * hp.n_mels, hp.n_mels), np.float32)
     kernel[base.CONTEXT * hp.n_mels:(base.CONTEXT + 1) * hp.n_mels] = np.eye(hp.n_mels)
-    bands = np.zeros((n + 1, hp.n_mels), np.float32)
-    return base.Base(np.array(speakers), np.repeat(kernel[None], n + 1, axis=0), bands, bands, bands + 1.0,
-                     np.ones(n + 1), np.array([[0.0, 1.0]] * (n + 2)), np.zeros((n, hp.n_mels + 1)),
+    bands = np.zeros((n, hp.n_mels), np.float32)
+    return base.Base(np.array(speakers), np.repeat(kernel[None], n, axis=0), bands, bands, bands + 1.0,
+                     np.ones(n), np.array([[0.0, 1.0]] * (n + 1)), np.zeros((n, hp.n_mels + 1)),
                      np.full(n, np.inf))
 
 

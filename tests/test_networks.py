@@ -276,7 +276,7 @@ def test_only_the_last_frame_of_a_group_is_fed_back(generator, change):
     assert np.abs(decode(slice(r - 1, r)) - plain)[:, r:].max() > 1e-4
 
 
-VOICE = base.Voice(0, 1.0, 0.0)
+VOICE = base.Voice(np.ones(1), 1.0, 0.0)
 
 
 def sources(hp: hyperparams.HyperParams, lengths: list[int], seed: int = 10) -> list[Features]:
