@@ -25,6 +25,7 @@ import time
 import analysis
 import base
 import commands
+import convert
 import data_load
 import eval as evaluation
 import hyperparams
@@ -236,7 +237,7 @@ def bench_conversion(table: Table, hp: hyperparams.HyperParams, carrier: base.Ba
     with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool:
         for seconds, repeats in ((3, REPEATS), (30, REPEATS), (600, 1)):
             wav = np.resize(speech, seconds * hp.sample_rate)
-            table.time(f"conversion of a recording of {seconds} s", lambda wav=wav: evaluation.convert_recording(
+            table.time(f"conversion of a recording of {seconds} s", lambda wav=wav: convert.convert_recording(
                 wav, converter, pool)[0], "s/s", seconds, repeats)
             peaks.append(memory())
             table.add(f"memory after it, {seconds} s", peaks[-1], "MiB")
@@ -249,7 +250,7 @@ def bench_conversion(table: Table, hp: hyperparams.HyperParams, carrier: base.Ba
         table.time("folder of 32 by eval.py, with pictures and page", convert_folder, "s/s", total, 3)
         with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as files:
             table.time("  without pictures and page", lambda: [list(files.map(
-                lambda path: evaluation.convert_recording(utils.load_wav(path, hp), converter, pool)[0],
+                lambda path: convert.convert_recording(utils.load_wav(path, hp), converter, pool)[0],
                 recordings(32)))[0]], "s/s", total)
         features = [analysis.extract(wav, hp) for wav in wavs]
         voices = [converter.find_voice(recording) for recording in features]

@@ -1,16 +1,23 @@
-"""Free-running conversion of spectrograms, the same for validation in training and for evaluation."""
+"""Free-running conversion, of spectrograms for training and evaluation, and of recordings of any length."""
 from typing import NamedTuple
 
+import alignment
+import analysis
 import base
 import data_load
+import utils
 import numpy as np
 import tensorflow as tf
 from tqdm import tqdm
 
 from analysis import Features
+from hyperparams import HyperParams
 from manifest import Pair
 from networks import Generator
 
+PIECE_SECONDS = 8.0  # recordings are converted in pieces of at most this length, cut at pauses
+PIECES_AT_ONCE = 8
+FADE_SECONDS = 0.005  # at both ends of a piece, so that joints do not click
 MAX_RATIO = 2.0  # frames at most, in frames of the source: where a conversion that does not end is cut
 
 
@@ -62,3 +69,66 @@ class Converter:
                 results[i] = Converted(mel[:length], pitch[:length], linear[:length], positions[:length],
                                        weights[:length, :len(sources[i].linear)], stopped)
         return results
+
+
+class Piece(NamedTuple):
+    """A stretch of a recording between pauses."""
+    wav: np.ndarray   # (samples,) speech, trimmed
+    start: int        # sample of the recording where it begins
+
+
+def split_at_pauses(wav: np.ndarray, hp: HyperParams) -> list[Piece]:
+    """Cut a recording (samples,) into pieces of at most PIECE_SECONDS, at pauses, or else where it is quietest."""
+    mel = utils.mel_in_blocks(wav, hp)
+    longest = round(PIECE_SECONDS * hp.frames_per_second)
+    silences = alignment.pauses(mel, hp).mean(axis=1).astype(int)
+    cuts = [0]
+    while len(mel) - cuts[-1] > longest:
+        near = silences[(silences > cuts[-1] + longest // 8) & (silences <= cuts[-1] + longest)]
+        late = mel[cuts[-1] + longest // 2:cuts[-1] + longest].mean(axis=1)
+        cuts.append(int(near[-1]) if len(near) else cuts[-1] + longest // 2 + int(late.argmin()))
+    pieces = []
+    for start, end in zip(cuts, cuts[1:] + [len(mel)]):
+        part = wav[start * hp.hop_length:end * hp.hop_length]
+        if np.abs(part).max(initial=0.0) < 1e-3:  # nothing but a pause
+            continue
+        speech, first = utils.trim_silence(part, hp)
+        pieces.append(Piece(speech, start * hp.hop_length + first))
+    return pieces
+
+
+def join(pieces: list[Piece], voices: list[np.ndarray], hp: HyperParams) -> np.ndarray:
+    """Put converted pieces (samples,) one after the other, with the pauses of the source between them."""
+    parts, source_end = [], 0
+    for piece, voice in zip(pieces, voices):
+        fade = np.ones_like(voice)
+        n = min(round(FADE_SECONDS * hp.sample_rate), len(voice) // 2)
+        fade[:n] = np.linspace(0.0, 1.0, n)
+        fade[len(voice) - n:] = np.linspace(1.0, 0.0, n)
+        parts += [np.zeros(max(0, piece.start - source_end), np.float32), voice * fade]
+        source_end = piece.start + len(piece.wav)
+    return np.concatenate(parts)
+
+
+class Conversion(NamedTuple):
+    """A recording, converted."""
+    wav: np.ndarray       # (samples,)
+    pieces: list[Piece]
+    first: Converted      # the first piece, to be looked at
+    stopped: bool         # False if the limit of steps cut one of the pieces
+
+
+def convert_recording(wav: np.ndarray, converter: Converter, pool) -> Conversion:
+    """Convert a recording (samples,) of any length, PIECES_AT_ONCE at a time, so that memory does not grow with it.
+
+    It is of one voice, which its first pieces tell.
+    """
+    hp, voices, voice, stopped, first = converter.hp, [], None, True, None
+    pieces = split_at_pauses(wav, hp)
+    for start in range(0, len(pieces), PIECES_AT_ONCE):
+        features = [analysis.extract(piece.wav, hp) for piece in pieces[start:start + PIECES_AT_ONCE]]
+        voice = voice or converter.find_voice(Features(*map(np.concatenate, zip(*features))))
+        outputs = converter(features, [voice] * len(features))
+        voices += pool.map(lambda out: utils.griffin_lim(out.linear, out.pitch, hp), outputs)
+        stopped, first = stopped and all(out.stopped for out in outputs), first or outputs[0]
+    return Conversion(join(pieces, voices, hp), pieces, first, stopped)

@@ -43,7 +43,10 @@ class Corpus:
 
     def __init__(self, data: pathlib.Path, hp: HyperParams, share: tuple[int, int] = (0, 1)):
         self.data, self.hp, self.share = pathlib.Path(data), hp, share
-        self.target = manifest.check_signal(self.data, hp)["target"]
+        settings = manifest.check_signal(self.data, hp)
+        self.target = settings["target"]
+        # Nobody but the target: a voice for a pretrained model, see voice.py
+        self.alone = settings["sources"] == [self.target]
         self.pairs = {(pair.source, pair.name): pair for pair in manifest.read_manifest(self.data)
                       if pair.split != "dropped"}
         self.train = [pair for pair in self.pairs.values() if pair.split == "train"]
@@ -76,9 +79,13 @@ class Corpus:
         """The pairs of a split, of one source, named by itself or its folder, or of all, in a fixed order; raises
         PreproError if there are none.
 
-        Pairs of the target with itself are left out: to copy is no conversion.
+        Pairs of the target with itself are left out: to copy is no conversion. Where there is nobody else its
+        recordings tell how well the post-net draws.
         """
-        pairs = [pair for pair in self.pairs.values() if pair.split == name and pair.source != self.target]
+        if self.alone and name == "test":
+            raise PreproError(f"{self.data} holds the target alone: name recordings to convert")
+        pairs = [pair for pair in self.pairs.values() if pair.split == name and (
+            self.alone or pair.source != self.target)]
         if source is not None:
             sources = sorted({pair.source for pair in pairs})
             source = next((name for name in (source, *manifest.folder_names(source)) if name in sources), source)

@@ -3,7 +3,8 @@
     python eval.py                                         # the held-out sentences of the demo corpus, with measures
     python eval.py --data DIR --logdir logdir/mine         # those of another corpus
     python eval.py --asr small.en --transcripts FILE       # count also the words that a recogniser hears wrong
-    python eval.py FILE_OR_FOLDER ... --out DIR            # any recordings of the source speaker, of any length
+    python eval.py FILE_OR_FOLDER ... --out DIR            # anybody's recordings, of any length, by pretrained/
+    python eval.py FILE ... --logdir logdir/mine --out DIR # the same by a model of yours
 
 Writes 16-bit wav files, spectrograms with alignments, metrics.json and index.html, a page to look and listen.
 Everything is free running: the model hears nothing but the source. Of recordings, finished/ below DIR says which are
@@ -19,10 +20,7 @@ import os
 import pathlib
 import sys
 from collections.abc import Callable
-from typing import NamedTuple
 
-import alignment
-import analysis
 import base
 import commands
 import data_load
@@ -31,26 +29,17 @@ import manifest
 import report
 import trainer
 import utils
+import weights
 import numpy as np
 from tqdm import tqdm
 
-from analysis import Features
-from convert import Converted, Converter
+from convert import Converter, convert_recording
 from hyperparams import SYNTHESIS, HyperParams
 from networks import Generator
 from run_folder import differing, newest_step, read_notes
 
 HERE = pathlib.Path(__file__).resolve().parent
-PIECE_SECONDS = 8.0  # recordings are converted in pieces of at most this length, cut at pauses
-PIECES_AT_ONCE = 8
 FILES_AT_ONCE = 4
-FADE_SECONDS = 0.005  # at both ends of a piece, so that joints do not click
-
-
-class Piece(NamedTuple):
-    """A stretch of a recording between pauses."""
-    wav: np.ndarray   # (samples,) speech, trimmed
-    start: int        # sample of the recording where it begins
 
 
 def load_converter(logdir: pathlib.Path, checkpoint: str | None = None, overrides: list[str] = ()) -> Converter:
@@ -70,63 +59,6 @@ def load_converter(logdir: pathlib.Path, checkpoint: str | None = None, override
     generator = Generator(hp)
     trainer.load_generator(generator, prefix)
     return Converter(generator, base.load(logdir))
-
-
-def split_at_pauses(wav: np.ndarray, hp: HyperParams) -> list[Piece]:
-    """Cut a recording (samples,) into pieces of at most PIECE_SECONDS, at pauses, or else where it is quietest."""
-    mel = utils.mel_in_blocks(wav, hp)
-    longest = round(PIECE_SECONDS * hp.frames_per_second)
-    silences = alignment.pauses(mel, hp).mean(axis=1).astype(int)
-    cuts = [0]
-    while len(mel) - cuts[-1] > longest:
-        near = silences[(silences > cuts[-1] + longest // 8) & (silences <= cuts[-1] + longest)]
-        late = mel[cuts[-1] + longest // 2:cuts[-1] + longest].mean(axis=1)
-        cuts.append(int(near[-1]) if len(near) else cuts[-1] + longest // 2 + int(late.argmin()))
-    pieces = []
-    for start, end in zip(cuts, cuts[1:] + [len(mel)]):
-        part = wav[start * hp.hop_length:end * hp.hop_length]
-        if np.abs(part).max(initial=0.0) < 1e-3:  # nothing but a pause
-            continue
-        speech, first = utils.trim_silence(part, hp)
-        pieces.append(Piece(speech, start * hp.hop_length + first))
-    return pieces
-
-
-def join(pieces: list[Piece], voices: list[np.ndarray], hp: HyperParams) -> np.ndarray:
-    """Put converted pieces (samples,) one after the other, with the pauses of the source between them."""
-    parts, source_end = [], 0
-    for piece, voice in zip(pieces, voices):
-        fade = np.ones_like(voice)
-        n = min(round(FADE_SECONDS * hp.sample_rate), len(voice) // 2)
-        fade[:n] = np.linspace(0.0, 1.0, n)
-        fade[len(voice) - n:] = np.linspace(1.0, 0.0, n)
-        parts += [np.zeros(max(0, piece.start - source_end), np.float32), voice * fade]
-        source_end = piece.start + len(piece.wav)
-    return np.concatenate(parts)
-
-
-class Conversion(NamedTuple):
-    """A recording, converted."""
-    wav: np.ndarray       # (samples,)
-    pieces: list[Piece]
-    first: Converted      # the first piece, to be looked at
-    stopped: bool         # False if the limit of steps cut one of the pieces
-
-
-def convert_recording(wav: np.ndarray, converter: Converter, pool) -> Conversion:
-    """Convert a recording (samples,) of any length, PIECES_AT_ONCE at a time, so that memory does not grow with it.
-
-    It is of one voice, which its first pieces tell.
-    """
-    hp, voices, voice, stopped, first = converter.hp, [], None, True, None
-    pieces = split_at_pauses(wav, hp)
-    for start in range(0, len(pieces), PIECES_AT_ONCE):
-        features = [analysis.extract(piece.wav, hp) for piece in pieces[start:start + PIECES_AT_ONCE]]
-        voice = voice or converter.find_voice(Features(*map(np.concatenate, zip(*features))))
-        outputs = converter(features, [voice] * len(features))
-        voices += pool.map(lambda out: utils.griffin_lim(out.linear, out.pitch, hp), outputs)
-        stopped, first = stopped and all(out.stopped for out in outputs), first or outputs[0]
-    return Conversion(join(pieces, voices, hp), pieces, first, stopped)
 
 
 def find_recordings(paths: list[pathlib.Path], out: pathlib.Path) -> list[pathlib.Path]:
@@ -284,7 +216,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--data", type=pathlib.Path, metavar="DIR",
                         help="what prepro.py wrote (default: what the run was trained on)")
     parser.add_argument("--logdir", type=pathlib.Path, metavar="DIR",
-                        help="run folder (default: that of the demo, or with --data that of a run without --logdir)")
+                        help="run folder (default: for recordings pretrained/, else that of the demo, or with --data "
+                             "that of a run without --logdir)")
     parser.add_argument("--source", metavar="NAME",
                         help="held-out sentences of this source speaker, or of this folder, only")
     parser.add_argument("--oracles", action="store_true",
@@ -321,6 +254,7 @@ def evaluate(args: argparse.Namespace, name_files: Callable = heldout.name_files
     if notes and step < notes["steps"]:
         print(f"warning: {args.logdir} is trained to step {step} of {notes['steps']} only", file=sys.stderr)
     if args.inputs:
+        print(f"the model is that of {args.logdir}")
         return 1 if convert_files(args.inputs, args.out, converter, title) else 0
     data = trainer.find_data(args, converter.hp)
     corpus = data_load.Corpus(data, converter.hp)
@@ -338,6 +272,8 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add_arguments(parser)
     args = parser.parse_args(argv)
+    if args.inputs and not args.logdir and not args.data:
+        args.logdir = weights.PRETRAINED
     return complete(args, parser, "paired" if args.data else "demo")
 
 

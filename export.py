@@ -1,4 +1,5 @@
-"""Make a small folder of a trained model: hparams.json, base.npz and weights.npz, no optimizers, no pickle.
+"""Make a small folder of a trained model: hparams.json, base.npz, weights.npz, and speech.npz, what it made of some
+sentences of its training, from which voice.py learns new voices. No optimizers, no pickle.
 
     python export.py --logdir logdir/mine --out my-voice       # then: python eval.py FILE --logdir my-voice --out out
 
@@ -12,11 +13,13 @@ import sys
 
 import base
 import commands
+import data_load
 import utils
+import voice
 import weights
 
 from eval import load_converter
-from run_folder import TrainingError
+from run_folder import TrainingError, read_notes
 
 
 def export(logdir: pathlib.Path, out: pathlib.Path, checkpoint: str | None = None) -> None:
@@ -26,6 +29,9 @@ def export(logdir: pathlib.Path, out: pathlib.Path, checkpoint: str | None = Non
         base.save(converter.base, out)
         weights.write(out / weights.FILE, converter.generator.weights)
         utils.write_json(out / "hparams.json", dataclasses.asdict(converter.hp))
+        corpus = data_load.Corpus(read_notes(logdir)["data"], converter.hp)
+        corpus.use_base(converter.base)
+        voice.save_speech(corpus, out)
     megabytes = sum(path.stat().st_size for path in out.iterdir()) / 1e6
     print(f"wrote {out}: {megabytes:.1f} MB, a model that speaks as {logdir} does")
 

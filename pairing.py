@@ -33,8 +33,9 @@ class Found:
         self.pools: dict[str, list[tuple[str, int, int]]] = {}
 
     def share_sentences(self, source: str, heldout: set[str]) -> bool:
-        """Whether a source and the target have names of files in common, of those that may be trained on."""
-        return bool(self.corpora[source].keys() & self.corpora[self.target].keys() - heldout)
+        """Whether a source and the target have names of files in common, of those, if any, that may be trained on."""
+        own, its = self.corpora[source].keys(), self.corpora[self.target].keys()
+        return bool(own & its - heldout or own & its and own <= heldout)
 
     def seconds(self, n_frames: int) -> float:
         return round(n_frames / self.hp.frames_per_second, 3)

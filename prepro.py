@@ -1,9 +1,13 @@
-"""Parallel recordings to features, alignments and a manifest; computed once, resumed after an interruption.
+"""Recordings to features, alignments and a manifest; computed once, resumed after an interruption.
 
     python prepro.py                                                    # the bundled demo corpus
     python prepro.py --source DIR --target DIR --data OUT               # your own: same file name, same sentence
     python prepro.py --source A --source B --target C --data OUT        # several sources for one target
+    python prepro.py --target DIR --data OUT                            # a voice alone, for a pretrained model
     python prepro.py --download bdl slt                                 # CMU Arctic: bdl is the source, slt the target
+
+Sources who share no file name with the target, or all with --unpaired, said other sentences: each recording of the
+target is put together from their sounds (unpaired.py).
 
 Writes below OUT:
 
@@ -151,7 +155,7 @@ def prepare(corpora: dict[str, dict[str, pathlib.Path]], target: str, data: path
         usable = [pair for pair in usable if not pair.reason]
         for source in others:
             found.splice(source, usable)
-        if not any(pair.split == "train" and pair.source != target for pair in usable):
+        if not any(pair.split == "train" and (pair.source != target or sources == [target]) for pair in usable):
             reasons = sorted({pair.reason for pair in pairs if pair.reason})[:5]
             raise PreproError("\n  ".join([f"no pair is left to train on; {len(usable)} can be used, validation and "
                                            "test need one each", *reasons]))
@@ -250,13 +254,13 @@ def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--set", action="append", default=[], metavar="NAME=VALUE", help="override a hyperparameter")
     commands.add_verbose(parser)
     args = parser.parse_args(argv)
-    if bool(args.source) != bool(args.target):
-        parser.error("--source and --target go together: two speakers are needed")
-    if sum(map(bool, (args.source, args.pairs, args.download))) > 1:
+    if args.source and not args.target:
+        parser.error("--source needs --target, whose voice it is to have")
+    if sum(map(bool, (args.source or args.target, args.pairs, args.download))) > 1:
         parser.error("choose one of --source/--target, --pairs and --download")
     if args.download and len(args.download) < 2:
         parser.error("--download needs at least a source and a target, for instance: --download bdl slt")
-    if (args.source or args.pairs) and not args.data:
+    if (args.target or args.pairs) and not args.data:
         parser.error("--data OUT says where the features go")
     return args
 
@@ -273,8 +277,9 @@ def run(args: argparse.Namespace) -> None:
     elif args.pairs:
         sources, targets = manifest.read_pairs_csv(args.pairs)
         corpora, target = {"source": sources, "target": targets}, "target"
-    elif args.source:
-        corpora, target = manifest.gather(args.source, args.target, args.pattern)
+    elif args.target:
+        corpora, target = manifest.gather(args.source or [], args.target, args.pattern)
+        args.identity = args.identity or not args.source
     else:
         corpora, target = manifest.gather([DEMO / "rms"], DEMO / "slt", args.pattern)
         args.heldout = args.heldout or DEMO / "heldout.txt"

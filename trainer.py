@@ -20,6 +20,8 @@ import data_load
 import hyperparams
 import prepro
 import report
+import voice
+import weights
 import keras
 import tensorflow as tf
 from tqdm import tqdm
@@ -120,6 +122,13 @@ def draw_curves(logdir: pathlib.Path) -> None:
             report.plot_curves(logdir / f"{name}.png", curves, f"{name}: L1 of {meaning} spectrograms", "L1")
 
 
+def find_base(corpus: data_load.Corpus) -> base.Base:
+    """The base of a corpus: solved from its pairs or, of a target alone, fitted to the pretrained one."""
+    if not corpus.alone:
+        return base.solve(corpus)
+    return voice.fit(base.load(weights.PRETRAINED), voice.load_speech(weights.PRETRAINED), corpus)
+
+
 def train(args: argparse.Namespace, hp: HyperParams, make_task, script: str,
           strategy: tf.distribute.Strategy | None = None) -> None:
     """What all training scripts do: find the features, `make_task(hp, corpus)`, begin or resume its run, run it on the
@@ -130,7 +139,9 @@ def train(args: argparse.Namespace, hp: HyperParams, make_task, script: str,
         check_notes(args.logdir, script, data, init_from)
         init_from = init_from or read_notes(args.logdir).get("init_from")
     corpus = data_load.Corpus(data, hp, worker(strategy))
-    found = base.load(args.logdir) if goes_on(args) and (args.logdir / base.FILE).exists() else base.solve(corpus)
+    if corpus.alone:
+        hp = hp.replace(mel_steps=0)  # there is no source to correct a base for
+    found = base.load(args.logdir) if goes_on(args) and (args.logdir / base.FILE).exists() else find_base(corpus)
     corpus.use_base(found)
     with strategy.scope():
         task = make_task(hp, corpus)
@@ -161,18 +172,20 @@ def train(args: argparse.Namespace, hp: HyperParams, make_task, script: str,
             print(f"{args.logdir} {how} {last_step} steps with {data}")
         fit(run, task, stop)
     if is_chief(strategy):
-        tell_end(args, script, before, int(run.step), last_step)
+        tell_end(args, script, before, int(run.step), last_step, corpus.alone)
 
 
-def tell_end(args: argparse.Namespace, script: str, before: int, step: int, last_step: int) -> None:
-    """Say how far a run came that was at step `before`, and what to do next."""
+def tell_end(args: argparse.Namespace, script: str, before: int, step: int, last_step: int, alone: bool) -> None:
+    """Say how far a run came that was at step `before`, and what to do next; a voice `alone` has no sentences."""
     if step < last_step:
         already = " already" if step == before else ""
         print(f"{args.logdir} is at step {step}{already} of {last_step}; the same command without --steps goes on")
         return
     anew = "; --no-resume begins anew" if step == before else ""
-    print(f"{args.logdir} is trained to its last step, {last_step}{anew}. To convert its held-out sentences: "
-          f"python {script.replace('train', 'eval')} --logdir {shlex.quote(str(args.logdir))}")
+    evaluation, logdir = script.replace("train", "eval"), shlex.quote(str(args.logdir))
+    print(f"{args.logdir} is trained to its last step, {last_step}{anew}. To convert " + (
+        f"recordings: python {evaluation} FILE_OR_FOLDER --logdir {logdir} --out DIR" if alone else
+        f"its held-out sentences: python {evaluation} --logdir {logdir}"))
 
 
 def several_machines() -> bool:

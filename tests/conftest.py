@@ -73,7 +73,7 @@ def plain_corpus(data: pathlib.Path, hp: hyperparams.HyperParams = TINY, share: 
 
 def no_corpus(monkeypatch) -> None:
     """Training without features: for a task that asks for none. Its base is a small file."""
-    monkeypatch.setattr(data_load, "Corpus", lambda *_: types.SimpleNamespace(use_base=lambda found: None))
+    monkeypatch.setattr(data_load, "Corpus", lambda *_: types.SimpleNamespace(use_base=lambda found: None, alone=False))
     monkeypatch.setattr(base, "solve", lambda corpus: plain_base(TINY.replace(n_mels=2)))
 
 

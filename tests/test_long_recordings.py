@@ -4,7 +4,7 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import pytest
 
-import eval as evaluation
+import convert
 import hyperparams
 import utils
 from conftest import demo_wav
@@ -48,12 +48,12 @@ def test_mel_in_blocks_is_that_of_the_whole(recording, monkeypatch, seconds):
 
 @pytest.mark.parametrize("cut", [-1, 0, 3])
 def test_pieces_in_groups_are_pieces_at_once(recording, monkeypatch, cut):
-    monkeypatch.setattr(evaluation, "PIECE_SECONDS", 2.0)
+    monkeypatch.setattr(convert, "PIECE_SECONDS", 2.0)
     with ThreadPoolExecutor(1) as pool:
-        whole = evaluation.convert_recording(recording, Copier(cut), pool)
-        monkeypatch.setattr(evaluation, "PIECES_AT_ONCE", 2)
+        whole = convert.convert_recording(recording, Copier(cut), pool)
+        monkeypatch.setattr(convert, "PIECES_AT_ONCE", 2)
         copier = Copier(cut)
-        grouped = evaluation.convert_recording(recording, copier, pool)
+        grouped = convert.convert_recording(recording, copier, pool)
     assert len(grouped.pieces) == sum(copier.at_once) > 4 and max(copier.at_once) == 2
     np.testing.assert_array_equal(grouped.wav, whole.wav)
     np.testing.assert_array_equal(grouped.first.linear, whole.first.linear)

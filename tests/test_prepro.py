@@ -151,10 +151,20 @@ def test_several_sources_for_one_target(folder):
     assert all(pairs["carl", name].split == pairs["anna", name].split for name in "bcd")
 
 
-def test_a_source_without_a_partner_does_not_stop_the_others(folder):
-    record(folder, "carl", ["x", "y"])
+def test_a_source_without_a_partner_stands_beside_others_who_have_one(folder, capsys):
+    record(folder, "carl", ["x", "y", "z"])
     pairs = prepare(folder, "--source", folder / "carl")
-    assert {key for key, pair in pairs.items() if not pair.reason} == {("anna", name) for name in IDS}
+    assert {name for source, name in pairs if source == "anna"} == set(IDS)
+    assert "carl and bert share no name of a file" in capsys.readouterr().out
+    of_carl = {name: pair for (source, name), pair in pairs.items() if source == "carl"}
+    # The target's, spelled with his sounds, in the same split as for anna; and one of his own to test with
+    spliced = {name.removesuffix(".spliced"): pair for name, pair in of_carl.items() if pair.spliced}
+    assert set(spliced) == set(IDS)
+    for name, pair in spliced.items():
+        true = pairs["anna", name].split
+        assert pair.split == ("dropped" if true == "test" else true)
+    (tested,) = [pair for pair in of_carl.values() if not pair.spliced]
+    assert tested.split == "test" and not tested.has_partner and tested.target_file == ""
 
 
 def test_a_source_that_is_only_in_the_test_set(folder):

@@ -19,6 +19,7 @@ import soundfile
 import tensorflow as tf
 
 import asr
+import convert
 import eval as evaluation
 import eval_gan
 import hyperparams
@@ -252,8 +253,8 @@ def converted_folder(trained, converter, tmp_path_factory):
     joined, errors = [], io.StringIO()
     with pytest.MonkeyPatch.context() as patch, contextlib.redirect_stderr(errors):
         patch.setattr(evaluation, "load_converter", lambda *_: converter)
-        join = evaluation.join
-        patch.setattr(evaluation, "join", lambda pieces, voices, hp: joined.append((pieces, voices))
+        join = convert.join
+        patch.setattr(convert, "join", lambda pieces, voices, hp: joined.append((pieces, voices))
                       or join(pieces, voices, hp))
         code = evaluation.main([str(folder), "--logdir", str(trained.logdir), "--out", str(folder / "out")])
     return types.SimpleNamespace(out=folder / "out", code=code, errors=errors.getvalue(), joined=joined,
@@ -273,7 +274,7 @@ def test_long_recording_keeps_its_length_and_its_pauses(converted_folder):
     assert len(voice) == pytest.approx(converted_folder.length, rel=0.15)
     assert len(voice) == pytest.approx(len(source), rel=0.15)
     pieces, voices = max(converted_folder.joined, key=lambda joined: len(joined[0]))
-    assert len(pieces) >= 3 and max(len(piece.wav) for piece in pieces) <= evaluation.PIECE_SECONDS * 16000 + 400
+    assert len(pieces) >= 3 and max(len(piece.wav) for piece in pieces) <= convert.PIECE_SECONDS * 16000 + 400
     for before, after in zip(pieces, pieces[1:]):
         assert after.start - before.start - len(before.wav) > 0.2 * 16000  # cut at a pause
     assert sum(map(len, voices)) < len(voice)
@@ -301,8 +302,8 @@ def test_no_clicks_where_pieces_are_joined(converted_folder):
 def test_pieces_that_end_loud_are_joined_without_a_click(trained):
     hp, rng = trained.hp, np.random.default_rng(1)
     voices = [0.5 + 0.1 * rng.normal(size=n).astype(np.float32) for n in (9000, 300, 12000)]
-    pieces = [evaluation.Piece(np.zeros(n, np.float32), start) for n, start in ((8000, 100), (500, 8100), (9000, 8700))]
-    wav = evaluation.join(pieces, voices, hp)
+    pieces = [convert.Piece(np.zeros(n, np.float32), start) for n, start in ((8000, 100), (500, 8100), (9000, 8700))]
+    wav = convert.join(pieces, voices, hp)
     check_joints(wav, pieces, voices)
     assert len(wav) == 100 + 9000 + 0 + 300 + 100 + 12000
     np.testing.assert_array_equal(wav[100 + 200:100 + 8800], voices[0][200:8800])  # the rest as it was
@@ -313,9 +314,9 @@ def test_a_recording_without_a_pause_is_cut_where_it_is_quietest(trained):
     seconds = np.arange(20 * 16000) / 16000
     level = 0.3 - 0.25 * np.exp(-0.5 * ((seconds - 6.0) / 0.2) ** 2)  # a dip, but no silence, at 6 s
     noise = np.random.default_rng(2).normal(size=len(seconds))
-    pieces = evaluation.split_at_pauses((level * noise).astype(np.float32), hp)
+    pieces = convert.split_at_pauses((level * noise).astype(np.float32), hp)
     assert sum(len(piece.wav) for piece in pieces) == pytest.approx(len(seconds), abs=len(pieces) * 2 * hp.hop_length)
-    assert max(len(piece.wav) for piece in pieces) <= evaluation.PIECE_SECONDS * 16000 + 2 * hp.hop_length
+    assert max(len(piece.wav) for piece in pieces) <= convert.PIECE_SECONDS * 16000 + 2 * hp.hop_length
     assert pieces[1].start / 16000 == pytest.approx(6.0, abs=0.2)
 
 

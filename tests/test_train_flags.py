@@ -122,7 +122,7 @@ def test_a_run_can_begin_anew_from_its_own_best_weights(run_train, tmp_path):
 def solving(monkeypatch):
     """Bases that tell which corpus they are of; returns the list of those that were solved."""
     used = []
-    monkeypatch.setattr(data_load, "Corpus", lambda data, hp, share: types.SimpleNamespace(
+    monkeypatch.setattr(data_load, "Corpus", lambda data, hp, share: types.SimpleNamespace(alone=False,
         name=data.name, use_base=lambda found: used.append(bias(found))))
 
     def solve(corpus):
