@@ -1,5 +1,6 @@
 # make demo   train on the bundled corpus, paired and adversarial, convert held-out sentences, measure, write pages
 # make pair   the same for your own: make pair SOURCE=DIR TARGET=DIR [OTHERS="DIR DIR"] [HELDOUT=FILE]
+# make voice  a voice from recordings of it alone, for anybody to speak with: make voice TARGET=DIR
 # make test   run the tests
 # make check  say what TensorFlow sees on this machine
 # make lock   renew the pinned requirements (needs uv)
@@ -13,7 +14,7 @@ PYTHON ?= $(shell for p in python3 python3.12 python3.11 python3.10; do \
 	$$p -c '$(SUPPORTED)' 2>/dev/null && echo $$p && break; done)
 PIP := .venv/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes --only-binary :all:
 
-.PHONY: demo pair test check lock audit help
+.PHONY: demo pair voice test check lock audit help
 .DEFAULT_GOAL := help
 
 demo: .venv/installed
@@ -36,6 +37,11 @@ pair: .venv/installed
 		$(HELDOUT:%=--heldout %) --data data/$(NAME)
 	.venv/bin/python train.py --data data/$(NAME) --logdir logdir/$(NAME)
 	.venv/bin/python eval.py --logdir logdir/$(NAME) --source $(SOURCE)
+
+voice: .venv/installed
+	@test "$(words $(TARGET))" = 1 || { echo "usage: make voice TARGET=DIR, a folder without spaces in its name"; exit 1; }
+	.venv/bin/python prepro.py --target $(TARGET) --data data/voice-$(call last,$(TARGET))
+	.venv/bin/python train.py --data data/voice-$(call last,$(TARGET)) --logdir logdir/voice-$(call last,$(TARGET))
 
 test: .venv/installed-test
 	.venv/bin/python -m ruff check .

@@ -8,7 +8,6 @@ the target's mel-cepstra, and the finest detail from the source itself, whose vo
 length before.
 """
 import pathlib
-import zipfile
 from typing import NamedTuple
 
 import numpy as np
@@ -252,6 +251,6 @@ def load(logdir: pathlib.Path) -> Base:
     try:
         with np.load(path, allow_pickle=False) as arrays:
             return Base(**arrays)
-    except (OSError, ValueError, EOFError, KeyError, TypeError, zipfile.BadZipFile) as error:
+    except utils.BAD_ARRAYS as error:
         raise ValueError(f"{path} is missing or damaged ({error}): delete it if it is there, and the same training "
                          "command as before makes it anew") from None

@@ -3,7 +3,7 @@ sentences of its training, from which voice.py learns new voices. No optimizers,
 
     python export.py --logdir logdir/mine --out my-voice       # then: python eval.py FILE --logdir my-voice --out out
 
-Matrices are stored in float16. Such a folder can be given wherever a run folder is only read: eval.py --logdir,
+Matrices are stored in 8 bits. Such a folder can be given wherever a run folder is only read: eval.py --logdir,
 train.py --init-from.
 """
 import argparse
@@ -24,25 +24,32 @@ from run_folder import TrainingError, read_notes
 
 def export(logdir: pathlib.Path, out: pathlib.Path, checkpoint: str | None = None) -> None:
     """Write the model of a run folder into the folder `out`; raises TrainingError, ValueError and OSError."""
-    converter = load_converter(logdir, checkpoint)
+    converter, notes = load_converter(logdir, checkpoint), read_notes(logdir)
+    if not notes:
+        raise TrainingError(f"{logdir} does not say what it was trained on (run.json): export the folder of the run")
+    corpus = data_load.Corpus(notes["data"], converter.hp)
+    corpus.use_base(converter.base)
     with commands.locked(out, "--out"):
         base.save(converter.base, out)
         weights.write(out / weights.FILE, converter.generator.weights)
         utils.write_json(out / "hparams.json", dataclasses.asdict(converter.hp))
-        corpus = data_load.Corpus(read_notes(logdir)["data"], converter.hp)
-        corpus.use_base(converter.base)
-        voice.save_speech(corpus, out)
+        if not corpus.alone:  # which has no sources to speak
+            voice.save_speech(corpus, out)
     megabytes = sum(path.stat().st_size for path in out.iterdir()) / 1e6
     print(f"wrote {out}: {megabytes:.1f} MB, a model that speaks as {logdir} does")
 
 
-def main(argv: list[str] | None = None) -> int:
+def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--logdir", type=pathlib.Path, required=True, metavar="DIR", help="run folder of the model")
     parser.add_argument("--out", type=pathlib.Path, required=True, metavar="DIR", help="where the small folder goes")
     parser.add_argument("--checkpoint", metavar="PREFIX", help="another checkpoint than the best one")
     commands.add_verbose(parser)
-    args = parser.parse_args(argv)
+    return parser.parse_args(argv)
+
+
+def main(argv: list[str] | None = None) -> int:
+    args = parse_arguments(argv)
     return commands.run_main("export.py", lambda: export(args.logdir, args.out, args.checkpoint), TrainingError)
 
 

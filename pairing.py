@@ -37,6 +37,21 @@ class Found:
         own, its = self.corpora[source].keys(), self.corpora[self.target].keys()
         return bool(own & its - heldout or own & its and own <= heldout)
 
+    def describe(self, source: str, alike: bool) -> str:
+        """A line on what belongs together of a source and the target, by name or not at all."""
+        own, its = self.corpora[source].keys(), self.corpora[self.target].keys()
+        if source == self.target:
+            return f"{source}: {len(own)} recordings, each a pair with itself"
+        if alike:
+            return (f"{source} and {self.target}: {len(own & its)} sentences that both said, of {len(own)} and "
+                    f"{len(its)} recordings" + "; --unpaired learns from all, without pairs" * (
+                        len(own & its) < min(len(own), len(its))))
+        seconds = [sum(n for (name, _), n in self.frames.items() if name == speaker) / self.hp.frames_per_second
+                   for speaker in (source, self.target)]
+        few = f"; {min(seconds):.0f} s are little to find all sounds in, a minute is needed, better ten" * (
+            min(seconds) < 60.0)
+        return f"{source} and {self.target}: no pairs of sentences, what sounds alike is put together{few}"
+
     def seconds(self, n_frames: int) -> float:
         return round(n_frames / self.hp.frames_per_second, 3)
 

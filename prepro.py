@@ -139,11 +139,9 @@ def prepare(corpora: dict[str, dict[str, pathlib.Path]], target: str, data: path
         found, pairs, others = pairing.Found(corpora, frames, bad, data, target, hp), [], []
         for source in sources:
             alike = source == target or pairs_by_name and found.share_sentences(source, heldout)
+            print(found.describe(source, alike))
             pairs += found.pairs(source) if alike else found.unpaired(source, heldout)
-            if not alike:
-                print(f"{source} and {target} " + ("share no name of a file: no pairs of sentences" if pairs_by_name
-                      else "are taken as they are, without pairs of sentences"))
-                others.append(source)
+            others += [] if alike else [source]
         for pair in pairs:
             pair.split = "dropped" if pair.reason else pair.split
         usable = [pair for pair in pairs if not pair.reason]
@@ -152,6 +150,8 @@ def prepare(corpora: dict[str, dict[str, pathlib.Path]], target: str, data: path
         for pair in usable:
             if pair.spliced and pair.split == "test":
                 pair.split, pair.reason = "dropped", "held out of other sources"
+            elif sources == [target] and pair.split == "test":
+                pair.split = "train"  # of a voice alone there is nothing to test
         usable = [pair for pair in usable if not pair.reason]
         for source in others:
             found.splice(source, usable)
@@ -160,7 +160,7 @@ def prepare(corpora: dict[str, dict[str, pathlib.Path]], target: str, data: path
             raise PreproError("\n  ".join([f"no pair is left to train on; {len(usable)} can be used, validation and "
                                            "test need one each", *reasons]))
 
-        speakers = {target, *(pair.source for pair in usable)}
+        speakers = {target, *(pair.source for pair in usable if not pair.spliced)}
         means = {speaker: speaker_mean(speaker, usable, data, hp) for speaker in speakers}
         costs = parallel(functools.partial(align, data=data, target=target, means=means, hp=hp),
                          [(pair,) for pair in usable], "alignment")

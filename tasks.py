@@ -153,7 +153,8 @@ class Paired(Task):
 
     def __init__(self, hp: HyperParams, corpus: data_load.Corpus):
         super().__init__(hp, corpus)
-        self.stages = [("postnet", hp.postnet_steps), ("mel", hp.mel_steps)]
+        # Of a target alone there is no source to correct a base for
+        self.stages = [("postnet", hp.postnet_steps), ("mel", 0 if corpus.alone else hp.mel_steps)]
         core = self.generator.encoder.trainable_variables + self.generator.decoder.trainable_variables
         postnet = self.generator.postnet.trainable_variables
         self.variables = {"postnet": postnet, "mel": core}

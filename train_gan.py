@@ -56,6 +56,9 @@ class Adversarial(Task):
     """Adversarial training, one update of the discriminator and `k` of the generator a step."""
 
     def __init__(self, hp: HyperParams, corpus: data_load.Corpus):
+        if corpus.alone:
+            raise ValueError(f"{corpus.data} holds the target alone: there are no conversions for a discriminator to "
+                             "judge; train.py is all such a voice takes")
         super().__init__(hp, corpus)
         self.discriminator = Discriminator(hp)
         self.stages = [("warmup", hp.gan_warmup_steps), ("joint", hp.gan_steps)]

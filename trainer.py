@@ -126,7 +126,13 @@ def find_base(corpus: data_load.Corpus) -> base.Base:
     """The base of a corpus: solved from its pairs or, of a target alone, fitted to the pretrained one."""
     if not corpus.alone:
         return base.solve(corpus)
-    return voice.fit(base.load(weights.PRETRAINED), voice.load_speech(weights.PRETRAINED), corpus)
+    speech = voice.load_speech(weights.PRETRAINED)  # the first to be read: it says how the folder comes back
+    trained = HyperParams.from_json(weights.PRETRAINED / "hparams.json")
+    others = [text for text in differing(trained, corpus.hp) if text.split()[0] in hyperparams.SIGNAL]
+    if others:
+        raise TrainingError(f"{corpus.data} does not fit {weights.PRETRAINED}: {', '.join(others)}; run prepro.py "
+                            "again without --set into another folder")
+    return voice.fit(base.load(weights.PRETRAINED), speech, corpus)
 
 
 def train(args: argparse.Namespace, hp: HyperParams, make_task, script: str,
@@ -139,8 +145,6 @@ def train(args: argparse.Namespace, hp: HyperParams, make_task, script: str,
         check_notes(args.logdir, script, data, init_from)
         init_from = init_from or read_notes(args.logdir).get("init_from")
     corpus = data_load.Corpus(data, hp, worker(strategy))
-    if corpus.alone:
-        hp = hp.replace(mel_steps=0)  # there is no source to correct a base for
     found = base.load(args.logdir) if goes_on(args) and (args.logdir / base.FILE).exists() else find_base(corpus)
     corpus.use_base(found)
     with strategy.scope():

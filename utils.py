@@ -12,6 +12,9 @@ import math
 import os
 import pathlib
 import stat
+import tokenize
+import zipfile
+import zlib
 from collections.abc import Iterator
 
 import numpy as np
@@ -27,6 +30,9 @@ MOST_SAMPLES = 2 ** 28  # of a recording: 1 GiB in memory, 4.6 hours at 16 kHz o
 BLOCK_FRAMES = 2400   # of a long recording that are analysed at a time
 PITCH_FRAMES = 48000  # and whose pitch is found at a time; of a shorter one, that of all
 LONGEST_NAME = 150  # bytes; file systems take 255, endings and the mark of a temporary file included
+# What numpy raises for an .npz file that is missing, cut off or changed
+BAD_ARRAYS = (OSError, ValueError, EOFError, KeyError, TypeError, AttributeError, RuntimeError, zipfile.BadZipFile,
+              zlib.error, tokenize.TokenError)
 
 
 class CannotWrite(OSError):

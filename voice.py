@@ -6,7 +6,6 @@ pretrained maps, makes a map of its own from everybody to the new voice, so that
 """
 import pathlib
 import random
-import zipfile
 
 import numpy as np
 
@@ -39,7 +38,7 @@ def load_speech(folder: pathlib.Path) -> list[np.ndarray]:
     try:
         with np.load(folder / FILE, allow_pickle=False) as arrays:
             return np.split(arrays["mel"].astype(np.float32) / 255.0, np.cumsum(arrays["lengths"])[:-1])
-    except (OSError, ValueError, EOFError, KeyError, TypeError, zipfile.BadZipFile) as error:
+    except utils.BAD_ARRAYS as error:
         raise ValueError(f"{folder / FILE} is missing or damaged ({error}): bring it back from where it came, that of "
                          "this repository by git checkout") from None
 

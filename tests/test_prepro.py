@@ -155,7 +155,7 @@ def test_a_source_without_a_partner_stands_beside_others_who_have_one(folder, ca
     record(folder, "carl", ["x", "y", "z"])
     pairs = prepare(folder, "--source", folder / "carl")
     assert {name for source, name in pairs if source == "anna"} == set(IDS)
-    assert "carl and bert share no name of a file" in capsys.readouterr().out
+    assert "carl and bert: no pairs of sentences" in capsys.readouterr().out
     of_carl = {name: pair for (source, name), pair in pairs.items() if source == "carl"}
     # The target's, spelled with his sounds, in the same split as for anna; and one of his own to test with
     spliced = {name.removesuffix(".spliced"): pair for name, pair in of_carl.items() if pair.spliced}

@@ -1,0 +1,160 @@
+"""Recordings without a partner: how they are prepared, kept out of what is learnt, converted and measured."""
+import json
+import types
+
+import numpy as np
+import pytest
+
+import analysis
+import data_load
+import heldout
+import manifest
+import mos
+import prepro
+import report
+import unpaired
+import utils
+from analysis import Features
+from conftest import TINY, leftovers, no_workers, plain_base, words
+from convert import Converted
+from test_prepro import IDS, prepare, read_slices, record
+
+OTHERS = ["f", "g", "h", "i", "j", "k"]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """Recordings of anna, some of the names also said by bert, and features of what has other names, in data/."""
+    folder = tmp_path_factory.mktemp("unpaired")
+    record(folder, "anna", OTHERS, "other/{}.wav")
+    record(folder, "anna", IDS)
+    record(folder, "bert", IDS)
+    (folder / "heldout").write_text("c\n")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(prepro, "workers", no_workers)
+        prepare(folder, source="anna/other")
+    return folder
+
+
+@pytest.fixture
+def corpus(folder) -> data_load.Corpus:
+    found = data_load.Corpus(folder / "data", TINY)
+    found.use_base(plain_base(TINY, ("other",)))
+    return found
+
+
+def frames(data, speaker: str, pairs: list) -> set[bytes]:
+    """The linear spectra of the sources of pairs."""
+    return {row.tobytes() for pair in pairs for row in unpaired.load(
+        data / "features", speaker, pair.utterance).linear[pair.source_start:pair.source_end]}
+
+
+def check_spliced(data, pairs: list, source: str, pool: set[str]) -> None:
+    """The spliced pairs are made of the recordings `pool` of a source, and of no other."""
+    spliced = [pair for pair in pairs if pair.spliced and not pair.reason]
+    learnt = frames(data, source, [types.SimpleNamespace(utterance=name, source_start=0, source_end=None)
+                                   for name in pool])
+    made = frames(data, f"{source}.spliced", spliced)
+    assert len(made) > 50 and made <= learnt
+    for pair in spliced:
+        path = np.load(data / "paths" / source / f"{pair.name}.npy")
+        np.testing.assert_array_equal(path, np.arange(pair.target_end - pair.target_start))
+    assert {row["name"] for row in read_slices(data)} == {pair.name for pair in spliced if pair.split == "train"}
+
+
+def test_folders_without_a_name_in_common_become_spliced_pairs(folder):
+    pairs = manifest.read_manifest(folder / "data")
+    assert {pair.source for pair in pairs} == {"other"}
+    spliced, (tested,) = [[pair for pair in pairs if pair.spliced == kind] for kind in (1, 0)]
+    assert sorted(pair.name for pair in spliced) == [f"{name}.spliced" for name in IDS]
+    assert {pair.split for pair in spliced} == {"train", "val", "dropped"}
+    assert tested.split == "test" and not tested.has_partner and tested.utterance in OTHERS
+    check_spliced(folder / "data", pairs, "other", set(OTHERS) - {tested.utterance})
+
+
+def test_names_that_agree_are_no_pairs_if_so_said_but_for_those_held_out(folder, serial):
+    pairs = prepare(folder, "--unpaired", "--heldout", folder / "heldout", data="forced").values()
+    (tested,) = [pair for pair in pairs if pair.split == "test"]
+    assert tested.name == "c" and tested.has_partner and tested.target_file.endswith("bert/c.wav")
+    path = np.load(folder / "forced" / "paths" / "anna" / "c.npy")
+    assert len(path) == tested.target_end and path[-1] == tested.source_end - 1  # bert is slower
+    assert {pair.name for pair in pairs} - {"c"} == {f"{name}.spliced" for name in "abde"}
+    check_spliced(folder / "forced", pairs, "anna", set("abde"))
+
+
+@pytest.mark.parametrize("held_out", [False, True])
+def test_a_source_of_whom_nothing_is_left_to_test_with_is_learnt_from(folder, tmp_path, serial, held_out):
+    """There is a single recording, or the one held out is too short."""
+    record(tmp_path, "anna", ["f"])
+    record(tmp_path, "bert", IDS)
+    if held_out:
+        utils.save_wav(tmp_path / "anna" / "c.wav", words(1, seconds=0.3), TINY)
+    pairs = prepare(tmp_path, "--unpaired", *["--heldout", folder / "heldout"][:2 * held_out]).values()
+    assert not [pair for pair in pairs if pair.split == "test"]
+    check_spliced(tmp_path / "data", pairs, "anna", {"f"})
+
+
+def test_a_target_alone_is_its_own_source(folder, serial):
+    pairs = prepare(folder, "--target", folder / "bert", source=None, data="alone").values()
+    assert [(pair.source, pair.name, pair.spliced) for pair in pairs] == [("bert", name, 0) for name in IDS]
+    assert sorted(pair.split for pair in pairs) == ["train"] * 4 + ["val"]
+    for pair in pairs:
+        assert pair.source_file == pair.target_file
+        path = np.load(folder / "alone" / "paths" / "bert" / f"{pair.name}.npy")
+        np.testing.assert_array_equal(path, np.arange(pair.target_end))
+    corpus = data_load.Corpus(folder / "alone", TINY)
+    assert corpus.alone and [pair.split for pair in corpus.split("val")] == ["val"]
+    with pytest.raises(manifest.PreproError, match="alone holds the target alone: name recordings to convert"):
+        corpus.split("test")
+    assert not data_load.Corpus(folder / "data", TINY).alone
+
+
+def test_what_no_partner_said_is_measured_by_the_voice(corpus, tmp_path, monkeypatch, capsys):
+    """The conversion is known: all that the target said in training, so that the voice is right."""
+    monkeypatch.setattr(mos, "available", lambda: False)
+    (tested,), drawn = corpus.split("test"), []
+    mel, linear, pitch = (np.concatenate(arrays) for arrays in zip(*(
+        (corpus.spoken_target(pair, "mel"), corpus.spoken_target(pair, "linear"), corpus.pitch(pair))
+        for pair in corpus.spoken)))
+    output = Converted(mel, pitch, linear, np.arange(len(mel)), np.ones((len(mel), tested.source_end)), True)
+
+    class Known:
+        hp, base, generator = TINY.replace(griffin_lim_iters=20, power=1.0), plain_base(TINY, ("other",)), None
+
+        def convert_pairs(self, read, pairs):
+            assert read is corpus and pairs == [tested]
+            return [output]
+    monkeypatch.setattr(report, "plot_conversion", lambda *arguments: drawn.append(arguments))
+    summary = heldout.evaluate(corpus, tmp_path, Known(), "a title")
+    assert summary["median F0 ratio"] == pytest.approx(1.0, abs=0.02)
+    assert summary["median F0 ratio of the source"] == pytest.approx(180 / 110, abs=0.03)
+    assert summary["long-term spectrum dB"] < 1.5 < 3.0 < summary["long-term spectrum dB of the source"]
+    assert set(summary) == {"utterances", "measured", "stops by itself", *(
+        name + of for name in ("long-term spectrum dB", "median F0 ratio") for of in ("", " of the source"))}
+    results = json.loads((tmp_path / "metrics.json").read_text(encoding="utf-8"))
+    assert results == {"summary": summary, "utterances": {f"other-{tested.name}": {"stops by itself": True}}}
+    page = (tmp_path / "index.html").read_text(encoding="utf-8")
+    assert "a title" in page and page.count("<audio") == 2 and "without a partner" in page
+    assert "without a partner" in capsys.readouterr().out and leftovers(tmp_path) == []
+    ((_, source, shown, *unknown, _, _),) = drawn
+    assert shown is output and np.array_equal(source, corpus.source(tested)) and unknown == [None, None]
+    for kind, wav in (("source", utils.load_wav(tested.source_file, TINY)[:tested.source_end * TINY.hop_length]),
+                      ("converted", utils.griffin_lim(linear, pitch, Known.hp))):
+        utils.save_wav(tmp_path / "expected.wav", wav, TINY)
+        written = tmp_path / "audio" / f"other-{tested.name}.{kind}.wav"
+        assert written.read_bytes() == (tmp_path / "expected.wav").read_bytes(), kind
+
+
+def test_a_voice_is_compared_by_spectrum_and_pitch():
+    natural = [analysis.extract(words(seed, seconds=0.6), TINY) for seed in (1, 2)]
+
+    def compared(change, pitch):
+        return heldout.compare_voice([Features(None, change(each.mel.astype(np.float32)), pitch * each.hertz)
+                                      for each in natural], natural, TINY)
+    assert compared(lambda mel: mel, 1.0) == {"long-term spectrum dB": pytest.approx(0.0, abs=1e-4),
+                                              "median F0 ratio": 1.0}
+    assert compared(lambda mel: mel + 0.05, 1.5) == {"long-term spectrum dB": pytest.approx(0.0, abs=1e-2),
+                                                     "median F0 ratio": pytest.approx(1.5, rel=1e-5)}
+    tilt = np.linspace(-0.05, 0.05, TINY.n_mels)  # 8 dB from end to end
+    assert compared(lambda mel: mel + tilt, 1.0)["long-term spectrum dB"] == pytest.approx(80 * tilt.std(), rel=0.05)
+    assert np.isnan(compared(lambda mel: mel, 0.0)["median F0 ratio"])

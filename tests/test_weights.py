@@ -1,0 +1,158 @@
+"""weights.npz: a generator in a small file that holds no code, in place of checkpoints; what export.py makes."""
+import shutil
+
+import numpy as np
+import pytest
+
+import base
+import data_load
+import eval as evaluation
+import export
+import prepro
+import run_folder
+import trainer
+import voice
+import weights
+from conftest import TINY, leftovers, no_workers, plain_base, untrained_run, words, write
+from convert import Converter
+from networks import Generator
+from test_base_file import cut, flipped
+from test_networks import randomise
+from test_prepro import IDS, prepare, record
+
+
+@pytest.fixture(scope="module")
+def generator() -> Generator:
+    return randomise(Generator(TINY))
+
+
+@pytest.fixture
+def path(generator, tmp_path):
+    weights.write(tmp_path / "some" / weights.FILE, generator.weights)
+    return tmp_path / "some" / weights.FILE
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    """A folder with the features `data` of a pair of speakers, `alone` of one, and an untrained run on the first."""
+    folder = tmp_path_factory.mktemp("exported")
+    for speaker in ("anna", "bert"):
+        record(folder, speaker, IDS)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(prepro, "workers", no_workers)
+        prepare(folder)
+        prepare(folder, "--target", folder / "bert", source=None, data="alone")
+    untrained_run(folder / "run")
+    base.save(plain_base(TINY, ("anna",)), folder / "run")
+    return folder
+
+
+def values(generator: Generator) -> list[np.ndarray]:
+    return [np.array(variable) for variable in generator.weights]
+
+
+def assert_near(found: list[np.ndarray], expected: list[np.ndarray]) -> None:
+    """Matrices as float16 knows them, vectors as they are."""
+    assert any(array.ndim > 1 for array in expected) and any(array.ndim == 1 for array in expected)
+    for array, own in zip(found, expected, strict=True):
+        np.testing.assert_allclose(array, own, rtol=2.0 ** -11 if own.ndim > 1 else 0.0, atol=1e-7 * (own.ndim > 1))
+
+
+def test_what_is_written_is_read_without_pickle_and_half_as_large(generator, path):
+    own = values(generator)
+    with np.load(path, allow_pickle=False) as arrays:
+        assert set(arrays) == {f"generator/{i}" for i in range(len(own))}
+        assert all(array.dtype == (np.float16 if array.ndim > 1 else np.float32) for array in arrays.values())
+    assert run_folder.read_shapes(str(path)) == {f"generator/{i}": array.shape for i, array in enumerate(own)}
+    found = weights.read(path)
+    assert_near([found[f"generator/{i}"] for i in range(len(own))], own)
+    assert path.stat().st_size < 0.6 * sum(array.nbytes for array in own) and leftovers(path.parent) == []
+
+
+def test_a_generator_converts_with_them_nearly_as_before(generator, path, run):
+    corpus = data_load.Corpus(run / "data", TINY)
+    recording, again = corpus.recording(corpus.train[0]), Generator(TINY)
+    converter = Converter(again, plain_base())
+
+    def linear():
+        return converter([recording], [converter.find_voice(recording)])[0].linear
+    before = linear()
+    trainer.load_generator(again, run_folder.best_checkpoint(path.parent))
+    after = linear()
+    assert_near(values(again), values(generator))
+    again.set_weights(values(generator))
+    exact = linear()
+    assert after.shape == exact.shape and np.abs(after - exact).mean() < 0.01
+    assert before.shape != exact.shape or np.abs(before - exact).mean() > 0.05
+
+
+def encrypted(path):
+    """A bit that says so: Python raises an error of its own for that."""
+    content = bytearray(path.read_bytes())
+    content[content.rindex(b"PK\x01\x02") + 8] |= 1
+    path.write_bytes(content)
+
+
+@pytest.mark.parametrize("spoil", [lambda path: path.unlink(), lambda path: path.write_bytes(b""), cut, flipped,
+                                   encrypted, lambda path: np.savez(path, **{"generator/0": np.array({}, object)})])
+def test_damaged_weights_are_named_with_the_cure_and_change_nothing(path, spoil):
+    spoil(path)
+    again = Generator(TINY)
+    before = values(again)
+    with pytest.raises(ValueError, match=f"{path} is missing or damaged .*git checkout"):
+        weights.read(path)
+    with pytest.raises(trainer.TrainingError, match=f"{path} is missing or damaged .*: bring it back from where it"):
+        trainer.load_generator(again, str(path))
+    assert all(np.array_equal(*pair) for pair in zip(before, values(again)))
+
+
+def test_weights_of_another_network_are_refused(path, tmp_path):
+    other = untrained_run(tmp_path / "other", TINY.replace(width=8))
+    shutil.copy(other / "hparams.json", path.parent)
+    again = Generator(TINY)
+    with pytest.raises(trainer.TrainingError, match=f"{path} does not fit this .* width \\(8 there, 16 asked for\\)"):
+        weights.write(path, Generator(TINY.replace(width=8)).weights)
+        trainer.load_generator(again, str(path))
+    weights.write(path, again.weights[1:])
+    with pytest.raises(trainer.TrainingError, match=f"{len(again.weights) - 1} arrays of generator in the file"):
+        trainer.load_generator(again, str(path))
+
+
+def exported(folder, out: str, data: str = "data") -> int:
+    run_folder.take_notes(folder / "run", "train.py", folder / data, 6)
+    return export.main(["--logdir", str(folder / "run"), "--out", str(folder / out)])
+
+
+def test_an_exported_folder_converts_and_holds_what_voices_are_learnt_from(run, capsys):
+    assert exported(run, "out") == 0 and "out: 0." in capsys.readouterr().out
+    assert {path.name for path in (run / "out").iterdir()} == {".lock", base.FILE, weights.FILE, voice.FILE,
+                                                              "hparams.json"}
+    found, expected = evaluation.load_converter(run / "out"), evaluation.load_converter(run / "run")
+    assert_near(values(found.generator), values(expected.generator))
+    assert found.hp == expected.hp and all(map(np.array_equal, found.base, expected.base))
+    corpus = data_load.Corpus(run / "data", TINY)
+    spoken, speech = [corpus.recording(pair).mel for pair in corpus.train], voice.load_speech(run / "out")
+    assert sorted(map(len, speech)) == sorted(map(len, spoken)) and len(speech) == 3
+    for mel in speech:  # this base changes nothing
+        assert min(np.abs(mel - own).max() for own in spoken if len(own) == len(mel)) < 0.6 / 255 + 1e-3
+
+
+def test_a_voice_alone_is_exported_without_speech_and_an_exported_folder_is_no_run(run, capsys):
+    assert exported(run, "voice", "alone") == 0 and not (run / "voice" / voice.FILE).exists()
+    assert evaluation.load_converter(run / "voice").hp == TINY
+    assert export.main(["--logdir", str(run / "voice"), "--out", str(run / "again")]) == 1
+    assert "does not say what it was trained on" in capsys.readouterr().err and not (run / "again").exists()
+
+
+def test_recordings_are_converted_by_the_pretrained_model_unless_another_is_named(run, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(weights, "PRETRAINED", run / "run")
+    recording = write(tmp_path / "a.wav", words(1))
+    assert evaluation.main([str(recording), "--out", str(tmp_path / "out")]) == 0
+    assert (tmp_path / "out" / "a.wav").stat().st_size > 10_000
+    assert f"the model is that of {run / 'run'}" in capsys.readouterr().out
+    for flags in (["a.wav", "--out", "x", "--data", "d"], ["--data", "d"], []):
+        assert evaluation.parse_arguments(flags).logdir != weights.PRETRAINED
+    assert evaluation.parse_arguments(["a.wav", "--out", "x", "--logdir", "mine"]).logdir.name == "mine"
+    monkeypatch.setattr(weights, "PRETRAINED", tmp_path)
+    with pytest.raises(trainer.TrainingError, match=f"git checkout {tmp_path} brings it back"):
+        run_folder.best_checkpoint(tmp_path)
