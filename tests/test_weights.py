@@ -52,21 +52,25 @@ def values(generator: Generator) -> list[np.ndarray]:
 
 
 def assert_near(found: list[np.ndarray], expected: list[np.ndarray]) -> None:
-    """Matrices as float16 knows them, vectors as they are."""
+    """Each output of a matrix in 255 steps, vectors as they are."""
     assert any(array.ndim > 1 for array in expected) and any(array.ndim == 1 for array in expected)
     for array, own in zip(found, expected, strict=True):
-        np.testing.assert_allclose(array, own, rtol=2.0 ** -11 if own.ndim > 1 else 0.0, atol=1e-7 * (own.ndim > 1))
+        step = np.abs(own).max(axis=tuple(range(own.ndim - 1))) / 127.0 if own.ndim > 1 else 0.0
+        assert array.shape == own.shape and (np.abs(array - own) <= 0.501 * step).all()
 
 
-def test_what_is_written_is_read_without_pickle_and_half_as_large(generator, path):
+def test_what_is_written_is_read_without_pickle_and_a_quarter_as_large(generator, path):
     own = values(generator)
     with np.load(path, allow_pickle=False) as arrays:
-        assert set(arrays) == {f"generator/{i}" for i in range(len(own))}
-        assert all(array.dtype == (np.float16 if array.ndim > 1 else np.float32) for array in arrays.values())
+        assert all(arrays[f"generator/{i}"].dtype == (np.int8 if array.ndim > 1 else np.float32)
+                   for i, array in enumerate(own))
     assert run_folder.read_shapes(str(path)) == {f"generator/{i}": array.shape for i, array in enumerate(own)}
     found = weights.read(path)
+    assert all(array.dtype == np.float32 for array in found.values())
     assert_near([found[f"generator/{i}"] for i in range(len(own))], own)
-    assert path.stat().st_size < 0.6 * sum(array.nbytes for array in own) and leftovers(path.parent) == []
+    assert leftovers(path.parent) == []
+    weights.write(path, [np.random.default_rng(0).normal(size=(400, 300)).astype(np.float32), np.zeros((3, 2))])
+    assert path.stat().st_size < 0.26 * 4 * 400 * 300 and not weights.read(path)["generator/1"].any()
 
 
 def test_a_generator_converts_with_them_nearly_as_before(generator, path, run):

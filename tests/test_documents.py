@@ -1,0 +1,58 @@
+"""README and documents show what exists: scripts with flags they take, targets of the Makefile, files and headings."""
+import importlib
+import pathlib
+import re
+import shlex
+
+import pytest
+
+ROOT = pathlib.Path(__file__).resolve().parents[1]
+PATHS = [*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md"), ROOT / "pretrained" / "README.md"]
+TEXTS = {path: path.read_text(encoding="utf-8") for path in sorted(PATHS)}
+
+
+def commands(text: str) -> list[str]:
+    """The commands of a text, in blocks, a line that ends in a backslash with the next one, and between backquotes."""
+    lines = [line.split("   #")[0].strip() for line in text.replace("\\\n", " ").splitlines() if line.startswith("    ")]
+    inline = re.findall(r"`((?:python|make) [^`]+)`", text)
+    return [line for line in lines + inline if re.match(r"(\.venv/bin/)?python \w+\.py|make \w", line)]
+
+
+def headings(text: str) -> list[str]:
+    """The headings of a text as GitHub names them in links."""
+    lines = [line.lstrip("# ").lower() for line in text.splitlines() if line[:1] == "#"]
+    return [re.sub(r"[^\w -]", "", line).replace(" ", "-") for line in lines]
+
+
+def test_there_are_commands_and_the_readme_is_short():
+    readme = TEXTS[ROOT / "README.md"]
+    assert len(commands(readme)) >= 12 and len(readme.splitlines()) <= 200
+
+
+@pytest.mark.parametrize("command", sorted({command for text in TEXTS.values() for command in commands(text)}))
+def test_command_is_understood(command):
+    words = shlex.split(command)
+    if words[0] == "make":
+        makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
+        assert words[1] in re.findall(r"^(\w+):", makefile, re.MULTILINE)
+        variables = {word.partition("=")[0] for word in words[2:]}
+        assert variables <= {"PYTHON", *re.findall(r"\$\((\w+)[):]", makefile)}
+    else:
+        script = importlib.import_module(pathlib.Path(words[1]).stem)
+        script.parse_arguments(words[2:])  # exits on a flag it does not know
+
+
+@pytest.mark.parametrize("path, link", sorted({(path, link) for path, text in TEXTS.items() for link in re.findall(
+    r"\]\(((?!http)[^)]+)\)", text)}), ids=lambda value: str(value.name if isinstance(value, pathlib.Path) else value))
+def test_links_lead_somewhere(path, link):
+    name, _, heading = link.partition("#")
+    found = (path.parent / name).resolve() if name else path
+    assert found.exists()
+    if heading:
+        assert heading in headings(found.read_text(encoding="utf-8"))
+
+
+@pytest.mark.parametrize("name", sorted({name for text in TEXTS.values() for name in re.findall(
+    r"`(\w+\.py|[\w/-]+\.txt|data/demo/[\w.]*)`", text)} - {"heldout.txt"}))
+def test_files_named_exist(name):
+    assert (ROOT / name).exists()
