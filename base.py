@@ -253,4 +253,4 @@ def load(logdir: pathlib.Path) -> Base:
             return Base(**arrays)
     except utils.BAD_ARRAYS as error:
         raise ValueError(f"{path} is missing or damaged ({error}): delete it if it is there, and the same training "
-                         "command as before makes it anew") from None
+                         "command as before makes it anew; that of pretrained/ comes back by git checkout") from None

@@ -49,7 +49,9 @@ def load_converter(logdir: pathlib.Path, checkpoint: str | None = None, override
     """
     path = pathlib.Path(logdir) / "hparams.json"
     if not path.exists():
-        raise trainer.TrainingError(f"{path} does not exist: {logdir} is no run folder; train first, or give --logdir")
+        cure = ("git checkout brings it back" if pathlib.Path(logdir).resolve() == weights.PRETRAINED else
+                "train first, or give --logdir")
+        raise trainer.TrainingError(f"{path} does not exist: {logdir} is no run folder; {cure}")
     prefix, trained = checkpoint or trainer.best_checkpoint(logdir), HyperParams.from_json(path)
     hp = trained.override(overrides)
     fixed = [text for text in differing(trained, hp) if text.split()[0] not in SYNTHESIS]

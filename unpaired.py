@@ -113,13 +113,12 @@ def path_through(target: np.ndarray, source: np.ndarray, ends: np.ndarray) -> np
     """The cheapest way (T,) through the rows of `source` (S, C) for those of `target` (T, C): each costs its distance,
     and JUMP if it is not the one after the row before; after `ends` (S,), where a recording ends, it never is."""
     candidates = []
-    groups = np.array_split(np.arange(len(source)), min(CANDIDATES, len(source)))
-    starts = np.array([group[0] for group in groups])
+    bounds = np.linspace(0, len(source), min(CANDIDATES, len(source)) + 1).astype(int).tolist()
     for start in range(0, len(target), BLOCK):
         squares = squared_distances(target[start:start + BLOCK], source)
         # The nearest of each part of the source: neighbours in time are one sound, and say little more
-        candidates.append(np.stack([squares[:, group].argmin(axis=1) for group in map(
-            lambda group: slice(group[0], group[-1] + 1), groups)], axis=1) + starts)
+        candidates.append(np.stack([squares[:, first:end].argmin(axis=1) + first
+                                    for first, end in zip(bounds, bounds[1:])], axis=1))
     candidates = np.concatenate(candidates)
     rows, before = [candidates[0]], []
     cost = np.sqrt(squared_distances(target[:1], source[rows[0]])[0])

@@ -12,8 +12,9 @@ TEXTS = {path: path.read_text(encoding="utf-8") for path in sorted(PATHS)}
 
 
 def commands(text: str) -> list[str]:
-    """The commands of a text, in blocks, a line that ends in a backslash with the next one, and between backquotes."""
-    lines = [line.split("   #")[0].strip() for line in text.replace("\\\n", " ").splitlines() if line.startswith("    ")]
+    """The commands of a text, in blocks and between backquotes; a line that ends in a backslash goes on in the next."""
+    blocks = [line for line in text.replace("\\\n", " ").splitlines() if line.startswith("    ")]
+    lines = [line.split("   #")[0].strip() for line in blocks]
     inline = re.findall(r"`((?:python|make) [^`]+)`", text)
     return [line for line in lines + inline if re.match(r"(\.venv/bin/)?python \w+\.py|make \w", line)]
 

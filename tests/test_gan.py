@@ -20,7 +20,8 @@ from test_training import assert_equal, variables_of
 
 def make_task(hp, **changes) -> train_gan.Adversarial:
     """The task without a corpus, shaken; its discriminator judges whole windows unless told otherwise."""
-    corpus = types.SimpleNamespace(split=lambda name: [None], share=(0, 1), base=plain_base(hp), target="slt")
+    corpus = types.SimpleNamespace(split=lambda name: [None], share=(0, 1), base=plain_base(hp), target="slt",
+                                   alone=False)
     task = train_gan.Adversarial(hp.replace(**{"warmup_steps": 0, "dis_frames": 0, **changes}), corpus)
     randomise(task.generator)
     return task

@@ -1,6 +1,7 @@
 """Recordings of the target put together from a source's sounds: which sound is which, the path, what is written."""
 import itertools
 import os
+import shutil
 
 import numpy as np
 import pytest
@@ -89,9 +90,11 @@ def test_a_long_source_has_candidates_in_all_of_its_parts(monkeypatch):
 POOL = [("f", 3, 80), ("g", 0, 90), ("f", 95, 120)]
 
 
-@pytest.fixture
-def features(tmp_path):
-    """A source's recordings and the target's, whose linear spectrogram is a number that no other frame has."""
+@pytest.fixture(scope="module")
+def features(tmp_path_factory):
+    """A source's recordings and the target's, whose linear spectrogram is a number that no other frame has, and what
+    is put together from them."""
+    folder = tmp_path_factory.mktemp("features")
     numbers, hertz = itertools.count(), {"anna": (200.0, 1.3), "bert": (100.0, 1.1)}
     for speaker, name, mel in zip(["anna"] * 2 + ["bert"] * 2, "fgab", speak(1, 2)[1] + speak(2, 2)[1]):
         mel = np.concatenate([mel, mel])[:120]
@@ -99,8 +102,9 @@ def features(tmp_path):
         pitch[20:30] = 0.0
         for kind, array in (("mel", mel.astype(np.float16)), ("pitch", pitch.astype(np.float32)),
                             ("linear", np.array([[next(numbers)] for _ in mel], np.float16))):
-            utils.save_array(tmp_path / speaker / f"{name}.{kind}.npy", array)
-    return tmp_path
+            utils.save_array(folder / speaker / f"{name}.{kind}.npy", array)
+    splice(folder)
+    return folder
 
 
 def splice(features) -> dict:
@@ -109,7 +113,6 @@ def splice(features) -> dict:
 
 
 def test_written_features_are_frames_of_the_pool_in_step_with_the_target(features):
-    splice(features)
     own = {name: unpaired.load(features, "anna", name) for name in "fg"}
     rows = {int(own[name].linear[i, 0]): own[name].mel[i] for name, start, end in POOL for i in range(start, end)}
     for name in "ab":
@@ -137,12 +140,13 @@ def changed_source(folder):
 
 @pytest.mark.parametrize("change", [damaged_array, changed_source, lambda folder: (
     folder / "anna.spliced" / "made_of.json").unlink()])
-def test_what_is_whole_stays_and_all_else_is_made_anew(features, monkeypatch, change):
-    first = splice(features)
+def test_what_is_whole_stays_and_all_else_is_made_anew(features, tmp_path, monkeypatch, change):
+    shutil.copytree(features, tmp_path, dirs_exist_ok=True)
     with monkeypatch.context() as patch:
         patch.setattr(unpaired, "match", None)
-        assert splice(features) == first and len(first) == 7
-    change(features)
-    second = splice(features)
+        first = splice(tmp_path)
+        assert first == splice(features) and len(first) == 7
+    change(tmp_path)
+    second = splice(tmp_path)
     assert all(second[name][0] != first[name][0] for name in first)
     assert all(second[name][1] == first[name][1] for name in first if name != "made_of.json")

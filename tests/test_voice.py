@@ -1,6 +1,7 @@
 """A voice from recordings of it alone: two maps made one, the base of a new voice, its training from end to end."""
 import dataclasses
 import re
+import shutil
 import types
 
 import numpy as np
@@ -9,6 +10,7 @@ import pytest
 import base
 import data_load
 import eval as evaluation
+import prepro
 import run_folder
 import train
 import train_gan
@@ -16,7 +18,7 @@ import trainer
 import utils
 import voice
 import weights
-from conftest import TINY, leftovers, plain_base
+from conftest import TINY, leftovers, no_workers, plain_base
 from networks import Generator
 from test_base_file import cut
 from test_prepro import IDS, prepare, record
@@ -117,17 +119,26 @@ def test_speech_that_is_missing_or_damaged_is_named_with_the_cure(tmp_path):
             voice.load_speech(tmp_path)
 
 
-@pytest.fixture
-def alone(tmp_path, serial, eager, monkeypatch):
+@pytest.fixture(scope="module")
+def prepared(tmp_path_factory):
     """Features of bert alone, in data/, and a pretrained model."""
-    record(tmp_path, "bert", IDS)
-    prepare(tmp_path, "--target", tmp_path / "bert", source=None)
-    folder = tmp_path / "pretrained"
-    utils.write_json(folder / "hparams.json", dataclasses.asdict(TINY))
-    base.save(plain_base(TINY, ("anna",)), folder)
-    weights.write(folder / weights.FILE, Generator(TINY).weights)
-    save_speech(folder, speak(1, 4)[1])
-    monkeypatch.setattr(weights, "PRETRAINED", folder)
+    folder = tmp_path_factory.mktemp("voice")
+    record(folder, "bert", IDS)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(prepro, "workers", no_workers)
+        prepare(folder, "--target", folder / "bert", source=None)
+    utils.write_json(folder / "pretrained" / "hparams.json", dataclasses.asdict(TINY))
+    base.save(plain_base(TINY, ("anna",)), folder / "pretrained")
+    weights.write(folder / "pretrained" / weights.FILE, Generator(TINY).weights)
+    save_speech(folder / "pretrained", speak(1, 4)[1])
+    return folder
+
+
+@pytest.fixture
+def alone(prepared, tmp_path, eager, monkeypatch):
+    """A copy of `prepared` to be trained with."""
+    shutil.copytree(prepared, tmp_path, dirs_exist_ok=True)
+    monkeypatch.setattr(weights, "PRETRAINED", tmp_path / "pretrained")
     monkeypatch.setattr(voice, "ENOUGH_SECONDS", 2.0)
     return tmp_path
 

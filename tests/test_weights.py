@@ -17,13 +17,13 @@ from conftest import TINY, leftovers, no_workers, plain_base, untrained_run, wor
 from convert import Converter
 from networks import Generator
 from test_base_file import cut, flipped
-from test_networks import randomise
+from test_networks import make_generator, randomise
 from test_prepro import IDS, prepare, record
 
 
 @pytest.fixture(scope="module")
 def generator() -> Generator:
-    return randomise(Generator(TINY))
+    return randomise(make_generator(TINY))
 
 
 @pytest.fixture
@@ -86,8 +86,10 @@ def test_a_generator_converts_with_them_nearly_as_before(generator, path, run):
     assert_near(values(again), values(generator))
     again.set_weights(values(generator))
     exact = linear()
-    assert after.shape == exact.shape and np.abs(after - exact).mean() < 0.01
-    assert before.shape != exact.shape or np.abs(before - exact).mean() > 0.05
+    assert len(after) == pytest.approx(len(exact), rel=0.05)
+    n = min(map(len, (before, after, exact)))
+    errors = [np.abs(linear[:n] - exact[:n]).mean() for linear in (before, after)]
+    assert errors[1] < 0.25 * errors[0] and errors[1] < 0.04, errors
 
 
 def encrypted(path):
