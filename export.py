@@ -27,6 +27,9 @@ def export(logdir: pathlib.Path, out: pathlib.Path, checkpoint: str | None = Non
     converter, notes = load_converter(logdir, checkpoint), read_notes(logdir)
     if not notes:
         raise TrainingError(f"{logdir} does not say what it was trained on (run.json): export the folder of the run")
+    if out.resolve() == logdir.resolve():
+        raise ValueError(f"--out {out} is the run folder, where the weights would take the place of checkpoints: "
+                         "choose another")
     corpus = data_load.Corpus(notes["data"], converter.hp)
     corpus.use_base(converter.base)
     with commands.locked(out, "--out"):

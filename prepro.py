@@ -148,10 +148,10 @@ def prepare(corpora: dict[str, dict[str, pathlib.Path]], target: str, data: path
         target_frames = {utterance: n for (speaker, utterance), n in frames.items() if speaker == target}
         manifest.assign_splits([pair for pair in usable if not pair.split], target_frames, hp, set(heldout))
         for pair in usable:
-            if pair.spliced and pair.split == "test":
+            if pair.split == "test" and {*sources} <= {target, *others} and (pair.spliced or pair.source == target):
+                pair.split = "train"  # no one else says these sentences
+            elif pair.split == "test" and pair.spliced:
                 pair.split, pair.reason = "dropped", "held out of other sources"
-            elif sources == [target] and pair.split == "test":
-                pair.split = "train"  # of a voice alone there is nothing to test
         usable = [pair for pair in usable if not pair.reason]
         for source in others:
             found.splice(source, usable)

@@ -67,7 +67,7 @@ def test_folders_without_a_name_in_common_become_spliced_pairs(folder):
     assert {pair.source for pair in pairs} == {"other"}
     spliced, (tested,) = [[pair for pair in pairs if pair.spliced == kind] for kind in (1, 0)]
     assert sorted(pair.name for pair in spliced) == [f"{name}.spliced" for name in IDS]
-    assert {pair.split for pair in spliced} == {"train", "val", "dropped"}
+    assert {pair.split for pair in spliced} == {"train", "val"}
     assert tested.split == "test" and not tested.has_partner and tested.utterance in OTHERS
     check_spliced(folder / "data", pairs, "other", set(OTHERS) - {tested.utterance})
 
