@@ -58,6 +58,7 @@ class HyperParams:
     batch_size: int = 16            #                                         (paper 32)
     postnet_steps: int = 1000       # stage 1: post-net alone on the target's own speech
     mel_steps: int = 800            # stage 2: encoder and decoder correct the base, on mel
+    mel_epochs: float = 30.0        # of the training slices in stage 2, at most: a minute of speech is learnt by heart
     postnet_frames: int = 64        # frames, window of stage 1
     whole_share: float = 0.2        # share of the batches made of whole utterances instead of slices
     learning_rate: float = 1e-3     # highest; rises and falls along a cosine (paper 1e-3, stepwise decay)
@@ -173,7 +174,7 @@ class HyperParams:
             if field.type is float and not math.isfinite(value):
                 raise ValueError(f"{field.name}={value}: must be a finite number")
             if field.name in ("range_db", "quiet_db", "trim_level", "max_ratio", "min_seconds", "slice_min_seconds",
-                              "sigma", "max_advance", "learning_rate", "clip_norm", "power",
+                              "sigma", "max_advance", "mel_epochs", "learning_rate", "clip_norm", "power",
                               "gen_learning_rate", "dis_learning_rate", "gan_clip_norm",
                               "pitch_min") and value <= 0.0:
                 raise ValueError(f"{field.name}={value}: must be positive")

@@ -1,4 +1,5 @@
 """What training does in a step: the common part of all tasks, and the paired one."""
+import math
 import random
 from collections.abc import Iterator
 
@@ -153,8 +154,9 @@ class Paired(Task):
 
     def __init__(self, hp: HyperParams, corpus: data_load.Corpus):
         super().__init__(hp, corpus)
+        most = math.ceil(hp.mel_epochs * len(corpus.slices) / hp.batch_size)
         # Of a target alone there is no source to correct a base for
-        self.stages = [("postnet", hp.postnet_steps), ("mel", 0 if corpus.alone else hp.mel_steps)]
+        self.stages = [("postnet", hp.postnet_steps), ("mel", 0 if corpus.alone else min(hp.mel_steps, most))]
         core = self.generator.encoder.trainable_variables + self.generator.decoder.trainable_variables
         postnet = self.generator.postnet.trainable_variables
         self.variables = {"postnet": postnet, "mel": core}

@@ -40,7 +40,8 @@ def plain(hp):
 
 def step_with(strategy, hp, stage, batch, steps=1, make=tasks.Paired):
     """The variables after a step, or before it, and its scalars."""
-    corpus = types.SimpleNamespace(split=lambda name: [None], share=(0, 1), base=plain_base(hp), alone=False)
+    corpus = types.SimpleNamespace(split=lambda name: [None], share=(0, 1), base=plain_base(hp), alone=False,
+                                   slices=[None] * 99)
     with strategy.scope():
         task = make(hp, corpus)
         randomise(task.generator)

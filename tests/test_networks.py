@@ -50,7 +50,7 @@ def change(monkeypatch):
 
 def make_task(hp: hyperparams.HyperParams) -> tasks.Paired:
     """The training task without a corpus."""
-    return tasks.Paired(hp, types.SimpleNamespace(split=lambda name: [None], share=(0, 1), alone=False,
+    return tasks.Paired(hp, types.SimpleNamespace(split=lambda name: [None], share=(0, 1), alone=False, slices=[None] * 99,
                                                   base=plain_base(hp)))
 
 
