@@ -50,8 +50,8 @@ def change(monkeypatch):
 
 def make_task(hp: hyperparams.HyperParams) -> tasks.Paired:
     """The training task without a corpus."""
-    return tasks.Paired(hp, types.SimpleNamespace(split=lambda name: [None], share=(0, 1), alone=False, slices=[None] * 99,
-                                                  base=plain_base(hp)))
+    return tasks.Paired(hp, types.SimpleNamespace(split=lambda name: [None], share=(0, 1), alone=False,
+                                                  slices=[None] * 99, base=plain_base(hp)))
 
 
 def make_batch(hp: hyperparams.HyperParams, more: int = 0, garbage: bool = False, seed: int = 7) -> dict:

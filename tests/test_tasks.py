@@ -8,7 +8,7 @@ import tensorflow as tf
 
 import tasks
 import trainer
-from conftest import plain_corpus
+from conftest import plain_base, plain_corpus
 from convert import Converted
 from test_networks import make_batch, make_task, randomise
 
@@ -93,3 +93,11 @@ def test_a_validation_gives_shares_and_means_of_the_sentences(known):
     assert scalars["align/duration_error"] == pytest.approx(0.25, abs=0.005)
     assert scalars["score"] == pytest.approx(scalars["free_running/mcd"] * 1.25, rel=0.005)
     assert len(cepstra) == len(outputs) == 4 and len(known.sampled) == known.hp.n_samples
+
+
+@pytest.mark.parametrize("n_slices, alone, steps", [(8, False, 3), (9, False, 4), (999, False, 5), (999, True, 0)])
+def test_stage_2_sees_no_slice_too_often_and_of_a_voice_alone_none(tiny_hp, n_slices, alone, steps):
+    hp = tiny_hp.replace(mel_steps=5, mel_epochs=1.5, batch_size=4)
+    corpus = types.SimpleNamespace(split=lambda name: [None], share=(0, 1), alone=alone, slices=[None] * n_slices,
+                                   base=plain_base(hp))
+    assert tasks.Paired(hp, corpus).stages == [("postnet", hp.postnet_steps), ("mel", steps)]
