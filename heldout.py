@@ -3,12 +3,13 @@
 Everything is free running, and every measure is taken from the recordings that are written, vocoder included.
 """
 import concurrent.futures
+import contextlib
 import functools
 import math
 import os
 import pathlib
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import analysis
 import arctic
@@ -25,7 +26,7 @@ import numpy as np
 from tqdm import tqdm
 
 from analysis import Features
-from convert import Converter
+from convert import Converted, Converter
 from hyperparams import HyperParams
 from manifest import Pair
 from networks import Generator
@@ -61,12 +62,8 @@ def evaluate(corpus: data_load.Corpus, out: pathlib.Path, converter: Converter, 
     everything = sorted({spoken(pair): pair for pair in corpus.pairs.values() if pair.has_partner}.items())
     n_more = min(len(everything), max(0, RETRIEVAL_LIMIT - len(targets)))
     candidates = targets | dict(random.Random(hp.seed).sample(everything, n_more))
-    with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool:
-        def work(function: Callable, items: list, doing: str) -> list:
-            return list(tqdm(pool.map(function, items), doing, len(items), disable=None))
-        wavs = {"": work(lambda output: utils.griffin_lim(output.linear, output.pitch, hp), outputs, "Griffin-Lim"),
-                " of the source": [load_stretch(pair.source_file, pair.source_start, pair.source_end, hp)
-                                   for pair in tqdm(pairs, "recordings of the source", disable=None)]}
+    with threads() as work:
+        wavs = synthesize(pairs, outputs, hp, work)
         as_it_is = hp.replace(power=1.0)  # a natural spectrogram needs no sharpening
         copies = dict(zip(targets, work(lambda pair: utils.griffin_lim(
             corpus.spoken_target(pair, "linear"), corpus.pitch(pair), as_it_is), list(targets.values()),
@@ -103,6 +100,20 @@ def evaluate(corpus: data_load.Corpus, out: pathlib.Path, converter: Converter, 
     return summary
 
 
+@contextlib.contextmanager
+def threads() -> Iterator[Callable]:
+    """A thread for each core; gives the map (function, items, doing) over them with a progress bar."""
+    with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool:
+        yield lambda function, items, doing: list(tqdm(pool.map(function, items), doing, len(items), disable=None))
+
+
+def synthesize(pairs: list[Pair], outputs: list[Converted], hp: HyperParams, work: Callable) -> dict[str, list]:
+    """The recordings (samples,) of conversions and of their sources, by the ending of their measures' names."""
+    return {"": work(lambda output: utils.griffin_lim(output.linear, output.pitch, hp), outputs, "Griffin-Lim"),
+            " of the source": [load_stretch(pair.source_file, pair.source_start, pair.source_end, hp)
+                               for pair in tqdm(pairs, "recordings of the source", disable=None)]}
+
+
 def evaluate_alone(corpus: data_load.Corpus, pairs: list[Pair], out: pathlib.Path, converter: Converter, title: str,
                    name_files: Callable, recogniser: Callable | None, true_words: list[str] | None) -> dict:
     """`evaluate` for recordings that the target did not say: what can be measured without a partner.
@@ -111,12 +122,8 @@ def evaluate_alone(corpus: data_load.Corpus, pairs: list[Pair], out: pathlib.Pat
     """
     hp, outputs = converter.hp, converter.convert_pairs(corpus, pairs)
     natural = [Features(None, corpus.spoken_target(pair, "mel"), corpus.hertz(pair)) for pair in corpus.spoken]
-    with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool:
-        def work(function: Callable, items: list, doing: str) -> list:
-            return list(tqdm(pool.map(function, items), doing, len(items), disable=None))
-        wavs = {"": work(lambda output: utils.griffin_lim(output.linear, output.pitch, hp), outputs, "Griffin-Lim"),
-                " of the source": [load_stretch(pair.source_file, pair.source_start, pair.source_end, hp)
-                                   for pair in tqdm(pairs, "recordings of the source", disable=None)]}
+    with threads() as work:
+        wavs = synthesize(pairs, outputs, hp, work)
         scores, rates, words = listen(wavs, true_words, recogniser, hp, work, " of the source")
         for kind, recordings in wavs.items():
             found = work(lambda wav: analysis.extract(utils.normalise_loudness(wav, hp), hp), recordings,

@@ -23,7 +23,7 @@ def load_mel(data: pathlib.Path, speaker: str, utterance: str) -> np.ndarray:
     return np.load(mel_path(data, speaker, utterance), allow_pickle=False).astype(np.float32)
 
 
-class Found:
+class Recordings:
     """The recordings of a corpus (speaker -> utterance id -> file), how long each is, and why it cannot be used."""
 
     def __init__(self, corpora: dict, frames: dict, bad: dict, data: pathlib.Path, target: str, hp: HyperParams):
@@ -72,9 +72,13 @@ class Found:
         pair.source_end, pair.target_end = lengths = [self.frames[name, pair.utterance] for name in speakers]
         pair.source_seconds, pair.target_seconds = map(self.seconds, lengths)
         pair.reason = self.bad[speaker, pair.utterance] or self.bad[other, pair.utterance]
-        if not pair.reason and max(lengths) > self.hp.max_seconds * self.hp.frames_per_second and (
-                pair.source != self.target):
-            yield from self.stretches(pair, [load_mel(self.data, name, pair.utterance) for name in speakers])
+        # Beside others the target's long recordings are cut where theirs are
+        may_cut = pair.source != self.target or len(self.corpora) == 1
+        if not pair.reason and may_cut and max(lengths) > self.hp.max_seconds * self.hp.frames_per_second:
+            for piece in self.stretches(pair, [load_mel(self.data, name, pair.utterance) for name in speakers]):
+                yield piece if speaker != other else dataclasses.replace(
+                    piece, source_start=piece.target_start, source_end=piece.target_end,
+                    source_seconds=piece.target_seconds)
         else:
             pair.reason = pair.reason or length_fault(pair, self.hp)
             yield pair
@@ -109,9 +113,7 @@ class Found:
                 yield dataclasses.replace(pair, target_file="", target_start=0, target_end=0, target_seconds=0.0)
         for utterance in sorted(self.corpora[self.target].keys() - heldout):
             for pair in self.pieces(Pair(utterance, utterance, source, spliced=1), self.target, self.target):
-                yield dataclasses.replace(pair, name=f"{pair.name}.spliced", source_file="",
-                                          source_start=pair.target_start, source_end=pair.target_end,
-                                          source_seconds=pair.target_seconds)
+                yield dataclasses.replace(pair, name=f"{pair.name}.spliced", source_file="")
 
     def splice(self, source: str, pairs: list[Pair]) -> None:
         """Write the features of the spliced ones of the pairs of a source."""

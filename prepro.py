@@ -136,7 +136,7 @@ def prepare(corpora: dict[str, dict[str, pathlib.Path]], target: str, data: path
         for (speaker, utterance, _), (n_frames, reason) in zip(jobs, done):
             frames[speaker, utterance], bad[speaker, utterance] = n_frames, reason
 
-        found, pairs, others = pairing.Found(corpora, frames, bad, data, target, hp), [], []
+        found, pairs, others = pairing.Recordings(corpora, frames, bad, data, target, hp), [], []
         for source in sources:
             alike = source == target or pairs_by_name and found.share_sentences(source, heldout)
             print(found.describe(source, alike))

@@ -4,6 +4,7 @@ A pretrained model keeps some speech that it made itself. Which of its sounds ar
 between any two speakers who said other sentences (unpaired.py). The map from the one to the other, behind each of the
 pretrained maps, makes a map of its own from everybody to the new voice, so that all that follows is as with pairs.
 """
+import math
 import pathlib
 import random
 
@@ -23,11 +24,12 @@ ENOUGH_SECONDS = 60.0  # of a new voice; with less the map hardly knows all of i
 def save_speech(corpus, folder: pathlib.Path) -> None:
     """Write what the base of a corpus makes of some sentences of each source, mel spectrograms in 8 bits."""
     rng, made = random.Random(corpus.hp.seed), []
-    for number, source in enumerate(corpus.base.speakers.tolist()):
+    for source in corpus.base.speakers.tolist():
         pairs = [pair for pair in corpus.train if pair.source == source]
-        for pair in rng.sample(pairs, min(len(pairs), -(-SENTENCES // len(corpus.base.speakers)))):
-            mel = np.maximum(corpus.recording(pair).mel.astype(np.float32), corpus.base.floors[number])
-            made.append(base.apply(corpus.base, mel, np.eye(len(corpus.base.speakers))[number]))
+        for pair in rng.sample(pairs, min(len(pairs), math.ceil(SENTENCES / len(corpus.base.speakers)))):
+            recording = corpus.recording(pair)
+            known = base.find_voice(corpus.base, recording, corpus.hp, source)
+            made.append(base.carry(corpus.base, recording, known, corpus.hp).mel)
     mel = np.round(255.0 * np.clip(np.concatenate(made), 0.0, 1.0)).astype(np.uint8)
     with utils.replacing(folder / FILE) as temporary, open(temporary, "wb") as file:
         np.savez_compressed(file, mel=mel, lengths=[len(each) for each in made])

@@ -94,6 +94,18 @@ def test_a_source_of_whom_nothing_is_left_to_test_with_is_learnt_from(folder, tm
     check_spliced(tmp_path / "data", pairs, "anna", {"f"})
 
 
+def test_a_voice_in_a_single_long_recording_is_cut_at_its_pauses(tmp_path, serial):
+    silence = np.zeros(6400, np.float32)
+    utils.save_wav(tmp_path / "bert" / "long.wav", np.concatenate([
+        part for seed in range(12) for part in (words(seed, seconds=1.3), silence)]), TINY)
+    pairs = prepare(tmp_path, "--target", tmp_path / "bert", "--set", "max_seconds=4", source=None).values()
+    usable = [pair for pair in pairs if not pair.reason]
+    assert len(usable) >= 4 and {pair.split for pair in usable} == {"train", "val"}
+    for pair in usable:
+        assert (pair.source_start, pair.source_end) == (pair.target_start, pair.target_end)
+        assert pair.target_end - pair.target_start <= 4 * 80
+
+
 def test_a_target_alone_is_its_own_source(folder, serial):
     pairs = prepare(folder, "--target", folder / "bert", source=None, data="alone").values()
     assert [(pair.source, pair.name, pair.spliced) for pair in pairs] == [("bert", name, 0) for name in IDS]

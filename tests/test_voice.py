@@ -18,6 +18,7 @@ import trainer
 import utils
 import voice
 import weights
+from analysis import Features
 from conftest import TINY, leftovers, no_workers, plain_base
 from networks import Generator
 from test_base_file import cut
@@ -89,7 +90,7 @@ def save_speech(folder, mels: list[np.ndarray]) -> list[np.ndarray]:
     found = plain_base(HP, ("anna", "carl"))._replace(floors=np.repeat(floors[:, None], HP.n_mels, axis=1))
     pairs = [types.SimpleNamespace(source=source, number=i) for source in ("anna", "carl") for i in range(len(mels))]
     voice.save_speech(types.SimpleNamespace(hp=HP, base=found, train=pairs, recording=lambda pair: (
-        types.SimpleNamespace(mel=mels[pair.number]))), folder)
+        Features(None, mels[pair.number], np.full(len(mels[pair.number]), 150.0, np.float32)))), folder)
     return [np.maximum(mel, floor) for floor in floors for mel in mels]
 
 
