@@ -3,9 +3,9 @@
 What the networks write is a correction of it. A map cannot turn one sound of speech into another, as a network does
 that knows few sentences; it is solved by least squares along the DTW paths in seconds, and the same every time.
 
-What least squares cannot know it leaves out: its output is an average, too smooth. `carry` puts back the variance of
-the target's mel-cepstra, and the finest detail from the source itself, whose vocal tract is brought to the target's
-length before.
+What least squares cannot know it leaves out: its output is an average, too smooth. `carry` takes the finest detail from
+the source itself, whose vocal tract is brought to the target's length before, and then lets every order of the
+mel-cepstra move as much as the target's does, slow and fast movements each by themselves.
 """
 import pathlib
 from typing import NamedTuple
@@ -13,6 +13,7 @@ from typing import NamedTuple
 import numpy as np
 import scipy.fft
 import scipy.ndimage
+import scipy.signal
 from tqdm import tqdm
 
 import analysis
@@ -26,9 +27,10 @@ from manifest import Pair
 FILE = "base.npz"            # in a run folder
 CONTEXT = 4                  # frames of the source before and after that a map reads
 PENALTY = 30.0               # of the squares of a map's weights; mel spectrograms lie in [0, 1]
-ORDERS = 40                  # of mel-cepstra whose variance is restored; above there is hardly any
 DETAIL = (3.0, 1.0)          # frames and bands, deviations of the Gaussian whose remainder is detail of the source
-MEASURED = 50                # recordings, or up to twice as many, by which growth and warp are measured
+MEASURED = 50                # recordings, or up to twice as many, by which modulation and warp are measured
+MODULATION_FRAMES = 64       # of a segment whose modulation spectrum is measured: 0.8 s
+MOST_GAIN = 4.0              # of a movement, and the inverse of the least
 NEAR = 0.15                  # difference of distances of voiceprints that makes one source count e times as much
 FORMANTS = 4.0               # bands, deviation of the Gaussian whose remainder shows where the formants are
 # Lengths of vocal tracts, as factors of frequency, the nearest to 1 first
@@ -41,8 +43,9 @@ class Base(NamedTuple):
     kernels: np.ndarray    # (K, W, M) W = (2 * CONTEXT + 1) * M, or more frames, an odd number of them
     biases: np.ndarray     # (K, M)
     floors: np.ndarray     # (K, M) level of the source's pauses: no recording is read as quieter than that
-    growth: np.ndarray     # (K, M) of the deviation of each order of the mel-cepstra
     warps: np.ndarray      # (K,) factor of frequency that brings the source's formants to the target's
+    carried: np.ndarray    # (K, P, M) modulation spectrum of what the map and the source's detail give, P frequencies
+    natural: np.ndarray    # (P, M) and that of the target's own speech
     pitch: np.ndarray      # (K + 1, 2) mean and deviation of the octaves of each source and of the target
     centres: np.ndarray    # (K, M + 1) mean `voiceprint` of each source
     radii: np.ndarray      # (K,) and the distance from it within which most of its recordings lie
@@ -52,7 +55,7 @@ class Carried(NamedTuple):
     """What of a recording is carried over to the target's voice, frame by frame of the source."""
     mel: np.ndarray      # (S, M) the map's output
     pitch: np.ndarray    # (S, 2) octaves above the middle, drawn on through what is unvoiced, and voicing
-    texture: np.ndarray  # (S, M) variance and detail that the map's output lacks
+    texture: np.ndarray  # (S, M) detail and movement that the map's output lacks
 
 
 class Voice(NamedTuple):
@@ -86,10 +89,30 @@ def cepstra(mel: np.ndarray) -> np.ndarray:
     return scipy.fft.dct(mel, axis=1, norm="ortho")
 
 
-def grow(mel: np.ndarray, factors: np.ndarray) -> np.ndarray:
-    """(S, M), the deviation of each order of its mel-cepstra multiplied by `factors` (M,)."""
-    orders = cepstra(mel)
-    return mel + scipy.fft.idct((orders - orders.mean(axis=0)) * (factors - 1.0), axis=1, norm="ortho")
+def modulation_spectrum(mels: list[np.ndarray]) -> np.ndarray:
+    """Power (P, M) of the movements of each order of the mel-cepstra of recordings (T, M), at P modulation frequencies
+    from 0 to half the frame rate."""
+    movements = np.concatenate([orders - orders.mean(axis=0) for orders in map(cepstra, mels)])
+    movements = np.pad(movements, ((0, max(0, MODULATION_FRAMES - len(movements))), (0, 0)))
+    return scipy.signal.welch(movements, nperseg=MODULATION_FRAMES, axis=0, detrend=False)[1].astype(np.float32)
+
+
+def gains(carried: np.ndarray, natural: np.ndarray) -> np.ndarray:
+    """Factors (P, M) from one modulation spectrum to another (P, M), smooth and within bounds: both are estimates."""
+    ratio = 0.5 * (np.log(np.maximum(natural, 1e-8)) - np.log(np.maximum(carried, 1e-8)))
+    return np.exp(np.clip(scipy.ndimage.gaussian_filter(ratio, 1.0, mode="nearest"),
+                          -np.log(MOST_GAIN), np.log(MOST_GAIN)))
+
+
+def modulate(mel: np.ndarray, factors: np.ndarray) -> np.ndarray:
+    """(S, M), the movements of each order of its mel-cepstra multiplied by `factors` (P, M), of which each modulation
+    frequency has its own (Takamichi et al. 2016)."""
+    orders, beyond = cepstra(mel), MODULATION_FRAMES // 2
+    mean = orders.mean(axis=0)
+    spectrum = np.fft.rfft(np.pad(orders - mean, ((beyond, beyond), (0, 0)), mode="symmetric"), axis=0)
+    places = np.linspace(0.0, len(factors) - 1.0, len(spectrum))
+    moved = np.fft.irfft(spectrum * read_at(factors, places), n=len(mel) + 2 * beyond, axis=0)[beyond:beyond + len(mel)]
+    return scipy.fft.idct(moved + mean, axis=1, norm="ortho").astype(np.float32)
 
 
 def smooth(mel: np.ndarray) -> np.ndarray:
@@ -147,11 +170,15 @@ def carry(base: Base, features: Features, voice: Voice, hp: HyperParams) -> Carr
     """Carry a recording, or a piece of one, over."""
     source = np.maximum(features.mel.astype(np.float32), (voice.weights @ base.floors).astype(np.float32))
     mel = apply(base, source, voice.weights)
-    # The variance that averaging took (global variance: Toda et al. 2007)
-    vivid = np.clip(grow(mel, (voice.weights @ base.growth) ** hp.postfilter), 0.0, 1.0)
-    fine = warp_formants(source, voice.warp, hp)
-    restored = smooth(vivid) + (fine - smooth(fine)) if hp.detail else vivid
-    return Carried(mel, carry_pitch(base, features, voice, hp), (np.clip(restored, 0.0, 1.0) - mel).astype(np.float32))
+    factors = gains(np.tensordot(voice.weights, base.carried, 1), base.natural) ** hp.postfilter
+    vivid = np.clip(modulate(detailed(mel, source, voice.warp, hp), factors), 0.0, 1.0)
+    return Carried(mel, carry_pitch(base, features, voice, hp), vivid - mel)
+
+
+def detailed(mel: np.ndarray, source: np.ndarray, warp: float, hp: HyperParams) -> np.ndarray:
+    """What a map makes of a source (S, M) with the finest detail of the source itself: (S, M)."""
+    fine = warp_formants(source, warp, hp)
+    return np.clip(smooth(mel) + fine - smooth(fine), 0.0, 1.0)
 
 
 def carry_pitch(base: Base, features: Features, voice: Voice, hp: HyperParams) -> np.ndarray:
@@ -198,12 +225,18 @@ def solve(corpus) -> Base:
             octaves.append(analysis.pitch_contour(features.hertz, hp)[features.hertz > 0.0])
             own.append(voiceprint(features, hp))
         kernel, bias = sums.solve(PENALTY)
-        found.append((source, kernel, bias, np.mean(quiet, axis=0, dtype=np.float32),
-                      *restorations(corpus, pairs, kernel, bias), moments(octaves), np.mean(own, axis=0),
-                      radius(np.array(own))))
-    solved = Base(*map(np.array, zip(*found)))
+        floor = np.mean(quiet, axis=0, dtype=np.float32)
+        found.append((source, kernel, bias, floor, *restorations(corpus, pairs, kernel, bias, floor), moments(octaves),
+                      np.mean(own, axis=0), radius(np.array(own))))
+    *maps, octaves, centres, radii = map(np.array, zip(*found))
     target = moments([pitch[pitch[:, 1] > 0.0, 0] for pitch in map(corpus.pitch, corpus.spoken)])
-    return solved._replace(pitch=np.vstack([solved.pitch, target]))
+    natural = modulation_spectrum([corpus.spoken_target(pair, "mel") for pair in some(corpus.spoken)])
+    return Base(*maps, natural, np.vstack([octaves, target]), centres, radii)
+
+
+def some(pairs: list[Pair]) -> list[Pair]:
+    """Pairs all over the corpus, enough to measure a few numbers: more do not change them."""
+    return pairs[::max(1, len(pairs) // MEASURED)]
 
 
 def radius(own: np.ndarray) -> float:
@@ -221,23 +254,13 @@ def moments(octaves: list[np.ndarray]) -> tuple[float, float]:
     return (float(found.mean()), max(float(found.std()), 0.01)) if len(found) else (0.0, 1.0)
 
 
-def restorations(corpus, pairs: list[Pair], kernel: np.ndarray, bias: np.ndarray) -> tuple[np.ndarray, float]:
-    """What the output of a map lacks: growth (M,) of each order of the mel-cepstra, and the warp of the formants."""
-    spoken, mapped, warps = [], [], []
-    # Two numbers of some recordings all over the corpus: more do not change them
-    for pair in tqdm(pairs[::max(1, len(pairs) // MEASURED)], "variance", disable=None, leave=False):
-        source = corpus.recording(pair).mel.astype(np.float32)
-        mel = windows(source) @ kernel + bias
-        mapped.append(cepstra(read_at(mel, corpus.path(pair))).var(axis=0))
-        spoken.append(cepstra(corpus.spoken_target(pair, "mel")).var(axis=0))
-        warps.append(find_warp(source, mel, corpus.hp))
-    return growth(np.mean(spoken, axis=0), np.mean(mapped, axis=0)), float(np.median(warps))
-
-
-def growth(variances: np.ndarray, mapped: np.ndarray) -> np.ndarray:
-    """By how much the deviations of each order of mel-cepstra have to grow (M,) from the variances `mapped`."""
-    factors = np.sqrt(variances / np.maximum(mapped, 1e-8))
-    return np.where(np.arange(len(factors)) < ORDERS, np.maximum(factors, 1.0), 1.0).astype(np.float32)
+def restorations(corpus, pairs: list[Pair], kernel: np.ndarray, bias: np.ndarray, floor: np.ndarray) -> tuple:
+    """What the output of a map needs: the warp of the source's formants, and the modulation spectrum (P, M) that it has
+    with the source's detail."""
+    sources = [np.maximum(corpus.recording(pair).mel.astype(np.float32), floor) for pair in some(pairs)]
+    mapped = [windows(source) @ kernel + bias for source in tqdm(sources, "modulation", disable=None, leave=False)]
+    warp = float(np.median([find_warp(source, mel, corpus.hp) for source, mel in zip(sources, mapped)]))
+    return warp, modulation_spectrum([detailed(mel, source, warp, corpus.hp) for mel, source in zip(mapped, sources)])
 
 
 def save(base: Base, logdir: pathlib.Path) -> None:

@@ -174,8 +174,7 @@ def draw_oracles(corpus: data_load.Corpus, pairs: list[Pair], generator: Generat
         decoded = [generator.decoder(memory, carried, mask, true[:, 0], steps=steps, positions=true),
                    generator.decoder(memory, carried, mask, true[:, 0], steps=steps, frames=frames)]
         valid = batch["mask"]
-        inputs = [(generator.textured(each, carried, mask, valid), generator.heard_pitch(each.pitch))
-                  for each in decoded] + [(frames, batch["pitch"])]
+        inputs = [generator.heard(each, carried, mask, valid) for each in decoded] + [(frames, batch["pitch"])]
         for found, (mel, pitch) in zip(drawn.values(), inputs):
             linear = np.asarray(generator.postnet(mel, pitch, valid))
             found.append((linear[0, :length], np.asarray(pitch)[0, :length]))

@@ -98,8 +98,8 @@ class HyperParams:
 
     # Synthesis
     griffin_lim_iters: int = 20     #                                         (paper 50)
-    postfilter: float = 1.0         # of the growth of the mel-cepstra's deviations, an exponent; 0 leaves averages
-    detail: int = 1                 # 1: the finest detail of the mel spectrogram is the source's own
+    correction: float = 0.5         # share of what the networks add to the base's mel and pitch that is heard
+    postfilter: float = 1.0         # exponent of the gains that give mel-cepstra the target's modulation; 0: none
     power: float = 1.2              # sharpening of each frame's magnitude before Griffin-Lim     (paper 1.2)
 
     @property
@@ -151,9 +151,8 @@ class HyperParams:
             raise ValueError(f"gan_networks={self.gan_networks}: choose postnet or all")
         if self.precision not in ("float32", "bfloat16", "float16"):
             raise ValueError(f"precision={self.precision}: choose float32, bfloat16 or float16")
-        for name in ("xla", "detail"):
-            if getattr(self, name) not in (0, 1):
-                raise ValueError(f"{name}={getattr(self, name)}: choose 0 or 1")
+        if self.xla not in (0, 1):
+            raise ValueError(f"xla={self.xla}: choose 0 or 1")
         if self.width % 2:
             raise ValueError(f"width={self.width}: must be even, half of it goes to each direction of a GRU")
         for less, more in (("win_length", "n_fft"), ("hop_length", "win_length"), ("min_seconds", "max_seconds"),
@@ -167,8 +166,7 @@ class HyperParams:
         for field in dataclasses.fields(self):
             value = getattr(self, field.name)
             may_be_zero = field.name in ("postnet_steps", "mel_steps", "warmup_steps", "seed",
-                                         "context_frames", "gan_warmup_steps", "gan_steps", "dis_frames", "xla",
-                                         "detail")
+                                         "context_frames", "gan_warmup_steps", "gan_steps", "dis_frames", "xla")
             if field.type is int and value < (0 if may_be_zero else 1):
                 raise ValueError(f"{field.name}={value}: must be positive")
             if field.type is float and not math.isfinite(value):
@@ -183,7 +181,7 @@ class HyperParams:
                     0.0 <= value <= 1.0):
                 raise ValueError(f"{field.name}={value}: must lie between 0 and 1")
             if field.name in ("postfilter", "gan_weight", "pace_weight", "pitch_weight",
-                              "voicing_weight") and value < 0.0:
+                              "voicing_weight", "correction") and value < 0.0:
                 raise ValueError(f"{field.name}={value}: must not be negative")
         if self.max_advance <= 1.0:
             raise ValueError(f"max_advance={self.max_advance}: must be more than 1, the pace of the source")
@@ -222,7 +220,7 @@ PRESETS: dict[str, HyperParams] = {
 }
 
 # What conversion may change of a trained model.
-SYNTHESIS = ("griffin_lim_iters", "postfilter", "detail", "power")
+SYNTHESIS = ("griffin_lim_iters", "correction", "postfilter", "power")
 
 # The values that features on disk depend on: prepro.py stores them, training and evaluation compare.
 SIGNAL = ("sample_rate", "n_fft", "win_length", "hop_length", "n_mels", "preemphasis", "loudness_db", "top_db",

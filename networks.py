@@ -160,7 +160,7 @@ class Decoder(layers.Layer):
 
 class Conversion(NamedTuple):
     """The result of free running. Frames after `lengths` are not part of the speech."""
-    mel: object        # (N, T, M) textured, as the post-net gets it
+    mel: object        # (N, T, M) as the post-net gets it
     pitch: object      # (N, T, 2) octaves above the middle, voicing from 0 to 1
     linear: object     # (N, T, F)
     lengths: object    # (N,) frames until the reading position passed the end of the source
@@ -249,16 +249,19 @@ class Generator(keras.Model):
         return self.decoder(memory, carried, mask, positions[:, 0], steps=steps, frames=mel, positions=positions,
                             training=training)
 
-    def heard_pitch(self, pitch):
-        """The decoder's pitch (N, T, 2), octaves and logit, as the post-net takes it: octaves and voicing in [0, 1]."""
-        return ops.concatenate([pitch[:, :, :1], ops.sigmoid(pitch[:, :, 1:])], axis=-1)
+    def heard(self, decoded: DecoderOutput, carried, source_mask, mask):
+        """What the post-net gets of what the decoder wrote: mel (N, T, M), zero beyond `mask` (N, T), and pitch
+        (N, T, 2), octaves and voicing.
 
-    def textured(self, decoded: DecoderOutput, carried, source_mask, mask):
-        """What the decoder wrote, with the variance and detail (`base.Carried`) that averages lack: (N, T, M), zero
-        beyond `mask` (N, T)."""
+        Of what the networks add to the base a share is heard: a correction learnt from minutes of speech is partly
+        noise. To the mel come the detail and movement (`base.Carried`) that averages lack. Voicing is the source's.
+        """
         places = ops.clip(self.decoder.places(decoded), 0.0, ops.sum(source_mask, axis=1, keepdims=True) - 1.0)
-        texture = read_at(carried[:, :, self.hp.n_mels + 2:], places)                          # (N, T, M)
-        return ops.clip(decoded.mel + texture, 0.0, 1.0) * mask[:, :, None]
+        m, read = self.hp.n_mels, read_at(carried, places)                                     # (N, T, 2 M + 2)
+        mel, octaves, voicing, texture = ops.split(read, (m, m + 1, m + 2), axis=-1)
+        mel = mel + self.hp.correction * (decoded.mel - mel) + texture                         # (N, T, M)
+        octaves = octaves + self.hp.correction * (decoded.pitch[:, :, :1] - octaves)           # (N, T, 1)
+        return ops.clip(mel, 0.0, 1.0) * mask[:, :, None], ops.concatenate([octaves, voicing], axis=-1)
 
     def convert(self, source, carried, mask, steps) -> Conversion:
         """Free running from the first source frame for at most `steps` steps."""
@@ -269,7 +272,7 @@ class Generator(keras.Model):
         inside = ops.cast(positions < ops.sum(mask, axis=1)[:, None] - 0.5, "float32")         # monotonic: 1 1 1 0 0
         lengths = ops.cast(ops.sum(inside, axis=1), "int32")
         stopped = lengths < ops.shape(positions)[1]
-        pitch, mel = self.heard_pitch(decoded.pitch), self.textured(decoded, carried, mask, inside)
+        mel, pitch = self.heard(decoded, carried, mask, inside)
         linear = self.postnet(mel, pitch, inside)
         weights = self.decoder.spread(decoded, ops.shape(source)[1])                           # (N, T, S)
         return Conversion(mel, pitch, linear, lengths, stopped, positions, weights)

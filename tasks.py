@@ -47,7 +47,7 @@ class Task:
         pitch."""
         mask = batch["mask"]
         decoded = self.generator(batch["source"], batch["carried"], batch["source_mask"], batch["positions"])
-        mel = self.generator.textured(decoded, batch["carried"], batch["source_mask"], mask)
+        mel, _ = self.generator.heard(decoded, batch["carried"], batch["source_mask"], mask)
         return decoded.mel, self.generator.postnet(mel, batch["pitch"], mask)
 
     def decoder_losses(self, decoded: DecoderOutput, batch: dict) -> dict:

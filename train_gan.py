@@ -115,8 +115,8 @@ class Adversarial(Task):
         memory, mask = generator.encoder(batch["source"], batch["source_mask"]), batch["mask"]
         decoded = generator.decoder(memory, batch["carried"], batch["source_mask"], batch["positions"][:, 0],
                                     steps=tf.shape(batch["positions"])[1] - 1)
-        mel = generator.textured(decoded, batch["carried"], batch["source_mask"], mask)
-        return generator.postnet(mel, generator.heard_pitch(decoded.pitch), mask), mask
+        mel, pitch = generator.heard(decoded, batch["carried"], batch["source_mask"], mask)
+        return generator.postnet(mel, pitch, mask), mask
 
     def score(self, linear: tf.Tensor, mask: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         """The discriminator's scores of all windows (W,) of linear (N, T, F), mask (N, T), and their weights (W,)."""

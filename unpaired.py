@@ -12,6 +12,7 @@ import pathlib
 from typing import NamedTuple
 
 import numpy as np
+import scipy.fft
 from tqdm import tqdm
 
 import analysis
@@ -68,13 +69,16 @@ def some(mels: list[np.ndarray], n_frames: int, seed: int) -> list[int]:
 
 
 class Map(NamedTuple):
-    """Of a source's mel spectrograms to what a target's are like, in mean and deviation."""
+    """Of a source's mel spectrograms to what a target's are like, in mean and deviation (global variance: Toda et al.
+    2007)."""
     kernel: np.ndarray   # (W, M)
     bias: np.ndarray     # (M,)
-    factors: np.ndarray  # (M,)
+    factors: np.ndarray  # (M,) of the deviation of each order of the mel-cepstra
 
     def __call__(self, mel: np.ndarray) -> np.ndarray:
-        return base.grow(base.windows(mel) @ self.kernel + self.bias, self.factors)
+        orders = base.cepstra(base.windows(mel) @ self.kernel + self.bias)
+        mean = orders.mean(axis=0)
+        return scipy.fft.idct(mean + (orders - mean) * self.factors, axis=1, norm="ortho").astype(np.float32)
 
 
 def solve(windows: np.ndarray, target: np.ndarray, forth: np.ndarray, back: np.ndarray) -> Map:
@@ -86,8 +90,8 @@ def solve(windows: np.ndarray, target: np.ndarray, forth: np.ndarray, back: np.n
     for start in range(0, len(back), BLOCK):
         sums.add(windows[back[start:start + BLOCK]], target[start:start + BLOCK])
     kernel, bias = sums.solve(base.PENALTY)
-    variances = [base.cepstra(mel).var(axis=0) for mel in (target, windows @ kernel + bias)]
-    return Map(kernel, bias, base.growth(*variances))
+    natural, mapped = (base.cepstra(mel).std(axis=0) for mel in (target, windows @ kernel + bias))
+    return Map(kernel, bias, np.maximum(natural / np.maximum(mapped, 1e-4), 1.0))
 
 
 def find_map(sources: list[np.ndarray], targets: list[np.ndarray], hp: HyperParams) -> Map:

@@ -53,15 +53,15 @@ def tiny_hp() -> hyperparams.HyperParams:
 
 
 def plain_base(hp: hyperparams.HyperParams = TINY, speakers: tuple[str, ...] = ("rms",)) -> base.Base:
-    """A base that carries everything over as it is: maps that pick the middle frame, nothing grown, nothing warped, and
-    every recording is taken for one of the first of `speakers`."""
+    """A base that carries everything over as it is: maps that pick the middle frame, equal movements, nothing warped.
+    Every recording is taken for one of the first of `speakers`."""
     n = len(speakers)
     kernel = np.zeros(((2 * base.CONTEXT + 1) * hp.n_mels, hp.n_mels), np.float32)
     kernel[base.CONTEXT * hp.n_mels:(base.CONTEXT + 1) * hp.n_mels] = np.eye(hp.n_mels)
     bands = np.zeros((n, hp.n_mels), np.float32)
-    return base.Base(np.array(speakers), np.repeat(kernel[None], n, axis=0), bands, bands, bands + 1.0,
-                     np.ones(n), np.array([[0.0, 1.0]] * (n + 1)), np.zeros((n, hp.n_mels + 1)),
-                     np.full(n, np.inf))
+    movements = np.ones((n, base.MODULATION_FRAMES // 2 + 1, hp.n_mels), np.float32)
+    return base.Base(np.array(speakers), np.repeat(kernel[None], n, axis=0), bands, bands, np.ones(n), movements,
+                     movements[0], np.array([[0.0, 1.0]] * (n + 1)), np.zeros((n, hp.n_mels + 1)), np.full(n, np.inf))
 
 
 def plain_corpus(data: pathlib.Path, hp: hyperparams.HyperParams = TINY, share: tuple[int, int] = (0, 1)):

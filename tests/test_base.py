@@ -167,34 +167,71 @@ def orders(mel: np.ndarray) -> np.ndarray:
     return scipy.fft.dct(np.asarray(mel, np.float64), axis=1, norm="ortho")
 
 
-def test_growth_restores_the_variance_of_the_target_and_of_no_order_above():
-    hp = HP.replace(n_mels=base.ORDERS + 3, detail=0)
-    corpus = Known(hp, n_pairs=6)
+def test_a_modulation_spectrum_is_the_power_of_each_order_at_each_frequency():
+    time, orders = np.arange(200), np.zeros((200, HP.n_mels))
+    orders[:, 2] = 0.3 * np.sin(2.0 * np.pi * 4 / 64 * time)
+    orders[:, 5] = 0.7 + 0.1 * np.sin(2.0 * np.pi * 20 / 64 * time)
+    found = base.modulation_spectrum([scipy.fft.idct(orders, axis=1, norm="ortho")] * 3)
+    assert found.shape == (33, HP.n_mels)
+    assert found[:, 2].argmax() == 4 and found[:, 5].argmax() == 20
+    assert found[4, 2] / found[20, 5] == pytest.approx(9.0, rel=0.05)
+    others = np.delete(np.arange(HP.n_mels), [2, 5])
+    assert found[:, others].max() < 1e-8 and found[0, 5] < 1e-3  # a mean is no movement
+    short = base.modulation_spectrum([scipy.fft.idct(orders[:20], axis=1, norm="ortho")])
+    assert short.shape == found.shape and np.isfinite(short).all()
+
+
+def test_modulation_multiplies_movements_by_their_frequency_and_order_and_leaves_means():
+    time, factors = np.arange(128), np.ones((33, HP.n_mels))
+    factors[:9, 3], factors[24:, 3] = 2.0, 0.5
+    orders = np.zeros((128, HP.n_mels))
+    orders[:, 3] = 0.4 + 0.1 * np.sin(2.0 * np.pi * 4 / 64 * time) + 0.02 * np.sin(2.0 * np.pi * 28 / 64 * time)
+    orders[:, 6] = 0.1 * np.sin(2.0 * np.pi * 4 / 64 * time)
+    found = scipy.fft.dct(base.modulate(scipy.fft.idct(orders, axis=1, norm="ortho"), factors), axis=1, norm="ortho")
+    expected = orders.copy()
+    expected[:, 3] = 0.4 + 0.2 * np.sin(2.0 * np.pi * 4 / 64 * time) + 0.01 * np.sin(2.0 * np.pi * 28 / 64 * time)
+    middle = slice(32, 96)  # at the ends it is mirrored
+    np.testing.assert_allclose(found[middle], expected[middle], atol=5e-3)
+    np.testing.assert_allclose(found[:, 6], orders[:, 6], atol=1e-6)
+    assert np.abs(found[:, 3].mean() - 0.4) < 0.02
+
+
+def test_gains_bring_one_modulation_spectrum_to_another_within_bounds():
+    rng = np.random.default_rng(0)
+    carried = 1.0 + rng.uniform(size=(33, 12))
+    np.testing.assert_allclose(base.gains(carried, 4.0 * carried), 2.0)
+    np.testing.assert_allclose(base.gains(carried, carried), 1.0)
+    np.testing.assert_allclose(base.gains(carried, 1e4 * carried), base.MOST_GAIN)
+    np.testing.assert_allclose(base.gains(carried, 1e-4 * carried), 1.0 / base.MOST_GAIN)
+    assert np.isfinite(base.gains(np.zeros((33, 12)), np.ones((33, 12)))).all()
+
+
+def test_conversions_of_the_training_move_as_the_target_does():
+    hp = HP.replace(n_mels=40)
+    corpus = Known(hp, n_pairs=12)
     solved = base.solve(corpus)
-    for number, pairs in enumerate([corpus.of("anna"), corpus.of("bert")]):
-        carried = [carry(solved, corpus.recording(pair), hp, pair.source) for pair in pairs]
-        plain, vivid, true = (np.mean([orders(x).var(axis=0) for x in each], axis=0) for each in (
-            [base.read_at(one.mel, corpus.path(pair)) for one, pair in zip(carried, pairs)],
-            [base.read_at(one.mel + one.texture, corpus.path(pair)) for one, pair in zip(carried, pairs)],
-            [corpus.spoken_target(pair, "mel") for pair in pairs]))
-        below = np.arange(hp.n_mels) < base.ORDERS
-        np.testing.assert_allclose(vivid[below], np.maximum(true, plain)[below], rtol=0.05)
-        np.testing.assert_allclose(vivid[~below], plain[~below], rtol=0.02)
-        assert (plain < 0.8 * true)[below].mean() > 0.9  # an average it was
-        assert (solved.growth[number] >= 1.0).all() and (solved.growth[number][~below] == 1.0).all()
-    means = [one.mel.mean(axis=0) - (one.mel + one.texture).mean(axis=0) for one in carried]
-    assert np.abs(means).max() < 2e-3  # in each recording the mean stays
+    np.testing.assert_allclose(solved.natural, base.modulation_spectrum(
+        [corpus.spoken_target(pair, "mel") for pair in corpus.spoken]), rtol=1e-5)
+    for number, source in enumerate(VOICES):  # their targets are noise, so another is put in its place
+        wanted = solved.carried[number] * np.linspace(3.0, 0.5, 33)[:, None] * np.linspace(0.5, 1.5, 40)
+        carried = [carry(solved._replace(natural=wanted), corpus.recording(pair), hp, source)
+                   for pair in corpus.of(source)]
+        apart = [np.abs(base.gains(base.modulation_spectrum(mels), wanted) - 1.0).mean()
+                 for mels in ([one.mel for one in carried], [one.mel + one.texture for one in carried])]
+        assert apart[0] > 1.0 and apart[1] < 0.2, apart
 
 
-def test_the_post_filter_is_an_exponent_and_0_leaves_the_average(corpus, solved):
-    features = corpus.recording(corpus.train[0])
-    textures = [carry(solved, features, HP.replace(detail=0, postfilter=exponent), "anna").texture
-                for exponent in (0.0, 1.0)]
-    np.testing.assert_allclose(textures[0], 0.0, atol=1e-6)
-    grown = carry(solved._replace(growth=solved.growth ** 0.5), features, HP.replace(detail=0, postfilter=2.0),
-                  "anna")
-    np.testing.assert_allclose(grown.texture, textures[1], atol=1e-5)
-    assert np.abs(textures[1]).max() > 0.01
+def test_the_post_filter_is_an_exponent_and_0_leaves_movements_as_they_are(corpus, solved):
+    features, known = corpus.recording(corpus.train[0]), solved
+    solved = known._replace(natural=1.5 * known.carried[0])
+    plain, gained = (carry(solved, features, HP.replace(postfilter=exponent), "anna") for exponent in (0.0, 1.0))
+    source = np.maximum(features.mel.astype(np.float32), solved.floors[0])
+    detailed = base.detailed(plain.mel, source, float(solved.warps[0]), HP)
+    np.testing.assert_allclose(plain.mel + plain.texture, detailed, atol=1e-5)
+    half = solved._replace(natural=np.sqrt(solved.natural * solved.carried[0]))
+    doubled = carry(half, features, HP.replace(postfilter=2.0), "anna")
+    np.testing.assert_allclose(doubled.texture, gained.texture, atol=1e-4)
+    assert np.abs(gained.texture - plain.texture).max() > 0.01
 
 
 def test_a_plain_base_carries_everything_over_as_it_is():
@@ -210,7 +247,8 @@ def test_a_plain_base_carries_everything_over_as_it_is():
 def test_the_finest_detail_is_that_of_the_source(corpus, solved):
     """Also where the map gives none of it."""
     rng = np.random.default_rng(3)
-    flat = solved._replace(kernels=0.0 * solved.kernels, biases=0.0 * solved.biases + 0.5, warps=np.ones(2))
+    flat = solved._replace(kernels=0.0 * solved.kernels, biases=0.0 * solved.biases + 0.5, warps=np.ones(2),
+                           carried=np.repeat(solved.natural[None], 2, axis=0))
     features = corpus.recording(corpus.train[0])
     fine = (0.02 * rng.choice([-1.0, 1.0], features.mel.shape)).astype(np.float32)
     plain, detailed = (carry(flat, features._replace(mel=features.mel.astype(np.float32) + extra), HP, "anna")
@@ -218,8 +256,6 @@ def test_the_finest_detail_is_that_of_the_source(corpus, solved):
     added = detailed.texture - plain.texture
     assert np.corrcoef(added.ravel(), fine.ravel())[0, 1] > 0.9
     assert np.abs(base.smooth(added)).mean() < 0.1 * np.abs(added).mean()
-    without = carry(flat, features, HP.replace(detail=0), "anna")
-    np.testing.assert_allclose(without.texture, 0.0, atol=1e-5)
 
 
 def formants(factor: float, hp: HyperParams) -> np.ndarray:

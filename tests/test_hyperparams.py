@@ -48,7 +48,8 @@ def test_wrong_type_is_named(assignment, message):
     (["slice_min_seconds=3", "slice_max_seconds=2"], "slice_min_seconds=3.0 is more than slice_max_seconds=2.0"),
     (["min_seconds=20", "max_seconds=12"], "min_seconds=20.0 is more than max_seconds=12.0"),
     (["dropout=1"], "dropout=1.0"), (["hide_frame=1.5"], "hide_frame=1.5"), (["whole_share=-0.1"], "whole_share=-0.1"),
-    (["advance_smoothing=1.1"], "advance_smoothing=1.1"), (["detail=2"], "detail=2: choose 0 or 1"),
+    (["advance_smoothing=1.1"], "advance_smoothing=1.1"),
+    (["correction=-0.5"], "correction=-0.5: must not be negative"),
     (["postfilter=-0.1"], "postfilter=-0.1: must not be negative"),
     (["test=0.6", "validation=0.5"], "leave nothing to train on"), (["learning_rate=nan"], "learning_rate=nan"),
     (["range_db=-80"], "range_db=-80")])

@@ -115,7 +115,7 @@ def test_padding_changes_no_output(generator, change, training, teacher):
             memory, batch["carried"], batch["source_mask"], batch["positions"][:, 0],
             steps=batch["positions"].shape[1] - 1, frames=batch["mel"] if teacher else None,
             positions=batch["positions"] if teacher else None, training=training)
-        mel = generator.textured(decoded, batch["carried"], batch["source_mask"], batch["mask"])
+        mel, _ = generator.heard(decoded, batch["carried"], batch["source_mask"], batch["mask"])
         linear = generator.postnet(mel, batch["pitch"], batch["mask"], training=training)
         results.append([np.asarray(x) for x in (memory, *decoded, mel, linear)])
     written, heard = np.array(STEPS) * hp.r, (max(STEPS) * hp.r - 1, STEPS[1] * hp.r - 2)
@@ -150,6 +150,22 @@ def base_at(carried: np.ndarray, places: np.ndarray) -> np.ndarray:
                      for each, row, length in zip(carried, np.asarray(places), SOURCE_LENGTHS)]).swapaxes(1, 2)
 
 
+@pytest.mark.parametrize("share", [0.0, 0.5, 1.0])
+def test_a_share_of_the_correction_is_heard_and_the_voicing_of_the_source(generator, monkeypatch, share):
+    monkeypatch.setattr(generator, "hp", generator.hp.replace(correction=share))
+    batch = make_batch(generator.hp)
+    decoded, m = teach(generator, batch), generator.hp.n_mels
+    mel, pitch = map(np.asarray, generator.heard(decoded, batch["carried"], batch["source_mask"], batch["mask"]))
+    last = np.array(SOURCE_LENGTHS, np.float32)[:, None] - 1.0
+    base = base_at(batch["carried"], np.minimum(generator.decoder.places(decoded), last))
+    expected = (1.0 - share) * base[:, :, :m] + share * np.asarray(decoded.mel) + base[:, :, m + 2:]
+    assert np.abs(base[:, :, :m] - np.asarray(decoded.mel)).max() > 0.01
+    np.testing.assert_allclose(mel, np.clip(expected, 0.0, 1.0) * batch["mask"][:, :, None], atol=1e-4)
+    octaves = (1.0 - share) * base[:, :, m] + share * np.asarray(decoded.pitch)[:, :, 0]
+    np.testing.assert_allclose(pitch[:, :, 0], octaves, atol=1e-4)
+    np.testing.assert_allclose(pitch[:, :, 1], base[:, :, m + 1], atol=1e-4)
+
+
 @pytest.mark.parametrize("free", [True, False])
 def test_an_untrained_model_writes_the_base_where_it_looks_and_its_texture(tiny_hp, free):
     hp, batch = tiny_hp.replace(r=4), make_batch(tiny_hp.replace(r=4))
@@ -162,9 +178,8 @@ def test_an_untrained_model_writes_the_base_where_it_looks_and_its_texture(tiny_
     np.testing.assert_allclose(decoded.mel, expected[:, :, :m], atol=1e-4)
     np.testing.assert_allclose(decoded.pitch[:, :, 0], expected[:, :, m], atol=1e-4)
     np.testing.assert_allclose(decoded.pitch[:, :, 1], DecoderCell.SURE * (expected[:, :, m + 1] - 0.5), atol=1e-3)
-    voicing = np.asarray(generator.heard_pitch(decoded.pitch))[:, :, 1]
-    assert (voicing[expected[:, :, m + 1] == 1.0] > 0.95).all() and voicing.min() < 0.05
-    mel = np.asarray(generator.textured(decoded, batch["carried"], batch["source_mask"], mask))
+    mel, pitch = map(np.asarray, generator.heard(decoded, batch["carried"], batch["source_mask"], mask))
+    np.testing.assert_allclose(pitch, expected[:, :, m:m + 2], atol=1e-4)
     textured = np.clip(expected[:, :, :m] + expected[:, :, m + 2:], 0.0, 1.0) * mask[:, :, None]
     np.testing.assert_allclose(mel, textured, atol=1e-4)
     assert (expected[:, :, :m] + expected[:, :, m + 2:]).max() > 1.1 and np.ptp(mel) == 1.0  # cut at silence and full
