@@ -65,22 +65,26 @@ def read_notes(logdir: pathlib.Path) -> dict:
         notes = json.loads(path.read_text(encoding="utf-8"))
         return {"script": str(notes["script"]), "data": pathlib.Path(notes["data"]), "steps": int(notes["steps"]),
                 "manifest": str(notes["manifest"]),
-                "init_from": pathlib.Path(notes["init_from"]) if notes["init_from"] else None}
+                "init_from": pathlib.Path(notes["init_from"]) if notes["init_from"] else None,
+                "unpaired": pathlib.Path(notes["unpaired"]) if notes.get("unpaired") else None}
     except (ValueError, KeyError, TypeError):
         raise TrainingError(f"{path} is damaged: delete it, and say with --data what the run is trained on") from None
 
 
 def take_notes(logdir: pathlib.Path, script: str, data: pathlib.Path, steps: int,
-               init_from: pathlib.Path | None = None) -> None:
-    """Note in a run folder which script trains it, with which features, to which last step, from whose weights."""
+               init_from: pathlib.Path | None = None, unpaired: pathlib.Path | None = None) -> None:
+    """Note in a run folder which script trains it, with which features, to which last step, from whose weights and
+    with which unpaired recordings."""
+    folders = {name: str(pathlib.Path(folder).resolve()) if folder else None
+               for name, folder in (("init_from", init_from), ("unpaired", unpaired))}
     utils.write_json(logdir / "run.json", {"script": script, "data": str(pathlib.Path(data).resolve()), "steps": steps,
-                                           "manifest": manifest.fingerprint(data),
-                                           "init_from": str(pathlib.Path(init_from).resolve()) if init_from else None})
+                                           "manifest": manifest.fingerprint(data), **folders})
 
 
-def check_notes(logdir: pathlib.Path, script: str, data: pathlib.Path, init_from: pathlib.Path | None) -> None:
-    """Raise TrainingError if a run that goes on was begun by another script, from another run than `init_from` says, or
-    with other features than `data`, which are still there."""
+def check_notes(logdir: pathlib.Path, script: str, data: pathlib.Path, init_from: pathlib.Path | None,
+                unpaired: pathlib.Path | None = None) -> None:
+    """Raise TrainingError if a run that goes on was begun by another script, from another run than `init_from` says,
+    with other recordings than those in `unpaired`, or with other features than `data`, which are still there."""
     notes = read_notes(logdir)
     cure = "choose another --logdir, or begin anew with --no-resume"
     if notes and notes["script"] != script:
@@ -88,6 +92,9 @@ def check_notes(logdir: pathlib.Path, script: str, data: pathlib.Path, init_from
     if notes and init_from and notes["init_from"] != pathlib.Path(init_from).resolve():
         raise TrainingError(f"{logdir} was begun {'with --init-from ' * bool(notes['init_from'])}"
                             f"{notes['init_from'] or 'without --init-from'}: leave --init-from out, {cure}")
+    if notes and unpaired and notes["unpaired"] != pathlib.Path(unpaired).resolve():
+        raise TrainingError(f"{logdir} was begun {'with --unpaired ' * bool(notes['unpaired'])}"
+                            f"{notes['unpaired'] or 'without --unpaired'}: leave --unpaired out, {cure}")
     if notes and notes["data"].exists() and notes["data"].resolve() != pathlib.Path(data).resolve():
         raise TrainingError(f"{logdir} was begun with --data {notes['data']}, not {data}: leave --data out, {cure}")
     if notes and notes["manifest"] != manifest.fingerprint(data):

@@ -2,6 +2,7 @@
 
     python train_gan.py                                     # goes on from the demo's paired run
     python train_gan.py --init-from logdir/mine             # goes on from a paired run of yours
+    python train_gan.py --init-from logdir/mine --unpaired DIR  # anybody's recordings are converted, too
     python train_gan.py --logdir logdir/gan                 # the same again resumes where it stopped
     python train_gan.py --num-gpus 2                        # on several GPUs, or machines as train_multi_gpus.py
     python train_gan.py --preset 2017-gan --data DIR        # nothing but the discriminator teaches, as in 2017
@@ -12,23 +13,28 @@ post-net draws the target's own mel spectrograms, of which the spectrograms are 
 which nothing needs to be known: no pair teaches here. Encoder and decoder stay as they are.
 """
 import argparse
+import functools
 import pathlib
 import random
 import sys
 from collections.abc import Iterator
 
+import analysis
 import commands
+import convert
 import data_load
 import hyperparams
 import losses
 import metrics
 import report
 import trainer
+import utils
 import keras
 import numpy as np
 import tensorflow as tf
 from tqdm import tqdm
 
+from analysis import Features
 from hyperparams import HyperParams
 from modules import total
 from networks import Discriminator
@@ -55,11 +61,12 @@ def windows(linear: tf.Tensor, mask: tf.Tensor, size: int) -> tuple[tf.Tensor, t
 class Adversarial(Task):
     """Adversarial training, one update of the discriminator and `k` of the generator a step."""
 
-    def __init__(self, hp: HyperParams, corpus: data_load.Corpus):
+    def __init__(self, hp: HyperParams, corpus: data_load.Corpus, unpaired: pathlib.Path | None = None):
         if corpus.alone:
             raise ValueError(f"{corpus.data} holds the target alone: there are no conversions for a discriminator to "
                              "judge; train.py is all such a voice takes")
         super().__init__(hp, corpus)
+        self.unpaired = unpaired
         self.discriminator = Discriminator(hp)
         self.stages = [("warmup", hp.gan_warmup_steps), ("joint", hp.gan_steps)]
         self.learning = (self.generator if hp.gan_networks == "all" else self.generator.postnet).trainable_variables
@@ -88,7 +95,7 @@ class Adversarial(Task):
 
     def batches(self, stage: str, start: int, stop: int) -> Iterator[dict]:
         if self.hp.gan_networks == "postnet" and not self.corpus.conversions:  # once: what converts does not learn here
-            self.corpus.conversions = self.convert_sources()
+            self.corpus.conversions = self.convert_sources() + self.convert_unpaired()
         return super().batches(stage, start, stop)
 
     def convert_sources(self) -> list[tuple[np.ndarray, np.ndarray]]:
@@ -99,6 +106,26 @@ class Adversarial(Task):
         return [(out.mel.astype(np.float16), out.pitch.astype(np.float16))
                 for first in tqdm(range(0, len(pairs), 64), "converting", disable=None, leave=False)
                 for out in self.converter.convert_pairs(self.corpus, pairs[first:first + 64])]
+
+    def convert_unpaired(self) -> list[tuple[np.ndarray, np.ndarray]]:
+        """The same of the recordings that `--unpaired` names, of whoever speaks there; raises TrainingError if none can
+        be used."""
+        found, paths = [], utils.list_audio(self.unpaired) if self.unpaired else []
+        for path in tqdm(paths, "converting unpaired", disable=None, leave=False):
+            try:
+                wav = utils.load_wav(path, self.hp)
+            except utils.BadAudio as error:
+                tqdm.write(f"skipped {error}")
+                continue
+            pieces = [analysis.extract(piece.wav, self.hp) for piece in convert.split_at_pauses(wav, self.hp)]
+            voice = self.converter.find_voice(Features(*map(np.concatenate, zip(*pieces))))
+            found += [(out.mel.astype(np.float16), out.pitch.astype(np.float16))
+                      for out in self.converter(pieces, [voice] * len(pieces))]
+            if len(found) >= CONVERSIONS_AT_MOST:
+                break
+        if self.unpaired and not found:
+            raise trainer.TrainingError(f"--unpaired {self.unpaired}: no recording in it can be used")
+        return found
 
     def draw(self, batch: dict) -> tuple[tf.Tensor, tf.Tensor]:
         """Linear spectrograms (N, T, F) by the generator, and their mask (N, T): those of the target's own mel, then
@@ -213,6 +240,9 @@ def draw_curves(logdir: pathlib.Path) -> None:
 def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--num-gpus", type=int, metavar="N", help="how many to use (default: one)")
+    parser.add_argument("--unpaired", type=pathlib.Path, metavar="DIR",
+                        help="recordings of anybody, which the target never said: the discriminator judges also their "
+                             "conversions")
     trainer.add_arguments(parser, "that of --init-from and -gan")
     args = parser.parse_args(argv)
     if args.init_from is None and args.preset is None and not (args.logdir and trainer.goes_on(args)):
@@ -233,7 +263,12 @@ def run(args: argparse.Namespace, strategy: tf.distribute.Strategy | None = None
         default = HyperParams.from_json(args.init_from / "hparams.json").replace(**OFTEN)
         if args.data is None:
             args.data = trainer.find_data(argparse.Namespace(logdir=args.init_from, data=None), default)
-    trainer.train(args, trainer.resolve(args, default), Adversarial, "train_gan.py", strategy)
+    hp = trainer.resolve(args, default)
+    if trainer.goes_on(args):
+        args.unpaired = args.unpaired or trainer.read_notes(args.logdir).get("unpaired")
+    if args.unpaired and not args.unpaired.is_dir():
+        raise trainer.TrainingError(f"--unpaired {args.unpaired} is no folder of recordings")
+    trainer.train(args, hp, functools.partial(Adversarial, unpaired=args.unpaired), "train_gan.py", strategy)
     if strategy is None or trainer.is_chief(strategy):
         draw_curves(args.logdir)
 

@@ -140,9 +140,9 @@ def train(args: argparse.Namespace, hp: HyperParams, make_task, script: str,
     """What all training scripts do: find the features, `make_task(hp, corpus)`, begin or resume its run, run it on the
     devices of `strategy`, and name the script that evaluates it."""
     data, strategy = find_data(args, hp), strategy or tf.distribute.get_strategy()
-    init_from = args.init_from
+    init_from, unpaired = args.init_from, getattr(args, "unpaired", None)
     if goes_on(args):
-        check_notes(args.logdir, script, data, init_from)
+        check_notes(args.logdir, script, data, init_from, unpaired)
         init_from = init_from or read_notes(args.logdir).get("init_from")
     corpus = data_load.Corpus(data, hp, worker(strategy))
     found = base.load(args.logdir) if goes_on(args) and (args.logdir / base.FILE).exists() else find_base(corpus)
@@ -163,7 +163,7 @@ def train(args: argparse.Namespace, hp: HyperParams, make_task, script: str,
                 forget(logdir)
         last_step = sum(steps for _, steps in task.stages)
         base.save(found, logdir)
-        take_notes(logdir, script, data, last_step, init_from)  # killed before its first checkpoint, it needs them
+        take_notes(logdir, script, data, last_step, init_from, unpaired)  # needed if killed before its first checkpoint
         run = Run(logdir, hp, task.parts)
         if not args.no_resume and not run.resume(args.logdir) and init_from:
             load_generator(task.generator, best_checkpoint(init_from))  # a first checkpoint was broken off

@@ -7,12 +7,14 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+import analysis
+import convert
 import hyperparams
 import losses
 import train_gan
 import trainer
 import utils
-from conftest import plain_base, plain_corpus
+from conftest import DEMO, DEMO_IDS, plain_base, plain_corpus
 from networks import Discriminator
 from test_networks import STEPS, change, make_batch, randomise  # noqa: F401  fixtures
 from test_training import assert_equal, variables_of
@@ -179,6 +181,31 @@ def test_the_conversions_judged_are_those_of_synthesis(demo_data, tiny_hp):
                    for start in range(len(mel) - len(window) + 1))
 
 
+def test_recordings_of_anybody_are_converted_and_judged_too(demo_data, tiny_hp, tmp_path, capsys):
+    hp = tiny_hp
+    for number, name in enumerate(DEMO_IDS[:2]):
+        wav = utils.load_wav(DEMO / "slt" / f"{name}.ogg", hp)
+        utils.save_wav(tmp_path / f"{number}.wav", wav, hp)
+    (tmp_path / "broken.wav").write_bytes(b"no sound")
+    task = train_gan.Adversarial(hp, plain_corpus(demo_data, hp), tmp_path)
+    randomise(task.generator)
+    found = task.convert_unpaired()
+    assert "skipped" in capsys.readouterr().out
+    for (mel, pitch), number in zip(found, range(2), strict=True):
+        piece, = convert.split_at_pauses(utils.load_wav(tmp_path / f"{number}.wav", hp), hp)
+        features = analysis.extract(piece.wav, hp)
+        expected, = task.converter([features], [task.converter.find_voice(features)])
+        np.testing.assert_allclose(mel, expected.mel, atol=2e-3)
+        np.testing.assert_allclose(pitch, expected.pitch, atol=2e-3)
+    paired = len(task.convert_sources())
+    next(task.batches("joint", 0, 1))
+    assert len(task.corpus.conversions) == paired + 2
+    for path in tmp_path.glob("?.wav"):
+        path.unlink()
+    with pytest.raises(trainer.TrainingError, match="no recording in it can be used"):
+        task.convert_unpaired()
+
+
 def test_the_adversarial_gradient_is_as_strong_as_asked(tiny_hp, eager):
     """At the spectrogram, in norm, `gan_weight` times that of L1 everywhere; it points where the discriminator says."""
     task = make_task(tiny_hp, gan_weight=0.3)
@@ -263,5 +290,11 @@ def test_the_same_command_resumes_whatever_it_sets(tmp_path, monkeypatch, capsys
     first = ["--logdir", str(logdir), "--set", "k=3", "--init-from", str(paired)]
     assert [train_gan.main(first), train_gan.main(first), train_gan.main(first[:4])] == [0, 0, 0], capsys.readouterr()
     assert used[0] == used[1] == used[2] and (used[0].k, used[0].width, used[0].save_steps) == (3, 48, 50)
+    capsys.readouterr()
+    assert train_gan.main([*first, "--unpaired", str(tmp_path / "nowhere")]) == 1
+    assert "nowhere is no folder of recordings" in capsys.readouterr().err
+    trainer.take_notes(logdir, "train_gan.py", tmp_path, 9, paired, paired)
+    monkeypatch.setattr(trainer, "train", lambda args, *_: used.append(args.unpaired))
+    assert train_gan.main(first) == 0 and used[-1] == paired.resolve()  # as it was begun
     assert train_gan.main(first[:2] + ["--set", "k=4"]) == 1
     assert "k (3 there, 4 asked for)" in capsys.readouterr().err

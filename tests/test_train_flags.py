@@ -295,6 +295,12 @@ def test_a_run_refuses_another_corpus_or_script_than_its_own(tmp_path):
         trainer.check_notes(tmp_path, "train.py", other, None)
     with pytest.raises(trainer.TrainingError, match="was begun with --init-from .*own: leave --init-from out"):
         trainer.check_notes(tmp_path, "train.py", own, other)
+    with pytest.raises(trainer.TrainingError, match="was begun without --unpaired: leave --unpaired out"):
+        trainer.check_notes(tmp_path, "train.py", own, own, other)
+    trainer.take_notes(tmp_path, "train.py", own, 9, own, other)
+    trainer.check_notes(tmp_path, "train.py", own, own, other)
+    with pytest.raises(trainer.TrainingError, match="was begun with --unpaired .*other: leave --unpaired out"):
+        trainer.check_notes(tmp_path, "train.py", own, own, own)
     own.rename(tmp_path / "moved")
     trainer.check_notes(tmp_path, "train.py", other, None)
     with pytest.raises(trainer.TrainingError, match="was begun by train.py, not train_gan.py.*--no-resume"):
@@ -312,4 +318,5 @@ def test_a_run_says_how_far_it_came_and_what_comes_next(run_train, tmp_path, cap
         assert run_train("a", *flags) == 0
         assert message in capsys.readouterr().out
     notes = trainer.read_notes(tmp_path / "a")
-    assert notes == {"script": "train.py", "data": tmp_path, "steps": last, "manifest": "", "init_from": None}
+    assert notes == {"script": "train.py", "data": tmp_path, "steps": last, "manifest": "", "init_from": None,
+                     "unpaired": None}
