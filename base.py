@@ -46,6 +46,7 @@ class Base(NamedTuple):
     pitch: np.ndarray      # (K + 1, 2) mean and deviation of the octaves of each source and of the target
     centres: np.ndarray    # (K, M + 1) mean `voiceprint` of each source
     radii: np.ndarray      # (K,) and the distance from it within which most of its recordings lie
+    paces: np.ndarray = np.ones(())  # (K,) frames of the target for one of the source, on average
 
 
 class Carried(NamedTuple):
@@ -131,6 +132,11 @@ def find_voice(base: Base, features: Features, hp: HyperParams, speaker: str | N
                  float(octaves.mean() if len(octaves) else weights @ base.pitch[:-1, 0]))
 
 
+def pace(base: Base, voice: Voice) -> float:
+    """Frames of the target for one of a source with that voice."""
+    return float(np.sum(voice.weights * base.paces))
+
+
 def recognise(base: Base, distances: np.ndarray) -> int | None:
     """The number of the source whose voiceprint is the nearest of those at `distances` (K,), if it is near enough."""
     nearest = int(distances.argmin())
@@ -144,7 +150,9 @@ def apply(base: Base, source: np.ndarray, weights: np.ndarray) -> np.ndarray:
 
 
 def carry(base: Base, features: Features, voice: Voice, hp: HyperParams) -> Carried:
-    """Carry a recording, or a piece of one, over."""
+    """Carry a recording, or a piece of one, over; nothing of it where the decoder writes alone."""
+    if not hp.base:
+        return Carried(*(np.zeros((len(features.mel), size), np.float32) for size in (hp.n_mels, 2, hp.n_mels)))
     source = np.maximum(features.mel.astype(np.float32), (voice.weights @ base.floors).astype(np.float32))
     mel = apply(base, source, voice.weights)
     # The variance that averaging took (global variance: Toda et al. 2007)
@@ -200,7 +208,8 @@ def solve(corpus) -> Base:
         kernel, bias = sums.solve(PENALTY)
         found.append((source, kernel, bias, np.mean(quiet, axis=0, dtype=np.float32),
                       *restorations(corpus, pairs, kernel, bias), moments(octaves), np.mean(own, axis=0),
-                      radius(np.array(own))))
+                      radius(np.array(own)), sum(pair.target_end - pair.target_start for pair in pairs) / sum(
+                          pair.source_end - pair.source_start for pair in pairs)))
     solved = Base(*map(np.array, zip(*found)))
     target = moments([pitch[pitch[:, 1] > 0.0, 0] for pitch in map(corpus.pitch, corpus.spoken)])
     return solved._replace(pitch=np.vstack([solved.pitch, target]))
