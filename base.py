@@ -197,19 +197,19 @@ def solve(corpus) -> Base:
     found = []
     for source in sources:
         pairs = [pair for pair in corpus.train if pair.source == source]
-        sums, quiet, octaves, own = Sums((2 * CONTEXT + 1) * hp.n_mels, hp.n_mels), [], [], []
+        sums, quiet, octaves, own, heard = Sums((2 * CONTEXT + 1) * hp.n_mels, hp.n_mels), [], [], [], 0
         for pair in tqdm(pairs, f"base of {source}", disable=None, leave=False):
             features = corpus.recording(pair)
             sums.add(read_at(windows(features.mel.astype(np.float32)), corpus.path(pair)),
                      corpus.spoken_target(pair, "mel"))
+            heard += len(features.mel)
             quiet.append(features.mel.min(axis=0))
             octaves.append(analysis.pitch_contour(features.hertz, hp)[features.hertz > 0.0])
             own.append(voiceprint(features, hp))
         kernel, bias = sums.solve(PENALTY)
         found.append((source, kernel, bias, np.mean(quiet, axis=0, dtype=np.float32),
                       *restorations(corpus, pairs, kernel, bias), moments(octaves), np.mean(own, axis=0),
-                      radius(np.array(own)), sum(pair.target_end - pair.target_start for pair in pairs) / sum(
-                          pair.source_end - pair.source_start for pair in pairs)))
+                      radius(np.array(own)), sums.count / heard))
     solved = Base(*map(np.array, zip(*found)))
     target = moments([pitch[pitch[:, 1] > 0.0, 0] for pitch in map(corpus.pitch, corpus.spoken)])
     return solved._replace(pitch=np.vstack([solved.pitch, target]))

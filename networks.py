@@ -228,8 +228,9 @@ class Generator(keras.Model):
 
     def build_all(self):
         """Make all weights now: inside the decoder's loop it would be too late."""
-        source, mask = ops.zeros((1, self.hp.encoder_stack, self.hp.n_linear)), ops.ones((1, self.hp.encoder_stack))
-        carried = ops.zeros((1, self.hp.encoder_stack, 2 * self.hp.n_mels + 2))
+        size = 2 * self.hp.encoder_stack  # Keras warns of a softmax of one
+        source, mask = ops.zeros((1, size, self.hp.n_linear)), ops.ones((1, size))
+        carried = ops.zeros((1, size, 2 * self.hp.n_mels + 2))
         memory = self.encoder(source, mask)
         given, cell = self.decoder.inputs(1, 1, False), self.decoder.cell
         remembered = cell.attend.remember(memory, carried[:, :, :self.hp.n_mels + 2])

@@ -25,8 +25,9 @@ def randomise(generator: Generator, seed: int = 5) -> Generator:
     for weight in generator.weights:
         weight.assign(weight * rng.uniform(0.5, 1.5, weight.shape) if "variance" in weight.path
                       else weight + rng.normal(0.0, 0.05, weight.shape))
-    attend = generator.decoder.cell.attend
-    attend.advance.kernel.assign(rng.normal(0.0, 0.5, attend.advance.kernel.shape))
+    if generator.hp.attention == "local":
+        advance = generator.decoder.cell.attend.advance
+        advance.kernel.assign(rng.normal(0.0, 0.5, advance.kernel.shape))
     return generator
 
 
