@@ -161,7 +161,8 @@ class Paired(Task):
 
     def __init__(self, hp: HyperParams, corpus: data_load.Corpus):
         if corpus.alone and not (hp.base and hp.attention == "local"):
-            raise ValueError(f"{corpus.data} holds the target alone, whom base=1 and attention=local alone can serve")
+            raise ValueError(f"{corpus.data} holds the target alone: for such a voice the base speaks, which takes "
+                             "base=1 and attention=local")
         super().__init__(hp, corpus)
         most = math.ceil(hp.mel_epochs * len(corpus.slices) / hp.batch_size)
         # Of a target alone there is no source to correct a base for

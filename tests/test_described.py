@@ -1,5 +1,4 @@
 """The system of 2017 as it was described: what its presets build, and that they train, resume, evaluate and convert."""
-import pathlib
 import types
 
 import numpy as np
@@ -20,7 +19,7 @@ from conftest import DEMO, demo_wav, leftovers, plain_base, plain_corpus, tone
 from convert import Converter
 from networks import Discriminator, Generator
 from test_networks import VOICE, make_batch, make_generator, make_task, randomise, sources
-from test_training import kept
+from test_training import assert_equal, kept, variables_of
 
 SMALL = ["width=16", "encoder_banks=2", "postnet_banks=2", "highway_layers=1", "batch_size=4", "joint_steps=2",
          "gan_steps=2", "k=2", "log_steps=1", "save_steps=2", "n_samples=1", "griffin_lim_iters=2"]
@@ -149,27 +148,28 @@ def test_a_voice_alone_is_refused():
         tasks.Paired(HP, corpus)
 
 
-def stored(logdir: pathlib.Path) -> dict[str, np.ndarray]:
-    """All that the newest checkpoint holds of a training."""
-    reader = tf.train.load_checkpoint(tf.train.latest_checkpoint(logdir / "checkpoints"))
-    return {name: reader.get_tensor(name) for name in reader.get_variable_to_shape_map()
-            if name.startswith(("generator", "discriminator", "optimizer", "step"))}
+def test_a_joint_stage_that_is_resumed_goes_on_as_if_unbroken(demo_data, tmp_path, monkeypatch):
+    hp = HP.replace(joint_steps=3)
+    monkeypatch.setattr(tasks.Paired, "validate", lambda self, run, stage: {})
+
+    def go(logdir, stop):
+        task = tasks.Paired(hp, plain_corpus(demo_data, hp))
+        run = trainer.Run(tmp_path / logdir, hp, task.parts)
+        run.resume()
+        trainer.fit(run, task, stop)
+        return variables_of(task)
+    unbroken = go("unbroken", 3)
+    go("broken", 1)
+    assert_equal(go("broken", 3), unbroken)
 
 
 @pytest.mark.parametrize("script, evaluate, preset", [(train, evaluation, "2017"), (train_gan, eval_gan, "2017-gan")])
 def test_the_preset_trains_resumes_evaluates_and_converts(demo_data, tmp_path, capsys, script, evaluate, preset):
     flags = ["--preset", preset, "--data", str(demo_data), *(f"--set={text}" for text in SMALL)]
 
-    def run(name, *more):
-        assert script.main([*flags, "--logdir", str(tmp_path / name), *more]) == 0, capsys.readouterr().err
-    run("a", "--steps", "1")
-    run("a")
-    run("b")
+    for more in (["--steps", "1"], []):
+        assert script.main([*flags, "--logdir", str(tmp_path / "a"), *more]) == 0, capsys.readouterr().err
     assert kept(tmp_path / "a")[-1] == 2
-    found, expected = stored(tmp_path / "a"), stored(tmp_path / "b")  # as if unbroken
-    assert found.keys() == expected.keys() and len(found) > 100
-    for name, array in found.items():
-        np.testing.assert_array_equal(array, expected[name], err_msg=name)
     assert float(base.load(tmp_path / "a").paces[0]) == pytest.approx(1.0, abs=0.5)
     logdir, held, out = ["--logdir", str(tmp_path / "a")], tmp_path / "held", tmp_path / "out"
     assert evaluate.main(["--data", str(demo_data), *logdir, "--out", str(held)]) == 0

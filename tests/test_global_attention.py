@@ -4,6 +4,8 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+import base
+import data_load
 import networks
 from attention import GlobalAttention
 from conftest import plain_base
@@ -12,7 +14,7 @@ from networks import Generator
 from test_networks import SOURCE_LENGTHS, STAGES, STEPS, VOICE, make_batch, make_task, randomise, sources, teach
 from test_recurrent import plain
 
-WIDTH, BASE, STACK, STEPS_OF_SOURCE, R = 8, 3, 5, 6, 4
+WIDTH, CHANNELS, STACK, STEPS_OF_SOURCE, R = 8, 3, 5, 6, 4
 LENGTHS = (30.0, 21.0)  # frames of the source: six steps of the memory, and five of which one is not full
 
 
@@ -31,7 +33,7 @@ def look(scale: float = 1.0, garbage: float = 0.0):
     keras.utils.set_random_seed(2)
     rng, attention = np.random.default_rng(3), GlobalAttention(WIDTH, R, STACK)
     state, memory, carried = (rng.normal(size=shape).astype(np.float32) for shape in (
-        (2, WIDTH), (2, STEPS_OF_SOURCE, WIDTH), (2, STACK * STEPS_OF_SOURCE, BASE)))
+        (2, WIDTH), (2, STEPS_OF_SOURCE, WIDTH), (2, STACK * STEPS_OF_SOURCE, CHANNELS)))
     memory[1, 5:], carried[1, 21:] = garbage, garbage
     rest = np.zeros(2, np.float32), np.ones(2, np.float32)
     seen = attention.step(*rest, scale * state, state, attention.remember(memory, carried), np.float32(LENGTHS))
@@ -144,6 +146,15 @@ def test_a_conversion_is_as_long_as_its_source_at_the_pace_of_training(generator
         assert full < len(source.mel) or result.weights.sum(axis=1) == pytest.approx(1.0, abs=1e-4)
         for field in ("mel", "positions", "weights"):
             np.testing.assert_allclose(getattr(result, field), getattr(other, field), atol=1e-4, err_msg=field)
+
+
+def test_the_pace_of_training_is_that_of_all_pairs_of_a_source(demo_data, demo_base, tiny_hp):
+    pairs = data_load.Corpus(demo_data, tiny_hp).train
+    spoken, heard = (sum(getattr(pair, f"{kind}_end") - getattr(pair, f"{kind}_start") for pair in pairs)
+                     for kind in ("target", "source"))
+    assert base.pace(demo_base, VOICE) == pytest.approx(spoken / heard) and spoken != heard
+    two = plain_base(tiny_hp)._replace(paces=np.array([0.8, 1.2]))
+    assert base.pace(two, VOICE._replace(weights=np.array([0.25, 0.75]))) == pytest.approx(1.1)
 
 
 def test_a_base_of_before_has_the_source_s_own_pace(generator):
