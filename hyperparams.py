@@ -67,8 +67,8 @@ class HyperParams:
     postnet_frames: int = 64        # frames, window of stage 1
     whole_share: float = 0.2        # share of the batches made of whole utterances instead of slices
     learning_rate: float = 1e-3     # highest; rises and falls along a cosine (paper 1e-3, stepwise decay; 2017 1e-3)
-    warmup_steps: int = 100         # steps until the highest learning rate   (2017 0)
-    final_rate: float = 0.01        # share of a highest learning rate that is left at the end; 1 keeps it  (2017 1)
+    warmup_steps: int = 100         # steps until the highest learning rate
+    lowest_rate: float = 0.01       # share of the highest that learning rates begin and end with; 1 keeps it  (2017 1)
     clip_norm: float = 1.0          # global gradient norm
     context_frames: int = 10        # frames of source around a slice, at most, beyond its counterpart
     pace_weight: float = 0.1        # of the Huber loss between pace and slope of the DTW path
@@ -182,12 +182,12 @@ class HyperParams:
             if field.type is float and not math.isfinite(value):
                 raise ValueError(f"{field.name}={value}: must be a finite number")
             if field.name in ("range_db", "quiet_db", "trim_level", "max_ratio", "min_seconds", "slice_min_seconds",
-                              "sigma", "max_advance", "mel_epochs", "learning_rate", "final_rate", "clip_norm",
+                              "sigma", "max_advance", "mel_epochs", "learning_rate", "lowest_rate", "clip_norm",
                               "power", "gen_learning_rate", "dis_learning_rate", "gan_clip_norm",
                               "pitch_min") and value <= 0.0:
                 raise ValueError(f"{field.name}={value}: must be positive")
             if field.name in ("validation", "test", "dropout", "hide_frame", "whole_share", "advance_smoothing",
-                              "final_rate", "vary_pitch", "hide_band", "blur_warp") and not (
+                              "lowest_rate", "vary_pitch", "hide_band", "blur_warp") and not (
                     0.0 <= value <= 1.0):
                 raise ValueError(f"{field.name}={value}: must lie between 0 and 1")
             if field.name in ("postfilter", "gan_weight", "pace_weight", "pitch_weight",
@@ -225,7 +225,7 @@ DESCRIBED = HyperParams(
     # Whole utterances, as many as a batch of slices would have, and as they are
     batch_size=32, whole_share=1.0, slice_max_seconds=12.0, vary_pitch=0.0, vary_colour=0.0, hide_band=0.0,
     blur_warp=0.0, blur_shift=0.0,
-    postnet_steps=0, mel_steps=0, joint_steps=10000, learning_rate=1e-3, warmup_steps=0, final_rate=1.0,
+    postnet_steps=0, mel_steps=0, joint_steps=10000, learning_rate=1e-3, lowest_rate=1.0,
     griffin_lim_iters=30, postfilter=0.0, power=1.2)
 
 PRESETS: dict[str, HyperParams] = {

@@ -86,10 +86,10 @@ def find_data(args: argparse.Namespace, hp: HyperParams) -> pathlib.Path:
 
 
 def cosine(peak: float, steps: int, hp: HyperParams) -> keras.optimizers.schedules.LearningRateSchedule:
-    """Learning rate that rises to `peak` in `warmup_steps` and falls along a cosine to its share `final_rate`."""
+    """Learning rate that rises from its share `lowest_rate` to `peak` and falls along a cosine to there again."""
     warmup = min(hp.warmup_steps, steps // 4)
-    return keras.optimizers.schedules.CosineDecay(peak / 100 if hp.warmup_steps else peak, max(1, steps - warmup),
-                                                  alpha=hp.final_rate, warmup_target=peak, warmup_steps=max(1, warmup))
+    return keras.optimizers.schedules.CosineDecay(peak * hp.lowest_rate, max(1, steps - warmup), alpha=hp.lowest_rate,
+                                                  warmup_target=peak, warmup_steps=max(1, warmup))
 
 
 def forget(logdir: pathlib.Path) -> None:

@@ -51,7 +51,7 @@ def test_wrong_type_is_named(assignment, message):
     (["advance_smoothing=1.1"], "advance_smoothing=1.1"), (["detail=2"], "detail=2: choose 0 or 1"),
     (["base=2"], "base=2: choose 0 or 1"), (["harmonics=-1"], "harmonics=-1: choose 0 or 1"),
     (["attention=luong"], "attention=luong: choose local or global"), (["joint_steps=-1"], "joint_steps=-1"),
-    (["final_rate=0"], "final_rate=0.0"), (["final_rate=1.5"], "final_rate=1.5"),
+    (["lowest_rate=0"], "lowest_rate=0.0"), (["lowest_rate=1.5"], "lowest_rate=1.5"),
     (["postfilter=-0.1"], "postfilter=-0.1: must not be negative"),
     (["test=0.6", "validation=0.5"], "leave nothing to train on"), (["learning_rate=nan"], "learning_rate=nan"),
     (["range_db=-80"], "range_db=-80")])

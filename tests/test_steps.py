@@ -65,7 +65,7 @@ def test_a_step_without_finite_gradients_is_skipped(tiny_hp, eager, stage, preci
 
 def movement(hp: hyperparams.HyperParams, stage: str) -> tuple[dict[str, float], np.ndarray]:
     """Scalars of a step without chance, and by how much each weight moved."""
-    task = make_task(hp.replace(dropout=0.0, hide_frame=0.0, warmup_steps=0, learning_rate=1e-3))
+    task = make_task(hp.replace(dropout=0.0, hide_frame=0.0, warmup_steps=0, learning_rate=0.1))
     weights = randomise(task.generator).trainable_weights
     before = [weight.numpy() for weight in weights]
     batch = {name: tf.constant(array) for name, array in make_batch(hp).items()}

@@ -263,7 +263,7 @@ def test_learning_rate_rises_and_falls():
     assert rate[100] < 0.02 * max(rate)
     for steps in (0, 1, 3):  # short stages
         assert all(math.isfinite(trainer.cosine(1e-2, steps, hp)(step)) for step in range(steps + 1))
-    constant = trainer.cosine(1e-2, 100, hp.replace(warmup_steps=0, final_rate=1.0))
+    constant = trainer.cosine(1e-2, 100, hp.replace(lowest_rate=1.0))
     assert [float(constant(step)) for step in range(101)] == pytest.approx([1e-2] * 101)
 
 
