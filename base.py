@@ -49,6 +49,7 @@ class Base(NamedTuple):
     pitch: np.ndarray      # (K + 1, 2) mean and deviation of the octaves of each source and of the target
     centres: np.ndarray    # (K, M + 1) mean `voiceprint` of each source
     radii: np.ndarray      # (K,) and the distance from it within which most of its recordings lie
+    paces: np.ndarray      # (K,) frames of the target for one of the source, on average
 
 
 class Carried(NamedTuple):
@@ -154,6 +155,11 @@ def find_voice(base: Base, features: Features, hp: HyperParams, speaker: str | N
                  float(octaves.mean() if len(octaves) else weights @ base.pitch[:-1, 0]))
 
 
+def pace(base: Base, voice: Voice) -> float:
+    """Frames of the target for one of a source with that voice."""
+    return float(voice.weights @ base.paces)
+
+
 def recognise(base: Base, distances: np.ndarray) -> int | None:
     """The number of the source whose voiceprint is the nearest of those at `distances` (K,), if it is near enough."""
     nearest = int(distances.argmin())
@@ -167,7 +173,9 @@ def apply(base: Base, source: np.ndarray, weights: np.ndarray) -> np.ndarray:
 
 
 def carry(base: Base, features: Features, voice: Voice, hp: HyperParams) -> Carried:
-    """Carry a recording, or a piece of one, over."""
+    """Carry a recording, or a piece of one, over; nothing of it where the decoder writes alone."""
+    if not hp.base:
+        return Carried(*(np.zeros((len(features.mel), size), np.float32) for size in (hp.n_mels, 2, hp.n_mels)))
     source = np.maximum(features.mel.astype(np.float32), (voice.weights @ base.floors).astype(np.float32))
     mel = apply(base, source, voice.weights)
     factors = gains(np.tensordot(voice.weights, base.carried, 1), base.natural) ** hp.postfilter
@@ -216,22 +224,23 @@ def solve(corpus) -> Base:
     found = []
     for source in sources:
         pairs = [pair for pair in corpus.train if pair.source == source]
-        sums, quiet, octaves, own = Sums((2 * CONTEXT + 1) * hp.n_mels, hp.n_mels), [], [], []
+        sums, quiet, octaves, own, heard = Sums((2 * CONTEXT + 1) * hp.n_mels, hp.n_mels), [], [], [], 0
         for pair in tqdm(pairs, f"base of {source}", disable=None, leave=False):
             features = corpus.recording(pair)
             sums.add(read_at(windows(features.mel.astype(np.float32)), corpus.path(pair)),
                      corpus.spoken_target(pair, "mel"))
+            heard += len(features.mel)
             quiet.append(features.mel.min(axis=0))
             octaves.append(analysis.pitch_contour(features.hertz, hp)[features.hertz > 0.0])
             own.append(voiceprint(features, hp))
         kernel, bias = sums.solve(PENALTY)
         floor = np.mean(quiet, axis=0, dtype=np.float32)
         found.append((source, kernel, bias, floor, *restorations(corpus, pairs, kernel, bias, floor), moments(octaves),
-                      np.mean(own, axis=0), radius(np.array(own))))
-    *maps, octaves, centres, radii = map(np.array, zip(*found))
+                      np.mean(own, axis=0), radius(np.array(own)), sums.count / heard))
+    *maps, octaves, centres, radii, paces = map(np.array, zip(*found))
     target = moments([pitch[pitch[:, 1] > 0.0, 0] for pitch in map(corpus.pitch, corpus.spoken)])
     natural = modulation_spectrum([corpus.spoken_target(pair, "mel") for pair in some(corpus.spoken)])
-    return Base(*maps, natural, np.vstack([octaves, target]), centres, radii)
+    return Base(*maps, natural, np.vstack([octaves, target]), centres, radii, paces)
 
 
 def some(pairs: list[Pair]) -> list[Pair]:

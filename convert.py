@@ -38,7 +38,7 @@ class Converter:
         self.generator, self.base, self.hp = generator, carrier, generator.hp
         self._convert = tf.function(generator.convert, input_signature=[
             tf.TensorSpec((None, None, self.hp.n_linear)), tf.TensorSpec((None, None, 2 * self.hp.n_mels + 2)),
-            tf.TensorSpec((None, None)), tf.TensorSpec((), tf.int32)])
+            tf.TensorSpec((None, None)), tf.TensorSpec((), tf.int32), tf.TensorSpec((None,))])
 
     def find_voice(self, source: Features, speaker: str | None = None) -> base.Voice:
         """The voice of a `speaker` of the training, or of whoever a recording sounds like."""
@@ -61,10 +61,13 @@ class Converter:
             chosen = order[first:first + batch_size]
             source, mask = data_load.pad([sources[i].linear for i in chosen], self.hp.encoder_stack)
             mapped, _ = data_load.pad([carried[i] for i in chosen], self.hp.encoder_stack)
-            steps = int(MAX_RATIO * source.shape[1] / self.hp.r) + 2
-            out = [np.asarray(x) for x in self._convert(source, mapped, mask, steps)]
-            for i, mel, pitch, linear, length, stopped, positions, weights in zip(chosen, *out):
-                limit = int(MAX_RATIO * len(sources[i].linear)) + self.hp.r
+            # Nothing but the pace of the training says when global attention is done
+            known = self.hp.attention == "global"
+            limits = [round(base.pace(self.base, voices[i]) * len(sources[i].linear)) if known
+                      else int(MAX_RATIO * len(sources[i].linear)) + self.hp.r for i in chosen]
+            steps = int((max(limits) if known else MAX_RATIO * source.shape[1]) / self.hp.r) + 2
+            out = [np.asarray(x) for x in self._convert(source, mapped, mask, steps, np.float32(limits))]
+            for i, limit, mel, pitch, linear, length, stopped, positions, weights in zip(chosen, limits, *out):
                 stopped, length = bool(stopped) and length <= limit, min(length, limit)
                 results[i] = Converted(mel[:length], pitch[:length], linear[:length], positions[:length],
                                        weights[:length, :len(sources[i].linear)], stopped)

@@ -117,6 +117,13 @@ class Corpus:
         frames = self.features(self.target, pair.utterance, kind)[pair.target_start:pair.target_end]
         return frames[start:end].astype(np.float32)
 
+    def target_mel(self, pair: Pair, start: int = 0, end: int | None = None) -> np.ndarray:
+        """(T, M) what the decoder is to write of a pair: the mel of envelopes, or with `harmonics=0` that of the linear
+        spectrogram, which has them."""
+        if self.hp.harmonics:
+            return self.spoken_target(pair, "mel", start, end)
+        return utils.mel_of_linear(self.spoken_target(pair, "linear", start, end), self.hp)
+
     def pitch(self, pair: Pair, start: int = 0, end: int | None = None) -> np.ndarray:
         """(T, 2) octaves and voicing of the target of a pair."""
         return utils.octaves(self.hertz(pair)[start:end], self.hp)
@@ -156,7 +163,7 @@ class Corpus:
         windows = []
         for pair, rng in self.own(POSTNET, step, self.draw(self.spoken, POSTNET, step)):
             start, end = self.window(pair.target_end - pair.target_start, rng)
-            windows.append((augment.blur(self.spoken_target(pair, "mel", start, end), rng, self.hp),
+            windows.append((augment.blur(self.target_mel(pair, start, end), rng, self.hp),
                             self.pitch(pair, start, end), self.spoken_target(pair, "linear", start, end)))
         (mel, mask), (pitch, _), (linear, _) = (pad(arrays, self.hp.postnet_frames) for arrays in zip(*windows))
         return {"mel": mel, "pitch": pitch, "linear": linear, "mask": mask}
@@ -235,7 +242,7 @@ class Corpus:
             sources = [augment.vary(source, rng, hp) for source, rng in zip(sources, rngs, strict=True)]
         source, source_mask = pad(sources, hp.encoder_stack)
         carried, _ = pad([self.carried(pair, s0, s1) for pair, _, _, s0, s1 in crops], hp.encoder_stack)
-        mel, mask = pad([self.spoken_target(pair, "mel", t0, t1) for pair, t0, t1, _, _ in crops], hp.r)
+        mel, mask = pad([self.target_mel(pair, t0, t1) for pair, t0, t1, _, _ in crops], hp.r)
         pitch, _ = pad([self.pitch(pair, t0, t1) for pair, t0, t1, _, _ in crops], hp.r)
         linear, _ = pad([self.spoken_target(pair, "linear", t0, t1) for pair, t0, t1, _, _ in crops], hp.r)
         positions = np.stack([self.positions(pair, t0, mask.shape[1] // hp.r) - s0 for pair, t0, _, s0, _ in crops])

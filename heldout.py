@@ -162,22 +162,24 @@ def draw_oracles(corpus: data_load.Corpus, pairs: list[Pair], generator: Generat
     """Linear spectrogram (T, F) and pitch (T, 2) of each pair with a part of the truth given, to find out which network
     falls short.
 
-    Along the DTW path the decoder hears itself but is told where to read; with teacher forcing it finds its own way but
-    is fed the target's frames; from the natural mel and pitch the post-net alone draws.
+    Along the DTW path the decoder hears itself but is told where to read, which global attention cannot be; with
+    teacher forcing it finds its own way but is fed the target's frames; from the natural mel and pitch the post-net
+    alone draws.
     """
-    drawn: dict[str, list] = {" along the DTW path": [], " with teacher forcing": [], " from natural mel": []}
+    drawn: dict[str, list] = {}
     for pair in tqdm(pairs, "oracles", disable=None):
         batch = corpus.assemble([corpus.whole(pair)])
         source, carried, mask, true, frames = (batch[name] for name in (
             "source", "carried", "source_mask", "positions", "mel"))
         memory, length, steps = generator.encoder(source, mask), len(corpus.path(pair)), true.shape[1] - 1
-        decoded = [generator.decoder(memory, carried, mask, true[:, 0], steps=steps, positions=true),
-                   generator.decoder(memory, carried, mask, true[:, 0], steps=steps, frames=frames)]
-        valid = batch["mask"]
-        inputs = [generator.heard(each, carried, mask, valid) for each in decoded] + [(frames, batch["pitch"])]
-        for found, (mel, pitch) in zip(drawn.values(), inputs):
+        told = {" along the DTW path": {"positions": true}} if generator.hp.attention == "local" else {}
+        inputs, valid = {}, batch["mask"]
+        for kind, truth in (told | {" with teacher forcing": {"frames": frames}}).items():
+            decoded = generator.decoder(memory, carried, mask, true[:, 0], steps=steps, **truth)
+            inputs[kind] = generator.heard(decoded, carried, mask, valid)
+        for kind, (mel, pitch) in (inputs | {" from natural mel": (frames, batch["pitch"])}).items():
             linear = np.asarray(generator.postnet(mel, pitch, valid))
-            found.append((linear[0, :length], np.asarray(pitch)[0, :length]))
+            drawn.setdefault(kind, []).append((linear[0, :length], np.asarray(pitch)[0, :length]))
     return drawn
 
 

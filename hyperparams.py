@@ -41,28 +41,34 @@ class HyperParams:
     test: float = 0.05              # share of the pairs that no training decision sees (unless a list names them)
 
     # Networks
+    base: int = 1                   # 1: a decoder's frame is the base plus a correction; 0: the decoder alone  (2017 0)
+    attention: str = "local"        # local, at a position that moves on | global, all of the source  (2017 global)
+    harmonics: int = 1              # 1: drawn at a pitch, on top of the mel of envelopes; 0: the mel has them, the
+                                    # post-net draws all from it, and Griffin-Lim starts from phases of zero    (2017 0)
     r: int = 5                      # frames a decoder step                   (paper 2, 2017 5)
     width: int = 256                # E                                       (paper 256, 2017 512)
-    norm: str = "bn"                # bn | ln | ins, always masked            (paper bn)
-    encoder_stack: int = 5          # source frames an encoder step
-    encoder_banks: int = 16         # K                                       (paper 16)
+    norm: str = "bn"                # bn | ln | ins, always masked            (paper bn, 2017 ins)
+    encoder_stack: int = 5          # source frames an encoder step           (2017 5)
+    encoder_banks: int = 16         # K                                       (paper 16, 2017 10)
     postnet_banks: int = 8          # K                                       (paper 8)
-    highway_layers: int = 4         #                                         (paper 4)
-    dropout: float = 0.2            # of both pre-nets, in training           (paper 0.5)
-    hide_frame: float = 0.85        # share of decoder steps that do not see the frame before    (paper 0)
+    highway_layers: int = 4         #                                         (paper 4, 2017 2)
+    dropout: float = 0.2            # of both pre-nets, in training           (paper 0.5, 2017 0.5)
+    hide_frame: float = 0.85        # share of decoder steps that do not see the frame before    (paper 0, 2017 0)
     sigma: float = 1.5              # frames, width of the attention window (Luong et al. 2015, eq. 10)
     max_advance: float = 3.0        # source frames an output frame, the fastest the position moves
     advance_smoothing: float = 0.1  # share of the advance that a decoder step renews
 
     # Training
-    batch_size: int = 16            #                                         (paper 32)
+    batch_size: int = 16            #                                         (paper 32, 2017 32)
     postnet_steps: int = 1000       # stage 1: post-net alone on the target's own speech
     mel_steps: int = 800            # stage 2: encoder and decoder correct the base, on mel
     mel_epochs: float = 30.0        # of the training slices in stage 2, at most: a minute of speech is learnt by heart
+    joint_steps: int = 0            # stage 3: all networks at once, on mel and linear, one optimizer   (2017 all steps)
     postnet_frames: int = 64        # frames, window of stage 1
     whole_share: float = 0.2        # share of the batches made of whole utterances instead of slices
-    learning_rate: float = 1e-3     # highest; rises and falls along a cosine (paper 1e-3, stepwise decay)
+    learning_rate: float = 1e-3     # highest; rises and falls along a cosine (paper 1e-3, stepwise decay; 2017 1e-3)
     warmup_steps: int = 100         # steps until the highest learning rate
+    lowest_rate: float = 0.01       # share of the highest that learning rates begin and end with; 1 keeps it  (2017 1)
     clip_norm: float = 1.0          # global gradient norm
     context_frames: int = 10        # frames of source around a slice, at most, beyond its counterpart
     pace_weight: float = 0.1        # of the Huber loss between pace and slope of the DTW path
@@ -97,7 +103,7 @@ class HyperParams:
     n_samples: int = 3              # of them drawn and played in TensorBoard
 
     # Synthesis
-    griffin_lim_iters: int = 20     #                                         (paper 50)
+    griffin_lim_iters: int = 20     #                                         (paper 50, 2017 30)
     correction: float = 0.5         # share of what the networks add to the base's mel and pitch that is heard
     postfilter: float = 1.0         # exponent of the gains that give mel-cepstra the target's modulation; 0: none
     power: float = 1.2              # sharpening of each frame's magnitude before Griffin-Lim     (paper 1.2)
@@ -147,12 +153,15 @@ class HyperParams:
         """Return self; raises ValueError if values contradict each other."""
         if self.norm not in ("bn", "ln", "ins"):
             raise ValueError(f"norm={self.norm}: choose bn, ln or ins")
+        if self.attention not in ("local", "global"):
+            raise ValueError(f"attention={self.attention}: choose local or global")
         if self.gan_networks not in ("postnet", "all"):
             raise ValueError(f"gan_networks={self.gan_networks}: choose postnet or all")
         if self.precision not in ("float32", "bfloat16", "float16"):
             raise ValueError(f"precision={self.precision}: choose float32, bfloat16 or float16")
-        if self.xla not in (0, 1):
-            raise ValueError(f"xla={self.xla}: choose 0 or 1")
+        for name in ("base", "harmonics", "xla"):
+            if getattr(self, name) not in (0, 1):
+                raise ValueError(f"{name}={getattr(self, name)}: choose 0 or 1")
         if self.width % 2:
             raise ValueError(f"width={self.width}: must be even, half of it goes to each direction of a GRU")
         for less, more in (("win_length", "n_fft"), ("hop_length", "win_length"), ("min_seconds", "max_seconds"),
@@ -165,19 +174,20 @@ class HyperParams:
                              f"{lowest:.1f}, of which a period fits into n_fft={self.n_fft}, and {highest:.0f} Hz")
         for field in dataclasses.fields(self):
             value = getattr(self, field.name)
-            may_be_zero = field.name in ("postnet_steps", "mel_steps", "warmup_steps", "seed",
-                                         "context_frames", "gan_warmup_steps", "gan_steps", "dis_frames", "xla")
+            may_be_zero = field.name in ("base", "harmonics", "postnet_steps", "mel_steps", "joint_steps",
+                                         "warmup_steps", "seed", "context_frames", "gan_warmup_steps", "gan_steps",
+                                         "dis_frames", "xla")
             if field.type is int and value < (0 if may_be_zero else 1):
                 raise ValueError(f"{field.name}={value}: must be positive")
             if field.type is float and not math.isfinite(value):
                 raise ValueError(f"{field.name}={value}: must be a finite number")
             if field.name in ("range_db", "quiet_db", "trim_level", "max_ratio", "min_seconds", "slice_min_seconds",
-                              "sigma", "max_advance", "mel_epochs", "learning_rate", "clip_norm", "power",
-                              "gen_learning_rate", "dis_learning_rate", "gan_clip_norm",
+                              "sigma", "max_advance", "mel_epochs", "learning_rate", "lowest_rate", "clip_norm",
+                              "power", "gen_learning_rate", "dis_learning_rate", "gan_clip_norm",
                               "pitch_min") and value <= 0.0:
                 raise ValueError(f"{field.name}={value}: must be positive")
             if field.name in ("validation", "test", "dropout", "hide_frame", "whole_share", "advance_smoothing",
-                              "vary_pitch", "hide_band", "blur_warp") and not (
+                              "lowest_rate", "vary_pitch", "hide_band", "blur_warp") and not (
                     0.0 <= value <= 1.0):
                 raise ValueError(f"{field.name}={value}: must lie between 0 and 1")
             if field.name in ("postfilter", "gan_weight", "pace_weight", "pitch_weight",
@@ -208,15 +218,25 @@ class HyperParams:
         return cls(**values).check()
 
 
+# The system of 2017 as it was described; docs/design.md says what it is and what is left out of it on purpose.
+DESCRIBED = HyperParams(
+    base=0, attention="global", harmonics=0, r=5, encoder_stack=5, width=512, norm="ins", encoder_banks=10,
+    highway_layers=2, dropout=0.5, hide_frame=0.0,
+    # Whole utterances, as many as a batch of slices would have, and as they are
+    batch_size=32, whole_share=1.0, slice_max_seconds=12.0, vary_pitch=0.0, vary_colour=0.0, hide_band=0.0,
+    blur_warp=0.0, blur_shift=0.0,
+    postnet_steps=0, mel_steps=0, joint_steps=10000, learning_rate=1e-3, lowest_rate=1.0,
+    griffin_lim_iters=30, postfilter=0.0, power=1.2)
+
 PRESETS: dict[str, HyperParams] = {
     "default": HyperParams(),
     "demo": HyperParams(width=128, encoder_banks=10, postnet_steps=800, mel_steps=600,
                         gan_warmup_steps=60, gan_steps=60),
-    "paper": HyperParams(width=256, batch_size=32),
-    "2017": HyperParams(width=512, batch_size=32),
-    # Layer norm: without paired training there are no moving statistics to draw with
-    "2017-gan": HyperParams(width=512, batch_size=32, norm="ln", gan_networks="all", gan_warmup_steps=0, gan_steps=300,
-                           k=5, dis_stack=5, dis_frames=0, gen_learning_rate=3e-5, log_steps=1, save_steps=20),
+    "2017": DESCRIBED,
+    # The same generator from nothing: only the discriminator teaches
+    "2017-gan": DESCRIBED.replace(gan_networks="all", gan_warmup_steps=0, gan_steps=300, k=5, dis_stack=5, dis_frames=0,
+                                  gen_learning_rate=1e-3, dis_learning_rate=1e-3, gan_clip_norm=5.0, log_steps=1,
+                                  save_steps=20),
 }
 
 # What conversion may change of a trained model.

@@ -9,13 +9,13 @@ decoder are float32 always.
 Layers made of others call themselves built: their parts make their weights when they are called, and Keras need not try
 each layer out before, which would take as long again.
 """
-import math
 from typing import NamedTuple
 
 import keras
 from keras import layers, ops
 
-from recurrent import GRU, Dense, GRUCell, window
+from attention import make_attention
+from recurrent import GRU, Dense, GRUCell
 
 
 def length_mask(lengths, size):
@@ -171,64 +171,6 @@ class CBHG(layers.Layer):
         return ops.concatenate([self.forwards(y), backwards], axis=-1) * mask[:, :, None]  # (N, T, 2*C)
 
 
-class LocalAttention(layers.Layer):
-    """Luong's local attention with predicted position (Luong et al. 2015, section 3.2), made monotonic.
-
-    The position moves by a predicted advance, so it can neither jump nor go back. A decoder step writes `r` frames
-    and looks at the memory `r` times, at points spaced evenly from its old position to the new one: each frame has a
-    context of its own, and what is said need not pass through one vector for 62 ms of speech. It sees a window of the
-    memory, as far as a step may move and REACH deviations of the Gaussian to both sides.
-    """
-
-    REACH = 6
-
-    def __init__(self, width: int, r: int, sigma: float, max_advance: float, smoothing: float, **kwargs):
-        super().__init__(**kwargs)
-        self.width, self.r, self.sigma, self.max_advance, self.smoothing = width, r, sigma, max_advance, smoothing
-        self.reach = math.ceil(self.REACH * sigma)
-        self.size = 2 * self.reach + math.ceil((r - 1) * max_advance) + 2                         # W
-        self.hidden = Dense(width // 2, "tanh")
-        # Zero weights and this bias make an untrained model walk one source frame for each frame it writes.
-        walk = -float(ops.log(max_advance - 1.0))
-        self.advance = Dense(1, "sigmoid", kernel_initializer="zeros",
-                                    bias_initializer=keras.initializers.Constant(walk))
-        self.query = Dense(r * width, use_bias=False)
-        self.built = True
-
-    def move(self, pace, state, context):
-        """Pace (N,) of before, state (N, E) and last context (N, E) to the pace of this step, frames of source for one
-        that is written.
-
-        A step renews but a share of it, because what is read hangs on no single step, and a pace that jumps within a
-        sound of speech garbles it.
-        """
-        advance = self.advance(self.hidden(ops.concatenate([state, context], axis=-1)))[:, 0]     # (N,) in (0, 1)
-        return pace + self.smoothing * (self.max_advance * advance - pace)
-
-    def look(self, start, end, state, memory, lengths):
-        """Read memory (N, S, E + B) of `lengths` (N,) frames at `r` points from `start` to `end` (N,).
-
-        Returns contexts (N, r, E), the base (N, r, B) at the points themselves, the frame (N,) where the window begins
-        that was looked through, and weights (N, r, W) of its frames: the softmax of Luong's general score plus the
-        logarithm of a Gaussian around each point (eq. 10).
-        """
-        fractions = ops.arange(self.r, dtype="float32") / self.r
-        centres = start[:, None] + (end - start)[:, None] * fractions[None, :]                    # (N, r)
-        # A point past the end, while others of the batch still write, reads the last frame instead of nothing.
-        centres = ops.clip(centres, 0.0, lengths[:, None] - 1.0)
-        origin = ops.floor(centres[:, 0]) - self.reach                                            # (N,)
-        near = window(memory, ops.cast(origin, "int32"), self.size)                               # (N, W, E + B)
-        near, base = near[:, :, :self.width], near[:, :, self.width:]
-        frames = origin[:, None] + ops.arange(self.size, dtype="float32")                         # (N, W)
-        valid = ops.cast(ops.logical_and(frames >= 0.0, frames < lengths[:, None]), "float32")
-        query = ops.reshape(self.query(state), (-1, self.r, self.width))                          # (N, r, E)
-        score = ops.matmul(query, ops.swapaxes(near, 1, 2)) / self.width ** 0.5                   # (N, r, W)
-        away = ops.abs(frames[:, None, :] - centres[:, :, None])                                  # (N, r, W)
-        weights = ops.softmax(score - 0.5 * ops.square(away / self.sigma) + (valid[:, None, :] - 1.0) * 1e9, axis=-1)
-        between = ops.maximum(1.0 - away, 0.0) * valid[:, None, :]                              # two neighbours, or one
-        return ops.matmul(weights, near), ops.matmul(between, base), origin, weights
-
-
 class DecoderState(NamedTuple):
     """What a decoder step hands to the next one, and what it wrote."""
     mel: object         # (N, r, M) the frames written
@@ -236,8 +178,8 @@ class DecoderState(NamedTuple):
     start: object       # (N,) position in source frames where their reading began
     end: object         # (N,) and where it ended, the start of the next step
     pace: object        # (N,) frames of source for a frame written
-    origin: object      # (N,) first source frame of the window of attention
-    weights: object     # (N, r, W) attention
+    origin: object      # (N,) first source frame of the window of attention; global 0
+    weights: object     # (N, K, W) attention, local: r looks at a window; global: one at all steps of the memory
     attention: object   # (N, E) state of the attention GRU
     context: object     # (N, E) attentional vector, fed to the next step (input feeding, Luong section 3.3)
     lower: object       # (N, E) state of the first residual GRU
@@ -259,7 +201,8 @@ class DecoderCell(layers.Layer):
     and input feeding, two residual GRUs, `r` mel frames (Tacotron, section 3.2; Luong et al. 2015).
 
     A frame is the base, read where the step looks, plus the correction that the networks write, which is nothing before
-    they have learnt.
+    they have learnt. With `base=0` the base is nothing, and the networks write all. Without harmonics the pitch is not
+    their concern.
     """
 
     SURE = 8.0  # logit between voiced and unvoiced of the base
@@ -269,42 +212,49 @@ class DecoderCell(layers.Layer):
         self.width, self.n_mels, self.r = hp.width, hp.n_mels, hp.r
         self.prenet = [Dense(hp.width, "relu"), Dense(hp.width // 2, "relu")]
         self.attention_gru = GRUCell(hp.width)
-        self.attend = LocalAttention(hp.width, hp.r, hp.sigma, hp.max_advance, hp.advance_smoothing)
+        self.attend = make_attention(hp)
         self.combine = Dense(hp.width, "tanh")
         self.residual_grus = [GRUCell(hp.width), GRUCell(hp.width)]
+        # Local attention looks for each frame: each has a context of its own, which adds to what the states say of all
+        local = hp.attention == "local"
         self.mel_of_state = Dense(hp.r * hp.n_mels, kernel_initializer="zeros")
-        self.mel_of_context = Dense(hp.n_mels, use_bias=False, kernel_initializer="zeros")
-        self.pitch_of_state = Dense(hp.r * 2, kernel_initializer="zeros")
-        self.pitch_of_context = Dense(2, use_bias=False, kernel_initializer="zeros")
+        self.mel_of_context = Dense(hp.n_mels, use_bias=False, kernel_initializer="zeros") if local else None
+        self.pitch_of_state = Dense(hp.r * 2, kernel_initializer="zeros") if hp.harmonics else None
+        self.pitch_of_context = (Dense(2, use_bias=False, kernel_initializer="zeros") if hp.harmonics and local
+                                 else None)
         self.built = True
 
-    def start(self, position) -> DecoderState:
-        """State before the first step: silence, at `position` (N,), at the source's own pace."""
+    def start(self, position, memory) -> DecoderState:
+        """State before the first step: silence, at `position` (N,) of a memory, at the source's own pace."""
         n = ops.shape(position)[0]
         zeros = ops.zeros((n, self.width))
         return DecoderState(ops.zeros((n, self.r, self.n_mels)), ops.zeros((n, self.r, 2)), position, position,
-                            ops.ones((n,)), ops.zeros((n,)), ops.zeros((n, self.r, self.attend.size)), zeros, zeros,
-                            zeros, zeros)
+                            ops.ones((n,)), ops.zeros((n,)),
+                            ops.zeros((n, self.attend.looks, self.attend.reads(memory))), zeros, zeros, zeros, zeros)
 
     def call(self, state: DecoderState, given: StepInput, memory, lengths) -> DecoderState:
-        """One step; memory (N, S, E + M + 2) of `lengths` (N,) frames, that of the encoder and the base."""
+        """One step; memory as `attend.remember` gives it, of `lengths` (N,) frames."""
         frame = given.use_frame * given.frame + (1.0 - given.use_frame) * state.mel[:, -1]        # (N, M)
         x = self.prenet[0](frame * given.show_frame) * given.drop[:, :self.width]                 # (N, E)
         x = self.prenet[1](x) * given.drop[:, self.width:]                                        # (N, E/2)
         attention = self.attention_gru(ops.concatenate([x, state.context], axis=-1), state.attention)
         start = given.use_position * given.position + (1.0 - given.use_position) * state.end      # (N,)
-        pace = self.attend.move(state.pace, attention, state.context)                             # (N,)
-        end = start + self.r * pace                                                               # (N,)
-        contexts, base, origin, weights = self.attend.look(start, end, attention, memory, lengths)
-        flat = ops.reshape(contexts, (-1, self.r * self.width))
+        seen = self.attend.step(start, state.pace, attention, state.context, memory, lengths)
+        flat = ops.reshape(seen.contexts, (-1, self.attend.looks * self.width))
         context = self.combine(ops.concatenate([flat, attention], axis=-1))                       # (N, E)
         lower = self.residual_grus[0](context, state.lower)                                    # (N, E)
         upper = self.residual_grus[1](context + lower, state.upper)                            # (N, E)
-        correction = ops.reshape(self.mel_of_state(context + lower + upper), (-1, self.r, self.n_mels))
-        correction = correction + self.mel_of_context(contexts)                                   # (N, r, M)
-        mel = base[:, :, :self.n_mels] + correction                                               # (N, r, M)
-        pitch = ops.reshape(self.pitch_of_state(context + lower + upper), (-1, self.r, 2))
-        pitch = pitch + self.pitch_of_context(contexts)                                           # (N, r, 2)
-        octaves, voicing = base[:, :, self.n_mels:-1], self.SURE * (base[:, :, -1:] - 0.5)
-        pitch = pitch + ops.concatenate([octaves, voicing], axis=-1)                              # (N, r, 2)
-        return DecoderState(mel, pitch, start, end, pace, origin, weights, attention, context, lower, upper)
+        correction = self.write(self.mel_of_state, self.mel_of_context, context + lower + upper, seen.contexts)
+        mel = seen.base[:, :, :self.n_mels] + correction                                          # (N, r, M)
+        octaves, voicing = seen.base[:, :, self.n_mels:-1], self.SURE * (seen.base[:, :, -1:] - 0.5)
+        pitch = ops.concatenate([octaves, voicing], axis=-1)                                      # (N, r, 2)
+        if self.pitch_of_state is not None:
+            own = self.write(self.pitch_of_state, self.pitch_of_context, context + lower + upper, seen.contexts)
+            pitch = own + pitch
+        return DecoderState(mel, pitch, seen.start, seen.end, seen.pace, seen.origin, seen.weights, attention, context,
+                            lower, upper)
+
+    def write(self, of_state, of_context, said, contexts):
+        """`r` frames (N, r, C): what is `said` (N, E) and, where each has a context (N, r, E), what that adds."""
+        frames = ops.reshape(of_state(said), (-1, self.r, of_state.units // self.r))
+        return frames if of_context is None else frames + of_context(contexts)

@@ -11,7 +11,7 @@ from keras import layers, ops
 
 import utils
 from hyperparams import HyperParams
-from modules import CBHG, DecoderCell, PreNet, StepInput
+from modules import CBHG, DecoderCell, PreNet, StepInput, length_mask
 from recurrent import scan, take
 
 
@@ -27,10 +27,12 @@ def stack_frames(linear, mask, size: int):
 
 
 class Encoder(layers.Layer):
-    """Linear spectrogram to memory: `encoder_stack` stacked frames, pre-net, CBHG, unfolded to a memory vector a frame.
+    """Linear spectrogram to memory: `encoder_stack` stacked frames, pre-net, CBHG, for local attention unfolded to a
+    memory vector a frame.
 
-    Each vector is the sum of what the CBHG says in its context and of what a second pre-net reads in its frame alone:
-    the detail of 12.5 ms need not be folded into a stack and out of it again.
+    Each vector is then the sum of what the CBHG says in its context and of what a second pre-net reads in its frame
+    alone: the detail of 12.5 ms need not be folded into a stack and out of it again. For global attention the memory
+    is that of 2017, a vector a step.
     """
 
     def __init__(self, hp: HyperParams, seeds: keras.random.SeedGenerator, **kwargs):
@@ -42,16 +44,20 @@ class Encoder(layers.Layer):
         self.cbhg = CBHG(hp.encoder_banks, half, (half, half), hp.highway_layers, hp.norm, cudnn=not hp.xla,
                          **policy)
         self.width = hp.width
-        self.unfold = layers.Dense(self.stack * hp.width, **policy)
-        self.frame_prenet = PreNet(2 * hp.width, hp.dropout, seeds, **policy)
-        self.of_frame = layers.Dense(hp.width, **policy)
+        self.unfolds = hp.attention == "local"
+        if self.unfolds:
+            self.unfold = layers.Dense(self.stack * hp.width, **policy)
+            self.frame_prenet = PreNet(2 * hp.width, hp.dropout, seeds, **policy)
+            self.of_frame = layers.Dense(hp.width, **policy)
         self.built = True
 
     def call(self, linear, mask, training=False):
-        """Linear (N, S, F), mask (N, S) to memory (N, S, E)."""
+        """Linear (N, S, F), mask (N, S) to memory (N, S, E), or (N, Tx, E) for global attention."""
         n, length = ops.shape(linear)[0], ops.shape(linear)[1]
         x, step_mask = stack_frames(linear, mask, self.stack)                      # (N, Tx, F * stack), (N, Tx)
         x = self.cbhg(self.prenet(x, training=training), step_mask, training=training)   # (N, Tx, E)
+        if not self.unfolds:
+            return ops.cast(x, "float32")
         x = ops.reshape(self.unfold(x), (n, length, self.width))                   # (N, S, E)
         x = x + self.of_frame(self.frame_prenet(linear, training=training))        # (N, S, E)
         return ops.cast(x, "float32") * mask[:, :, None]
@@ -61,16 +67,16 @@ class Discriminator(keras.Model):
     """The encoder's architecture on linear spectrograms, with one more fully connected layer on the last valid time
     step of its GRU.
 
-    It differs from the encoder in two things: no dropout, and layer norm, because statistics of a batch would tell a
-    batch of real speech from one of converted speech, and not speech from speech.
+    It differs from the encoder in two things: no dropout, and layer norm in place of batch norm, whose statistics would
+    tell a batch of real speech from one of converted speech, and not speech from speech.
     """
 
     def __init__(self, hp: HyperParams, **kwargs):
         super().__init__(**kwargs)
         self.stack, half = hp.dis_stack, hp.width // 2
         self.prenet = PreNet(hp.width, 0.0, None, dtype=hp.policy)
-        self.cbhg = CBHG(hp.encoder_banks, half, (half, half), hp.highway_layers, "ln", cudnn=not hp.xla,
-                         dtype=hp.policy)
+        self.cbhg = CBHG(hp.encoder_banks, half, (half, half), hp.highway_layers, "ln" if hp.norm == "bn" else hp.norm,
+                         cudnn=not hp.xla, dtype=hp.policy)
         self.score = layers.Dense(1)
         self(ops.zeros((1, self.stack, hp.n_linear)), ops.ones((1, self.stack)))  # make all weights now
 
@@ -87,7 +93,7 @@ class DecoderOutput(NamedTuple):
     pitch: object      # (N, Ty*r, 2) octaves above the middle, logit of voicing
     positions: object  # (N, Ty, 2) source frames at the start and end of each step
     origins: object    # (N, Ty) first source frame of each step's window of attention
-    weights: object    # (N, Ty, r, W) attention within it
+    weights: object    # (N, Ty, K, W) attention within it, see attention.py
 
 
 class Decoder(layers.Layer):
@@ -129,12 +135,13 @@ class Decoder(layers.Layer):
         return StepInput(frame, use_frame, show, drop, position, use_position)
 
     def call(self, memory, carried, mask, start, steps, frames=None, positions=None, training=False) -> DecoderOutput:
-        """Decode `steps` steps from position `start` (N,); memory (N, S, E), carried (N, S, 2 M + 2), mask (N, S)."""
+        """Decode `steps` steps from position `start` (N,); memory as the encoder gives it, carried (N, S, 2 M + 2),
+        mask (N, S). Global attention does not look at positions."""
         n, lengths = ops.shape(memory)[0], ops.sum(mask, axis=1)
         given = self.inputs(n, steps, training, frames, positions)
-        memory = ops.concatenate([memory, carried[:, :, :self.hp.n_mels + 2]], axis=-1)           # (N, S, E + M + 2)
-        states = scan(lambda state, now: self.cell(state, now, memory, lengths),
-                      self.cell.start(start), given, [*self.cell.trainable_weights, memory])       # (Ty, N, ...)
+        memory = self.cell.attend.remember(memory, carried[:, :, :self.hp.n_mels + 2])
+        states = scan(lambda state, now: self.cell(state, now, memory, lengths), self.cell.start(start, memory), given,
+                      [*self.cell.trainable_weights, *keras.tree.flatten(memory)])                 # (Ty, N, ...)
         mel = ops.reshape(ops.transpose(states.mel, (1, 0, 2, 3)), (n, -1, self.hp.n_mels))
         pitch = ops.reshape(ops.transpose(states.pitch, (1, 0, 2, 3)), (n, -1, 2))
         return DecoderOutput(mel, pitch, ops.transpose(ops.stack([states.start, states.end]), (2, 1, 0)),
@@ -146,31 +153,21 @@ class Decoder(layers.Layer):
         fractions = ops.arange(self.hp.r, dtype="float32") / self.hp.r
         return ops.reshape(start + (end - start) * fractions, (ops.shape(start)[0], -1))
 
-    def spread(self, decoded: DecoderOutput, length):
-        """The attention weights of all frames (N, Ty*r, S) over all of a source of `length` frames S."""
-        n, steps, r, size = (ops.shape(decoded.weights)[i] for i in range(4))
-        frames = ops.cast(decoded.origins, "int32")[:, :, None, None] + ops.arange(size, dtype="int32")
-        inside = ops.cast(ops.logical_and(frames >= 0, frames < length), "float32")                # (N, Ty, 1, W)
-        rows = ops.reshape(ops.arange(n * steps * r), (n, steps, r, 1)) * length
-        places = ops.reshape(rows + ops.clip(frames, 0, length - 1), (-1,))
-        flat = ops.segment_sum(ops.reshape(decoded.weights * inside, (-1,)), places,
-                               num_segments=n * steps * r * length)
-        return ops.reshape(flat, (n, steps * r, length))
-
 
 class Conversion(NamedTuple):
     """The result of free running. Frames after `lengths` are not part of the speech."""
     mel: object        # (N, T, M) as the post-net gets it
     pitch: object      # (N, T, 2) octaves above the middle, voicing from 0 to 1
     linear: object     # (N, T, F)
-    lengths: object    # (N,) frames until the reading position passed the end of the source
+    lengths: object    # (N,) frames until the reading position passed the end of the source; global: as many as asked
     stopped: object    # (N,) bool, False where the limit of steps came first
     positions: object  # (N, T) source frame read for each frame
     weights: object    # (N, T, S)
 
 
 class PostNet(layers.Layer):
-    """CBHG from mel to linear frames (Tacotron, section 3.3), with the harmonics of a given pitch drawn into them.
+    """CBHG from mel to linear frames (Tacotron, section 3.3), by default with the harmonics of a given pitch drawn into
+    them; with `harmonics=0` the CBHG draws all, and the pitch is not looked at.
 
     What it learns is the difference to the mel spectrogram itself, spread over the bins, which is hard to learn anew
     and costs nothing to give.
@@ -187,7 +184,7 @@ class PostNet(layers.Layer):
         self.cbhg = CBHG(hp.postnet_banks, hp.width // 2, (hp.width, hp.n_mels), hp.highway_layers, hp.norm,
                          cudnn=not hp.xla, dtype=hp.policy)
         self.linear, *self.depths = [layers.Dense(hp.n_linear, kernel_initializer="zeros", dtype=hp.policy)
-                                     for _ in range(1 + self.COSINES)]
+                                     for _ in range(1 + self.COSINES * hp.harmonics)]
         hertz = np.arange(hp.n_linear, dtype=np.float32) * hp.sample_rate / hp.n_fft
         self.bins = hertz / hp.pitch_middle
         self.spread = utils.mel_to_bins(hp.sample_rate, hp.n_fft, hp.n_mels)               # (M, F)
@@ -197,7 +194,10 @@ class PostNet(layers.Layer):
     def call(self, mel, pitch, mask, training=False):
         """Mel (N, T, M), pitch (N, T, 2) octaves and voicing, mask (N, T) to linear (N, T, F)."""
         x = self.cbhg(mel, mask, training=training)                                        # (N, T, E)
-        linear = ops.matmul(mel, self.spread) + ops.cast(self.linear(x), "float32")        # (N, T, F)
+        linear = ops.cast(self.linear(x), "float32")                                       # (N, T, F)
+        if not self.depths:
+            return linear * mask[:, :, None]
+        linear = ops.matmul(mel, self.spread) + linear                                     # (N, T, F)
         harmonic = self.bins * ops.power(2.0, -ops.clip(pitch[:, :, :1], *self.limits))    # (N, T, F) in multiples
         for n, depth in enumerate(self.depths, 1):
             crests = ops.cos(2.0 * math.pi * n * harmonic) * pitch[:, :, 1:]
@@ -228,19 +228,20 @@ class Generator(keras.Model):
 
     def build_all(self):
         """Make all weights now: inside the decoder's loop it would be too late."""
-        source, mask = ops.zeros((1, self.hp.encoder_stack, self.hp.n_linear)), ops.ones((1, self.hp.encoder_stack))
-        carried = ops.zeros((1, self.hp.encoder_stack, 2 * self.hp.n_mels + 2))
+        size = 2 * self.hp.encoder_stack  # Keras warns of a softmax of one
+        source, mask = ops.zeros((1, size, self.hp.n_linear)), ops.ones((1, size))
+        carried = ops.zeros((1, size, 2 * self.hp.n_mels + 2))
         memory = self.encoder(source, mask)
-        given = self.decoder.inputs(1, 1, False)
-        self.decoder.cell(self.decoder.cell.start(ops.zeros((1,))), StepInput(*(x[0] for x in given)),
-                          ops.concatenate([memory, carried[:, :, :self.hp.n_mels + 2]], axis=-1), ops.ones((1,)))
+        given, cell = self.decoder.inputs(1, 1, False), self.decoder.cell
+        remembered = cell.attend.remember(memory, carried[:, :, :self.hp.n_mels + 2])
+        cell(cell.start(ops.zeros((1,)), remembered), StepInput(*(x[0] for x in given)), remembered, ops.ones((1,)))
         self.decoder(memory, carried, mask, ops.zeros((1,)), steps=1)
         self.postnet(ops.zeros((1, self.hp.r, self.hp.n_mels)), ops.zeros((1, self.hp.r, 2)), ops.ones((1, self.hp.r)))
         self.built = True
 
     def call(self, source, carried, mask, positions, mel=None, training=False) -> DecoderOutput:
-        """Decode along known positions (N, Ty+1); source (N, S, F), carried (N, S, 2 M + 2), mask (N, S), S a multiple
-        of `encoder_stack`.
+        """Decode along known positions (N, Ty+1), of which global attention takes but their number; source (N, S, F),
+        carried (N, S, 2 M + 2), mask (N, S), S a multiple of `encoder_stack`.
 
         With `mel` (N, Ty*r, M) teacher forcing, without it the decoder hears itself.
         """
@@ -255,7 +256,11 @@ class Generator(keras.Model):
 
         Of what the networks add to the base a share is heard: a correction learnt from minutes of speech is partly
         noise. To the mel come the detail and movement (`base.Carried`) that averages lack. Voicing is the source's.
+        Without a base it is what the decoder wrote.
         """
+        if not self.hp.base:
+            pitch = ops.concatenate([decoded.pitch[:, :, :1], ops.sigmoid(decoded.pitch[:, :, 1:])], axis=-1)
+            return ops.clip(decoded.mel, 0.0, 1.0) * mask[:, :, None], pitch
         places = ops.clip(self.decoder.places(decoded), 0.0, ops.sum(source_mask, axis=1, keepdims=True) - 1.0)
         m, read = self.hp.n_mels, read_at(carried, places)                                     # (N, T, 2 M + 2)
         mel, octaves, voicing, texture = ops.split(read, (m, m + 1, m + 2), axis=-1)
@@ -263,16 +268,20 @@ class Generator(keras.Model):
         octaves = octaves + self.hp.correction * (decoded.pitch[:, :, :1] - octaves)           # (N, T, 1)
         return ops.clip(mel, 0.0, 1.0) * mask[:, :, None], ops.concatenate([octaves, voicing], axis=-1)
 
-    def convert(self, source, carried, mask, steps) -> Conversion:
-        """Free running from the first source frame for at most `steps` steps."""
+    def convert(self, source, carried, mask, steps, frames=None) -> Conversion:
+        """Free running from the first source frame for at most `steps` steps; with global attention, which knows no
+        end, until `frames` (N,) are written."""
         n = ops.shape(source)[0]
         memory = self.encoder(source, mask)
         decoded = self.decoder(memory, carried, mask, ops.zeros((n,)), steps=steps)
         positions = self.decoder.places(decoded)                                               # (N, T)
-        inside = ops.cast(positions < ops.sum(mask, axis=1)[:, None] - 0.5, "float32")         # monotonic: 1 1 1 0 0
+        if self.hp.attention == "global":
+            inside = length_mask(frames, ops.shape(positions)[1])                              # (N, T)
+        else:
+            inside = ops.cast(positions < ops.sum(mask, axis=1)[:, None] - 0.5, "float32")     # monotonic: 1 1 1 0 0
         lengths = ops.cast(ops.sum(inside, axis=1), "int32")
         stopped = lengths < ops.shape(positions)[1]
         mel, pitch = self.heard(decoded, carried, mask, inside)
         linear = self.postnet(mel, pitch, inside)
-        weights = self.decoder.spread(decoded, ops.shape(source)[1])                           # (N, T, S)
+        weights = self.decoder.cell.attend.spread(decoded.weights, decoded.origins, ops.shape(source)[1])  # (N, T, S)
         return Conversion(mel, pitch, linear, lengths, stopped, positions, weights)

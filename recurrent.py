@@ -2,8 +2,8 @@
 
 TensorFlow differentiates a loop by keeping every intermediate tensor of every step, and adds the gradient of a kernel
 up step by step, as a product of small matrices and a sum over the whole kernel each time. Here only the states are
-kept, a step is computed again on the way back (Chen et al. 2016, arXiv:1604.06174), and what it read through `dot` and
-`window` gets its gradient after the loop, in one large product over all steps. The gradient is the same.
+kept, a step is computed again on the way back (Chen et al. 2016, arXiv:1604.06174), and what it read through `dot`,
+`product` and `window` gets its gradient after the loop, in one large product over all steps. The gradient is the same.
 """
 import threading
 
@@ -23,6 +23,12 @@ def dot(x, kernel, bias):
         return reads.dot(x, kernel, bias)
     y = ops.matmul(x, kernel)
     return y if bias is None else ops.add(y, bias)
+
+
+def product(x, memory):
+    """x (N, K, I) times memory (N, I, O), a matrix of its own for each of the batch: (N, K, O)."""
+    reads = getattr(_active, "reads", None)
+    return reads.product(x, memory) if reads is not None else ops.matmul(x, memory)
 
 
 def window(memory, origin, size: int):
@@ -105,7 +111,7 @@ def scan(step, state, inputs, constants: list):
     """Apply `state = step(state, input)` along the first axis of `inputs`; returns all states, stacked there.
 
     State and inputs are structures of tensors. `constants` are the weights and tensors that `step` reads besides, by
-    `dot` and `window` alone.
+    `dot`, `product` and `window` alone.
     """
     if keras.backend.backend() == "tensorflow":
         return _scan(step, state, inputs, constants)
@@ -144,6 +150,12 @@ class Reads:
         self.note((place, bias_place), flat, y)
         return y if len(x.shape) == 2 else tf.reshape(y, tf.concat([tf.shape(x)[:-1], [kernel.shape[1]]], 0))
 
+    def product(self, x, memory):
+        place, memory = self.values[id(memory)]
+        y = tf.matmul(x, memory)
+        self.note((place,), x, y)
+        return y
+
     def window(self, memory, origin, size):
         place, memory = self.values[id(memory)]
         frames = frames_from(memory, origin, size)
@@ -168,6 +180,8 @@ class Reads:
                 flat = tf.range(n)[None, :, None] * length + asked
                 parts = [tf.reshape(tf.math.unsorted_segment_sum(gradient, flat, n * length),
                                     tf.shape(values[places[0]]))]
+            elif len(values[places[0]].shape) == 3:  # x (T, N, K, I) and its products (T, N, K, O)
+                parts = [tf.einsum("tnki,tnko->nio", asked, gradient)]
             else:
                 asked, gradient = (tf.reshape(x, (-1, x.shape[-1])) for x in (asked, gradient))
                 parts = [tf.matmul(asked, gradient, transpose_a=True), tf.reduce_sum(gradient, axis=0)]

@@ -44,22 +44,28 @@ class Task:
     def draw_on_path(self, batch: dict):
         """Mel (N, T, M) and linear (N, T, F) of a decoder that hears itself, but reads along the true positions
         (N, Ty + 1) of a batch, so that what it writes is in step with the target. The harmonics have the target's
-        pitch."""
+        pitch. Global attention cannot be told where to read: there it is the target that the decoder hears."""
         mask = batch["mask"]
-        decoded = self.generator(batch["source"], batch["carried"], batch["source_mask"], batch["positions"])
+        decoded = self.generator(batch["source"], batch["carried"], batch["source_mask"], batch["positions"],
+                                 batch["mel"] if self.hp.attention == "global" else None)
         mel, _ = self.generator.heard(decoded, batch["carried"], batch["source_mask"], mask)
         return decoded.mel, self.generator.postnet(mel, batch["pitch"], mask)
 
     def decoder_losses(self, decoded: DecoderOutput, batch: dict) -> dict:
-        """Losses of what the decoder wrote along known positions; `loss` is their weighted sum."""
+        """Losses of what the decoder wrote along known positions; `loss` is their weighted sum. Global attention has no
+        pace, and without harmonics there is no pitch."""
         hp, mask = self.hp, batch["mask"]
-        mel = losses.l1(decoded.mel, batch["mel"], mask)
-        start, end, true = decoded.positions[:, :, 0], decoded.positions[:, :, 1], batch["positions"]
-        pace = losses.huber((end - start) / hp.r, (true[:, 1:] - true[:, :-1]) / hp.r, mask[:, ::hp.r])
-        octaves, voicing = losses.pitch(decoded.pitch, batch["pitch"], mask)
-        return {"loss": mel + hp.pace_weight * pace + hp.pitch_weight * octaves + hp.voicing_weight * voicing,
-                "loss/mean_loss1": mel, "align/pace_loss": pace, "loss/pitch_octaves": octaves,
-                "loss/voicing": voicing}
+        loss = mel = losses.l1(decoded.mel, batch["mel"], mask)
+        scalars = {"loss/mean_loss1": mel}
+        if hp.attention == "local":
+            start, end, true = decoded.positions[:, :, 0], decoded.positions[:, :, 1], batch["positions"]
+            pace = losses.huber((end - start) / hp.r, (true[:, 1:] - true[:, :-1]) / hp.r, mask[:, ::hp.r])
+            loss, scalars["align/pace_loss"] = loss + hp.pace_weight * pace, pace
+        if hp.harmonics:
+            octaves, voicing = losses.pitch(decoded.pitch, batch["pitch"], mask)
+            loss = loss + hp.pitch_weight * octaves + hp.voicing_weight * voicing
+            scalars |= {"loss/pitch_octaves": octaves, "loss/voicing": voicing}
+        return {"loss": loss, **scalars}
 
     def batches(self, stage: str, start: int, stop: int) -> Iterator[dict]:
         """The batches of steps `start` to `stop` - 1 of a stage, of the `kind(stage)` that data_load.py names."""
@@ -150,19 +156,25 @@ class Task:
 
 
 class Paired(Task):
-    """Paired training in two stages, each with an optimizer of its own."""
+    """Paired training in stages, each with an optimizer of its own: post-net, encoder and decoder, and all of them at
+    once, as in 2017; those without steps are left out."""
 
     def __init__(self, hp: HyperParams, corpus: data_load.Corpus):
+        if corpus.alone and not (hp.base and hp.attention == "local"):
+            raise ValueError(f"{corpus.data} holds the target alone: for such a voice the base speaks, which takes "
+                             "base=1 and attention=local")
         super().__init__(hp, corpus)
         most = math.ceil(hp.mel_epochs * len(corpus.slices) / hp.batch_size)
         # Of a target alone there is no source to correct a base for
-        self.stages = [("postnet", hp.postnet_steps), ("mel", 0 if corpus.alone else min(hp.mel_steps, most))]
+        planned = {"postnet": hp.postnet_steps, "mel": 0 if corpus.alone else min(hp.mel_steps, most),
+                   "joint": 0 if corpus.alone else hp.joint_steps}
+        self.stages = [(stage, steps) for stage, steps in planned.items() if steps]
         core = self.generator.encoder.trainable_variables + self.generator.decoder.trainable_variables
         postnet = self.generator.postnet.trainable_variables
-        self.variables = {"postnet": postnet, "mel": core}
+        self.variables = {"postnet": postnet, "mel": core, "joint": core + postnet}
         self.optimizers = {}
         for stage, steps in self.stages:
-            adam = keras.optimizers.Adam(trainer.cosine(hp.learning_rate, steps, hp.warmup_steps))
+            adam = keras.optimizers.Adam(trainer.cosine(hp.learning_rate, steps, hp))
             self.optimizers[stage] = trainer.scaled(adam, hp)
             self.optimizers[stage].build(self.variables[stage])
 
@@ -182,8 +194,15 @@ class Paired(Task):
             linear = generator.postnet(batch["mel"], batch["pitch"], mask, training=True)
             loss = losses.l1(linear, batch["linear"], mask)
             return {"loss": loss, "loss/mean_loss2": loss}
-        return self.decoder_losses(generator(batch["source"], batch["carried"], batch["source_mask"],
-                                             batch["positions"], batch["mel"], training=True), batch)
+        decoded = generator(batch["source"], batch["carried"], batch["source_mask"], batch["positions"], batch["mel"],
+                            training=True)
+        scalars = self.decoder_losses(decoded, batch)
+        if stage == "joint":  # the post-net draws from what the decoder writes, and its loss goes back to there
+            mel, _ = generator.heard(decoded, batch["carried"], batch["source_mask"], mask)
+            linear = losses.l1(generator.postnet(mel, batch["pitch"], mask, training=True), batch["linear"], mask)
+            scalars |= {"loss": scalars["loss"] + linear, "loss/mean_loss2": linear,
+                        "loss/mean_loss": scalars["loss/mean_loss1"] + linear}
+        return scalars
 
     def train_step(self, stage: str, batch: dict, step: tf.Variable) -> dict:
         """One update, which counts `step` up with it."""
@@ -198,7 +217,7 @@ class Paired(Task):
         return self.compile(stage, batch, lambda batch: self.on_devices(update, batch, step))(batch)
 
     def validate(self, run: trainer.Run, stage: str) -> dict[str, float]:
-        """Losses and, from the second stage on, measures of free running on the validation sentences."""
+        """Losses and, unless the post-net learns alone, measures of free running on the validation sentences."""
         if stage != "postnet":
             return self.free_running(run)[0]
         batch = self.corpus.assemble([self.corpus.whole(pair) for pair in self.validation])

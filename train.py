@@ -4,10 +4,11 @@
     python train.py --data DIR --logdir logdir/mine         # your own features, see prepro.py
     python train.py --logdir logdir/mine                    # the same again resumes where it stopped
     python train.py --set norm=ln --logdir logdir/ln        # other hyperparameters, see hyperparams.py
+    python train.py --preset 2017 --data DIR                # the system of 2017 as it was described
 
 First the base is solved, a linear map of the source's own sound. Then two stages, each with an optimizer of its own:
 "postnet" teaches the post-net to draw the target's linear spectrogram from the target's own mel, "mel" the encoder and
-decoder to correct the base.
+decoder to correct the base. In 2017 there was one, "joint", of all networks at once.
 """
 import argparse
 import pathlib

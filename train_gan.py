@@ -75,11 +75,11 @@ class Adversarial(Task):
             adam = trainer.scaled(keras.optimizers.Adam(schedule, beta_1=0.5), hp)
             adam.build(variables)
             return adam
-        self.generator_optimizer = optimizer(trainer.cosine(hp.gen_learning_rate, hp.gan_steps * hp.k,
-                                                            hp.warmup_steps), self.learning)
+        self.generator_optimizer = optimizer(trainer.cosine(hp.gen_learning_rate, hp.gan_steps * hp.k, hp),
+                                             self.learning)
         # Both fall together: a discriminator that goes on to learn while the generator cannot follow wins
         self.discriminator_optimizer = optimizer(
-            trainer.cosine(hp.dis_learning_rate, hp.gan_warmup_steps + hp.gan_steps, hp.warmup_steps),
+            trainer.cosine(hp.dis_learning_rate, hp.gan_warmup_steps + hp.gan_steps, hp),
             self.discriminator.trainable_variables)
         self.judge = tf.function(self.score)
 

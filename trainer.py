@@ -85,11 +85,11 @@ def find_data(args: argparse.Namespace, hp: HyperParams) -> pathlib.Path:
     return args.data or read_notes(args.logdir).get("data") or prepro.prepare_demo(hp)
 
 
-def cosine(peak: float, steps: int, warmup: int) -> keras.optimizers.schedules.LearningRateSchedule:
-    """Learning rate that rises to `peak` and falls along a cosine to a hundredth of it."""
-    warmup = min(warmup, steps // 4)
-    return keras.optimizers.schedules.CosineDecay(peak / 100, max(1, steps - warmup), alpha=0.01, warmup_target=peak,
-                                                  warmup_steps=max(1, warmup))
+def cosine(peak: float, steps: int, hp: HyperParams) -> keras.optimizers.schedules.LearningRateSchedule:
+    """Learning rate that rises from its share `lowest_rate` to `peak` and falls along a cosine to there again."""
+    warmup = min(hp.warmup_steps, steps // 4)
+    return keras.optimizers.schedules.CosineDecay(peak * hp.lowest_rate, max(1, steps - warmup), alpha=hp.lowest_rate,
+                                                  warmup_target=peak, warmup_steps=max(1, warmup))
 
 
 def forget(logdir: pathlib.Path) -> None:

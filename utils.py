@@ -299,14 +299,18 @@ def griffin_lim(linear: np.ndarray, pitch: np.ndarray, hp: HyperParams) -> np.nd
     Speech starts near its end that way, and few iterations do. The magnitude is raised to `hp.power` first (Tacotron,
     section 3.4), and the level of each frame is kept: what is to be sharp are formants and harmonics, while loud and
     soft sounds stay as far apart as they are.
+
+    With `harmonics=0` it is that of 2017: all phases are zero at first, and of no frame the level is kept.
     """
     magnitude = denormalise(linear, hp).T                                                             # (F, T)
     if hp.power != 1.0:
-        sharpened = magnitude ** hp.power
-        magnitude = sharpened * (magnitude.sum(axis=0) / np.maximum(sharpened.sum(axis=0), 1e-8))
+        level, magnitude = magnitude.sum(axis=0), magnitude ** hp.power
+        if hp.harmonics:
+            magnitude = magnitude * (level / np.maximum(magnitude.sum(axis=0), 1e-8))
     framing = {"hop_length": hp.hop_length, "win_length": hp.win_length, "n_fft": hp.n_fft}
-    wav = excitation(pitch, hp).astype(np.float32)
-    for _ in range(hp.griffin_lim_iters + 1):
+    wav = (excitation(pitch, hp).astype(np.float32) if hp.harmonics
+           else librosa.istft(magnitude.astype(np.complex64), **framing))
+    for _ in range(hp.griffin_lim_iters + hp.harmonics):  # what pulses begin with is not yet of this magnitude
         spectrum = librosa.stft(wav, **framing)                                                       # (F, T)
         wav = librosa.istft(magnitude * spectrum / np.maximum(np.abs(spectrum), 1e-12), **framing)
     return scipy.signal.lfilter([1.0], [1.0, -hp.preemphasis], wav).astype(np.float32)

@@ -61,7 +61,8 @@ def plain_base(hp: hyperparams.HyperParams = TINY, speakers: tuple[str, ...] = (
     bands = np.zeros((n, hp.n_mels), np.float32)
     movements = np.ones((n, base.MODULATION_FRAMES // 2 + 1, hp.n_mels), np.float32)
     return base.Base(np.array(speakers), np.repeat(kernel[None], n, axis=0), bands, bands, np.ones(n), movements,
-                     movements[0], np.array([[0.0, 1.0]] * (n + 1)), np.zeros((n, hp.n_mels + 1)), np.full(n, np.inf))
+                     movements[0], np.array([[0.0, 1.0]] * (n + 1)), np.zeros((n, hp.n_mels + 1)), np.full(n, np.inf),
+                     np.ones(n))
 
 
 def plain_corpus(data: pathlib.Path, hp: hyperparams.HyperParams = TINY, share: tuple[int, int] = (0, 1)):

@@ -89,7 +89,7 @@ def make_small():
             self.stages = [(name, getattr(hp, f"{name}_steps")) for name in ("postnet", "mel")]
             self.generator = keras.Sequential([keras.Input((8,)), keras.layers.Dense(32, "relu"),
                                                keras.layers.Dense(1)])
-            self.optimizer = keras.optimizers.Adam(trainer.cosine(1e-2, 250, 10))
+            self.optimizer = keras.optimizers.Adam(trainer.cosine(1e-2, 250, hp.replace(warmup_steps=10)))
             self.optimizer.build(self.generator.trainable_variables)
             ballast = [keras.Variable(np.ones(200_000)) for _ in range(5)]
             self.parts = {"generator": self.generator.weights, "optimizer": self.optimizer.variables, "rest": ballast}

@@ -50,6 +50,9 @@ def test_wrong_type_is_named(assignment, message):
     (["dropout=1"], "dropout=1.0"), (["hide_frame=1.5"], "hide_frame=1.5"), (["whole_share=-0.1"], "whole_share=-0.1"),
     (["advance_smoothing=1.1"], "advance_smoothing=1.1"),
     (["correction=-0.5"], "correction=-0.5: must not be negative"),
+    (["base=2"], "base=2: choose 0 or 1"), (["harmonics=-1"], "harmonics=-1: choose 0 or 1"),
+    (["attention=luong"], "attention=luong: choose local or global"), (["joint_steps=-1"], "joint_steps=-1"),
+    (["lowest_rate=0"], "lowest_rate=0.0"), (["lowest_rate=1.5"], "lowest_rate=1.5"),
     (["postfilter=-0.1"], "postfilter=-0.1: must not be negative"),
     (["test=0.6", "validation=0.5"], "leave nothing to train on"), (["learning_rate=nan"], "learning_rate=nan"),
     (["range_db=-80"], "range_db=-80")])
@@ -65,7 +68,7 @@ def test_presets_are_consistent(name):
 
 
 def test_unknown_preset_lists_them_all():
-    with pytest.raises(ValueError, match="--preset papper: choose one of default, demo, paper"):
+    with pytest.raises(ValueError, match="--preset papper: choose one of default, demo, 2017"):
         hyperparams.get("papper", [])
 
 
@@ -82,10 +85,10 @@ def test_round_trip_through_hparams_json(tmp_path):
 
 def test_file_of_another_version_is_refused(tmp_path):
     values = dataclasses.asdict(HyperParams())
-    values["attention"] = values.pop("sigma")
+    values["deviation"] = values.pop("sigma")
     path = tmp_path / "hparams.json"
     path.write_text(json.dumps(values))
-    with pytest.raises(ValueError, match=r"hparams.json is of another version.*unknown \['attention'\].*\['sigma'\]"):
+    with pytest.raises(ValueError, match=r"hparams.json is of another version.*unknown \['deviation'\].*\['sigma'\]"):
         HyperParams.from_json(path)
 
 

@@ -5,7 +5,8 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from modules import CBHG, Highway, LocalAttention, MaskedNorm, PreNet, length_mask
+from attention import LocalAttention
+from modules import CBHG, Highway, MaskedNorm, PreNet, length_mask
 
 NORMS = ("bn", "ln", "ins")
 LENGTHS = (7, 4)

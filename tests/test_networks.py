@@ -25,8 +25,9 @@ def randomise(generator: Generator, seed: int = 5) -> Generator:
     for weight in generator.weights:
         weight.assign(weight * rng.uniform(0.5, 1.5, weight.shape) if "variance" in weight.path
                       else weight + rng.normal(0.0, 0.05, weight.shape))
-    attend = generator.decoder.cell.attend
-    attend.advance.kernel.assign(rng.normal(0.0, 0.5, attend.advance.kernel.shape))
+    if generator.hp.attention == "local":
+        advance = generator.decoder.cell.attend.advance
+        advance.kernel.assign(rng.normal(0.0, 0.5, advance.kernel.shape))
     return generator
 
 
@@ -237,8 +238,8 @@ def test_free_running_equals_stepping_the_cell_by_hand(generator, change):
     lengths = batch["source_mask"].sum(axis=1)
     start, width = np.zeros(2, np.float32), hp.width + hp.width // 2
     free = generator.decoder(memory, batch["carried"], batch["source_mask"], start, steps=steps)
-    memory = np.concatenate([memory, batch["carried"][:, :, :hp.n_mels + 2]], axis=2)
-    state = generator.decoder.cell.start(start)
+    memory = generator.decoder.cell.attend.remember(memory, batch["carried"][:, :, :hp.n_mels + 2])
+    state = generator.decoder.cell.start(start, memory)
     for step in range(steps):
         given = StepInput(frame=np.full((2, hp.n_mels), 9.0, np.float32), use_frame=np.zeros((2, 1), np.float32),
                           show_frame=np.ones((2, 1), np.float32), drop=np.ones((2, width), np.float32),

@@ -8,7 +8,7 @@ import tensorflow as tf
 
 import recurrent
 from networks import Discriminator, Generator
-from recurrent import GRU, Dense, GRUCell, dot, scan, window
+from recurrent import GRU, Dense, GRUCell, dot, product, scan, window
 
 N, T, S, C = 3, 7, 9, 4
 
@@ -109,6 +109,29 @@ def test_what_is_read_twice_in_a_step_gets_both_gradients():
         np.testing.assert_allclose(found, tf.convert_to_tensor(expected), rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.parametrize("compiled", [False, True])
+def test_products_with_all_of_a_memory_get_their_gradients(compiled):
+    """As an attention reads it: K = 2 scores of keys, and what they weigh."""
+    rng = np.random.default_rng(5)
+    keys, values, state, inputs = (tf.constant(rng.normal(size=shape), tf.float32) for shape in (
+        (N, C, S), (N, S, C), (N, C), (T, N, C)))
+
+    def step(state, now):
+        weights = tf.nn.softmax(product(tf.stack([state, now], axis=1), keys))                           # (N, 2, S)
+        return tf.tanh(tf.reduce_sum(product(weights, values), axis=1) + now)
+
+    def gradients(way):
+        def run():
+            with tf.GradientTape() as tape:
+                tape.watch((keys, values, state, inputs))
+                loss = tf.reduce_sum(way(step, state, inputs, [keys, values]) ** 2)
+            return loss, *tape.gradient(loss, (keys, values, state, inputs))
+        return tf.function(run)() if compiled else run()
+    for found, expected in zip(gradients(scan), gradients(plain), strict=True):
+        assert np.abs(expected).max() > 1e-3
+        np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-5)
+
+
 def test_a_weight_that_the_loop_was_not_told_of_is_an_error():
     reader, memory, start, inputs = make()
     with pytest.raises(KeyError):
@@ -163,6 +186,7 @@ def test_a_window_repeats_the_frames_at_the_ends():
     np.testing.assert_array_equal(window(memory, tf.constant([2]), 4)[0, :, 0], [2, 3, 3, 3])
 
 
-def test_dot_outside_of_a_loop():
+def test_dot_and_product_outside_of_a_loop():
     x, kernel = np.ones((2, 3, 4), np.float32), np.ones((4, 5), np.float32)
     np.testing.assert_array_equal(dot(x, kernel, None), np.full((2, 3, 5), 4.0))
+    np.testing.assert_array_equal(product(x, np.stack([kernel, 2.0 * kernel]))[:, 0, 0], [4.0, 8.0])

@@ -255,13 +255,16 @@ def test_a_failed_start_does_not_spoil_a_run(run_train, tmp_path, monkeypatch, c
 
 
 def test_learning_rate_rises_and_falls():
-    rate = [float(trainer.cosine(1e-2, 100, 10)(step)) for step in range(101)]
+    hp = HP.replace(warmup_steps=10)
+    rate = [float(trainer.cosine(1e-2, 100, hp)(step)) for step in range(101)]
     assert rate[0] < 0.2 * max(rate) and max(rate) == pytest.approx(1e-2, rel=1e-3)
     peak = int(np.argmax(rate))
     assert 9 <= peak <= 11 and (np.diff(rate[:peak]) > 0).all() and (np.diff(rate[peak:]) < 0).all()
     assert rate[100] < 0.02 * max(rate)
     for steps in (0, 1, 3):  # short stages
-        assert all(math.isfinite(trainer.cosine(1e-2, steps, 10)(step)) for step in range(steps + 1))
+        assert all(math.isfinite(trainer.cosine(1e-2, steps, hp)(step)) for step in range(steps + 1))
+    constant = trainer.cosine(1e-2, 100, hp.replace(lowest_rate=1.0))
+    assert [float(constant(step)) for step in range(101)] == pytest.approx([1e-2] * 101)
 
 
 def test_a_run_remembers_its_corpus(tmp_path, tiny_hp, monkeypatch):

@@ -1,0 +1,180 @@
+"""The system of 2017 as it was described: what its presets build, and that they train, resume, evaluate and convert."""
+import types
+
+import numpy as np
+import pytest
+import soundfile
+import tensorflow as tf
+
+import base
+import eval as evaluation
+import eval_gan
+import hyperparams
+import tasks
+import train
+import train_gan
+import trainer
+import utils
+from conftest import DEMO, demo_wav, leftovers, plain_base, plain_corpus, tone
+from convert import Converter
+from networks import Discriminator, Generator
+from test_networks import VOICE, make_batch, make_generator, make_task, randomise, sources
+from test_training import assert_equal, kept, variables_of
+
+SMALL = ["width=16", "encoder_banks=2", "postnet_banks=2", "highway_layers=1", "batch_size=4", "joint_steps=2",
+         "gan_steps=2", "k=2", "log_steps=1", "save_steps=2", "n_samples=1", "griffin_lim_iters=2"]
+HP = hyperparams.get("2017", SMALL)
+PARTS = {"base": 0, "attention": "global", "harmonics": 0, "joint_steps": 3}
+
+
+def test_the_preset_builds_the_described_networks_and_nothing_else():
+    generator, ours = make_generator(HP), make_generator(HP.replace(base=1, attention="local", harmonics=1))
+    cell, encoder = generator.decoder.cell, generator.encoder
+    assert not hasattr(cell.attend, "advance") and not hasattr(encoder, "unfold") and not generator.postnet.depths
+    for extra in (cell.mel_of_context, cell.pitch_of_state, cell.pitch_of_context):
+        assert extra is None
+    names = {tuple(weight.shape) for weight in generator.postnet.weights}
+    assert (HP.width, HP.n_linear) in names and generator.count_params() < ours.count_params()
+    memory = encoder(np.zeros((1, 30, HP.n_linear), np.float32), np.ones((1, 30), np.float32))
+    assert memory.shape == (1, 6, HP.width)  # one vector a step
+    assert {each.kind for each in (encoder.cbhg.bank_norm, generator.postnet.cbhg.bank_norm)} == {"ins"}
+    # Nothing that needs statistics of paired training to draw with
+    assert not [weight.path for weight in generator.non_trainable_weights if "norm" in weight.path]
+
+
+def test_both_presets_have_the_same_generator():
+    paired, adversarial = hyperparams.get("2017", []), hyperparams.get("2017-gan", [])
+    assert [variable.shape for variable in Generator(paired.replace(width=16)).weights] == [
+        variable.shape for variable in Generator(adversarial.replace(width=16)).weights]
+    assert [Discriminator(HP.replace(norm=norm)).cbhg.bank_norm.kind for norm in ("ins", "bn")] == ["ins", "ln"]
+    assert (adversarial.gan_networks, adversarial.k, adversarial.gan_clip_norm) == ("all", 5, 5.0)
+    for hp in (paired, adversarial):
+        rates = [trainer.cosine(peak, 100, hp)(step) for peak in (hp.learning_rate, hp.gen_learning_rate)
+                 for step in (0, 50, 99)]
+        assert np.asarray(rates[:3]) == pytest.approx(1e-3)
+    assert adversarial.gen_learning_rate == adversarial.dis_learning_rate == 1e-3
+
+
+def test_one_optimizer_changes_all_weights_by_the_losses_of_mel_and_linear(eager):
+    task, batch = make_task(HP.replace(dropout=0.2)), make_batch(HP)
+    assert task.stages == [("joint", 2)] and list(task.optimizers) == ["joint"]
+    weights = randomise(task.generator).trainable_weights
+    losses = {name: float(value) for name, value in task.forward("joint", batch).items()}
+    assert set(losses) == {"loss", "loss/mean_loss1", "loss/mean_loss2", "loss/mean_loss"}
+    assert losses["loss"] == pytest.approx(losses["loss/mean_loss1"] + losses["loss/mean_loss2"])
+    assert losses["loss"] == losses["loss/mean_loss"]
+    before = [weight.numpy() for weight in weights]
+    task.train_step("joint", batch, tf.Variable(0, dtype=tf.int64))
+    for weight, old in zip(weights, before):
+        assert (weight.numpy() != old).any(), weight.path
+
+
+def test_the_loss_of_the_linear_spectrogram_reaches_the_encoder(eager):
+    task, batch = make_task(HP.replace(dropout=0.0)), make_batch(HP)
+    first = randomise(task.generator).encoder.prenet.trainable_variables
+    with tf.GradientTape() as tape:
+        loss = task.forward("joint", batch)["loss/mean_loss2"]
+    for gradient in tape.gradient(loss, [variable.value for variable in first]):
+        assert np.abs(gradient).max() > 0.0
+
+
+@pytest.mark.parametrize("name", PARTS)
+def test_each_part_is_an_ablation_of_the_default(tiny_hp, eager, name):
+    hp = tiny_hp.replace(**{name: PARTS[name]})
+    task, batch = make_task(hp), make_batch(hp)
+    randomise(task.generator)
+    assert [stage for stage, _ in task.stages] == ["postnet", "mel", "joint"][:2 + (name == "joint_steps")]
+    for stage, _ in task.stages:
+        assert float(task.train_step(stage, batch, tf.Variable(0, dtype=tf.int64))["skipped"]) == 0.0
+    for result in Converter(task.generator, plain_base(hp))(sources(hp, [20, 31]), [VOICE] * 2):
+        assert np.isfinite(result.linear).all()
+
+
+def test_without_a_base_nothing_of_the_source_is_carried_over():
+    source, = sources(HP, [23])
+    for part, size in zip(base.carry(plain_base(HP), source, VOICE, HP), (HP.n_mels, 2, HP.n_mels)):
+        assert part.shape == (23, size) and not part.any()
+    found = plain_base(HP)
+    results = [Converter(randomise(make_generator(HP)), each)([source], [VOICE])[0]
+               for each in (found, found._replace(biases=found.biases + 0.5))]
+    np.testing.assert_array_equal(results[0].linear, results[1].linear)
+
+
+def test_the_post_net_draws_all_from_the_mel():
+    batch, generator = make_batch(HP), make_generator(HP)
+    assert not np.asarray(generator.postnet(batch["mel"], batch["pitch"], batch["mask"])).any()  # before it has learnt
+    randomise(generator)
+    one, other = (generator.postnet(batch["mel"], share * batch["pitch"], batch["mask"]) for share in (1.0, 0.0))
+    assert np.asarray(one).any()
+    np.testing.assert_array_equal(one, other)
+
+
+def test_the_mel_has_the_harmonics(demo_data, tiny_hp):
+    with_them, without = plain_corpus(demo_data, HP), plain_corpus(demo_data, tiny_hp)
+    pair = with_them.train[0]
+    own = utils.spectrograms(demo_wav("slt", pair.name, HP), HP)[0][pair.target_start:pair.target_end]
+    mel, envelope = with_them.target_mel(pair), without.target_mel(pair)
+    n = min(len(mel), len(own))
+    assert np.abs(mel[:n] - own[:n]).mean() < 0.01 < np.abs(mel - envelope).mean()
+    np.testing.assert_array_equal(with_them.assemble([with_them.whole(pair)])["mel"][0, :len(mel)], mel)
+    np.testing.assert_array_equal(envelope, without.spoken_target(pair, "mel"))
+
+
+def test_griffin_lim_starts_without_a_pitch_and_raises_loud_frames_too():
+    wav = np.concatenate([tone(300), 0.1 * tone(300)])
+    linear = utils.spectrograms(wav, HP)[1]
+    hp = HP.replace(griffin_lim_iters=30)
+    one, other = (utils.griffin_lim(linear, np.full((len(linear), 2), value), hp) for value in (0.0, 1.0))
+    np.testing.assert_array_equal(one, other)
+    plain = utils.griffin_lim(linear, np.zeros((len(linear), 2)), hp.replace(power=1.0))
+    loud, soft = slice(2000, 14000), slice(18000, 30000)
+    assert plain[loud].std() / plain[soft].std() == pytest.approx(10.0, rel=0.1)
+    assert one[loud].std() / one[soft].std() == pytest.approx(10.0 ** 1.2, rel=0.1)
+
+
+def test_batches_are_of_whole_utterances_as_they_are(demo_data):
+    corpus = plain_corpus(demo_data, HP)
+    for step in range(5):
+        assert all(len(item) == 1 for item in corpus.paired_items(step))
+    items = [(pair,) for pair in corpus.by_length[-4:]]
+    corpus.paired_items = lambda step: items
+    for row, (pair,) in zip(corpus.paired_batch(0)["source"], items):
+        np.testing.assert_allclose(row[:pair.source_end - pair.source_start], corpus.source(pair), atol=1e-6)
+
+
+def test_a_voice_alone_is_refused():
+    corpus = types.SimpleNamespace(alone=True, data="her")
+    with pytest.raises(ValueError, match="her holds the target alone"):
+        tasks.Paired(HP, corpus)
+
+
+def test_a_joint_stage_that_is_resumed_goes_on_as_if_unbroken(demo_data, tmp_path, monkeypatch):
+    hp = HP.replace(joint_steps=3)
+    monkeypatch.setattr(tasks.Paired, "validate", lambda self, run, stage: {})
+
+    def go(logdir, stop):
+        task = tasks.Paired(hp, plain_corpus(demo_data, hp))
+        run = trainer.Run(tmp_path / logdir, hp, task.parts)
+        run.resume()
+        trainer.fit(run, task, stop)
+        return variables_of(task)
+    unbroken = go("unbroken", 3)
+    go("broken", 1)
+    assert_equal(go("broken", 3), unbroken)
+
+
+@pytest.mark.parametrize("script, evaluate, preset", [(train, evaluation, "2017"), (train_gan, eval_gan, "2017-gan")])
+def test_the_preset_trains_resumes_evaluates_and_converts(demo_data, tmp_path, capsys, script, evaluate, preset):
+    flags = ["--preset", preset, "--data", str(demo_data), *(f"--set={text}" for text in SMALL)]
+
+    for more in (["--steps", "1"], []):
+        assert script.main([*flags, "--logdir", str(tmp_path / "a"), *more]) == 0, capsys.readouterr().err
+    assert kept(tmp_path / "a")[-1] == 2
+    assert float(base.load(tmp_path / "a").paces[0]) == pytest.approx(1.0, abs=0.5)
+    logdir, held, out = ["--logdir", str(tmp_path / "a")], tmp_path / "held", tmp_path / "out"
+    assert evaluate.main(["--data", str(demo_data), *logdir, "--out", str(held)]) == 0
+    assert (held / "metrics.json").exists() and list((held / "audio").glob("*.wav"))
+    assert evaluate.main([str(DEMO / "rms" / "demo_001.ogg"), *logdir, "--out", str(out)]) == 0
+    wav, rate = soundfile.read(out / "demo_001.wav")
+    assert rate == HP.sample_rate and len(wav) > 0.5 * rate and np.isfinite(wav).all()
+    assert leftovers(tmp_path) == []

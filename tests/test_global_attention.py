@@ -1,0 +1,170 @@
+"""Global attention: what it reads, its gradients, padding, and where and when it says it is."""
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+import base
+import data_load
+import networks
+from attention import GlobalAttention
+from conftest import plain_base
+from convert import Converter
+from networks import Generator
+from test_networks import SOURCE_LENGTHS, STAGES, STEPS, VOICE, make_batch, make_task, randomise, sources, teach
+from test_recurrent import plain
+
+WIDTH, CHANNELS, STACK, STEPS_OF_SOURCE, R = 8, 3, 5, 6, 4
+LENGTHS = (30.0, 21.0)  # frames of the source: six steps of the memory, and five of which one is not full
+
+
+@pytest.fixture(scope="module")
+def generator(tiny_hp) -> Generator:
+    """Its attention is sharp enough to choose."""
+    keras.utils.set_random_seed(6)
+    generator = randomise(Generator(tiny_hp.replace(attention="global", hide_frame=0.0)))
+    query = generator.decoder.cell.attend.query.kernel
+    query.assign(20.0 * query)
+    return generator
+
+
+def look(scale: float = 1.0, garbage: float = 0.0):
+    """What one step sees of two memories, and these: vectors (2, 6, E) and base (2, 30, B)."""
+    keras.utils.set_random_seed(2)
+    rng, attention = np.random.default_rng(3), GlobalAttention(WIDTH, R, STACK)
+    state, memory, carried = (rng.normal(size=shape).astype(np.float32) for shape in (
+        (2, WIDTH), (2, STEPS_OF_SOURCE, WIDTH), (2, STACK * STEPS_OF_SOURCE, CHANNELS)))
+    memory[1, 5:], carried[1, 21:] = garbage, garbage
+    rest = np.zeros(2, np.float32), np.ones(2, np.float32)
+    seen = attention.step(*rest, scale * state, state, attention.remember(memory, carried), np.float32(LENGTHS))
+    return seen, memory, carried
+
+
+def test_weights_are_the_softmax_of_all_valid_steps_and_the_context_their_mean():
+    seen, memory, _ = look()
+    weights = np.asarray(seen.weights)
+    assert weights.shape == (2, 1, STEPS_OF_SOURCE) and (weights[0] > 0.0).all()
+    np.testing.assert_allclose(weights.sum(axis=2), 1.0, rtol=1e-5)
+    assert not weights[1, 0, 5:].any() and (weights[1, 0, :5] > 0.0).all()  # the fifth holds one frame
+    np.testing.assert_allclose(seen.contexts, weights @ memory, atol=1e-5)
+
+
+def test_nothing_beyond_the_length_is_read():
+    for found, expected in zip(look(garbage=1e6)[0], look()[0]):
+        np.testing.assert_array_equal(found, expected)
+
+
+@pytest.mark.parametrize("scale", [0.0, 1.0, 100.0])
+def test_its_place_is_the_frame_expected_and_there_the_base_is_read(scale):
+    seen, _, carried = look(scale)
+    start = np.asarray(seen.weights)[:, 0] @ (STACK * np.arange(STEPS_OF_SOURCE))
+    np.testing.assert_allclose(seen.start, start, rtol=1e-5)
+    np.testing.assert_allclose(seen.end, start + STACK, rtol=1e-5)
+    if scale == 0.0:  # it cannot tell the steps apart
+        np.testing.assert_allclose(start, [12.5, 10.0], rtol=1e-5)
+    for i, length in enumerate(map(int, LENGTHS)):
+        points = np.minimum(start[i] + STACK * np.arange(R) / R, length - 1)
+        expected = np.stack([np.interp(points, np.arange(length), column[:length]) for column in carried[i].T], axis=1)
+        np.testing.assert_allclose(seen.base[i], expected, atol=1e-4)
+
+
+def test_gradients_equal_those_of_a_loop_that_keeps_everything(generator, monkeypatch, eager):
+    batch = make_batch(generator.hp)
+    weights = [weight.value for weight in (*generator.encoder.trainable_weights, *generator.decoder.trainable_weights)]
+    say = np.random.default_rng(0).normal(size=(2, max(STEPS) * generator.hp.r, generator.hp.n_mels))
+
+    def gradients():
+        with tf.GradientTape() as tape:
+            decoded = teach(generator, batch)
+            loss = tf.reduce_sum(decoded.mel * say) + tf.reduce_sum(decoded.pitch * say[:, :, :2])
+        return tape.gradient(loss, weights)
+    found = gradients()
+    monkeypatch.setattr(networks, "scan", plain)
+    for one, other in zip(found, gradients(), strict=True):
+        largest = np.abs(other).max()
+        assert largest > 1e-4
+        np.testing.assert_allclose(one, other, atol=1e-3 * largest)
+
+
+def test_the_gradient_of_the_query_is_that_of_differences(generator, eager):
+    batch, query = make_batch(generator.hp), generator.decoder.cell.attend.query.kernel
+    batch["carried"] = 0.0 * batch["carried"]  # read between frames it has corners
+
+    def loss():
+        return tf.reduce_sum(tf.sin(3.0 * teach(generator, batch).mel))
+    with tf.GradientTape() as tape:
+        found = loss()
+    gradient, before = tf.convert_to_tensor(tape.gradient(found, query.value)), query.numpy()
+    way = gradient.numpy() / np.linalg.norm(gradient)
+    values = []
+    for sign in (1.0, -1.0):
+        query.assign(before + sign * 0.05 * way)
+        values.append(float(loss()))
+    query.assign(before)
+    assert float(tf.norm(gradient)) == pytest.approx((values[0] - values[1]) / 0.1, rel=0.03)
+
+
+@pytest.mark.parametrize("norm", ["ins", "bn"])
+def test_padding_changes_no_loss_of_any_stage(tiny_hp, norm):
+    task = make_task(tiny_hp.replace(norm=norm, dropout=0.0, hide_frame=0.0, attention="global", harmonics=0,
+                                     joint_steps=3))
+    randomise(task.generator)
+    short, longer = make_batch(tiny_hp), make_batch(tiny_hp, more=2, garbage=True)
+    for stage in (*STAGES, "joint"):
+        expected, found = ({name: float(value) for name, value in task.forward(stage, batch).items()}
+                           for batch in (short, longer))
+        assert expected["loss"] > 0.05 and found == pytest.approx(expected, rel=2e-4), stage
+
+
+def test_free_running_fed_back_as_teacher_gives_the_same(generator):
+    batch = make_batch(generator.hp)
+    memory = generator.encoder(batch["source"], batch["source_mask"])
+    assert memory.shape == (2, max(SOURCE_LENGTHS) // generator.hp.encoder_stack, generator.hp.width)
+
+    def decode(**given):
+        return generator.decoder(memory, batch["carried"], batch["source_mask"], np.zeros(2, np.float32), steps=6,
+                                 **given)
+    free = decode()
+    assert np.ptp(free.positions[:, :, 0], axis=1).min() > 0.1  # it looks here and there
+    for found, expected in zip(decode(frames=free.mel), free):
+        np.testing.assert_allclose(found, expected, atol=1e-5)
+    for found, expected in zip(decode(positions=np.cumsum(np.ones((2, 7), np.float32), axis=1)), free):
+        np.testing.assert_array_equal(found, expected)  # it cannot be told where to read
+
+
+@pytest.mark.parametrize("batch_size", [1, 16])
+def test_a_conversion_is_as_long_as_its_source_at_the_pace_of_training(generator, batch_size):
+    inputs, lengths = sources(generator.hp, [40, 17, 31, 5]), [52, 22, 40, 6]
+    results = Converter(generator, plain_base(generator.hp)._replace(paces=np.array([1.3])))(
+        inputs, [VOICE] * 4, batch_size)
+    whole = Converter(generator, plain_base(generator.hp)._replace(paces=np.array([1.3])))(inputs, [VOICE] * 4)
+    for length, source, result, other in zip(lengths, inputs, results, whole):
+        assert result.stopped and len(result.mel) == len(result.linear) == len(result.positions) == length
+        assert result.weights.shape == (length, len(source.mel))
+        full = len(source.mel) // STACK * STACK  # a vector of the memory that is not full counts what is not there, too
+        np.testing.assert_array_less(result.weights[:, :full].sum(axis=1), 1.0 + 1e-4)
+        assert full < len(source.mel) or result.weights.sum(axis=1) == pytest.approx(1.0, abs=1e-4)
+        for field in ("mel", "positions", "weights"):
+            np.testing.assert_allclose(getattr(result, field), getattr(other, field), atol=1e-4, err_msg=field)
+
+
+def test_the_pace_of_training_is_that_of_all_pairs_of_a_source(demo_data, demo_base, tiny_hp):
+    pairs = data_load.Corpus(demo_data, tiny_hp).train
+    spoken, heard = (sum(getattr(pair, f"{kind}_end") - getattr(pair, f"{kind}_start") for pair in pairs)
+                     for kind in ("target", "source"))
+    assert base.pace(demo_base, VOICE) == pytest.approx(spoken / heard) and spoken != heard
+    two = plain_base(tiny_hp)._replace(paces=np.array([0.8, 1.2]))
+    assert base.pace(two, VOICE._replace(weights=np.array([0.25, 0.75]))) == pytest.approx(1.1)
+
+
+def test_a_base_of_before_has_the_source_s_own_pace(generator):
+    result, = Converter(generator, plain_base(generator.hp))(sources(generator.hp, [23]), [VOICE])
+    assert len(result.mel) == 23
+
+
+def test_weights_are_shown_for_the_frames_written_and_read():
+    weights = np.random.default_rng(0).uniform(size=(2, 3, 1, 4)).astype(np.float32)
+    shown = np.asarray(GlobalAttention(WIDTH, R, STACK).spread(weights, np.zeros((2, 3)), 20))
+    assert shown.shape == (2, 3 * R, 20)
+    np.testing.assert_allclose(shown[1, 5, 10:15], weights[1, 1, 0, 2] / STACK)
+    np.testing.assert_allclose(shown.sum(axis=2), weights[:, :, 0].sum(axis=2).repeat(R, axis=1), rtol=1e-5)
