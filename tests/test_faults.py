@@ -39,8 +39,8 @@ from test_training import HP, Counting, events, go, kept, weight_in
 def test_a_signal_ends_training_after_its_step_with_a_checkpoint(script, number, code, tmp_path, monkeypatch, capsys):
     task = Counting(HP, on_step={7: lambda: signal.raise_signal(number)})
     no_corpus(monkeypatch)
-    monkeypatch.setattr(train, "Paired", lambda hp, corpus: task)
-    monkeypatch.setattr(train_gan, "Adversarial", lambda hp, corpus: task)
+    monkeypatch.setattr(train, "Paired", lambda hp, corpus, **_: task)
+    monkeypatch.setattr(train_gan, "Adversarial", lambda hp, corpus, **_: task)
     monkeypatch.setattr(trainer, "make_strategy", lambda n: tf.distribute.get_strategy())
     before = [signal.getsignal(each) for each in (signal.SIGINT, signal.SIGTERM)]
     assert script.main(["--data", str(tmp_path), "--logdir", str(tmp_path / "run"), "--set=save_steps=4"]) == code
