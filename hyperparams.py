@@ -90,7 +90,7 @@ class HyperParams:
     k: int = 1                      #                                         (2017 5)
     dis_stack: int = 1              # frames a step of the discriminator      (2017 5)
     dis_frames: int = 32            # frames it judges at a time; 0: all of a window              (2017 0)
-    gen_learning_rate: float = 1e-4  # highest; rises and falls along a cosine
+    gen_learning_rate: float = 2e-4  # highest; rises and falls along a cosine
     dis_learning_rate: float = 1e-4  # highest; likewise
     gan_clip_norm: float = 5.0      #                                         (2017 5)
     gan_weight: float = 6.0         # of the adversarial loss beside L1, see train_gan.py
