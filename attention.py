@@ -12,7 +12,7 @@ from keras import layers, ops
 from recurrent import Dense, product, window
 
 
-class Seen(NamedTuple):
+class Attended(NamedTuple):
     """What a decoder step read, K looks at W places of the memory."""
     contexts: object  # (N, K, E)
     base: object      # (N, r, B) at the places of the frames written
@@ -43,7 +43,7 @@ class LocalAttention(layers.Layer):
     def __init__(self, width: int, r: int, sigma: float, max_advance: float, smoothing: float, **kwargs):
         super().__init__(**kwargs)
         self.width, self.r, self.sigma, self.max_advance, self.smoothing = width, r, sigma, max_advance, smoothing
-        self.looks = r
+        self.n_contexts = r
         self.reach = math.ceil(self.REACH * sigma)
         self.size = 2 * self.reach + math.ceil((r - 1) * max_advance) + 2                         # W
         self.hidden = Dense(width // 2, "tanh")
@@ -54,20 +54,20 @@ class LocalAttention(layers.Layer):
         self.query = Dense(r * width, use_bias=False)
         self.built = True
 
-    def remember(self, memory, carried):
+    def prepare_memory(self, memory, carried):
         """Memory (N, S, E) and the base (N, S, B) as a decoder's loop reads them: side by side (N, S, E + B)."""
         return ops.concatenate([memory, carried], axis=-1)
 
-    def reads(self, memory) -> int:
+    def window_size(self, memory) -> int:
         """W, frames that a step looks through."""
         return self.size
 
-    def step(self, start, pace, state, context, memory, lengths) -> Seen:
+    def step(self, start, pace, state, context, memory, lengths) -> Attended:
         """Go on from `start` (N,) at a pace (N,) that state and last context (N, E) renew, and read there."""
         pace = self.move(pace, state, context)                                                    # (N,)
         end = start + self.r * pace                                                               # (N,)
         contexts, base, origin, weights = self.look(start, end, state, memory, lengths)
-        return Seen(contexts, base, start, end, pace, origin, weights)
+        return Attended(contexts, base, start, end, pace, origin, weights)
 
     def move(self, pace, state, context):
         """Pace (N,) of before, state (N, E) and last context (N, E) to the pace of this step, frames of source for one
@@ -120,7 +120,7 @@ class GlobalAttention(layers.Layer):
     vector of the memory, and these begin at the frame that the weights expect. The base is read there.
     """
 
-    looks = 1
+    n_contexts = 1
 
     def __init__(self, width: int, r: int, stack: int, **kwargs):
         super().__init__(**kwargs)
@@ -128,15 +128,15 @@ class GlobalAttention(layers.Layer):
         self.query = Dense(width, use_bias=False)
         self.built = True
 
-    def remember(self, memory, carried):
+    def prepare_memory(self, memory, carried):
         """Memory (N, Tx, E) and the base (N, S, B) as a decoder's loop reads them: also as keys (N, E, Tx)."""
         return ops.swapaxes(memory, 1, 2), memory, carried
 
-    def reads(self, memory):
+    def window_size(self, memory):
         """W = Tx, steps of the memory, all of which a step looks through."""
         return ops.shape(memory[1])[1]
 
-    def step(self, start, pace, state, context, memory, lengths) -> Seen:
+    def step(self, start, pace, state, context, memory, lengths) -> Attended:
         """Read with a state (N, E) what was remembered of `lengths` (N,) frames; all else is for another attention."""
         keys, memory, carried = memory
         frames = self.stack * ops.arange(ops.shape(memory)[1], dtype="float32")                   # (Tx,) their first
@@ -150,7 +150,7 @@ class GlobalAttention(layers.Layer):
         near = origin[:, None] + ops.arange(size, dtype="float32")                                # (N, stack + 2)
         base = between(ops.abs(near[:, None, :] - points[:, :, None]), ops.cast(near < lengths[:, None], "float32"),
                        window(carried, ops.cast(origin, "int32"), size))                          # (N, r, B)
-        return Seen(product(weights, memory), base, start, start + self.stack,
+        return Attended(product(weights, memory), base, start, start + self.stack,
                     ops.full_like(pace, self.stack / self.r), ops.zeros_like(pace), weights)
 
     def spread(self, weights, origins, length):

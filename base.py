@@ -29,7 +29,6 @@ CONTEXT = 4                  # frames of the source before and after that a map 
 PENALTY = 30.0               # of the squares of a map's weights; mel spectrograms lie in [0, 1]
 DETAIL = (3.0, 1.0)          # frames and bands, deviations of the Gaussian whose remainder is detail of the source
 MEASURED = 50                # recordings, or up to twice as many, by which modulation and warp are measured
-MODULATION_FRAMES = 64       # of a segment whose modulation spectrum is measured: 0.8 s
 MOST_GAIN = 4.0              # of a movement, and the inverse of the least
 NEAR = 0.15                  # difference of distances of voiceprints that makes one source count e times as much
 FORMANTS = 4.0               # bands, deviation of the Gaussian whose remainder shows where the formants are
@@ -44,8 +43,8 @@ class Base(NamedTuple):
     biases: np.ndarray     # (K, M)
     floors: np.ndarray     # (K, M) level of the source's pauses: no recording is read as quieter than that
     warps: np.ndarray      # (K,) factor of frequency that brings the source's formants to the target's
-    carried: np.ndarray    # (K, P, M) modulation spectrum of what the map and the source's detail give, P frequencies
-    natural: np.ndarray    # (P, M) and that of the target's own speech
+    modulation: np.ndarray  # (K, P, M) modulation spectrum, P frequencies, of the map's output with the source's detail
+    target_modulation: np.ndarray  # (P, M) that of the target's own speech
     pitch: np.ndarray      # (K + 1, 2) mean and deviation of the octaves of each source and of the target
     centres: np.ndarray    # (K, M + 1) mean `voiceprint` of each source
     radii: np.ndarray      # (K,) and the distance from it within which most of its recordings lie
@@ -94,13 +93,13 @@ def modulation_spectrum(mels: list[np.ndarray]) -> np.ndarray:
     """Power (P, M) of the movements of each order of the mel-cepstra of recordings (T, M), at P modulation frequencies
     from 0 to half the frame rate."""
     movements = np.concatenate([orders - orders.mean(axis=0) for orders in map(cepstra, mels)])
-    movements = np.pad(movements, ((0, max(0, MODULATION_FRAMES - len(movements))), (0, 0)))
-    return scipy.signal.welch(movements, nperseg=MODULATION_FRAMES, axis=0, detrend=False)[1].astype(np.float32)
+    movements = np.pad(movements, ((0, max(0, metrics.MODULATION_FRAMES - len(movements))), (0, 0)))
+    return scipy.signal.welch(movements, nperseg=metrics.MODULATION_FRAMES, axis=0, detrend=False)[1].astype(np.float32)
 
 
-def gains(carried: np.ndarray, natural: np.ndarray) -> np.ndarray:
+def gains(modulation: np.ndarray, wanted: np.ndarray) -> np.ndarray:
     """Factors (P, M) from one modulation spectrum to another (P, M), smooth and within bounds: both are estimates."""
-    ratio = 0.5 * (np.log(np.maximum(natural, 1e-8)) - np.log(np.maximum(carried, 1e-8)))
+    ratio = 0.5 * (np.log(np.maximum(wanted, 1e-8)) - np.log(np.maximum(modulation, 1e-8)))
     return np.exp(np.clip(scipy.ndimage.gaussian_filter(ratio, 1.0, mode="nearest"),
                           -np.log(MOST_GAIN), np.log(MOST_GAIN)))
 
@@ -108,7 +107,7 @@ def gains(carried: np.ndarray, natural: np.ndarray) -> np.ndarray:
 def modulate(mel: np.ndarray, factors: np.ndarray) -> np.ndarray:
     """(S, M), the movements of each order of its mel-cepstra multiplied by `factors` (P, M), of which each modulation
     frequency has its own (Takamichi et al. 2016)."""
-    orders, beyond = cepstra(mel), MODULATION_FRAMES // 2
+    orders, beyond = cepstra(mel), metrics.MODULATION_FRAMES // 2
     mean = orders.mean(axis=0)
     spectrum = np.fft.rfft(np.pad(orders - mean, ((beyond, beyond), (0, 0)), mode="symmetric"), axis=0)
     places = np.linspace(0.0, len(factors) - 1.0, len(spectrum))
@@ -178,7 +177,7 @@ def carry(base: Base, features: Features, voice: Voice, hp: HyperParams) -> Carr
         return Carried(*(np.zeros((len(features.mel), size), np.float32) for size in (hp.n_mels, 2, hp.n_mels)))
     source = np.maximum(features.mel.astype(np.float32), (voice.weights @ base.floors).astype(np.float32))
     mel = apply(base, source, voice.weights)
-    factors = gains(np.tensordot(voice.weights, base.carried, 1), base.natural) ** hp.postfilter
+    factors = gains(np.tensordot(voice.weights, base.modulation, 1), base.target_modulation) ** hp.postfilter
     vivid = np.clip(modulate(detailed(mel, source, voice.warp, hp), factors), 0.0, 1.0)
     return Carried(mel, carry_pitch(base, features, voice, hp), vivid - mel)
 
@@ -239,8 +238,8 @@ def solve(corpus) -> Base:
                       np.mean(own, axis=0), radius(np.array(own)), sums.count / heard))
     *maps, octaves, centres, radii, paces = map(np.array, zip(*found))
     target = moments([pitch[pitch[:, 1] > 0.0, 0] for pitch in map(corpus.pitch, corpus.spoken)])
-    natural = modulation_spectrum([corpus.spoken_target(pair, "mel") for pair in some(corpus.spoken)])
-    return Base(*maps, natural, np.vstack([octaves, target]), centres, radii, paces)
+    target_modulation = modulation_spectrum([corpus.spoken_target(pair, "mel") for pair in some(corpus.spoken)])
+    return Base(*maps, target_modulation, np.vstack([octaves, target]), centres, radii, paces)
 
 
 def some(pairs: list[Pair]) -> list[Pair]:

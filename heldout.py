@@ -176,7 +176,7 @@ def draw_oracles(corpus: data_load.Corpus, pairs: list[Pair], generator: Generat
         inputs, valid = {}, batch["mask"]
         for kind, truth in (told | {" with teacher forcing": {"frames": frames}}).items():
             decoded = generator.decoder(memory, carried, mask, true[:, 0], steps=steps, **truth)
-            inputs[kind] = generator.heard(decoded, carried, mask, valid)
+            inputs[kind] = generator.postnet_inputs(decoded, carried, mask, valid)
         for kind, (mel, pitch) in (inputs | {" from natural mel": (frames, batch["pitch"])}).items():
             linear = np.asarray(generator.postnet(mel, pitch, valid))
             drawn.setdefault(kind, []).append((linear[0, :length], np.asarray(pitch)[0, :length]))

@@ -73,7 +73,7 @@ class HyperParams:
     context_frames: int = 10        # frames of source around a slice, at most, beyond its counterpart
     pace_weight: float = 0.1        # of the Huber loss between pace and slope of the DTW path
     pitch_weight: float = 0.4       # of the squared error of pitch (octaves)
-    voicing_weight: float = 0.1     # of the cross-entropy of voicing
+    voicing_weight: float = 0.1     # of the cross-entropy of voicing, which is heard where there is no base
     vary_pitch: float = 0.08        # logarithm, its pitch and formants are so much higher or lower
     vary_colour: float = 4.0        # dB, its spectrum is so much louder or softer somewhere
     hide_band: float = 0.12         # share of its spectrum that is hidden, at most

@@ -6,6 +6,7 @@ normalised, zeroth coefficient and silent frames dropped), not WORLD's: figures 
 from typing import NamedTuple
 
 import numpy as np
+import scipy.signal
 
 import alignment
 import utils
@@ -78,10 +79,8 @@ def modulation_spectrum(cepstra: np.ndarray) -> np.ndarray:
     """Mean power in dB (24, MODULATION_FRAMES / 2) of the movements of each cepstrum of (T, 24), up to half the frame
     rate and without the constant part (Takamichi et al. 2014, section 3, on windows of 0.8 s)."""
     padded = np.pad(cepstra, ((0, max(0, MODULATION_FRAMES - len(cepstra))), (0, 0)), mode="edge")
-    windows = np.lib.stride_tricks.sliding_window_view(padded, MODULATION_FRAMES, axis=0)[::MODULATION_FRAMES // 2]
-    windows = (windows - windows.mean(axis=2, keepdims=True)) * np.hanning(MODULATION_FRAMES)    # (W, 24, frames)
-    power = np.square(np.abs(np.fft.rfft(windows, axis=2)))[:, :, 1:]
-    return 10.0 * np.log10(power.mean(axis=0) + 1e-8)
+    power = scipy.signal.welch(padded, window=np.hanning(MODULATION_FRAMES), axis=0)[1][1:]
+    return 10.0 * np.log10(power.T + 1e-8)
 
 
 def modulation_distance(cepstra: list[np.ndarray], references: list[np.ndarray]) -> float:

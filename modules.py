@@ -230,17 +230,18 @@ class DecoderCell(layers.Layer):
         zeros = ops.zeros((n, self.width))
         return DecoderState(ops.zeros((n, self.r, self.n_mels)), ops.zeros((n, self.r, 2)), position, position,
                             ops.ones((n,)), ops.zeros((n,)),
-                            ops.zeros((n, self.attend.looks, self.attend.reads(memory))), zeros, zeros, zeros, zeros)
+                            ops.zeros((n, self.attend.n_contexts, self.attend.window_size(memory))), zeros, zeros,
+                            zeros, zeros)
 
     def call(self, state: DecoderState, given: StepInput, memory, lengths) -> DecoderState:
-        """One step; memory as `attend.remember` gives it, of `lengths` (N,) frames."""
+        """One step; memory as `attend.prepare_memory` gives it, of `lengths` (N,) frames."""
         frame = given.use_frame * given.frame + (1.0 - given.use_frame) * state.mel[:, -1]        # (N, M)
         x = self.prenet[0](frame * given.show_frame) * given.drop[:, :self.width]                 # (N, E)
         x = self.prenet[1](x) * given.drop[:, self.width:]                                        # (N, E/2)
         attention = self.attention_gru(ops.concatenate([x, state.context], axis=-1), state.attention)
         start = given.use_position * given.position + (1.0 - given.use_position) * state.end      # (N,)
         seen = self.attend.step(start, state.pace, attention, state.context, memory, lengths)
-        flat = ops.reshape(seen.contexts, (-1, self.attend.looks * self.width))
+        flat = ops.reshape(seen.contexts, (-1, self.attend.n_contexts * self.width))
         context = self.combine(ops.concatenate([flat, attention], axis=-1))                       # (N, E)
         lower = self.residual_grus[0](context, state.lower)                                    # (N, E)
         upper = self.residual_grus[1](context + lower, state.upper)                            # (N, E)

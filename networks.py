@@ -139,7 +139,7 @@ class Decoder(layers.Layer):
         mask (N, S). Global attention does not look at positions."""
         n, lengths = ops.shape(memory)[0], ops.sum(mask, axis=1)
         given = self.inputs(n, steps, training, frames, positions)
-        memory = self.cell.attend.remember(memory, carried[:, :, :self.hp.n_mels + 2])
+        memory = self.cell.attend.prepare_memory(memory, carried[:, :, :self.hp.n_mels + 2])
         states = scan(lambda state, now: self.cell(state, now, memory, lengths), self.cell.start(start, memory), given,
                       [*self.cell.trainable_weights, *keras.tree.flatten(memory)])                 # (Ty, N, ...)
         mel = ops.reshape(ops.transpose(states.mel, (1, 0, 2, 3)), (n, -1, self.hp.n_mels))
@@ -233,7 +233,7 @@ class Generator(keras.Model):
         carried = ops.zeros((1, size, 2 * self.hp.n_mels + 2))
         memory = self.encoder(source, mask)
         given, cell = self.decoder.inputs(1, 1, False), self.decoder.cell
-        remembered = cell.attend.remember(memory, carried[:, :, :self.hp.n_mels + 2])
+        remembered = cell.attend.prepare_memory(memory, carried[:, :, :self.hp.n_mels + 2])
         cell(cell.start(ops.zeros((1,)), remembered), StepInput(*(x[0] for x in given)), remembered, ops.ones((1,)))
         self.decoder(memory, carried, mask, ops.zeros((1,)), steps=1)
         self.postnet(ops.zeros((1, self.hp.r, self.hp.n_mels)), ops.zeros((1, self.hp.r, 2)), ops.ones((1, self.hp.r)))
@@ -250,7 +250,7 @@ class Generator(keras.Model):
         return self.decoder(memory, carried, mask, positions[:, 0], steps=steps, frames=mel, positions=positions,
                             training=training)
 
-    def heard(self, decoded: DecoderOutput, carried, source_mask, mask):
+    def postnet_inputs(self, decoded: DecoderOutput, carried, source_mask, mask):
         """What the post-net gets of what the decoder wrote: mel (N, T, M), zero beyond `mask` (N, T), and pitch
         (N, T, 2), octaves and voicing.
 
@@ -281,7 +281,7 @@ class Generator(keras.Model):
             inside = ops.cast(positions < ops.sum(mask, axis=1)[:, None] - 0.5, "float32")     # monotonic: 1 1 1 0 0
         lengths = ops.cast(ops.sum(inside, axis=1), "int32")
         stopped = lengths < ops.shape(positions)[1]
-        mel, pitch = self.heard(decoded, carried, mask, inside)
+        mel, pitch = self.postnet_inputs(decoded, carried, mask, inside)
         linear = self.postnet(mel, pitch, inside)
         weights = self.decoder.cell.attend.spread(decoded.weights, decoded.origins, ops.shape(source)[1])  # (N, T, S)
         return Conversion(mel, pitch, linear, lengths, stopped, positions, weights)

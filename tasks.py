@@ -48,7 +48,7 @@ class Task:
         mask = batch["mask"]
         decoded = self.generator(batch["source"], batch["carried"], batch["source_mask"], batch["positions"],
                                  batch["mel"] if self.hp.attention == "global" else None)
-        mel, _ = self.generator.heard(decoded, batch["carried"], batch["source_mask"], mask)
+        mel, _ = self.generator.postnet_inputs(decoded, batch["carried"], batch["source_mask"], mask)
         return decoded.mel, self.generator.postnet(mel, batch["pitch"], mask)
 
     def decoder_losses(self, decoded: DecoderOutput, batch: dict) -> dict:
@@ -198,7 +198,7 @@ class Paired(Task):
                             training=True)
         scalars = self.decoder_losses(decoded, batch)
         if stage == "joint":  # the post-net draws from what the decoder writes, and its loss goes back to there
-            mel, _ = generator.heard(decoded, batch["carried"], batch["source_mask"], mask)
+            mel, _ = generator.postnet_inputs(decoded, batch["carried"], batch["source_mask"], mask)
             linear = losses.l1(generator.postnet(mel, batch["pitch"], mask, training=True), batch["linear"], mask)
             scalars |= {"loss": scalars["loss"] + linear, "loss/mean_loss2": linear,
                         "loss/mean_loss": scalars["loss/mean_loss1"] + linear}

@@ -58,6 +58,11 @@ def windows(linear: tf.Tensor, mask: tf.Tensor, size: int) -> tuple[tf.Tensor, t
             tf.reshape(tf.pad(mask, ((0, 0), (0, missing))), (-1, size)))
 
 
+def postnet_inputs(outputs: list[convert.Converted]) -> list[tuple[np.ndarray, np.ndarray]]:
+    """Mel (T, M) and pitch (T, 2) of conversions, small enough to be kept."""
+    return [(output.mel.astype(np.float16), output.pitch.astype(np.float16)) for output in outputs]
+
+
 class Adversarial(Task):
     """Adversarial training, one update of the discriminator and `k` of the generator a step."""
 
@@ -103,9 +108,8 @@ class Adversarial(Task):
         pairs = [pair for pair in self.corpus.train if pair.source != self.corpus.target]
         pairs = random.Random(self.hp.seed).sample(pairs, min(len(pairs), CONVERSIONS_AT_MOST))
         # Some at a time: their linear spectrograms, which nobody needs, are large
-        return [(out.mel.astype(np.float16), out.pitch.astype(np.float16))
-                for first in tqdm(range(0, len(pairs), 64), "converting", disable=None, leave=False)
-                for out in self.converter.convert_pairs(self.corpus, pairs[first:first + 64])]
+        return [inputs for first in tqdm(range(0, len(pairs), 64), "converting", disable=None, leave=False)
+                for inputs in postnet_inputs(self.converter.convert_pairs(self.corpus, pairs[first:first + 64]))]
 
     def convert_unpaired(self) -> list[tuple[np.ndarray, np.ndarray]]:
         """The same of the recordings that `--unpaired` names, of whoever speaks there; raises TrainingError if none can
@@ -119,8 +123,7 @@ class Adversarial(Task):
                 continue
             pieces = [analysis.extract(piece.wav, self.hp) for piece in convert.split_at_pauses(wav, self.hp)]
             voice = self.converter.find_voice(Features(*map(np.concatenate, zip(*pieces))))
-            found += [(out.mel.astype(np.float16), out.pitch.astype(np.float16))
-                      for out in self.converter(pieces, [voice] * len(pieces))]
+            found += postnet_inputs(self.converter(pieces, [voice] * len(pieces)))
             if len(found) >= CONVERSIONS_AT_MOST:
                 break
         if self.unpaired and not found:
@@ -142,7 +145,7 @@ class Adversarial(Task):
         memory, mask = generator.encoder(batch["source"], batch["source_mask"]), batch["mask"]
         decoded = generator.decoder(memory, batch["carried"], batch["source_mask"], batch["positions"][:, 0],
                                     steps=tf.shape(batch["positions"])[1] - 1)
-        mel, pitch = generator.heard(decoded, batch["carried"], batch["source_mask"], mask)
+        mel, pitch = generator.postnet_inputs(decoded, batch["carried"], batch["source_mask"], mask)
         return generator.postnet(mel, pitch, mask), mask
 
     def score(self, linear: tf.Tensor, mask: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:

@@ -73,9 +73,9 @@ def fit(pretrained: Base, speech: list[np.ndarray], corpus) -> Base:
     # What the sources' detail adds to what the pretrained maps give, it adds to what the new ones give, too
     before = base.modulation_spectrum([base.smooth(mel) for mel in speech])
     after = base.modulation_spectrum([base.smooth(base.windows(mel) @ onward.kernel + onward.bias) for mel in speech])
-    carried = after + np.maximum(pretrained.carried - before, 0.0)
+    modulation = after + np.maximum(pretrained.modulation - before, 0.0)
     octaves = base.moments([analysis.pitch_contour(hertz, hp)[hertz > 0.0]
                             for hertz in map(corpus.hertz, corpus.train)])
     return pretrained._replace(kernels=kernels, biases=biases, warps=pretrained.warps * warp,
-                               carried=carried, natural=base.modulation_spectrum(spoken),
+                               modulation=modulation, target_modulation=base.modulation_spectrum(spoken),
                                pitch=np.vstack([pretrained.pitch[:-1], octaves]))

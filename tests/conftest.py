@@ -24,6 +24,7 @@ import data_load
 import eval as evaluation
 import hyperparams
 import manifest
+import metrics
 import prepro
 import trainer
 import utils
@@ -59,7 +60,7 @@ def plain_base(hp: hyperparams.HyperParams = TINY, speakers: tuple[str, ...] = (
     kernel = np.zeros(((2 * base.CONTEXT + 1) * hp.n_mels, hp.n_mels), np.float32)
     kernel[base.CONTEXT * hp.n_mels:(base.CONTEXT + 1) * hp.n_mels] = np.eye(hp.n_mels)
     bands = np.zeros((n, hp.n_mels), np.float32)
-    movements = np.ones((n, base.MODULATION_FRAMES // 2 + 1, hp.n_mels), np.float32)
+    movements = np.ones((n, metrics.MODULATION_FRAMES // 2 + 1, hp.n_mels), np.float32)
     return base.Base(np.array(speakers), np.repeat(kernel[None], n, axis=0), bands, bands, np.ones(n), movements,
                      movements[0], np.array([[0.0, 1.0]] * (n + 1)), np.zeros((n, hp.n_mels + 1)), np.full(n, np.inf),
                      np.ones(n))

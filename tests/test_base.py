@@ -9,7 +9,6 @@ import analysis
 import base
 import data_load
 import networks
-import utils
 from analysis import Features
 from conftest import DEMO_IDS, plain_base
 from hyperparams import HyperParams
@@ -167,73 +166,6 @@ def orders(mel: np.ndarray) -> np.ndarray:
     return scipy.fft.dct(np.asarray(mel, np.float64), axis=1, norm="ortho")
 
 
-def test_a_modulation_spectrum_is_the_power_of_each_order_at_each_frequency():
-    time, orders = np.arange(200), np.zeros((200, HP.n_mels))
-    orders[:, 2] = 0.3 * np.sin(2.0 * np.pi * 4 / 64 * time)
-    orders[:, 5] = 0.7 + 0.1 * np.sin(2.0 * np.pi * 20 / 64 * time)
-    found = base.modulation_spectrum([scipy.fft.idct(orders, axis=1, norm="ortho")] * 3)
-    assert found.shape == (33, HP.n_mels)
-    assert found[:, 2].argmax() == 4 and found[:, 5].argmax() == 20
-    assert found[4, 2] / found[20, 5] == pytest.approx(9.0, rel=0.05)
-    others = np.delete(np.arange(HP.n_mels), [2, 5])
-    assert found[:, others].max() < 1e-8 and found[0, 5] < 1e-3  # a mean is no movement
-    short = base.modulation_spectrum([scipy.fft.idct(orders[:20], axis=1, norm="ortho")])
-    assert short.shape == found.shape and np.isfinite(short).all()
-
-
-def test_modulation_multiplies_movements_by_their_frequency_and_order_and_leaves_means():
-    time, factors = np.arange(128), np.ones((33, HP.n_mels))
-    factors[:9, 3], factors[24:, 3] = 2.0, 0.5
-    orders = np.zeros((128, HP.n_mels))
-    orders[:, 3] = 0.4 + 0.1 * np.sin(2.0 * np.pi * 4 / 64 * time) + 0.02 * np.sin(2.0 * np.pi * 28 / 64 * time)
-    orders[:, 6] = 0.1 * np.sin(2.0 * np.pi * 4 / 64 * time)
-    found = scipy.fft.dct(base.modulate(scipy.fft.idct(orders, axis=1, norm="ortho"), factors), axis=1, norm="ortho")
-    expected = orders.copy()
-    expected[:, 3] = 0.4 + 0.2 * np.sin(2.0 * np.pi * 4 / 64 * time) + 0.01 * np.sin(2.0 * np.pi * 28 / 64 * time)
-    middle = slice(32, 96)  # at the ends it is mirrored
-    np.testing.assert_allclose(found[middle], expected[middle], atol=5e-3)
-    np.testing.assert_allclose(found[:, 6], orders[:, 6], atol=1e-6)
-    assert np.abs(found[:, 3].mean() - 0.4) < 0.02
-
-
-def test_gains_bring_one_modulation_spectrum_to_another_within_bounds():
-    rng = np.random.default_rng(0)
-    carried = 1.0 + rng.uniform(size=(33, 12))
-    np.testing.assert_allclose(base.gains(carried, 4.0 * carried), 2.0)
-    np.testing.assert_allclose(base.gains(carried, carried), 1.0)
-    np.testing.assert_allclose(base.gains(carried, 1e4 * carried), base.MOST_GAIN)
-    np.testing.assert_allclose(base.gains(carried, 1e-4 * carried), 1.0 / base.MOST_GAIN)
-    assert np.isfinite(base.gains(np.zeros((33, 12)), np.ones((33, 12)))).all()
-
-
-def test_conversions_of_the_training_move_as_the_target_does():
-    hp = HP.replace(n_mels=40)
-    corpus = Known(hp, n_pairs=12)
-    solved = base.solve(corpus)
-    np.testing.assert_allclose(solved.natural, base.modulation_spectrum(
-        [corpus.spoken_target(pair, "mel") for pair in corpus.spoken]), rtol=1e-5)
-    for number, source in enumerate(VOICES):  # their targets are noise, so another is put in its place
-        wanted = solved.carried[number] * np.linspace(3.0, 0.5, 33)[:, None] * np.linspace(0.5, 1.5, 40)
-        carried = [carry(solved._replace(natural=wanted), corpus.recording(pair), hp, source)
-                   for pair in corpus.of(source)]
-        apart = [np.abs(base.gains(base.modulation_spectrum(mels), wanted) - 1.0).mean()
-                 for mels in ([one.mel for one in carried], [one.mel + one.texture for one in carried])]
-        assert apart[0] > 1.0 and apart[1] < 0.2, apart
-
-
-def test_the_post_filter_is_an_exponent_and_0_leaves_movements_as_they_are(corpus, solved):
-    features, known = corpus.recording(corpus.train[0]), solved
-    solved = known._replace(natural=1.5 * known.carried[0])
-    plain, gained = (carry(solved, features, HP.replace(postfilter=exponent), "anna") for exponent in (0.0, 1.0))
-    source = np.maximum(features.mel.astype(np.float32), solved.floors[0])
-    detailed = base.detailed(plain.mel, source, float(solved.warps[0]), HP)
-    np.testing.assert_allclose(plain.mel + plain.texture, detailed, atol=1e-5)
-    half = solved._replace(natural=np.sqrt(solved.natural * solved.carried[0]))
-    doubled = carry(half, features, HP.replace(postfilter=2.0), "anna")
-    np.testing.assert_allclose(doubled.texture, gained.texture, atol=1e-4)
-    assert np.abs(gained.texture - plain.texture).max() > 0.01
-
-
 def test_a_plain_base_carries_everything_over_as_it_is():
     hp = HP.replace(n_mels=80)
     features = record(np.random.default_rng(0), 50, VOICES["anna"], 80)
@@ -242,43 +174,6 @@ def test_a_plain_base_carries_everything_over_as_it_is():
     np.testing.assert_allclose(carried.texture, 0.0, atol=1e-5)
     np.testing.assert_allclose(carried.pitch[:, 0], analysis.pitch_contour(features.hertz, hp), atol=1e-6)
     np.testing.assert_array_equal(carried.pitch[:, 1], features.hertz > 0.0)
-
-
-def test_the_finest_detail_is_that_of_the_source(corpus, solved):
-    """Also where the map gives none of it."""
-    rng = np.random.default_rng(3)
-    flat = solved._replace(kernels=0.0 * solved.kernels, biases=0.0 * solved.biases + 0.5, warps=np.ones(2),
-                           carried=np.repeat(solved.natural[None], 2, axis=0))
-    features = corpus.recording(corpus.train[0])
-    fine = (0.02 * rng.choice([-1.0, 1.0], features.mel.shape)).astype(np.float32)
-    plain, detailed = (carry(flat, features._replace(mel=features.mel.astype(np.float32) + extra), HP, "anna")
-                       for extra in (0.0, fine))
-    added = detailed.texture - plain.texture
-    assert np.corrcoef(added.ravel(), fine.ravel())[0, 1] > 0.9
-    assert np.abs(base.smooth(added)).mean() < 0.1 * np.abs(added).mean()
-
-
-def formants(factor: float, hp: HyperParams) -> np.ndarray:
-    """(60, M) three formants that wander, `factor` times as high as they are."""
-    rng, hertz = np.random.default_rng(4), utils.mel_centres(hp.sample_rate, hp.n_mels)
-    found = np.zeros((60, hp.n_mels))
-    for low, high in ((350, 800), (1000, 2000), (2300, 3300)):
-        place = factor * (low + (high - low) * (0.5 + 0.5 * smooth_noise(rng, 60, 1)))
-        found += np.exp(-0.5 * (np.log(hertz / place) / 0.08) ** 2)
-    return (0.3 + 0.4 * found).astype(np.float32)
-
-
-@pytest.mark.parametrize("factor", [0.8, 0.9, 1.0, 1.15, 1.3])
-def test_the_warp_is_the_factor_between_the_formants_of_two_voices(factor):
-    hp = HyperParams()
-    low, high = formants(1.0, hp), formants(factor, hp)
-    assert base.find_warp(low, high, hp) == pytest.approx(factor, abs=0.051)
-    assert base.find_warp(low, 0.5 * high + 0.1, hp) == base.find_warp(low, high, hp)  # whatever the level
-    warped = base.warp_formants(low, factor, hp)
-    assert np.abs(warped - high).mean() < 0.01 and warped.dtype == np.float32
-    flat = np.full((5, hp.n_mels), 0.3, np.float32)
-    for known in ((flat, flat), (low[:1], high[:1])):  # of nothing that moves nothing is known
-        assert base.find_warp(*known, hp) == pytest.approx(1.0)
 
 
 def test_pitch_is_mapped_by_mean_and_deviation(corpus, solved):
@@ -360,16 +255,6 @@ def test_a_speaker_that_is_named_needs_not_be_recognised(corpus, solved, monkeyp
     mel = neighbours(features.mel.astype(np.float32)) @ solved.kernels[number] + solved.biases[number]
     np.testing.assert_allclose(carried.mel, mel, atol=1e-2)  # but for what is below the floor
     np.testing.assert_array_equal(carried.pitch, base.carry_pitch(solved, features, known_voice(solved, number), HP))
-
-
-def test_the_warp_of_a_new_voice_is_found_and_that_of_a_known_one_remembered(corpus, solved, monkeypatch):
-    used = []
-    monkeypatch.setattr(base, "find_warp", lambda *_: 1.25)
-    monkeypatch.setattr(base, "warp_formants", lambda mel, factor, hp: used.append(factor) or mel)
-    for number in (0, 1, None):
-        monkeypatch.setattr(base, "recognise", lambda *_, number=number: number)
-        carry(solved._replace(warps=np.array([0.8, 0.9])), corpus.recording(corpus.train[0]), HP)
-    assert used == [0.8, 0.9, 1.25]
 
 
 def test_nothing_is_read_as_quieter_than_the_pauses_of_the_training(corpus, solved):

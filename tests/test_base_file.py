@@ -32,7 +32,7 @@ def flipped(path):
 
 def incomplete(path):
     arrays = dict(np.load(path))
-    del arrays["natural"]
+    del arrays["target_modulation"]
     np.savez(path, **arrays)
 
 
@@ -56,6 +56,6 @@ def test_a_base_that_is_missing_or_damaged_is_named_with_the_cure(tmp_path, spoi
 
 def test_conversions_by_another_base_do_not_count_as_done():
     others = [types.SimpleNamespace(hp=TINY, base=carrier, generator=types.SimpleNamespace(weights=[np.ones(3)]))
-              for carrier in (PLAIN, PLAIN, PLAIN._replace(natural=PLAIN.natural * 1.1))]
+              for carrier in (PLAIN, PLAIN, PLAIN._replace(target_modulation=PLAIN.target_modulation * 1.1))]
     prints = [evaluation.fingerprint(converter) for converter in others]
     assert prints[0] == prints[1] != prints[2]

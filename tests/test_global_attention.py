@@ -36,7 +36,7 @@ def look(scale: float = 1.0, garbage: float = 0.0):
         (2, WIDTH), (2, STEPS_OF_SOURCE, WIDTH), (2, STACK * STEPS_OF_SOURCE, CHANNELS)))
     memory[1, 5:], carried[1, 21:] = garbage, garbage
     rest = np.zeros(2, np.float32), np.ones(2, np.float32)
-    seen = attention.step(*rest, scale * state, state, attention.remember(memory, carried), np.float32(LENGTHS))
+    seen = attention.step(*rest, scale * state, state, attention.prepare_memory(memory, carried), np.float32(LENGTHS))
     return seen, memory, carried
 
 

@@ -116,7 +116,7 @@ def test_padding_changes_no_output(generator, change, training, teacher):
             memory, batch["carried"], batch["source_mask"], batch["positions"][:, 0],
             steps=batch["positions"].shape[1] - 1, frames=batch["mel"] if teacher else None,
             positions=batch["positions"] if teacher else None, training=training)
-        mel, _ = generator.heard(decoded, batch["carried"], batch["source_mask"], batch["mask"])
+        mel, _ = generator.postnet_inputs(decoded, batch["carried"], batch["source_mask"], batch["mask"])
         linear = generator.postnet(mel, batch["pitch"], batch["mask"], training=training)
         results.append([np.asarray(x) for x in (memory, *decoded, mel, linear)])
     written, heard = np.array(STEPS) * hp.r, (max(STEPS) * hp.r - 1, STEPS[1] * hp.r - 2)
@@ -156,7 +156,8 @@ def test_a_share_of_the_correction_is_heard_and_the_voicing_of_the_source(genera
     monkeypatch.setattr(generator, "hp", generator.hp.replace(correction=share))
     batch = make_batch(generator.hp)
     decoded, m = teach(generator, batch), generator.hp.n_mels
-    mel, pitch = map(np.asarray, generator.heard(decoded, batch["carried"], batch["source_mask"], batch["mask"]))
+    mel, pitch = map(np.asarray, generator.postnet_inputs(decoded, batch["carried"], batch["source_mask"],
+                                                          batch["mask"]))
     last = np.array(SOURCE_LENGTHS, np.float32)[:, None] - 1.0
     base = base_at(batch["carried"], np.minimum(generator.decoder.places(decoded), last))
     expected = (1.0 - share) * base[:, :, :m] + share * np.asarray(decoded.mel) + base[:, :, m + 2:]
@@ -179,7 +180,7 @@ def test_an_untrained_model_writes_the_base_where_it_looks_and_its_texture(tiny_
     np.testing.assert_allclose(decoded.mel, expected[:, :, :m], atol=1e-4)
     np.testing.assert_allclose(decoded.pitch[:, :, 0], expected[:, :, m], atol=1e-4)
     np.testing.assert_allclose(decoded.pitch[:, :, 1], DecoderCell.SURE * (expected[:, :, m + 1] - 0.5), atol=1e-3)
-    mel, pitch = map(np.asarray, generator.heard(decoded, batch["carried"], batch["source_mask"], mask))
+    mel, pitch = map(np.asarray, generator.postnet_inputs(decoded, batch["carried"], batch["source_mask"], mask))
     np.testing.assert_allclose(pitch, expected[:, :, m:m + 2], atol=1e-4)
     textured = np.clip(expected[:, :, :m] + expected[:, :, m + 2:], 0.0, 1.0) * mask[:, :, None]
     np.testing.assert_allclose(mel, textured, atol=1e-4)
@@ -238,7 +239,7 @@ def test_free_running_equals_stepping_the_cell_by_hand(generator, change):
     lengths = batch["source_mask"].sum(axis=1)
     start, width = np.zeros(2, np.float32), hp.width + hp.width // 2
     free = generator.decoder(memory, batch["carried"], batch["source_mask"], start, steps=steps)
-    memory = generator.decoder.cell.attend.remember(memory, batch["carried"][:, :, :hp.n_mels + 2])
+    memory = generator.decoder.cell.attend.prepare_memory(memory, batch["carried"][:, :, :hp.n_mels + 2])
     state = generator.decoder.cell.start(start, memory)
     for step in range(steps):
         given = StepInput(frame=np.full((2, hp.n_mels), 9.0, np.float32), use_frame=np.zeros((2, 1), np.float32),

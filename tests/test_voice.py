@@ -75,11 +75,12 @@ def test_a_new_voice_is_what_the_pretrained_model_is_turned_into(pretrained, mon
     np.testing.assert_allclose(found.warps / pretrained.warps, 1.2, atol=0.06)
     np.testing.assert_array_equal(found.pitch[:2], pretrained.pitch[:2])
     np.testing.assert_allclose(found.pitch[2], [1.0, 0.2 / 2 ** 0.5], atol=0.01)
-    np.testing.assert_allclose(found.natural, base.modulation_spectrum([other_voice(mel) for mel in said]), rtol=1e-5)
+    own = base.modulation_spectrum([other_voice(mel) for mel in said])
+    np.testing.assert_allclose(found.target_modulation, own, rtol=1e-5)
     smooth = [base.smooth(base.apply(found, mel, np.eye(2)[0])) for mel in speech]
-    detail = pretrained.carried - base.modulation_spectrum([base.smooth(mel) for mel in speech])
+    detail = pretrained.modulation - base.modulation_spectrum([base.smooth(mel) for mel in speech])
     assert detail.max() > 0.1  # what the sources' own detail moves stays
-    np.testing.assert_allclose(found.carried, base.modulation_spectrum(smooth) + np.maximum(detail, 0.0), rtol=0.05)
+    np.testing.assert_allclose(found.modulation, base.modulation_spectrum(smooth) + np.maximum(detail, 0.0), rtol=0.05)
 
 
 def test_too_little_speech_is_refused(pretrained):
