@@ -48,7 +48,7 @@ test: .venv/installed-test
 	.venv/bin/python -m pytest -n auto --dist loadfile
 
 check: .venv/installed
-	.venv/bin/python check.py
+	.venv/bin/python devices.py
 
 .venv/bin/python:
 	@test -n "$(PYTHON)" || { echo "no Python 3.10 to 3.12 found; install one, or: make PYTHON=/path/to/python3.11"; exit 1; }
@@ -58,16 +58,17 @@ check: .venv/installed
 	$(PIP) -r requirements.txt
 	touch $@
 
-.venv/installed-test: .venv/bin/python requirements-test.txt
-	$(PIP) -r requirements-test.txt
+.venv/installed-test: .venv/bin/python requirements/test.txt
+	$(PIP) -r requirements/test.txt
 	touch $@ .venv/installed
 
 lock:
-	for name in requirements requirements-gpu requirements-test requirements-world requirements-asr; do \
-		uv pip compile --quiet --universal --generate-hashes --python-version 3.10 --custom-compile-command "make lock" $$name.in -o $$name.txt; done
+	for name in cpu gpu test world asr; do \
+		uv pip compile --quiet --universal --generate-hashes --python-version 3.10 --custom-compile-command "make lock" \
+			requirements/$$name.in -o `test $$name = cpu && echo requirements.txt || echo requirements/$$name.txt`; done
 
 audit:
-	for file in requirements*.txt; do pip-audit --require-hashes --disable-pip --requirement $$file || exit 1; done
+	for file in requirements.txt requirements/*.txt; do pip-audit --require-hashes --disable-pip --requirement $$file || exit 1; done
 
 help:
 	@sed -n 's/^# \{0,1\}//p' Makefile | sed '/^A Python/,$$d'

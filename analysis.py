@@ -1,4 +1,5 @@
-"""A recording to what the networks read of it: linear spectrogram, pitch, and a mel spectrogram without harmonics.
+"""What the networks read of a recording: linear spectrogram, pitch, and a mel spectrogram without harmonics. And which
+moments of two recordings of one sentence correspond: dynamic time warping, cuts, slices for training.
 
 Below 1 kHz mel bands are narrower than the distance of harmonics, which are at other places in every voice. What two
 speakers share is the envelope above the harmonics, so all mel spectrograms of source and target are of that; the
@@ -6,13 +7,19 @@ harmonics are drawn by the post-net, from the pitch.
 """
 import functools
 import math
+import random
 from typing import NamedTuple
 
 import numpy as np
+import scipy.ndimage
+import scipy.spatial.distance
 
 import utils
 from compiled import librosa
 from hyperparams import HyperParams
+
+COARSE = 8            # frames averaged for the alignment of recordings too long for a full one
+PAUSE_SECONDS = 0.15  # shortest silence at which a long recording may be cut
 
 
 class Features(NamedTuple):
@@ -89,3 +96,93 @@ def average(magnitude: np.ndarray, width: float) -> np.ndarray:
         share, first = place - whole, whole + beyond
         return sums[:, first:first + n_bins] * (1.0 - share) + sums[:, first + 1:first + 1 + n_bins] * share
     return (up_to(0.5 + width / 2) - up_to(0.5 - width / 2)) / width
+
+
+def dtw(source: np.ndarray, target: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Dynamic time warping of (S, C) and (T, C) by Euclidean distance.
+
+    Returns the path (L, 2) of frame pairs from the first to the last, and the distances (L,) along it.
+    """
+    cost = scipy.spatial.distance.cdist(source, target).astype(np.float32)
+    _, path = librosa.sequence.dtw(C=cost)
+    return path[::-1], cost[path[::-1, 0], path[::-1, 1]]
+
+
+def alignment_features(mel: np.ndarray, hp: HyperParams) -> np.ndarray:
+    """What recordings are aligned by, (T, 13) in dB: the level at half its weight and mel-cepstra of order 12.
+
+    Only a speaker's mean may be taken from them. Divided by their deviations the high coefficients, mostly noise, weigh
+    as much as the low ones, and the right sentence is no nearer than any other.
+    """
+    level = hp.range_db * mel.mean(axis=1, keepdims=True)
+    return np.concatenate([0.5 * level, utils.cepstra(mel, hp, 12)], axis=1)
+
+
+def warp(source: np.ndarray, target: np.ndarray) -> tuple[np.ndarray, float]:
+    """Align two sequences of features less their speaker's mean, (S, C) and (T, C).
+
+    Returns the source position of each target frame, (T,) rising from 0 to S - 1, smoothed over 75 ms because the
+    raw path is a staircase, and the mean distance along the raw path.
+    """
+    path, distances = dtw(source, target)
+    counts = np.bincount(path[:, 1], minlength=len(target))
+    positions = np.bincount(path[:, 1], weights=path[:, 0], minlength=len(target)) / counts
+    positions = scipy.ndimage.gaussian_filter1d(positions, 3.0, mode="nearest")
+    positions[0], positions[-1] = 0.0, len(source) - 1.0
+    return np.maximum.accumulate(positions).astype(np.float32), float(distances.mean())
+
+
+def pauses(mel: np.ndarray, hp: HyperParams) -> np.ndarray:
+    """First and last frames (P, 2) of the silences of at least PAUSE_SECONDS."""
+    level = scipy.ndimage.uniform_filter1d(mel.mean(axis=1), 3)
+    quiet = level < 0.5 * np.percentile(level, 80)
+    runs, n_runs = scipy.ndimage.label(quiet)
+    found = [(run[0].start, run[0].stop - 1) for run in scipy.ndimage.find_objects(runs, n_runs)
+             if run[0].stop - run[0].start >= PAUSE_SECONDS * hp.frames_per_second]
+    return np.array(found, int).reshape(-1, 2)
+
+
+def cut_long(source: np.ndarray, target: np.ndarray, hp: HyperParams) -> list[tuple[int, int, int, int]]:
+    """Cut a pair of mel spectrograms into segments of at most `hp.max_seconds` at pauses that match in both.
+
+    Returns (source start, source end, target start, target end) in frames; a segment with no matching pause stays
+    longer than that, and the caller drops it.
+    """
+    longest = hp.max_seconds * hp.frames_per_second
+    if max(len(source), len(target)) <= longest:
+        return [(0, len(source), 0, len(target))]
+    step = max(COARSE, math.ceil(max(len(source), len(target)) / 4000))  # bounds the memory of an hour's alignment
+    coarse = [alignment_features(utils.reduce_frames(mel, step).reshape(-1, step, hp.n_mels).mean(axis=1), hp)
+              for mel in (source, target)]
+    path, _ = warp(*[x - x.mean(axis=0) for x in coarse])
+    source_pauses = pauses(source, hp)
+    cuts = []
+    for frame in pauses(target, hp).mean(axis=1).astype(int).tolist() if len(source_pauses) else ():
+        expected = np.interp(frame, np.arange(len(path)) * step, path * step)
+        # How far outside a pause: where inside a long one the path crosses a short one says nothing
+        outside = np.maximum(source_pauses[:, 0] - expected, expected - source_pauses[:, 1])
+        middle = int(source_pauses[outside.argmin()].mean())
+        if outside.min() <= 3 * step and (not cuts or middle > cuts[-1][0]):
+            cuts.append((middle, frame))
+    segments, start = [], (0, 0)
+    for cut, following in zip(cuts, cuts[1:] + [(len(source), len(target))]):
+        if max(following[0] - start[0], following[1] - start[1]) > longest:
+            segments.append((start[0], cut[0], start[1], cut[1]))
+            start = cut
+    return segments + [(start[0], len(source), start[1], len(target))]
+
+
+def make_slices(path: np.ndarray, seed: str, hp: HyperParams) -> list[tuple[int, int, int, int]]:
+    """Crops of `slice_min_seconds` to `slice_max_seconds` of the target, each overlapping the next by half.
+
+    Returns (target start, target end, source start, source end) in frames, the source's along the DTW `path`.
+    """
+    rng = random.Random(seed)
+    rows, start = [], 0
+    while not rows or start + hp.slice_min_seconds * hp.frames_per_second / 2 < len(path):
+        length = round(rng.uniform(hp.slice_min_seconds, hp.slice_max_seconds) * hp.frames_per_second)
+        end = min(start + length, len(path))
+        start = max(0, min(start, end - round(hp.slice_min_seconds * hp.frames_per_second)))
+        rows.append((start, end, int(path[start]), math.ceil(path[end - 1]) + 1))
+        start += length // 2
+    return rows

@@ -45,7 +45,7 @@ RETRIES, PAUSE, TIMEOUT = 3, 2.0, 30.0  # -, s, s
 DROPPED = (urllib.error.URLError, http.client.HTTPException, ConnectionError, TimeoutError, ssl.SSLError)
 
 
-class DownloadError(RuntimeError):
+class DownloadError(ValueError):
     """A speaker that cannot be had; the message names the address or file, what is wrong and the cure."""
 
 

@@ -49,14 +49,14 @@ class LocalAttention(layers.Layer):
         self.hidden = Dense(width // 2, "tanh")
         # Zero weights and this bias make an untrained model walk one source frame for each frame it writes.
         walk = -float(ops.log(max_advance - 1.0))
-        self.advance = Dense(1, "sigmoid", kernel_initializer="zeros",
+        self.pace_layer = Dense(1, "sigmoid", kernel_initializer="zeros",
                                     bias_initializer=keras.initializers.Constant(walk))
         self.query = Dense(r * width, use_bias=False)
         self.built = True
 
-    def prepare_memory(self, memory, carried):
+    def prepare_memory(self, memory, mapped):
         """Memory (N, S, E) and the base (N, S, B) as a decoder's loop reads them: side by side (N, S, E + B)."""
-        return ops.concatenate([memory, carried], axis=-1)
+        return ops.concatenate([memory, mapped], axis=-1)
 
     def window_size(self, memory) -> int:
         """W, frames that a step looks through."""
@@ -64,22 +64,22 @@ class LocalAttention(layers.Layer):
 
     def step(self, start, pace, state, context, memory, lengths) -> Attended:
         """Go on from `start` (N,) at a pace (N,) that state and last context (N, E) renew, and read there."""
-        pace = self.move(pace, state, context)                                                    # (N,)
+        pace = self.advance(pace, state, context)                                                    # (N,)
         end = start + self.r * pace                                                               # (N,)
-        contexts, base, origin, weights = self.look(start, end, state, memory, lengths)
+        contexts, base, origin, weights = self.attend(start, end, state, memory, lengths)
         return Attended(contexts, base, start, end, pace, origin, weights)
 
-    def move(self, pace, state, context):
+    def advance(self, pace, state, context):
         """Pace (N,) of before, state (N, E) and last context (N, E) to the pace of this step, frames of source for one
         that is written.
 
         A step renews but a share of it, because what is read hangs on no single step, and a pace that jumps within a
         sound of speech garbles it.
         """
-        advance = self.advance(self.hidden(ops.concatenate([state, context], axis=-1)))[:, 0]     # (N,) in (0, 1)
+        advance = self.pace_layer(self.hidden(ops.concatenate([state, context], axis=-1)))[:, 0]     # (N,) in (0, 1)
         return pace + self.smoothing * (self.max_advance * advance - pace)
 
-    def look(self, start, end, state, memory, lengths):
+    def attend(self, start, end, state, memory, lengths):
         """Read memory (N, S, E + B) of `lengths` (N,) frames at `r` points from `start` to `end` (N,).
 
         Returns contexts (N, r, E), the base (N, r, B) at the points themselves, the frame (N,) where the window begins
@@ -128,9 +128,9 @@ class GlobalAttention(layers.Layer):
         self.query = Dense(width, use_bias=False)
         self.built = True
 
-    def prepare_memory(self, memory, carried):
+    def prepare_memory(self, memory, mapped):
         """Memory (N, Tx, E) and the base (N, S, B) as a decoder's loop reads them: also as keys (N, E, Tx)."""
-        return ops.swapaxes(memory, 1, 2), memory, carried
+        return ops.swapaxes(memory, 1, 2), memory, mapped
 
     def window_size(self, memory):
         """W = Tx, steps of the memory, all of which a step looks through."""
@@ -138,7 +138,7 @@ class GlobalAttention(layers.Layer):
 
     def step(self, start, pace, state, context, memory, lengths) -> Attended:
         """Read with a state (N, E) what was remembered of `lengths` (N,) frames; all else is for another attention."""
-        keys, memory, carried = memory
+        keys, memory, mapped = memory
         frames = self.stack * ops.arange(ops.shape(memory)[1], dtype="float32")                   # (Tx,) their first
         valid = ops.cast(frames < lengths[:, None], "float32")[:, None, :]                        # (N, 1, Tx)
         score = product(self.query(state)[:, None, :], keys) / self.width ** 0.5                  # (N, 1, Tx)
@@ -149,7 +149,7 @@ class GlobalAttention(layers.Layer):
         origin, size = ops.floor(points[:, 0]), self.stack + 2
         near = origin[:, None] + ops.arange(size, dtype="float32")                                # (N, stack + 2)
         base = between(ops.abs(near[:, None, :] - points[:, :, None]), ops.cast(near < lengths[:, None], "float32"),
-                       window(carried, ops.cast(origin, "int32"), size))                          # (N, r, B)
+                       window(mapped, ops.cast(origin, "int32"), size))                          # (N, r, B)
         return Attended(product(weights, memory), base, start, start + self.stack,
                     ops.full_like(pace, self.stack / self.r), ops.zeros_like(pace), weights)
 

@@ -21,7 +21,7 @@ def blur(mel: np.ndarray, rng: np.random.Generator, hp: HyperParams) -> np.ndarr
     A decoder that is not sure of pitch and timing writes such averages. A post-net that has seen them draws sharp
     harmonics from them; one that knows natural mel spectrograms only hears noise.
     """
-    warp, shift = rng.uniform(0.0, hp.blur_warp), rng.uniform(0.0, hp.blur_shift)
+    warp, shift = rng.uniform(0.0, hp.mel_blur_freq), rng.uniform(0.0, hp.mel_blur_time)
     centres = utils.mel_centres(hp.sample_rate, hp.n_mels)
     total = np.zeros_like(mel)
     for _ in range(BLUR_COPIES):
@@ -34,11 +34,11 @@ def blur(mel: np.ndarray, rng: np.random.Generator, hp: HyperParams) -> np.ndarr
 def vary(source: np.ndarray, rng: np.random.Generator, hp: HyperParams) -> np.ndarray:
     """Vary the speaker of (S, F): pitch and formants, colour; and hide a band now and then."""
     n_bins = source.shape[1]
-    source = warp_bins(source, np.arange(n_bins) * np.exp(hp.vary_pitch * rng.uniform(-1.0, 1.0)))
+    source = warp_bins(source, np.arange(n_bins) * np.exp(hp.augment_vtl * rng.uniform(-1.0, 1.0)))
     colour = np.interp(np.linspace(0.0, 1.0, n_bins), np.linspace(0.0, 1.0, CURVE_POINTS),
-                       hp.vary_colour / hp.range_db * rng.uniform(-1.0, 1.0, CURVE_POINTS))
+                       hp.augment_eq / hp.range_db * rng.uniform(-1.0, 1.0, CURVE_POINTS))
     varied = np.where(source > 0.0, np.clip(source + colour, 0.0, 1.0), 0.0)
-    width = int(rng.uniform(-1.0, 1.0) * hp.hide_band * n_bins)  # none in half of the cases
+    width = int(rng.uniform(-1.0, 1.0) * hp.freq_mask * n_bins)  # none in half of the cases
     if width > 0:
         start = int(rng.integers(n_bins - width))
         varied[:, start:start + width] = varied.mean()

@@ -3,8 +3,8 @@
 What the networks write is a correction of it. A map cannot turn one sound of speech into another, as a network does
 that knows few sentences; it is solved by least squares along the DTW paths in seconds, and the same every time.
 
-What least squares cannot know it leaves out: its output is an average, too smooth. `carry` takes the finest detail from
-the source itself, whose vocal tract is brought to the target's length before, and then lets every order of the
+Least squares leaves out what it cannot know: its output is an average, too smooth. `map_source` takes the finest
+detail from the source itself, after its vocal tract was brought to the target's length. Then it lets every order of the
 mel-cepstra move as much as the target's does, slow and fast movements each by themselves.
 """
 import pathlib
@@ -51,7 +51,7 @@ class Base(NamedTuple):
     paces: np.ndarray      # (K,) frames of the target for one of the source, on average
 
 
-class Carried(NamedTuple):
+class MappedSource(NamedTuple):
     """What of a recording is carried over to the target's voice, frame by frame of the source."""
     mel: np.ndarray      # (S, M) the map's output
     pitch: np.ndarray    # (S, 2) octaves above the middle, drawn on through what is unvoiced, and voicing
@@ -171,15 +171,15 @@ def apply(base: Base, source: np.ndarray, weights: np.ndarray) -> np.ndarray:
     return windows(source, len(kernel) // source.shape[1] // 2) @ kernel + (weights @ base.biases).astype(np.float32)
 
 
-def carry(base: Base, features: Features, voice: Voice, hp: HyperParams) -> Carried:
-    """Carry a recording, or a piece of one, over; nothing of it where the decoder writes alone."""
+def map_source(base: Base, features: Features, voice: Voice, hp: HyperParams) -> MappedSource:
+    """Carry a recording, or a segment of one, over; nothing of it where the decoder writes alone."""
     if not hp.base:
-        return Carried(*(np.zeros((len(features.mel), size), np.float32) for size in (hp.n_mels, 2, hp.n_mels)))
+        return MappedSource(*(np.zeros((len(features.mel), size), np.float32) for size in (hp.n_mels, 2, hp.n_mels)))
     source = np.maximum(features.mel.astype(np.float32), (voice.weights @ base.floors).astype(np.float32))
     mel = apply(base, source, voice.weights)
     factors = gains(np.tensordot(voice.weights, base.modulation, 1), base.target_modulation) ** hp.postfilter
     vivid = np.clip(modulate(detailed(mel, source, voice.warp, hp), factors), 0.0, 1.0)
-    return Carried(mel, carry_pitch(base, features, voice, hp), vivid - mel)
+    return MappedSource(mel, map_pitch(base, features, voice, hp), vivid - mel)
 
 
 def detailed(mel: np.ndarray, source: np.ndarray, warp: float, hp: HyperParams) -> np.ndarray:
@@ -188,7 +188,7 @@ def detailed(mel: np.ndarray, source: np.ndarray, warp: float, hp: HyperParams) 
     return np.clip(smooth(mel) + fine - smooth(fine), 0.0, 1.0)
 
 
-def carry_pitch(base: Base, features: Features, voice: Voice, hp: HyperParams) -> np.ndarray:
+def map_pitch(base: Base, features: Features, voice: Voice, hp: HyperParams) -> np.ndarray:
     """The pitch (S, 2) of a recording in the target's range: mapped in octaves by mean and deviation."""
     voiced, (mean, deviation) = features.hertz > 0.0, base.pitch[-1]
     octaves = analysis.pitch_contour(features.hertz, hp) if voiced.any() else np.full(len(voiced), voice.octave)
@@ -227,7 +227,7 @@ def solve(corpus) -> Base:
         for pair in tqdm(pairs, f"base of {source}", disable=None, leave=False):
             features = corpus.recording(pair)
             sums.add(read_at(windows(features.mel.astype(np.float32)), corpus.path(pair)),
-                     corpus.spoken_target(pair, "mel"))
+                     corpus.target_features(pair, "mel"))
             heard += len(features.mel)
             quiet.append(features.mel.min(axis=0))
             octaves.append(analysis.pitch_contour(features.hertz, hp)[features.hertz > 0.0])
@@ -237,8 +237,8 @@ def solve(corpus) -> Base:
         found.append((source, kernel, bias, floor, *restorations(corpus, pairs, kernel, bias, floor), moments(octaves),
                       np.mean(own, axis=0), radius(np.array(own)), sums.count / heard))
     *maps, octaves, centres, radii, paces = map(np.array, zip(*found))
-    target = moments([pitch[pitch[:, 1] > 0.0, 0] for pitch in map(corpus.pitch, corpus.spoken)])
-    target_modulation = modulation_spectrum([corpus.spoken_target(pair, "mel") for pair in some(corpus.spoken)])
+    target = moments([pitch[pitch[:, 1] > 0.0, 0] for pitch in map(corpus.pitch, corpus.target_pairs)])
+    target_modulation = modulation_spectrum([corpus.target_features(pair, "mel") for pair in some(corpus.target_pairs)])
     return Base(*maps, target_modulation, np.vstack([octaves, target]), centres, radii, paces)
 
 

@@ -8,7 +8,7 @@ import functools
 import pathlib
 from collections.abc import Iterator
 
-import quiet  # noqa: F401  before TensorFlow
+import devices  # noqa: F401  before TensorFlow
 import numpy as np
 import tensorflow as tf
 
@@ -21,7 +21,7 @@ from hyperparams import HyperParams
 from manifest import Pair, PreproError
 
 POSTNET, PAIRED, ADVERSARIAL = "postnet", "paired", "adversarial"
-CARRIED_AT_MOST = 2048  # recordings whose base is kept in memory, 80 kB each
+MAPPED_AT_MOST = 2048  # recordings whose base is kept in memory, 80 kB each
 
 
 @functools.lru_cache(maxsize=256)  # each holds a file open, and many systems allow no more than 1,024 of them
@@ -56,24 +56,24 @@ class Corpus:
                 if self.pairs[row["source"], row["name"]].split == "train"]
         self.by_length = sorted(self.train, key=lambda pair: (pair.target_end - pair.target_start, pair.name))
         # The target's speech once, however many sources there are
-        self.spoken = list({(pair.utterance, pair.target_start): pair for pair in self.train}.values())
+        self.target_pairs = list({(pair.utterance, pair.target_start): pair for pair in self.train}.values())
         # Mel (T, M) and pitch (T, 2) that adversarial batches hold windows of
         self.conversions: list[tuple[np.ndarray, np.ndarray]] = []
 
     def use_base(self, found: base.Base) -> None:
         """Carry sources over by `found` from now on."""
-        def carried(number: int) -> np.ndarray:
+        def mapped(number: int) -> np.ndarray:
             pair = numbered[number]
             recording = self.recording(pair)
             voice = base.find_voice(found, recording, self.hp, pair.source)
-            return np.concatenate(base.carry(found, recording, voice, self.hp), axis=1).astype(np.float16)
+            return np.concatenate(base.map_source(found, recording, voice, self.hp), axis=1).astype(np.float16)
         self.base, numbered = found, list(self.pairs.values())
         self._numbers = {(pair.source, pair.name): number for number, pair in enumerate(numbered)}
-        self._carried = functools.lru_cache(CARRIED_AT_MOST)(carried)
+        self._mapped = functools.lru_cache(MAPPED_AT_MOST)(mapped)
 
-    def carried(self, pair: Pair, start: int = 0, end: int | None = None) -> np.ndarray:
-        """(S, 2 M + 2) the source of a pair carried over: `base.Carried`, mel, pitch and texture side by side."""
-        return self._carried(self._numbers[pair.source, pair.name])[start:end].astype(np.float32)
+    def mapped(self, pair: Pair, start: int = 0, end: int | None = None) -> np.ndarray:
+        """(S, 2 M + 2) the source of a pair carried over: `base.MappedSource`, mel, pitch and texture side by side."""
+        return self._mapped(self._numbers[pair.source, pair.name])[start:end].astype(np.float32)
 
     def split(self, name: str, source: str | None = None) -> list[Pair]:
         """The pairs of a split, of one source, named by itself or its folder, or of all, in a fixed order; raises
@@ -112,7 +112,7 @@ class Corpus:
         return Features(*(self.features(pair.speaker, pair.utterance, kind)[pair.source_start:pair.source_end]
                           for kind in ("linear", "mel", "pitch")))
 
-    def spoken_target(self, pair: Pair, kind: str, start: int = 0, end: int | None = None) -> np.ndarray:
+    def target_features(self, pair: Pair, kind: str, start: int = 0, end: int | None = None) -> np.ndarray:
         """(T, bins) mel or linear spectrogram of the target of a pair."""
         frames = self.features(self.target, pair.utterance, kind)[pair.target_start:pair.target_end]
         return frames[start:end].astype(np.float32)
@@ -121,8 +121,8 @@ class Corpus:
         """(T, M) what the decoder is to write of a pair: the mel of envelopes, or with `harmonics=0` that of the linear
         spectrogram, which has them."""
         if self.hp.harmonics:
-            return self.spoken_target(pair, "mel", start, end)
-        return utils.mel_of_linear(self.spoken_target(pair, "linear", start, end), self.hp)
+            return self.target_features(pair, "mel", start, end)
+        return utils.mel_of_linear(self.target_features(pair, "linear", start, end), self.hp)
 
     def pitch(self, pair: Pair, start: int = 0, end: int | None = None) -> np.ndarray:
         """(T, 2) octaves and voicing of the target of a pair."""
@@ -146,12 +146,12 @@ class Corpus:
     def rng(self, kind: str, step: int, *row: int) -> np.random.Generator:
         return np.random.default_rng([self.hp.seed, {POSTNET: 1, PAIRED: 2, ADVERSARIAL: 3}[kind], step, *row])
 
-    def own(self, kind: str, step: int, items: list) -> list[tuple]:
+    def shard(self, kind: str, step: int, items: list) -> list[tuple]:
         """Of the items of a batch those of this share, each with random numbers of its own."""
         # From 1 on: numpy takes a seed that ends in 0 for the one without it
         return [(items[row], self.rng(kind, step, row + 1)) for row in range(self.share[0], len(items), self.share[1])]
 
-    def draw(self, items: list, kind: str, step: int) -> list:
+    def sample(self, items: list, kind: str, step: int) -> list:
         """The items of batch `step`: all once an epoch, in an order of its own each time."""
         numbers = step * self.hp.batch_size + np.arange(self.hp.batch_size)
         orders = {epoch: self.rng(kind, -1 - int(epoch) + 2 ** 32).permutation(len(items))
@@ -161,32 +161,32 @@ class Corpus:
     def postnet_batch(self, step: int) -> dict[str, np.ndarray]:
         """Windows of the target's speech: blurred mel (N, T, M), pitch (N, T, 2), linear (N, T, F), mask (N, T)."""
         windows = []
-        for pair, rng in self.own(POSTNET, step, self.draw(self.spoken, POSTNET, step)):
+        for pair, rng in self.shard(POSTNET, step, self.sample(self.target_pairs, POSTNET, step)):
             start, end = self.window(pair.target_end - pair.target_start, rng)
             windows.append((augment.blur(self.target_mel(pair, start, end), rng, self.hp),
-                            self.pitch(pair, start, end), self.spoken_target(pair, "linear", start, end)))
-        (mel, mask), (pitch, _), (linear, _) = (pad(arrays, self.hp.postnet_frames) for arrays in zip(*windows))
+                            self.pitch(pair, start, end), self.target_features(pair, "linear", start, end)))
+        (mel, mask), (pitch, _), (linear, _) = (pad(arrays, self.hp.postnet_window) for arrays in zip(*windows))
         return {"mel": mel, "pitch": pitch, "linear": linear, "mask": mask}
 
     def window(self, length: int, rng: np.random.Generator) -> tuple[int, int]:
-        """Start and end of a window of `postnet_frames` somewhere in `length` frames, or of all of them."""
-        start = int(rng.integers(max(1, length - self.hp.postnet_frames + 1)))
-        return start, min(length, start + self.hp.postnet_frames)
+        """Start and end of a window of `postnet_window` somewhere in `length` frames, or of all of them."""
+        start = int(rng.integers(max(1, length - self.hp.postnet_window + 1)))
+        return start, min(length, start + self.hp.postnet_window)
 
     def adversarial_batch(self, step: int) -> dict[str, np.ndarray]:
         """A `postnet_batch` and as many windows of conversions: converted (N, T, M), converted_pitch (N, T, 2),
         converted_mask (N, T)."""
         windows = []
-        for (mel, pitch), rng in self.own(ADVERSARIAL, step, self.draw(self.conversions, ADVERSARIAL, step)):
+        for (mel, pitch), rng in self.shard(ADVERSARIAL, step, self.sample(self.conversions, ADVERSARIAL, step)):
             start, end = self.window(len(mel), rng)
             windows.append((mel[start:end], pitch[start:end]))
-        (mel, mask), (pitch, _) = (pad(arrays, self.hp.postnet_frames) for arrays in zip(*windows))
+        (mel, mask), (pitch, _) = (pad(arrays, self.hp.postnet_window) for arrays in zip(*windows))
         return self.postnet_batch(step) | {"converted": mel, "converted_pitch": pitch, "converted_mask": mask}
 
     def paired_batch(self, step: int) -> dict[str, np.ndarray]:
         """Slices with their counterparts, or whole utterances of similar length; see `assemble`."""
         items = self.paired_items(step)
-        mine = self.own(PAIRED, step, items)
+        mine = self.shard(PAIRED, step, items)
         crops = [self.jitter(*item, rng) if len(item) > 1 else self.whole(*item) for item, rng in mine]
         batch = self.assemble(crops or [self.whole(items[0][0])], [rng for _, rng in mine])
         if not mine:  # fewer rows than machines: this one has nothing to say
@@ -196,8 +196,8 @@ class Corpus:
     def paired_items(self, step: int) -> list[tuple]:
         """What a paired batch is made of: slices (pair, target start, target end) or whole utterances (pair,)."""
         rng = self.rng(PAIRED, step)
-        if rng.random() >= self.hp.whole_share:
-            return self.draw(self.slices, PAIRED, step)
+        if rng.random() >= self.hp.whole_utterances:
+            return self.sample(self.slices, PAIRED, step)
         # As many frames as a batch of slices has, from neighbours in length so that little is padded
         first = int(rng.integers(len(self.by_length)))
         budget = self.hp.batch_size * self.hp.slice_max_seconds * self.hp.frames_per_second
@@ -211,7 +211,7 @@ class Corpus:
     def batch_names(self, kind: str, step: int) -> list[str]:
         """Source and name of the pairs that batch `step` of a kind is made of, those of the target but for PAIRED."""
         if kind != PAIRED:
-            return [f"{self.target}/{pair.name}" for pair in self.draw(self.spoken, POSTNET, step)]
+            return [f"{self.target}/{pair.name}" for pair in self.sample(self.target_pairs, POSTNET, step)]
         return [f"{pair.source}/{pair.name}" for pair, *_ in self.paired_items(step)]
 
     def whole(self, pair: Pair) -> tuple[Pair, int, int, int, int]:
@@ -223,7 +223,7 @@ class Corpus:
         path = self.path(pair)
         shift = int(rng.integers(max(-self.hp.r, -start), min(self.hp.r, len(path) - end) + 1))
         start, end = start + shift, end + shift
-        before, after = rng.integers(self.hp.context_frames + 1, size=2)
+        before, after = rng.integers(self.hp.slice_context + 1, size=2)
         source_start = max(0, int(path[start]) - int(before))
         source_end = min(pair.source_end - pair.source_start, int(np.ceil(path[end - 1])) + 1 + int(after))
         return pair, start, end, source_start, source_end
@@ -232,7 +232,7 @@ class Corpus:
                  rngs: list[np.random.Generator] | None = None) -> dict[str, np.ndarray]:
         """Crops (pair, target start, target end, source start, source end) to a padded batch, sources varied by `rngs`:
 
-        source (N, S, F), carried (N, S, 2 M + 2), source_mask (N, S), mel (N, T, M), pitch (N, T, 2), linear (N, T, F),
+        source (N, S, F), mapped (N, S, 2 M + 2), source_mask (N, S), mel (N, T, M), pitch (N, T, 2), linear (N, T, F),
         mask (N, T), positions (N, Ty + 1).
         S is a multiple of `encoder_stack`, T = Ty * r.
         """
@@ -241,12 +241,12 @@ class Corpus:
         if rngs:
             sources = [augment.vary(source, rng, hp) for source, rng in zip(sources, rngs, strict=True)]
         source, source_mask = pad(sources, hp.encoder_stack)
-        carried, _ = pad([self.carried(pair, s0, s1) for pair, _, _, s0, s1 in crops], hp.encoder_stack)
+        mapped, _ = pad([self.mapped(pair, s0, s1) for pair, _, _, s0, s1 in crops], hp.encoder_stack)
         mel, mask = pad([self.target_mel(pair, t0, t1) for pair, t0, t1, _, _ in crops], hp.r)
         pitch, _ = pad([self.pitch(pair, t0, t1) for pair, t0, t1, _, _ in crops], hp.r)
-        linear, _ = pad([self.spoken_target(pair, "linear", t0, t1) for pair, t0, t1, _, _ in crops], hp.r)
+        linear, _ = pad([self.target_features(pair, "linear", t0, t1) for pair, t0, t1, _, _ in crops], hp.r)
         positions = np.stack([self.positions(pair, t0, mask.shape[1] // hp.r) - s0 for pair, t0, _, s0, _ in crops])
-        return {"source": source, "carried": carried, "source_mask": source_mask, "mel": mel, "pitch": pitch,
+        return {"source": source, "mapped": mapped, "source_mask": source_mask, "mel": mel, "pitch": pitch,
                 "linear": linear, "mask": mask, "positions": positions.astype(np.float32)}
 
     def batches(self, kind: str, start: int, stop: int) -> Iterator[dict[str, tf.Tensor]]:

@@ -21,46 +21,21 @@ import pathlib
 import sys
 from collections.abc import Callable
 
-import base
-import commands
+import checkpoints
+import cli
 import data_load
-import heldout
+import evaluation
 import manifest
 import report
-import trainer
+import run_folder
 import utils
-import weights
 import numpy as np
 from tqdm import tqdm
 
-from convert import Converter, convert_recording
-from hyperparams import SYNTHESIS, HyperParams
-from networks import Generator
-from run_folder import differing, newest_step, read_notes
+from inference import Converter, convert_recording, load_converter
 
 HERE = pathlib.Path(__file__).resolve().parent
 FILES_AT_ONCE = 4
-
-
-def load_converter(logdir: pathlib.Path, checkpoint: str | None = None, overrides: list[str] = ()) -> Converter:
-    """Load the generator of a run, its best checkpoint unless another is named, with `name=value` hyperparameters.
-
-    Raises TrainingError, and ValueError for a bad override.
-    """
-    path = pathlib.Path(logdir) / "hparams.json"
-    if not path.exists():
-        cure = ("git checkout brings it back" if pathlib.Path(logdir).resolve() == weights.PRETRAINED else
-                "train first, or give --logdir")
-        raise trainer.TrainingError(f"{path} does not exist: {logdir} is no run folder; {cure}")
-    prefix, trained = checkpoint or trainer.best_checkpoint(logdir), HyperParams.from_json(path)
-    hp = trained.override(overrides)
-    fixed = [text for text in differing(trained, hp) if text.split()[0] not in SYNTHESIS]
-    if fixed:
-        raise ValueError(f"--set {fixed[0]}: the model was trained with it; conversion may change "
-                         f"{', '.join(SYNTHESIS)}")
-    generator = Generator(hp)
-    trainer.load_generator(generator, prefix)
-    return Converter(generator, base.load(logdir))
 
 
 def find_recordings(paths: list[pathlib.Path], out: pathlib.Path) -> list[pathlib.Path]:
@@ -89,7 +64,7 @@ def outputs(name: str) -> list[str]:
 
 def unique_names(paths: list[pathlib.Path], records: dict[str, dict]) -> list[str]:
     """What to call the conversions: the stems of the files, numbered where they or what is made of them repeat, but
-    as before for those in the records of earlier commands. Names that differ in their capitals alone repeat, too: they
+    as before for those in the records of earlier cli. Names that differ in their capitals alone repeat, too: they
     are one file on a Mac."""
     names, before, taken = [], collections.defaultdict(list), set()
     for name, record in records.items():
@@ -145,14 +120,14 @@ def convert_file(path: pathlib.Path, name: str, out: pathlib.Path, converter: Co
     """Convert one recording; returns its row of the results page. Raises BadAudio, CannotWrite."""
     hp, record = converter.hp, out / "finished" / f"{name}.json"
     wav = utils.load_wav(path, hp)
-    voice, pieces, first, stopped = convert_recording(wav, converter, pool)
+    voice, chunks, first, stopped = convert_recording(wav, converter, pool)
     if record.exists():
         utils.write_json(record, None)  # before the first output: what it says of them is no longer so
     converted, source, picture = outputs(name)
     utils.save_wav(out / converted, voice, hp)
     utils.save_wav(out / source, wav, hp)
-    shown = name if len(pieces) == 1 else f"{name}, first of {len(pieces)} pieces"
-    report.plot_conversion(out / picture, utils.spectrograms(pieces[0].wav, hp)[1], first, None, None, hp, shown)
+    title = name if len(chunks) == 1 else f"{name}, first of {len(chunks)} chunks"
+    report.plot_conversion(out / picture, utils.spectrograms(chunks[0].wav, hp)[1], first, None, None, hp, title)
     row = {"id": name, "audio": {"source": source, "converted": converted}, "picture": picture,
            "measures": {"source s": len(wav) / hp.sample_rate, "converted s": len(voice) / hp.sample_rate,
                         "stops by itself": stopped}}
@@ -185,7 +160,7 @@ def convert_files(paths: list[pathlib.Path], out: pathlib.Path, converter: Conve
               "written over, the page lacks the others", file=sys.stderr)
     try:
         # Several at a time: that a decoder step waits for the one before leaves most cores idle
-        with (commands.locked(out, "--out"), concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool,
+        with (cli.locked(out, "--out"), concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool,
               concurrent.futures.ThreadPoolExecutor(min(FILES_AT_ONCE, os.cpu_count())) as files):
             found = {name: files.submit(convert_file, path, name, out, converter, pool, made_of)
                      for path, name, made_of in todo}
@@ -205,7 +180,7 @@ def convert_files(paths: list[pathlib.Path], out: pathlib.Path, converter: Conve
             print(f"refused {reason}", file=sys.stderr)
     if rows or (out / "index.html").exists():  # which must not show what is no longer so
         order = dict.fromkeys([*names, *rows])
-        heldout.finish(out, title, [rows[name] for name in order if name in rows],
+        evaluation.finish(out, title, [rows[name] for name in order if name in rows],
                        {"converted": len(rows), "refused": len(refused)})
     return len(refused)
 
@@ -232,7 +207,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--set", action="append", default=[], metavar="NAME=VALUE",
                         help="override a hyperparameter of synthesis, for instance power=1.2")
     parser.add_argument("--checkpoint", metavar="PREFIX", help="another checkpoint than the best one")
-    commands.add_verbose(parser)
+    cli.add_verbose(parser)
 
 
 def complete(args: argparse.Namespace, parser: argparse.ArgumentParser, run: str) -> argparse.Namespace:
@@ -248,24 +223,24 @@ def complete(args: argparse.Namespace, parser: argparse.ArgumentParser, run: str
     return args
 
 
-def evaluate(args: argparse.Namespace, name_files: Callable = heldout.name_files) -> int:
+def evaluate(args: argparse.Namespace, name_files: Callable = evaluation.name_files) -> int:
     """What both evaluation scripts do; returns the exit code. Raises ValueError, OSError and TrainingError."""
     title = f"Voice conversion, {args.logdir.name}"
     converter = load_converter(args.logdir, args.checkpoint, args.set)
-    step, notes = newest_step(args.logdir), read_notes(args.logdir)
-    if notes and step < notes["steps"]:
-        print(f"warning: {args.logdir} is trained to step {step} of {notes['steps']} only", file=sys.stderr)
+    step, info = checkpoints.newest_step(args.logdir), run_folder.read_run_info(args.logdir)
+    if info and step < info["steps"]:
+        print(f"warning: {args.logdir} is trained to step {step} of {info['steps']} only", file=sys.stderr)
     if args.inputs:
         print(f"the model is that of {args.logdir}")
         return 1 if convert_files(args.inputs, args.out, converter, title) else 0
-    data = trainer.find_data(args, converter.hp)
+    data = run_folder.find_data(args.data, info, converter.hp)
     corpus = data_load.Corpus(data, converter.hp)
-    if notes and notes["data"] == data.resolve() and notes["manifest"] != manifest.fingerprint(data):
+    if info and info["data"] == data.resolve() and info["manifest"] != manifest.fingerprint(data):
         print(f"warning: prepro.py found other recordings for {data} since {args.logdir} was trained: of what is held "
               "out now it may have heard some", file=sys.stderr)
-    recogniser = heldout.load_recogniser(args.asr, converter.hp)
-    with commands.locked(args.out, "--out"):
-        heldout.evaluate(corpus, args.out, converter, title, args.source, args.oracles, name_files, recogniser,
+    recogniser = evaluation.load_recogniser(args.asr, converter.hp)
+    with cli.locked(args.out, "--out"):
+        evaluation.evaluate(corpus, args.out, converter, title, args.source, args.oracles, name_files, recogniser,
                          args.transcripts)
     return 0
 
@@ -275,13 +250,13 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
     add_arguments(parser)
     args = parser.parse_args(argv)
     if args.inputs and not args.logdir and not args.data:
-        args.logdir = weights.PRETRAINED
+        args.logdir = checkpoints.PRETRAINED
     return complete(args, parser, "paired" if args.data else "demo")
 
 
 def main(argv: list[str] | None = None) -> int:
     args = parse_arguments(argv)
-    return commands.run_main("eval.py", lambda: evaluate(args), trainer.TrainingError)
+    return cli.run_main("eval.py", lambda: evaluate(args))
 
 
 if __name__ == "__main__":

@@ -10,9 +10,8 @@ gan_{i}_act.wav and gan_{i}_gen.wav: source, target, generated.
 import argparse
 import sys
 
-import commands
-import eval as evaluation
-import trainer
+import cli
+import eval as eval_script
 
 from manifest import Pair
 
@@ -27,14 +26,14 @@ def name_files(number: int, pair: Pair) -> tuple[dict[str, str], str]:
 
 def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    evaluation.add_arguments(parser)
+    eval_script.add_arguments(parser)
     args = parser.parse_args(argv)
-    return evaluation.complete(args, parser, "paired-gan" if args.data else "demo-gan")
+    return eval_script.complete(args, parser, "paired-gan" if args.data else "demo-gan")
 
 
 def main(argv: list[str] | None = None) -> int:
     args = parse_arguments(argv)
-    return commands.run_main("eval_gan.py", lambda: evaluation.evaluate(args, name_files), trainer.TrainingError)
+    return cli.run_main("eval_gan.py", lambda: eval_script.evaluate(args, name_files))
 
 
 if __name__ == "__main__":

@@ -12,29 +12,30 @@ import pathlib
 import sys
 
 import base
-import commands
+import checkpoints
+import cli
 import data_load
 import utils
 import voice
-import weights
 
-from eval import load_converter
-from run_folder import TrainingError, read_notes
+from cli import TrainingError
+from inference import load_converter
+from run_folder import read_run_info
 
 
 def export(logdir: pathlib.Path, out: pathlib.Path, checkpoint: str | None = None) -> None:
     """Write the model of a run folder into the folder `out`; raises TrainingError, ValueError and OSError."""
-    converter, notes = load_converter(logdir, checkpoint), read_notes(logdir)
-    if not notes:
+    converter, info = load_converter(logdir, checkpoint), read_run_info(logdir)
+    if not info:
         raise TrainingError(f"{logdir} does not say what it was trained on (run.json): export the folder of the run")
     if out.resolve() == logdir.resolve():
         raise ValueError(f"--out {out} is the run folder, where the weights would take the place of checkpoints: "
                          "choose another")
-    corpus = data_load.Corpus(notes["data"], converter.hp)
+    corpus = data_load.Corpus(info["data"], converter.hp)
     corpus.use_base(converter.base)
-    with commands.locked(out, "--out"):
+    with cli.locked(out, "--out"):
         base.save(converter.base, out)
-        weights.write(out / weights.FILE, converter.generator.weights)
+        checkpoints.write_weights(out / checkpoints.WEIGHTS, converter.generator.weights)
         utils.write_json(out / "hparams.json", dataclasses.asdict(converter.hp))
         if not corpus.alone:  # which has no sources to speak
             voice.save_speech(corpus, out)
@@ -47,13 +48,13 @@ def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--logdir", type=pathlib.Path, required=True, metavar="DIR", help="run folder of the model")
     parser.add_argument("--out", type=pathlib.Path, required=True, metavar="DIR", help="where the small folder goes")
     parser.add_argument("--checkpoint", metavar="PREFIX", help="another checkpoint than the best one")
-    commands.add_verbose(parser)
+    cli.add_verbose(parser)
     return parser.parse_args(argv)
 
 
 def main(argv: list[str] | None = None) -> int:
     args = parse_arguments(argv)
-    return commands.run_main("export.py", lambda: export(args.logdir, args.out, args.checkpoint), TrainingError)
+    return cli.run_main("export.py", lambda: export(args.logdir, args.out, args.checkpoint))
 
 
 if __name__ == "__main__":

@@ -53,7 +53,7 @@ class HyperParams:
     postnet_banks: int = 8          # K                                       (paper 8)
     highway_layers: int = 4         #                                         (paper 4, 2017 2)
     dropout: float = 0.2            # of both pre-nets, in training           (paper 0.5, 2017 0.5)
-    hide_frame: float = 0.85        # share of decoder steps that do not see the frame before    (paper 0, 2017 0)
+    frame_dropout: float = 0.85     # share of decoder steps that do not see the frame before    (paper 0, 2017 0)
     sigma: float = 1.5              # frames, width of the attention window (Luong et al. 2015, eq. 10)
     max_advance: float = 3.0        # source frames an output frame, the fastest the position moves
     advance_smoothing: float = 0.1  # share of the advance that a decoder step renews
@@ -64,21 +64,21 @@ class HyperParams:
     mel_steps: int = 800            # stage 2: encoder and decoder correct the base, on mel
     mel_epochs: float = 30.0        # of the training slices in stage 2, at most: a minute of speech is learnt by heart
     joint_steps: int = 0            # stage 3: all networks at once, on mel and linear, one optimizer   (2017 all steps)
-    postnet_frames: int = 64        # frames, window of stage 1
-    whole_share: float = 0.2        # share of the batches made of whole utterances instead of slices
+    postnet_window: int = 64        # frames, window of stage 1
+    whole_utterances: float = 0.2   # share of the batches made of whole utterances instead of slices
     learning_rate: float = 1e-3     # highest; rises and falls along a cosine (paper 1e-3, stepwise decay; 2017 1e-3)
     warmup_steps: int = 100         # steps until the highest learning rate
     lowest_rate: float = 0.01       # share of the highest that learning rates begin and end with; 1 keeps it  (2017 1)
     clip_norm: float = 1.0          # global gradient norm
-    context_frames: int = 10        # frames of source around a slice, at most, beyond its counterpart
+    slice_context: int = 10         # frames of source around a slice, at most, beyond its counterpart
     pace_weight: float = 0.1        # of the Huber loss between pace and slope of the DTW path
     pitch_weight: float = 0.4       # of the squared error of pitch (octaves)
     voicing_weight: float = 0.1     # of the cross-entropy of voicing, which is heard where there is no base
-    vary_pitch: float = 0.08        # logarithm, its pitch and formants are so much higher or lower
-    vary_colour: float = 4.0        # dB, its spectrum is so much louder or softer somewhere
-    hide_band: float = 0.12         # share of its spectrum that is hidden, at most
-    blur_warp: float = 0.12         # share of frequency, stage 1: the post-net's mel is averaged over warps so strong
-    blur_shift: float = 2.5         # frames, and over shifts so far, as a decoder that is not sure writes it
+    augment_vtl: float = 0.08       # logarithm, its pitch and formants are so much higher or lower
+    augment_eq: float = 4.0         # dB, its spectrum is so much louder or softer somewhere
+    freq_mask: float = 0.12         # share of its spectrum that is hidden, at most
+    mel_blur_freq: float = 0.12     # share of frequency, stage 1: the post-net's mel is averaged over warps so strong
+    mel_blur_time: float = 2.5      # frames, and over shifts so far, as a decoder that is not sure writes it
     seed: int = 2017
     precision: str = "float32"      # float32 | bfloat16 | float16 of what surrounds norms, decoder and losses; for GPUs
     xla: int = 0                    # 1: compile the training step with XLA; slower on a CPU
@@ -90,8 +90,8 @@ class HyperParams:
     k: int = 1                      #                                         (2017 5)
     dis_stack: int = 1              # frames a step of the discriminator      (2017 5)
     dis_frames: int = 32            # frames it judges at a time; 0: all of a window              (2017 0)
-    gen_learning_rate: float = 2e-4  # highest; rises and falls along a cosine
-    dis_learning_rate: float = 1e-4  # highest; likewise
+    gen_learning_rate: float = 2e-4 # highest; rises and falls along a cosine
+    dis_learning_rate: float = 1e-4 # highest; likewise
     gan_clip_norm: float = 5.0      #                                         (2017 5)
     gan_weight: float = 6.0         # of the adversarial loss beside L1, see train_gan.py
 
@@ -175,7 +175,7 @@ class HyperParams:
         for field in dataclasses.fields(self):
             value = getattr(self, field.name)
             may_be_zero = field.name in ("base", "harmonics", "postnet_steps", "mel_steps", "joint_steps",
-                                         "warmup_steps", "seed", "context_frames", "gan_warmup_steps", "gan_steps",
+                                         "warmup_steps", "seed", "slice_context", "gan_warmup_steps", "gan_steps",
                                          "dis_frames", "xla")
             if field.type is int and value < (0 if may_be_zero else 1):
                 raise ValueError(f"{field.name}={value}: must be positive")
@@ -186,8 +186,8 @@ class HyperParams:
                               "power", "gen_learning_rate", "dis_learning_rate", "gan_clip_norm",
                               "pitch_min") and value <= 0.0:
                 raise ValueError(f"{field.name}={value}: must be positive")
-            if field.name in ("validation", "test", "dropout", "hide_frame", "whole_share", "advance_smoothing",
-                              "lowest_rate", "vary_pitch", "hide_band", "blur_warp") and not (
+            if field.name in ("validation", "test", "dropout", "frame_dropout", "whole_utterances", "advance_smoothing",
+                              "lowest_rate", "augment_vtl", "freq_mask", "mel_blur_freq") and not (
                     0.0 <= value <= 1.0):
                 raise ValueError(f"{field.name}={value}: must lie between 0 and 1")
             if field.name in ("postfilter", "gan_weight", "pace_weight", "pitch_weight",
@@ -218,13 +218,19 @@ class HyperParams:
         return cls(**values).check()
 
 
+def differences(there: HyperParams, here: HyperParams) -> list[str]:
+    """Names and both values of the hyperparameters that differ."""
+    return [f"{name} ({value} there, {getattr(here, name)} asked for)"
+            for name, value in dataclasses.asdict(there).items() if value != getattr(here, name)]
+
+
 # The system of 2017 as it was described; docs/design.md says what it is and what is left out of it on purpose.
 DESCRIBED = HyperParams(
     base=0, attention="global", harmonics=0, r=5, encoder_stack=5, width=512, norm="ins", encoder_banks=10,
-    highway_layers=2, dropout=0.5, hide_frame=0.0,
+    highway_layers=2, dropout=0.5, frame_dropout=0.0,
     # Whole utterances, as many as a batch of slices would have, and as they are
-    batch_size=32, whole_share=1.0, slice_max_seconds=12.0, vary_pitch=0.0, vary_colour=0.0, hide_band=0.0,
-    blur_warp=0.0, blur_shift=0.0,
+    batch_size=32, whole_utterances=1.0, slice_max_seconds=12.0, augment_vtl=0.0, augment_eq=0.0, freq_mask=0.0,
+    mel_blur_freq=0.0, mel_blur_time=0.0,
     postnet_steps=0, mel_steps=0, joint_steps=10000, learning_rate=1e-3, lowest_rate=1.0,
     griffin_lim_iters=30, postfilter=0.0, power=1.2)
 

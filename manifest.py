@@ -21,7 +21,7 @@ VERSION = 2                 # of the features on disk: others are refused
 
 @dataclasses.dataclass
 class Pair:
-    """A row of the manifest: one stretch of speech by a source and the target.
+    """A row of the manifest: one segment of speech by a source and the target.
 
     The source of a `spliced` one is put together from what the source said elsewhere. A test recording of a source who
     said other sentences has no partner: no file and no frame of the target.
@@ -213,10 +213,10 @@ def split_ids(ids: list[str], hp: HyperParams, heldout: set[str]) -> dict[str, s
 
 
 def assign_splits(pairs: list[Pair], target_frames: dict[str, int], hp: HyperParams, heldout: set[str]) -> None:
-    """Set the split of each pair: recordings that can be used whole by id, stretches of longer ones by time.
+    """Set the split of each pair: recordings that can be used whole by id, segments of longer ones by time.
 
     For that the longer ones of the target stand one behind the other. The end of all is the test set, what comes
-    before it validates, each at least `hp.max_seconds` so that there is a stretch in it.
+    before it validates, each at least `hp.max_seconds` so that there is a segment in it.
     """
     longest = hp.max_seconds * hp.frames_per_second
     long = sorted({pair.utterance for pair in pairs if target_frames[pair.utterance] > longest} - heldout)

@@ -8,7 +8,7 @@ from typing import NamedTuple
 import numpy as np
 import scipy.signal
 
-import alignment
+import analysis
 import utils
 from hyperparams import HyperParams
 
@@ -44,7 +44,7 @@ def mel_cepstral_distortion(cepstra: np.ndarray, reference: np.ndarray) -> float
 
     It favours an output that stalls (more frames to choose from): read it beside duration and retrieval only.
     """
-    return float(alignment.dtw(cepstra, reference)[1].mean())
+    return float(analysis.dtw(cepstra, reference)[1].mean())
 
 
 def retrieve(speech: NamedTuple, candidates: dict) -> dict:

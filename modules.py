@@ -190,7 +190,7 @@ class StepInput(NamedTuple):
     """What a decoder step is told from outside. Where a `use_` flag is 0 the model goes on from its own state."""
     frame: object         # (N, M) true frame before this step
     use_frame: object     # (N, 1) 1 to be fed `frame`, 0 the frame written last
-    show_frame: object    # (N, 1) 0 hides the frame before, whichever it is
+    is_frame_visible: object    # (N, 1) 0 hides the frame before, whichever it is
     drop: object          # (N, 3 E / 2) dropout masks of the pre-net's two layers
     position: object      # (N,) true position in source frames, noise included
     use_position: object  # (N,) 1 to start from `position`, 0 from the model's own
@@ -212,7 +212,7 @@ class DecoderCell(layers.Layer):
         self.width, self.n_mels, self.r = hp.width, hp.n_mels, hp.r
         self.prenet = [Dense(hp.width, "relu"), Dense(hp.width // 2, "relu")]
         self.attention_gru = GRUCell(hp.width)
-        self.attend = make_attention(hp)
+        self.attention = make_attention(hp)
         self.combine = Dense(hp.width, "tanh")
         self.residual_grus = [GRUCell(hp.width), GRUCell(hp.width)]
         # Local attention looks for each frame: each has a context of its own, which adds to what the states say of all
@@ -230,18 +230,18 @@ class DecoderCell(layers.Layer):
         zeros = ops.zeros((n, self.width))
         return DecoderState(ops.zeros((n, self.r, self.n_mels)), ops.zeros((n, self.r, 2)), position, position,
                             ops.ones((n,)), ops.zeros((n,)),
-                            ops.zeros((n, self.attend.n_contexts, self.attend.window_size(memory))), zeros, zeros,
+                            ops.zeros((n, self.attention.n_contexts, self.attention.window_size(memory))), zeros, zeros,
                             zeros, zeros)
 
     def call(self, state: DecoderState, given: StepInput, memory, lengths) -> DecoderState:
         """One step; memory as `attend.prepare_memory` gives it, of `lengths` (N,) frames."""
         frame = given.use_frame * given.frame + (1.0 - given.use_frame) * state.mel[:, -1]        # (N, M)
-        x = self.prenet[0](frame * given.show_frame) * given.drop[:, :self.width]                 # (N, E)
+        x = self.prenet[0](frame * given.is_frame_visible) * given.drop[:, :self.width]                 # (N, E)
         x = self.prenet[1](x) * given.drop[:, self.width:]                                        # (N, E/2)
         attention = self.attention_gru(ops.concatenate([x, state.context], axis=-1), state.attention)
         start = given.use_position * given.position + (1.0 - given.use_position) * state.end      # (N,)
-        seen = self.attend.step(start, state.pace, attention, state.context, memory, lengths)
-        flat = ops.reshape(seen.contexts, (-1, self.attend.n_contexts * self.width))
+        seen = self.attention.step(start, state.pace, attention, state.context, memory, lengths)
+        flat = ops.reshape(seen.contexts, (-1, self.attention.n_contexts * self.width))
         context = self.combine(ops.concatenate([flat, attention], axis=-1))                       # (N, E)
         lower = self.residual_grus[0](context, state.lower)                                    # (N, E)
         upper = self.residual_grus[1](context + lower, state.upper)                            # (N, E)

@@ -119,10 +119,10 @@ class Decoder(layers.Layer):
 
         if training:
             drop = ops.cast(uniform(steps, n, width + width // 2) >= hp.dropout, "float32") / (1.0 - hp.dropout)
-            show = ops.cast(uniform(steps, n, 1) >= hp.hide_frame, "float32")
+            show = ops.cast(uniform(steps, n, 1) >= hp.frame_dropout, "float32")
         else:  # as often as in training, but evenly: synthesis is no game of chance
             drop = ops.ones((steps, n, width + width // 2))
-            shown = ops.floor(ops.arange(steps + 1, dtype="float32") * (1.0 - hp.hide_frame) + 1e-4)
+            shown = ops.floor(ops.arange(steps + 1, dtype="float32") * (1.0 - hp.frame_dropout) + 1e-4)
             show = (shown[1:] - shown[:-1])[:, None, None] * ones
         frame, use_frame = ops.zeros((steps, n, hp.n_mels)), 0.0 * ones
         if frames is not None:
@@ -134,12 +134,12 @@ class Decoder(layers.Layer):
             position, use_position = ops.transpose(positions[:, :-1]), ops.ones((steps, n))
         return StepInput(frame, use_frame, show, drop, position, use_position)
 
-    def call(self, memory, carried, mask, start, steps, frames=None, positions=None, training=False) -> DecoderOutput:
-        """Decode `steps` steps from position `start` (N,); memory as the encoder gives it, carried (N, S, 2 M + 2),
+    def call(self, memory, mapped, mask, start, steps, frames=None, positions=None, training=False) -> DecoderOutput:
+        """Decode `steps` steps from position `start` (N,); memory as the encoder gives it, mapped (N, S, 2 M + 2),
         mask (N, S). Global attention does not look at positions."""
         n, lengths = ops.shape(memory)[0], ops.sum(mask, axis=1)
         given = self.inputs(n, steps, training, frames, positions)
-        memory = self.cell.attend.prepare_memory(memory, carried[:, :, :self.hp.n_mels + 2])
+        memory = self.cell.attention.prepare_memory(memory, mapped[:, :, :self.hp.n_mels + 2])
         states = scan(lambda state, now: self.cell(state, now, memory, lengths), self.cell.start(start, memory), given,
                       [*self.cell.trainable_weights, *keras.tree.flatten(memory)])                 # (Ty, N, ...)
         mel = ops.reshape(ops.transpose(states.mel, (1, 0, 2, 3)), (n, -1, self.hp.n_mels))
@@ -230,50 +230,50 @@ class Generator(keras.Model):
         """Make all weights now: inside the decoder's loop it would be too late."""
         size = 2 * self.hp.encoder_stack  # Keras warns of a softmax of one
         source, mask = ops.zeros((1, size, self.hp.n_linear)), ops.ones((1, size))
-        carried = ops.zeros((1, size, 2 * self.hp.n_mels + 2))
+        mapped = ops.zeros((1, size, 2 * self.hp.n_mels + 2))
         memory = self.encoder(source, mask)
         given, cell = self.decoder.inputs(1, 1, False), self.decoder.cell
-        remembered = cell.attend.prepare_memory(memory, carried[:, :, :self.hp.n_mels + 2])
+        remembered = cell.attention.prepare_memory(memory, mapped[:, :, :self.hp.n_mels + 2])
         cell(cell.start(ops.zeros((1,)), remembered), StepInput(*(x[0] for x in given)), remembered, ops.ones((1,)))
-        self.decoder(memory, carried, mask, ops.zeros((1,)), steps=1)
+        self.decoder(memory, mapped, mask, ops.zeros((1,)), steps=1)
         self.postnet(ops.zeros((1, self.hp.r, self.hp.n_mels)), ops.zeros((1, self.hp.r, 2)), ops.ones((1, self.hp.r)))
         self.built = True
 
-    def call(self, source, carried, mask, positions, mel=None, training=False) -> DecoderOutput:
+    def call(self, source, mapped, mask, positions, mel=None, training=False) -> DecoderOutput:
         """Decode along known positions (N, Ty+1), of which global attention takes but their number; source (N, S, F),
-        carried (N, S, 2 M + 2), mask (N, S), S a multiple of `encoder_stack`.
+        mapped (N, S, 2 M + 2), mask (N, S), S a multiple of `encoder_stack`.
 
         With `mel` (N, Ty*r, M) teacher forcing, without it the decoder hears itself.
         """
         memory = self.encoder(source, mask, training=training)
         steps = ops.shape(positions)[1] - 1
-        return self.decoder(memory, carried, mask, positions[:, 0], steps=steps, frames=mel, positions=positions,
+        return self.decoder(memory, mapped, mask, positions[:, 0], steps=steps, frames=mel, positions=positions,
                             training=training)
 
-    def postnet_inputs(self, decoded: DecoderOutput, carried, source_mask, mask):
+    def postnet_inputs(self, decoded: DecoderOutput, mapped, source_mask, mask):
         """What the post-net gets of what the decoder wrote: mel (N, T, M), zero beyond `mask` (N, T), and pitch
         (N, T, 2), octaves and voicing.
 
         Of what the networks add to the base a share is heard: a correction learnt from minutes of speech is partly
-        noise. To the mel come the detail and movement (`base.Carried`) that averages lack. Voicing is the source's.
-        Without a base it is what the decoder wrote.
+        noise. The detail and movement that averages lack (`base.MappedSource`) are added to the mel. Voicing is the
+        source's. Without a base it is what the decoder wrote.
         """
         if not self.hp.base:
             pitch = ops.concatenate([decoded.pitch[:, :, :1], ops.sigmoid(decoded.pitch[:, :, 1:])], axis=-1)
             return ops.clip(decoded.mel, 0.0, 1.0) * mask[:, :, None], pitch
         places = ops.clip(self.decoder.places(decoded), 0.0, ops.sum(source_mask, axis=1, keepdims=True) - 1.0)
-        m, read = self.hp.n_mels, read_at(carried, places)                                     # (N, T, 2 M + 2)
+        m, read = self.hp.n_mels, read_at(mapped, places)                                     # (N, T, 2 M + 2)
         mel, octaves, voicing, texture = ops.split(read, (m, m + 1, m + 2), axis=-1)
         mel = mel + self.hp.correction * (decoded.mel - mel) + texture                         # (N, T, M)
         octaves = octaves + self.hp.correction * (decoded.pitch[:, :, :1] - octaves)           # (N, T, 1)
         return ops.clip(mel, 0.0, 1.0) * mask[:, :, None], ops.concatenate([octaves, voicing], axis=-1)
 
-    def convert(self, source, carried, mask, steps, frames=None) -> Conversion:
+    def convert(self, source, mapped, mask, steps, frames=None) -> Conversion:
         """Free running from the first source frame for at most `steps` steps; with global attention, which knows no
         end, until `frames` (N,) are written."""
         n = ops.shape(source)[0]
         memory = self.encoder(source, mask)
-        decoded = self.decoder(memory, carried, mask, ops.zeros((n,)), steps=steps)
+        decoded = self.decoder(memory, mapped, mask, ops.zeros((n,)), steps=steps)
         positions = self.decoder.places(decoded)                                               # (N, T)
         if self.hp.attention == "global":
             inside = length_mask(frames, ops.shape(positions)[1])                              # (N, T)
@@ -281,7 +281,8 @@ class Generator(keras.Model):
             inside = ops.cast(positions < ops.sum(mask, axis=1)[:, None] - 0.5, "float32")     # monotonic: 1 1 1 0 0
         lengths = ops.cast(ops.sum(inside, axis=1), "int32")
         stopped = lengths < ops.shape(positions)[1]
-        mel, pitch = self.postnet_inputs(decoded, carried, mask, inside)
+        mel, pitch = self.postnet_inputs(decoded, mapped, mask, inside)
         linear = self.postnet(mel, pitch, inside)
-        weights = self.decoder.cell.attend.spread(decoded.weights, decoded.origins, ops.shape(source)[1])  # (N, T, S)
+        attention, size = self.decoder.cell.attention, ops.shape(source)[1]
+        weights = attention.spread(decoded.weights, decoded.origins, size)                     # (N, T, S)
         return Conversion(mel, pitch, linear, lengths, stopped, positions, weights)

@@ -100,12 +100,12 @@ for (const button of document.querySelectorAll("th[aria-sort] button")) button.a
 """
 
 
-def shown(value: object) -> str:
+def format_value(value: object) -> str:
     """Text of a value for people: three significant digits, yes or no, a dash for None; not escaped."""
     if value is None or isinstance(value, (bool, np.bool_)):
         return DASH if value is None else "yes" if value else "no"
     if isinstance(value, (list, tuple, np.ndarray)):
-        return ", ".join(map(shown, value))
+        return ", ".join(map(format_value, value))
     if isinstance(value, numbers.Integral) or not isinstance(value, numbers.Real):
         return str(value)
     return f"{value:.0f}" if abs(value) >= 100 else f"{value:#.3g}".rstrip(".")
@@ -160,7 +160,7 @@ def summary_html(summary: dict) -> str:
     lines = []
     for name, values in rows.items():
         about = html.escape(MEASURES[measured(name)[0]] + " By WORLD's analysis." * name.startswith(WORLD))
-        cells = "".join(f'<td class="number">{"" if value is None else html.escape(shown(value))}</td>'
+        cells = "".join(f'<td class="number">{"" if value is None else html.escape(format_value(value))}</td>'
                         for value in values)
         lines.append(f'<tr><th scope="row">{html.escape(name)}</th>{cells}<td class="meaning">{about}</td></tr>\n')
     head = "".join(f'<th scope="col" class="number">{html.escape(column)}</th>' for column in columns)
@@ -170,7 +170,7 @@ def summary_html(summary: dict) -> str:
 <tbody>
 {"".join(lines)}</tbody></table></div>
 """ if rows else ""
-    lines = [f'<tr><th scope="row">{html.escape(name)}</th><td>{html.escape(shown(value))}</td></tr>\n'
+    lines = [f'<tr><th scope="row">{html.escape(name)}</th><td>{html.escape(format_value(value))}</td></tr>\n'
              for name, value in facts.items()]
     return table + f"""<div class="scroll" tabindex="0" role="region" aria-label="Summary"><table>
 {"".join(lines)}</table></div>
@@ -178,7 +178,7 @@ def summary_html(summary: dict) -> str:
 
 
 def words_html(alignment: list[tuple[str, str, str]]) -> str:
-    """What is said and what was heard (asr.Comparison), with the words marked that differ."""
+    """What is said and what was heard (listening.Comparison), with the words marked that differ."""
     said, heard = [], []
     for kind, reference, found in alignment:
         if reference:
@@ -219,7 +219,7 @@ def write_page(folder: str | os.PathLike, title: str, rows: list[dict], summary:
             cells.insert(2, f'<td class="words">{words}</td>')
         for value in map(row["measures"].get, names):
             key = "" if value is None or not math.isfinite(value) else float(value)
-            cells.append(f'<td class="number" data-value="{key}">{html.escape(shown(value))}</td>')
+            cells.append(f'<td class="number" data-value="{key}">{html.escape(format_value(value))}</td>')
         body = f"<tr>{''.join(cells)}</tr>"
         if row.get("picture") is not None:
             body += (f'\n<tr class="picture"><td colspan="{len(cells)}"><details><summary>spectrograms and alignment'

@@ -1,4 +1,4 @@
-"""Which stretches of the recordings belong together: of one name in both folders, or by their sound (unpaired.py)."""
+"""Which segments of the recordings belong together: of one name in both folders, or by their sound (unpaired.py)."""
 import dataclasses
 import os
 import pathlib
@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import numpy as np
 from tqdm import tqdm
 
-import alignment
+import analysis
 import manifest
 import unpaired
 from hyperparams import HyperParams
@@ -63,9 +63,9 @@ class Recordings:
             if missing:
                 yield Pair(utterance, utterance, source, reason=f"no recording by {missing[0]}")
             else:
-                yield from self.pieces(Pair(utterance, utterance, source), source, self.target)
+                yield from self.segments(Pair(utterance, utterance, source), source, self.target)
 
-    def pieces(self, pair: Pair, *speakers: str) -> Iterator[Pair]:
+    def segments(self, pair: Pair, *speakers: str) -> Iterator[Pair]:
         """Yield the pair of the recordings of two speakers, or what it is cut into if they are long."""
         speaker, other = speakers
         pair.source_file, pair.target_file = (os.path.realpath(self.corpora[name][pair.utterance]) for name in speakers)
@@ -75,29 +75,29 @@ class Recordings:
         # Beside others the target's long recordings are cut where theirs are
         may_cut = pair.source != self.target or len(self.corpora) == 1
         if not pair.reason and may_cut and max(lengths) > self.hp.max_seconds * self.hp.frames_per_second:
-            for piece in self.stretches(pair, [load_mel(self.data, name, pair.utterance) for name in speakers]):
-                yield piece if speaker != other else dataclasses.replace(
-                    piece, source_start=piece.target_start, source_end=piece.target_end,
-                    source_seconds=piece.target_seconds)
+            for segment in self.cut_long_pair(pair, [load_mel(self.data, name, pair.utterance) for name in speakers]):
+                yield segment if speaker != other else dataclasses.replace(
+                    segment, source_start=segment.target_start, source_end=segment.target_end,
+                    source_seconds=segment.target_seconds)
         else:
             pair.reason = pair.reason or length_fault(pair, self.hp)
             yield pair
 
-    def stretches(self, pair: Pair, mels: list[np.ndarray]) -> Iterator[Pair]:
-        """Yield the pieces of a long recording as Pairs of their own."""
-        for s0, s1, t0, t1 in alignment.cut_long(*mels, self.hp):
+    def cut_long_pair(self, pair: Pair, mels: list[np.ndarray]) -> Iterator[Pair]:
+        """Yield the segments of a long recording as Pairs of their own."""
+        for s0, s1, t0, t1 in analysis.cut_long(*mels, self.hp):
             # Named by its place: with another `max_seconds` the cuts and paths differ
-            piece = dataclasses.replace(pair, name=f"{pair.utterance}.{t0:06d}-{t1:06d}", source_start=s0,
+            segment = dataclasses.replace(pair, name=f"{pair.utterance}.{t0:06d}-{t1:06d}", source_start=s0,
                                         source_end=s1, target_start=t0, target_end=t1,
                                         source_seconds=self.seconds(s1 - s0), target_seconds=self.seconds(t1 - t0))
-            piece.reason = length_fault(piece, self.hp)
-            yield piece
+            segment.reason = length_fault(segment, self.hp)
+            yield segment
 
     def unpaired(self, source: str, heldout: set[str]) -> Iterator[Pair]:
         """Yield the Pairs of a source who said other sentences: recordings of the target, to be put together from the
         source's sounds, and, as the test set, recordings of the source, of which few or none have a partner."""
-        own = [piece for utterance in sorted(self.corpora[source])
-               for piece in self.pieces(Pair(utterance, utterance, source), source, source)]
+        own = [segment for utterance in sorted(self.corpora[source])
+               for segment in self.segments(Pair(utterance, utterance, source), source, source)]
         frames = {utterance: n for (speaker, utterance), n in self.frames.items() if speaker == source}
         manifest.assign_splits([pair for pair in own if not pair.reason], frames, self.hp,
                                heldout & self.corpora[source].keys())
@@ -108,11 +108,11 @@ class Recordings:
         for pair in own:
             partner = pair.utterance in heldout and pair.utterance in self.corpora[self.target]
             if pair.split == "test" and partner and pair.name == pair.utterance:
-                yield from self.pieces(Pair(pair.name, pair.utterance, source, "test"), source, self.target)
+                yield from self.segments(Pair(pair.name, pair.utterance, source, "test"), source, self.target)
             elif pair.split == "test" or pair.reason:
                 yield dataclasses.replace(pair, target_file="", target_start=0, target_end=0, target_seconds=0.0)
         for utterance in sorted(self.corpora[self.target].keys() - heldout):
-            for pair in self.pieces(Pair(utterance, utterance, source, spliced=1), self.target, self.target):
+            for pair in self.segments(Pair(utterance, utterance, source, spliced=1), self.target, self.target):
                 yield dataclasses.replace(pair, name=f"{pair.name}.spliced", source_file="")
 
     def splice(self, source: str, pairs: list[Pair]) -> None:

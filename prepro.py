@@ -29,16 +29,15 @@ import sys
 
 import numpy as np
 
-import alignment
 import analysis
 import arctic
-import commands
+import cli
 import hyperparams
 import manifest
 import pairing
 import report
 import utils
-from commands import workers
+from cli import workers
 from hyperparams import HyperParams
 from manifest import Pair, PreproError
 from pairing import load_mel, mel_path
@@ -94,8 +93,8 @@ def align(pair: Pair, data: pathlib.Path, target: str, means: dict, hp: HyperPar
         for speaker, start, end in ((pair.source, pair.source_start, pair.source_end),
                                     (target, pair.target_start, pair.target_end)):
             mel = load_mel(data, speaker, pair.utterance)[start:end]
-            sequences.append(alignment.features(mel, hp) - means[speaker])
-        positions, cost = alignment.warp(*sequences)
+            sequences.append(analysis.alignment_features(mel, hp) - means[speaker])
+        positions, cost = analysis.warp(*sequences)
     save_array(path, positions)
     save_array(cost_path, np.float32(cost))
     return float(np.float32(cost))  # what is read again: an interrupted run must give the same manifest
@@ -176,7 +175,7 @@ def speaker_mean(speaker: str, pairs: list[Pair], data: pathlib.Path, hp: HyperP
     """Mean (C,) of the features a speaker is aligned by, over the training utterances, or all if none is."""
     own = [pair for pair in pairs if pair.speaker == speaker] or [pair for pair in pairs if pair.has_partner]
     utterances = sorted({pair.utterance for pair in own if pair.split == "train"} or {pair.utterance for pair in own})
-    return np.concatenate([alignment.features(load_mel(data, speaker, utterance), hp)
+    return np.concatenate([analysis.alignment_features(load_mel(data, speaker, utterance), hp)
                            for utterance in utterances]).mean(axis=0)
 
 
@@ -197,7 +196,7 @@ def write_outputs(pairs: list[Pair], data: pathlib.Path, target: str, hp: HyperP
         if pair.split == "train":
             path = np.load(data / "paths" / pair.source / f"{pair.name}.npy", allow_pickle=False)
             slices += [(pair.name, pair.source, *row)
-                       for row in alignment.make_slices(path, f"{hp.seed} {pair.source} {pair.name}", hp)]
+                       for row in analysis.make_slices(path, f"{hp.seed} {pair.source} {pair.name}", hp)]
     manifest.write_csv(data / "slices.csv", ["name", "source", "target_start", "target_end", "source_start",
                                              "source_end"], slices)
     usable = [pair for pair in pairs if not pair.reason]
@@ -252,7 +251,7 @@ def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
                         help="no sentence of a source is one of the target's, whatever the files are called")
     parser.add_argument("--identity", action="store_true", help="the target is a source of itself, too")
     parser.add_argument("--set", action="append", default=[], metavar="NAME=VALUE", help="override a hyperparameter")
-    commands.add_verbose(parser)
+    cli.add_verbose(parser)
     args = parser.parse_args(argv)
     if args.source and not args.target:
         parser.error("--source needs --target, whose voice it is to have")
@@ -284,13 +283,13 @@ def run(args: argparse.Namespace) -> None:
         corpora, target = manifest.gather([DEMO / "rms"], DEMO / "slt", args.pattern)
         args.heldout = args.heldout or DEMO / "heldout.txt"
     heldout = manifest.read_ids(args.heldout) if args.heldout else set()
-    with commands.locked(data, "--data"):
+    with cli.locked(data, "--data"):
         print_summary(prepare(corpora, target, data, hp, heldout, args.identity, not args.unpaired), data)
 
 
 def main(argv: list[str] | None = None) -> int:
     args = parse_arguments(argv)
-    return commands.run_main("prepro.py", lambda: run(args), arctic.DownloadError)
+    return cli.run_main("prepro.py", lambda: run(args))
 
 
 if __name__ == "__main__":

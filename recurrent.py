@@ -13,7 +13,7 @@ from keras import layers, ops
 if keras.backend.backend() == "tensorflow":
     import tensorflow as tf
 
-_active = threading.local()  # `Reads` of the loop that is being traced in this thread
+_active = threading.local()  # `LoopInvariants` of the loop that is being traced in this thread
 
 
 def dot(x, kernel, bias):
@@ -122,7 +122,7 @@ def scan(step, state, inputs, constants: list):
     return ops.scan(twice, state, inputs)[1]
 
 
-class Reads:
+class LoopInvariants:
     """What a step reads of the constants of a loop, in the order in which it does."""
 
     def __init__(self, constants: list, values: list, tape=None):
@@ -130,7 +130,7 @@ class Reads:
         self.values = {id(constant): (place, value) for place, (constant, value) in enumerate(zip(constants, values))}
         self.places: list[tuple] = []  # of the constants of each read
         self.arguments: list = []      # what each was asked
-        self.answers: list = []        # and what it gave
+        self.outputs: list = []        # and what it gave
 
     def __enter__(self):
         if getattr(_active, "reads", None) is not None:
@@ -147,34 +147,34 @@ class Reads:
         flat = tf.reshape(x, (-1, kernel.shape[0]))
         y = tf.matmul(flat, kernel)
         y = y if bias is None else tf.nn.bias_add(y, bias)
-        self.note((place, bias_place), flat, y)
+        self.record((place, bias_place), flat, y)
         return y if len(x.shape) == 2 else tf.reshape(y, tf.concat([tf.shape(x)[:-1], [kernel.shape[1]]], 0))
 
     def product(self, x, memory):
         place, memory = self.values[id(memory)]
         y = tf.matmul(x, memory)
-        self.note((place,), x, y)
+        self.record((place,), x, y)
         return y
 
     def window(self, memory, origin, size):
         place, memory = self.values[id(memory)]
         frames = frames_from(memory, origin, size)
         y = take(memory, frames)
-        self.note((place,), frames, y)
+        self.record((place,), frames, y)
         return y
 
-    def note(self, places, argument, answer):
+    def record(self, places, argument, output):
         self.places.append(places)
         self.arguments.append(argument)
-        self.answers.append(answer)
+        self.outputs.append(output)
         if self.tape is not None:
-            self.tape.watch(answer)
+            self.tape.watch(output)
 
-    def gradients(self, arguments: list, of_answers: list) -> list:
-        """Gradients of the constants, from what all steps asked (T, ...) and the gradients (T, ...) of the answers."""
+    def gradients(self, arguments: list, output_gradients: list) -> list:
+        """Gradients of the constants, from what all steps asked (T, ...) and the gradients (T, ...) of the outputs."""
         found = [None] * len(self.values)
         values = [value for _, value in self.values.values()]
-        for places, asked, gradient in zip(self.places, arguments, of_answers):
+        for places, asked, gradient in zip(self.places, arguments, output_gradients):
             if asked.dtype.is_integer:  # frames (T, N, W) and what was found there (T, N, W, E)
                 n, length = (tf.shape(values[places[0]])[i] for i in (0, 1))
                 flat = tf.range(n)[None, :, None] * length + asked
@@ -205,12 +205,12 @@ def _scan(step, state, inputs, constants):
     def run(*tensors):
         first, given = list(tensors[:count]), list(tensors[count:len(tensors) - len(constants)])
         values = list(tensors[len(tensors) - len(constants):])
-        length, noted = tf.shape(given[0])[0], []
+        length, recorded = tf.shape(given[0])[0], []
 
         def forwards(t, now, states):
-            with Reads(constants, values) as reads:
+            with LoopInvariants(constants, values) as reads:
                 now = tf.nest.flatten(step(pack(state, now), pack(inputs, [x[t] for x in given])))
-            noted[:] = [reads]
+            recorded[:] = [reads]
             return t + 1, now, write(t, states, now)
         _, _, states = tf.while_loop(lambda t, *_: t < length, forwards, (0, first, arrays(first, length)),
                                      maximum_iterations=length)
@@ -219,21 +219,23 @@ def _scan(step, state, inputs, constants):
         def backwards(*upstream):
             before = [tf.concat([start[None], x[:-1]], 0) for start, x in zip(first, states)]
 
-            def body(t, of_state, of_inputs, arguments, of_answers):
+            def body(t, of_state, of_inputs, arguments, output_gradients):
                 old, now = [x[t] for x in before], [x[t] for x in given]
-                with tf.GradientTape(watch_accessed_variables=False) as tape, Reads(constants, values, tape) as reads:
+                with tf.GradientTape(watch_accessed_variables=False) as tape, \
+                        LoopInvariants(constants, values, tape) as reads:
                     tape.watch((old, now))
                     new = tf.nest.flatten(step(pack(state, old), pack(inputs, now)))
                 of_old, of_now, found = tape.gradient(
-                    new, (old, now, reads.answers), [later + here[t] for later, here in zip(of_state, upstream)],
+                    new, (old, now, reads.outputs), [later + here[t] for later, here in zip(of_state, upstream)],
                     tf.UnconnectedGradients.ZERO)
                 return (t - 1, of_old, write(t, of_inputs, of_now), write(t, arguments, reads.arguments),
-                        write(t, of_answers, found))
-            kept = [arrays(like, length) for like in ([x[0] for x in given], noted[0].arguments, noted[0].answers)]
+                        write(t, output_gradients, found))
+            kept = [arrays(like, length) for like in (
+                [x[0] for x in given], recorded[0].arguments, recorded[0].outputs)]
             _, of_first, *kept = tf.while_loop(lambda t, *_: t >= 0, body, (
                 length - 1, [tf.zeros_like(x) for x in first], *kept), maximum_iterations=length)
-            of_inputs, arguments, of_answers = [[x.stack() for x in kind] for kind in kept]
-            return *of_first, *of_inputs, *noted[0].gradients(arguments, of_answers)
+            of_inputs, arguments, output_gradients = [[x.stack() for x in kind] for kind in kept]
+            return *of_first, *of_inputs, *recorded[0].gradients(arguments, output_gradients)
         return tuple(states), backwards
     return pack(state, run(*tf.nest.flatten(state), *tf.nest.flatten(inputs),
                            *[tf.identity(ops.convert_to_tensor(x)) for x in constants]))

@@ -75,7 +75,7 @@ def plot_utterance(path: str | os.PathLike, panels: dict[str, np.ndarray], align
 
 def plot_conversion(path: str | os.PathLike, source: np.ndarray, output: NamedTuple, target: np.ndarray | None,
                     dtw_path: np.ndarray | None, hp: HyperParams, title: str) -> None:
-    """Draw one conversion (convert.Converted) between its source (S, F) and, where there is one, target (T, F)."""
+    """Draw one conversion (inference.Converted) between its source (S, F) and, where there is one, target (T, F)."""
     panels = {"source": source, "converted": output.linear} | ({} if target is None else {"target": target})
     plot_utterance(path, panels, output.weights, output.positions, dtw_path, hp, title)
 
@@ -84,7 +84,7 @@ def plot_curves(path: str | os.PathLike, curves: dict[str, tuple[np.ndarray, np.
                 ylabel: str) -> None:
     """Draw training curves, name to (steps, values); logarithmic if all values are positive and span more than 10x.
 
-    Values that are not finite leave a gap, and so does a stretch of steps where nothing was logged.
+    Values that are not finite leave a gap, and so does a segment of steps where nothing was logged.
     """
     figure, axes = plain_axes(title, "step", ylabel)
     for index, (name, (steps, values)) in enumerate(curves.items()):

@@ -11,45 +11,143 @@ First the base is solved, a linear map of the source's own sound. Then two stage
 decoder to correct the base. In 2017 there was one, "joint", of all networks at once.
 """
 import argparse
+import math
 import pathlib
 import sys
 
-import commands
-import hyperparams
-import prepro
+import cli
+import data_load
+import devices
+import losses
+import report
+import run_folder
 import trainer
+import keras
 import tensorflow as tf
 
 from hyperparams import HyperParams
-from tasks import Paired
+from networks import DecoderOutput
+from run_folder import Run
+from trainer import Trainer
 
 HERE = pathlib.Path(__file__).resolve().parent
+
+
+class PairedTrainer(Trainer):
+    """Paired training in stages, each with an optimizer of its own: post-net, encoder and decoder, and all of them at
+    once, as in 2017; those without steps are left out."""
+
+    def __init__(self, hp: HyperParams, corpus: data_load.Corpus):
+        if corpus.alone and not (hp.base and hp.attention == "local"):
+            raise ValueError(f"{corpus.data} holds the target alone: for such a voice the base speaks, which takes "
+                             "base=1 and attention=local")
+        super().__init__(hp, corpus)
+        most = math.ceil(hp.mel_epochs * len(corpus.slices) / hp.batch_size)
+        # Of a target alone there is no source to correct a base for
+        planned = {"postnet": hp.postnet_steps, "mel": 0 if corpus.alone else min(hp.mel_steps, most),
+                   "joint": 0 if corpus.alone else hp.joint_steps}
+        self.stages = [(stage, steps) for stage, steps in planned.items() if steps]
+        core = self.generator.encoder.trainable_variables + self.generator.decoder.trainable_variables
+        postnet = self.generator.postnet.trainable_variables
+        self.variables = {"postnet": postnet, "mel": core, "joint": core + postnet}
+        self.optimizers = {}
+        for stage, steps in self.stages:
+            adam = keras.optimizers.Adam(trainer.cosine_decay(hp.learning_rate, steps, hp))
+            self.optimizers[stage] = trainer.scale_loss(adam, hp)
+            self.optimizers[stage].build(self.variables[stage])
+
+    @property
+    def parts(self) -> dict:
+        """The variables that a checkpoint holds."""
+        return {"generator": self.generator.weights,
+                **{f"optimizer_{stage}": optimizer.variables for stage, optimizer in self.optimizers.items()}}
+
+    def kind(self, stage: str) -> str:
+        return data_load.POSTNET if stage == "postnet" else data_load.PAIRED
+
+    def decoder_losses(self, decoded: DecoderOutput, batch: dict) -> dict:
+        """Losses of what the decoder wrote along known positions; `loss` is their weighted sum. Global attention has no
+        pace, and without harmonics there is no pitch."""
+        hp, mask = self.hp, batch["mask"]
+        loss = mel = losses.l1(decoded.mel, batch["mel"], mask)
+        scalars = {"loss/mean_loss1": mel}
+        if hp.attention == "local":
+            start, end, true = decoded.positions[:, :, 0], decoded.positions[:, :, 1], batch["positions"]
+            pace = losses.huber((end - start) / hp.r, (true[:, 1:] - true[:, :-1]) / hp.r, mask[:, ::hp.r])
+            loss, scalars["align/pace_loss"] = loss + hp.pace_weight * pace, pace
+        if hp.harmonics:
+            octaves, voicing = losses.pitch(decoded.pitch, batch["pitch"], mask)
+            loss = loss + hp.pitch_weight * octaves + hp.voicing_weight * voicing
+            scalars |= {"loss/pitch_octaves": octaves, "loss/voicing": voicing}
+        return {"loss": loss, **scalars}
+
+    def forward(self, stage: str, batch: dict) -> dict:
+        """Losses of a stage; `loss` is what is minimised."""
+        generator, mask = self.generator, batch["mask"]
+        if stage == "postnet":
+            linear = generator.postnet(batch["mel"], batch["pitch"], mask, training=True)
+            loss = losses.l1(linear, batch["linear"], mask)
+            return {"loss": loss, "loss/mean_loss2": loss}
+        decoded = generator(batch["source"], batch["mapped"], batch["source_mask"], batch["positions"], batch["mel"],
+                            training=True)
+        scalars = self.decoder_losses(decoded, batch)
+        if stage == "joint":  # the post-net draws from what the decoder writes, and its loss goes back to there
+            mel, _ = generator.postnet_inputs(decoded, batch["mapped"], batch["source_mask"], mask)
+            linear = losses.l1(generator.postnet(mel, batch["pitch"], mask, training=True), batch["linear"], mask)
+            scalars |= {"loss": scalars["loss"] + linear, "loss/mean_loss2": linear,
+                        "loss/mean_loss": scalars["loss/mean_loss1"] + linear}
+        return scalars
+
+    def train_step(self, stage: str, batch: dict, step: tf.Variable) -> dict:
+        """One update, which counts `step` up with it."""
+        def update(batch):
+            batch, device = self.shard(batch), tf.distribute.get_replica_context().replica_id_in_sync_group
+            # A step draws a handful of times, and each draw counts the second number up by one
+            seed = tf.stack([tf.cast(self.hp.seed + device, "uint32"), tf.cast(step * 16, "uint32")])
+            self.generator.seeds.state.assign(seed)
+            return self.update(self.optimizers[stage], self.variables[stage], self.hp.clip_norm,
+                               lambda: self.forward(stage, batch))
+
+        return self.compile(stage, batch, lambda batch: self.on_devices(update, batch, step))(batch)
+
+    def validate(self, run: Run, stage: str) -> dict[str, float]:
+        """Losses and, unless the post-net learns alone, measures of free running on the validation sentences."""
+        if stage != "postnet":
+            return self.free_running(run)[0]
+        batch = self.corpus.assemble([self.corpus.whole(pair) for pair in self.validation])
+        linear = self.postnet(batch["mel"], batch["pitch"], batch["mask"])
+        return {"loss/mean_loss2": float(losses.l1(linear, batch["linear"], batch["mask"]))}  # nothing to select yet
+
+
+def plot_curves(logdir: pathlib.Path) -> None:
+    """Plot the loss curves of a run into its folder, training and validation, as far as there are any."""
+    for name, meaning in (("mean_loss", "mel and linear"), ("mean_loss1", "mel"), ("mean_loss2", "linear")):
+        curves = {kind: run_folder.read_scalars(logdir / kind, f"loss/{name}") for kind in ("train", "validation")}
+        curves = {kind: curve for kind, curve in curves.items() if curve[0]}
+        if curves:
+            report.plot_curves(logdir / f"{name}.png", curves, f"{name}: L1 of {meaning} spectrograms", "L1")
 
 
 def parse_arguments(argv: list[str] | None = None, parser: argparse.ArgumentParser | None = None) -> argparse.Namespace:
     """The flags, after those that `parser` has."""
     parser = parser or argparse.ArgumentParser(description=__doc__,
                                                formatter_class=argparse.RawDescriptionHelpFormatter)
-    trainer.add_arguments(parser, "logdir/demo, with --data logdir/paired")
+    run_folder.add_arguments(parser, "logdir/demo, with --data logdir/paired")
     args = parser.parse_args(argv)
     args.logdir = args.logdir or HERE / "logdir" / ("paired" if args.data else "demo")
     return args
 
 
 def run(args: argparse.Namespace, strategy: tf.distribute.Strategy | None = None) -> None:
-    """Train, on one device or on those of a `tf.distribute.Strategy`."""
-    before = trainer.read_notes(args.logdir).get("data", prepro.DEMO_DATA)
-    default = hyperparams.PRESETS["default" if args.data or before != prepro.DEMO_DATA else "demo"]
-    if trainer.goes_on(args):
-        default = HyperParams.from_json(args.logdir / "hparams.json")
-    trainer.train(args, trainer.resolve(args, default), Paired, "train.py", strategy)
-    if strategy is None or trainer.is_chief(strategy):
-        trainer.draw_curves(args.logdir)
+    """Train, on one device or on those of a `tf.distribute.Strategy`; raises ValueError, OSError and TrainingError."""
+    trainer.train(run_folder.open_run(args, "train.py"), PairedTrainer, args.steps, strategy)
+    if strategy is None or devices.is_chief(strategy):
+        plot_curves(args.logdir)
 
 
 def main(argv: list[str] | None = None) -> int:
     args = parse_arguments(argv)
-    return commands.run_main("train.py", lambda: run(args), trainer.TrainingError)
+    return cli.run_main("train.py", lambda: run(args))
 
 
 if __name__ == "__main__":

@@ -20,13 +20,14 @@ import sys
 from collections.abc import Iterator
 
 import analysis
-import commands
-import convert
+import cli
+import devices
 import data_load
-import hyperparams
+import inference
 import losses
 import metrics
 import report
+import run_folder
 import trainer
 import utils
 import keras
@@ -35,10 +36,12 @@ import tensorflow as tf
 from tqdm import tqdm
 
 from analysis import Features
+from cli import TrainingError
 from hyperparams import HyperParams
 from modules import total
 from networks import Discriminator
-from tasks import Task
+from run_folder import Run
+from trainer import Trainer
 
 HERE = pathlib.Path(__file__).resolve().parent
 SURE = 0.98       # a discriminator that is right so often has won: it teaches nothing any more
@@ -58,12 +61,12 @@ def windows(linear: tf.Tensor, mask: tf.Tensor, size: int) -> tuple[tf.Tensor, t
             tf.reshape(tf.pad(mask, ((0, 0), (0, missing))), (-1, size)))
 
 
-def postnet_inputs(outputs: list[convert.Converted]) -> list[tuple[np.ndarray, np.ndarray]]:
+def postnet_inputs(outputs: list[inference.Converted]) -> list[tuple[np.ndarray, np.ndarray]]:
     """Mel (T, M) and pitch (T, 2) of conversions, small enough to be kept."""
     return [(output.mel.astype(np.float16), output.pitch.astype(np.float16)) for output in outputs]
 
 
-class Adversarial(Task):
+class GANTrainer(Trainer):
     """Adversarial training, one update of the discriminator and `k` of the generator a step."""
 
     def __init__(self, hp: HyperParams, corpus: data_load.Corpus, unpaired: pathlib.Path | None = None):
@@ -77,14 +80,14 @@ class Adversarial(Task):
         self.learning = (self.generator if hp.gan_networks == "all" else self.generator.postnet).trainable_variables
 
         def optimizer(schedule, variables: list) -> keras.optimizers.LossScaleOptimizer:
-            adam = trainer.scaled(keras.optimizers.Adam(schedule, beta_1=0.5), hp)
+            adam = trainer.scale_loss(keras.optimizers.Adam(schedule, beta_1=0.5), hp)
             adam.build(variables)
             return adam
-        self.generator_optimizer = optimizer(trainer.cosine(hp.gen_learning_rate, hp.gan_steps * hp.k, hp),
+        self.generator_optimizer = optimizer(trainer.cosine_decay(hp.gen_learning_rate, hp.gan_steps * hp.k, hp),
                                              self.learning)
         # Both fall together: a discriminator that goes on to learn while the generator cannot follow wins
         self.discriminator_optimizer = optimizer(
-            trainer.cosine(hp.dis_learning_rate, hp.gan_warmup_steps + hp.gan_steps, hp),
+            trainer.cosine_decay(hp.dis_learning_rate, hp.gan_warmup_steps + hp.gan_steps, hp),
             self.discriminator.trainable_variables)
         self.judge = tf.function(self.score)
 
@@ -121,16 +124,16 @@ class Adversarial(Task):
             except utils.BadAudio as error:
                 tqdm.write(f"skipped {error}")
                 continue
-            pieces = [analysis.extract(piece.wav, self.hp) for piece in convert.split_at_pauses(wav, self.hp)]
-            voice = self.converter.find_voice(Features(*map(np.concatenate, zip(*pieces))))
-            found += postnet_inputs(self.converter(pieces, [voice] * len(pieces)))
+            chunks = [analysis.extract(chunk.wav, self.hp) for chunk in inference.split_at_pauses(wav, self.hp)]
+            voice = self.converter.find_voice(Features(*map(np.concatenate, zip(*chunks))))
+            found += postnet_inputs(self.converter(chunks, [voice] * len(chunks)))
             if len(found) >= CONVERSIONS_AT_MOST:
                 break
         if self.unpaired and not found:
-            raise trainer.TrainingError(f"--unpaired {self.unpaired}: no recording in it can be used")
+            raise TrainingError(f"--unpaired {self.unpaired}: no recording in it can be used")
         return found
 
-    def draw(self, batch: dict) -> tuple[tf.Tensor, tf.Tensor]:
+    def generate(self, batch: dict) -> tuple[tf.Tensor, tf.Tensor]:
         """Linear spectrograms (N, T, F) by the generator, and their mask (N, T): those of the target's own mel, then
         those of conversions. All as at synthesis, without dropout: the texture that it leaves would pass for speech.
 
@@ -143,9 +146,9 @@ class Adversarial(Task):
                 ("mel", "converted"), ("pitch", "converted_pitch"), ("mask", "converted_mask")))
             return generator.postnet(mel, pitch, mask), mask
         memory, mask = generator.encoder(batch["source"], batch["source_mask"]), batch["mask"]
-        decoded = generator.decoder(memory, batch["carried"], batch["source_mask"], batch["positions"][:, 0],
+        decoded = generator.decoder(memory, batch["mapped"], batch["source_mask"], batch["positions"][:, 0],
                                     steps=tf.shape(batch["positions"])[1] - 1)
-        mel, pitch = generator.postnet_inputs(decoded, batch["carried"], batch["source_mask"], mask)
+        mel, pitch = generator.postnet_inputs(decoded, batch["mapped"], batch["source_mask"], mask)
         return generator.postnet(mel, pitch, mask), mask
 
     def score(self, linear: tf.Tensor, mask: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
@@ -155,19 +158,19 @@ class Adversarial(Task):
 
     def discriminator_losses(self, batch: dict) -> dict:
         loss_real = losses.least_squares(*self.score(batch["linear"], batch["mask"]), goal=1.0)
-        drawn, mask = self.draw(batch)
-        loss_fake = losses.least_squares(*self.score(tf.stop_gradient(drawn), mask), goal=0.0)
+        generated, mask = self.generate(batch)
+        loss_fake = losses.least_squares(*self.score(tf.stop_gradient(generated), mask), goal=0.0)
         return {"loss": loss_real + loss_fake, "gan/dis_loss_real": loss_real, "gan/dis_loss_fake": loss_fake}
 
     def generator_losses(self, batch: dict) -> dict:
         """The adversarial loss, and L1 where the target is known unless everything learns.
 
         They are balanced where they meet, at the spectrogram: there the gradient of the adversarial loss is scaled to
-        `gan_weight` times the norm that L1 of all that is drawn would have, so that it neither fades as the
+        `gan_weight` times the norm that L1 of all that is generated would have, so that it neither fades as the
         discriminator wins nor drowns the other. What a tape is given for it is the product of that gradient and the
         spectrogram.
         """
-        linear, mask = self.draw(batch)
+        linear, mask = self.generate(batch)
         with tf.GradientTape(watch_accessed_variables=False) as tape:
             tape.watch(linear)
             adversarial = losses.least_squares(*self.score(linear, mask), goal=1.0)
@@ -188,7 +191,7 @@ class Adversarial(Task):
         repeat = range if self.strategy.num_replicas_in_sync > 1 else tf.range
 
         def updates(batch):
-            batch = self.rows(batch)
+            batch = self.shard(batch)
             scalars = self.update(self.discriminator_optimizer, self.discriminator.trainable_variables,
                                   self.hp.gan_clip_norm, lambda: self.discriminator_losses(batch))
             scalars["gan/dis_loss"] = scalars.pop("loss")
@@ -203,11 +206,11 @@ class Adversarial(Task):
             return scalars
         return self.compile(stage, batch, lambda batch: self.on_devices(updates, batch, step))(batch)
 
-    def validate(self, run: trainer.Run, stage: str) -> dict[str, float]:
+    def validate(self, run: Run, stage: str) -> dict[str, float]:
         """How the conversions of held-out speech do, and the discriminator's accuracy on them and on the target's."""
         scalars, cepstra, outputs = self.free_running(run)
         scores = [[np.asarray(x) for x in self.judge(*data_load.pad(spectrograms, 1))] for spectrograms in (
-            [self.corpus.spoken_target(pair, "linear") for pair in self.validation],
+            [self.corpus.target_features(pair, "linear") for pair in self.validation],
             [output.linear for output in outputs])]
         real, fake = (float(np.average((score > 0.5) == right, weights=weights))
                       for (score, weights), right in zip(scores, (True, False)))
@@ -230,9 +233,9 @@ class Adversarial(Task):
         return scalars
 
 
-def draw_curves(logdir: pathlib.Path) -> None:
-    """Draw the losses of a run into its folder."""
-    curves = {name: trainer.read_scalars(logdir / "train", f"gan/{name}")
+def plot_curves(logdir: pathlib.Path) -> None:
+    """Plot the losses of a run into its folder."""
+    curves = {name: run_folder.read_scalars(logdir / "train", f"gan/{name}")
               for name in ("dis_loss_real", "dis_loss_fake", "gen_loss")}
     curves = {name: curve for name, curve in curves.items() if curve[0]}
     if curves:
@@ -246,9 +249,10 @@ def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--unpaired", type=pathlib.Path, metavar="DIR",
                         help="recordings of anybody, which the target never said: the discriminator judges also their "
                              "conversions")
-    trainer.add_arguments(parser, "that of --init-from and -gan")
+    run_folder.add_arguments(parser, "that of --init-from and -gan")
     args = parser.parse_args(argv)
-    if args.init_from is None and args.preset is None and not (args.logdir and trainer.goes_on(args)):
+    if args.init_from is None and args.preset is None and not (
+            args.logdir and (args.logdir / "hparams.json").exists() and not args.no_resume):
         paired = HERE / "logdir" / ("paired" if args.data else "demo")
         args.init_from = paired if (paired / "hparams.json").exists() else None
     args.logdir = args.logdir or HERE / "logdir" / (f"{args.init_from.name}-gan" if args.init_from else "gan")
@@ -257,30 +261,16 @@ def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
 
 def run(args: argparse.Namespace, strategy: tf.distribute.Strategy | None = None) -> None:
     """Train, on one device or on those of a `tf.distribute.Strategy`; raises ValueError, OSError and TrainingError."""
-    default = hyperparams.PRESETS["default" if args.data else "demo"]
-    if trainer.goes_on(args):
-        default = HyperParams.from_json(args.logdir / "hparams.json")
-    elif args.init_from:  # its networks and, unless others are named, its features
-        if not (args.init_from / "hparams.json").exists():
-            raise trainer.TrainingError(f"--init-from {args.init_from} is no run folder; train.py makes one")
-        default = HyperParams.from_json(args.init_from / "hparams.json").replace(**OFTEN)
-        if args.data is None:
-            args.data = trainer.find_data(argparse.Namespace(logdir=args.init_from, data=None), default)
-    hp = trainer.resolve(args, default)
-    if trainer.goes_on(args):
-        args.unpaired = args.unpaired or trainer.read_notes(args.logdir).get("unpaired")
-    if args.unpaired and not args.unpaired.is_dir():
-        raise trainer.TrainingError(f"--unpaired {args.unpaired} is no folder of recordings")
-    trainer.train(args, hp, functools.partial(Adversarial, unpaired=args.unpaired), "train_gan.py", strategy)
-    if strategy is None or trainer.is_chief(strategy):
-        draw_curves(args.logdir)
+    plan = run_folder.open_run(args, "train_gan.py", inherited=OFTEN)
+    trainer.train(plan, functools.partial(GANTrainer, unpaired=plan.unpaired), args.steps, strategy)
+    if strategy is None or devices.is_chief(strategy):
+        plot_curves(args.logdir)
 
 
 def main(argv: list[str] | None = None) -> int:
     args = parse_arguments(argv)
-    one = args.num_gpus is None and not trainer.several_machines()
-    return commands.run_main("train_gan.py", lambda: run(args) if one else trainer.on_all_devices(run, args),
-                             trainer.TrainingError)
+    one = args.num_gpus is None and not devices.several_machines()
+    return cli.run_main("train_gan.py", lambda: run(args) if one else devices.run_on_all(run, args))
 
 
 if __name__ == "__main__":

@@ -13,9 +13,9 @@ fails all stop, and go on from the last checkpoint when they are started again.
 import argparse
 import sys
 
-import commands
+import cli
+import devices
 import train
-import trainer
 
 
 def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
@@ -26,8 +26,7 @@ def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
 
 def main(argv: list[str] | None = None) -> int:
     args = parse_arguments(argv)
-    return commands.run_main("train_multi_gpus.py", lambda: trainer.on_all_devices(train.run, args),
-                             trainer.TrainingError)
+    return cli.run_main("train_multi_gpus.py", lambda: devices.run_on_all(train.run, args))
 
 
 if __name__ == "__main__":

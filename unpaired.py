@@ -130,8 +130,8 @@ def path_through(target: np.ndarray, source: np.ndarray, ends: np.ndarray) -> np
         best = np.argsort(cost)[:CANDIDATES]  # more of them hardly ever win in the end
         last, cost = rows[-1][best], cost[best]
         row = np.unique(np.concatenate([candidates[t], np.minimum(last + 1, len(source) - 1)]))
-        goes_on = (row == last[:, None] + 1) & ~ends[last][:, None]
-        total = cost[:, None] + np.where(goes_on, 0.0, JUMP)
+        is_resuming = (row == last[:, None] + 1) & ~ends[last][:, None]
+        total = cost[:, None] + np.where(is_resuming, 0.0, JUMP)
         winner = total.argmin(axis=0)
         cost = total.min(axis=0) + np.sqrt(squared_distances(target[t:t + 1], source[row])[0])
         rows.append(row)
@@ -166,7 +166,7 @@ def load(features: pathlib.Path, speaker: str, utterance: str) -> Features:
 
 def write(features: pathlib.Path, source: str, pool: list[tuple[str, int, int]], target: str, utterances: list[str],
           hp: HyperParams) -> None:
-    """Write the target's utterances, put together from the stretches (utterance, first frame, end) `pool` of a source,
+    """Write the target's utterances, put together from the segments (utterance, first frame, end) `pool` of a source,
     below `features` as those of the speaker "SOURCE.spliced", unless they are there.
 
     Their pitch is the target's, mapped to the source's range: that of sounds from anywhere is no melody.

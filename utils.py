@@ -240,7 +240,7 @@ def spectrograms(wav: np.ndarray, hp: HyperParams) -> tuple[np.ndarray, np.ndarr
 
 
 def blocks(wav: np.ndarray, hp: HyperParams, frames: int | None = None):
-    """Yield stretches of a recording (samples,) of any length and, of each, the frames (slice) that are not context.
+    """Yield segments of a recording (samples,) of any length and, of each, the frames (slice) that are not context.
 
     What is computed of each by itself takes memory that does not grow with the recording. A short one comes as it is.
     """

@@ -29,7 +29,7 @@ def save_speech(corpus, folder: pathlib.Path) -> None:
         for pair in rng.sample(pairs, min(len(pairs), math.ceil(SENTENCES / len(corpus.base.speakers)))):
             recording = corpus.recording(pair)
             known = base.find_voice(corpus.base, recording, corpus.hp, source)
-            made.append(base.carry(corpus.base, recording, known, corpus.hp).mel)
+            made.append(base.map_source(corpus.base, recording, known, corpus.hp).mel)
     mel = np.round(255.0 * np.clip(np.concatenate(made), 0.0, 1.0)).astype(np.uint8)
     with utils.replacing(folder / FILE) as temporary, open(temporary, "wb") as file:
         np.savez_compressed(file, mel=mel, lengths=[len(each) for each in made])
@@ -64,7 +64,7 @@ def fit(pretrained: Base, speech: list[np.ndarray], corpus) -> Base:
     if seconds < ENOUGH_SECONDS:
         raise ValueError(f"{corpus.data}: {seconds:.0f} s of speech to learn a voice from; record a minute at least, "
                          "better ten")
-    spoken = [corpus.spoken_target(pair, "mel") for pair in corpus.train]
+    spoken = [corpus.target_features(pair, "mel") for pair in corpus.train]
     chosen = [spoken[i] for i in unpaired.some(spoken, unpaired.FRAMES, hp.seed)]
     onward = unpaired.find_map(speech, chosen, hp)
     kernels, biases = map(np.array, zip(*(compose(kernel, bias, onward.kernel, onward.bias) for kernel, bias in zip(

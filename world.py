@@ -1,6 +1,6 @@
 """Measures on WORLD's analysis of speech (Morise et al. 2016): the field's mel-cepstral distortion, and the pitch.
 
-They need pyworld and pysptk, which are built by a C compiler: `pip install -r requirements-world.txt`. Without them
+They need pyworld and pysptk, which are built by a C compiler: `pip install -r requirements/world.txt`. Without them
 `eval.py` prints the measures of metrics.py alone.
 
 WORLD here: F0 by Harvest between 60 and 500 Hz, spectral envelope by CheapTrick every 5 ms, mel-cepstrum of order 24
@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-import alignment
+import analysis
 import metrics
 from hyperparams import HyperParams
 
@@ -53,7 +53,7 @@ def analyse(wav: np.ndarray, hp: HyperParams) -> Speech:
 def compare(speech: Speech, reference: Speech) -> dict[str, float]:
     """Measures of converted speech against the target's, in which F0 is compared along the DTW path of the cepstra
     where both are voiced (NaN where that is nowhere)."""
-    path, distances = alignment.dtw(speech.cepstra, reference.cepstra)
+    path, distances = analysis.dtw(speech.cepstra, reference.cepstra)
     f0, true = speech.f0[path[:, 0]], reference.f0[path[:, 1]]
     both = (f0 > 0) & (true > 0)
     voiced = f0[both], true[both]

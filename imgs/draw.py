@@ -133,7 +133,7 @@ def draw_decoder(sheet: Sheet, hp: HyperParams) -> None:
     sheet.panel(31, 62, 29, 109, "Decoder step")
     sheet.arrow((26, 95.7), (29.3, 95.7), (29.3, 71), (34.7, 71))
     sheet.shape(29.3, 83, "memory (N, S, E)", rotation=90, ha="center", backgroundcolor="white")
-    sheet.box(34.7, 55.6, 32, 37, f"frame before\nhidden in {hp.hide_frame:.0%} of the steps", DATA)
+    sheet.box(34.7, 55.6, 32, 37, f"frame before\nhidden in {hp.frame_dropout:.0%} of the steps", DATA)
     sheet.arrow((45.5, 37), (45.5, 41))
     sheet.shape(46.3, 39, "(N, M)")
     sheet.box(34.7, 55.6, 41, 46, "pre-net\nFC E, FC E/2, ReLU, dropout")

@@ -20,15 +20,16 @@ import soundfile
 import tensorflow as tf
 
 import base
+import checkpoints
 import data_load
-import eval as evaluation
+import eval as eval_script
 import hyperparams
 import manifest
 import metrics
 import prepro
-import trainer
 import utils
 from networks import Generator
+from run_folder import Run
 
 DEMO = prepro.DEMO
 # A second device, for what several GPUs do; nothing else uses it
@@ -38,8 +39,16 @@ DEMO_IDS = [f"demo_{i:03d}" for i in range(1, 11)]
 
 
 TINY = hyperparams.HyperParams(
-    width=16, encoder_banks=2, postnet_banks=2, highway_layers=1, batch_size=4, postnet_frames=32, postnet_steps=3,
+    width=16, encoder_banks=2, postnet_banks=2, highway_layers=1, batch_size=4, postnet_window=32, postnet_steps=3,
     mel_steps=3, warmup_steps=1, log_steps=1, save_steps=2, n_samples=1, griffin_lim_iters=4)
+
+
+def resume(run: Run) -> bool:
+    """Go on from the newest checkpoint of a run that can be read; whether there is one."""
+    prefix = checkpoints.newest_readable(checkpoints.checkpoints_in(run.folder))
+    if prefix:
+        run.resume(prefix)
+    return prefix is not None
 
 
 def no_workers():
@@ -83,7 +92,7 @@ def untrained_run(folder: pathlib.Path, hp: hyperparams.HyperParams = TINY) -> p
     """Make a run folder with the checkpoint of an untrained network and a plain base; returns it."""
     utils.write_json(folder / "hparams.json", dataclasses.asdict(hp))
     base.save(plain_base(hp), folder)
-    trainer.Run(folder, hp, {"generator": Generator(hp).weights}).selected.save(checkpoint_number=1)
+    Run(folder, hp, {"generator": Generator(hp).weights}).selected.save(checkpoint_number=1)
     return folder
 
 
@@ -137,13 +146,13 @@ def run_folder(tmp_path_factory, tiny_hp) -> pathlib.Path:
 
 @pytest.fixture(scope="module")
 def converter(run_folder):
-    return evaluation.load_converter(run_folder)
+    return eval_script.load_converter(run_folder)
 
 
 @pytest.fixture
 def loaded(monkeypatch, converter):
     """Loading, which takes seconds, is done once for the tests that are not about it."""
-    monkeypatch.setattr(evaluation, "load_converter", lambda *_: converter)
+    monkeypatch.setattr(eval_script, "load_converter", lambda *_: converter)
 
 
 def tone(hertz: float, sample_rate: int = 16000, seconds: float = 1.0) -> np.ndarray:

@@ -22,7 +22,7 @@ import numpy as np
 import soundfile
 
 import conftest
-import eval as evaluation
+import eval as eval_script
 import manifest
 import utils
 
@@ -241,11 +241,11 @@ def check_kills(folder: pathlib.Path, kills: int, seed: int) -> dict:
 
 def check_memory(folder: pathlib.Path, files: int) -> dict[str, float]:
     """MiB of this process after some conversions of a short recording."""
-    converter, found = evaluation.load_converter(conftest.untrained_run(folder / "run")), {}
+    converter, found = eval_script.load_converter(conftest.untrained_run(folder / "run")), {}
     source = conftest.write(folder / "in.wav", conftest.words(1))
     with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool:
         for number in range(1, files + 1):
-            evaluation.convert_file(source, str(number), folder / "out", converter, pool, {})
+            eval_script.convert_file(source, str(number), folder / "out", converter, pool, {})
             if number in (50, 100, 200, 500, files):
                 pages = int(pathlib.Path("/proc/self/statm").read_text().split()[1])
                 found[f"MiB after {number}"] = round(pages * os.sysconf("SC_PAGE_SIZE") / 2 ** 20, 1)

@@ -18,6 +18,8 @@ import sys
 import tempfile
 import time
 import types
+import checkpoints
+import run_folder
 
 HERE = pathlib.Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE.parent))
@@ -26,7 +28,7 @@ os.environ["CUDA_VISIBLE_DEVICES"] = ""
 
 SAVE_STEPS, LOG_STEPS = 10, 3
 STEPS = {"postnet_steps": 25, "mel_steps": 225}
-TINY = {"width": 16, "encoder_banks": 2, "postnet_banks": 2, "highway_layers": 1, "batch_size": 4, "postnet_frames": 32,
+TINY = {"width": 16, "encoder_banks": 2, "postnet_banks": 2, "highway_layers": 1, "batch_size": 4, "postnet_window": 32,
         "n_samples": 1, "griffin_lim_iters": 4, "validation_limit": 1}
 SETTINGS = {"small": STEPS, "train": TINY | {"postnet_steps": 15, "mel_steps": 75},
             "train_gan": {"gan_warmup_steps": 15, "gan_steps": 45}}
@@ -43,8 +45,8 @@ def child(logdir: pathlib.Path, networks: str) -> int:
 
     script = train_gan if networks == "train_gan" else train
     if networks == "small":
-        train.Paired = make_small()
-    name = "Adversarial" if script is train_gan else "Paired"
+        train.PairedTrainer = make_small()
+    name = "GANTrainer" if script is train_gan else "PairedTrainer"
     setattr(script, name, noting(getattr(script, name), logdir))
     settings = SETTINGS[networks] | {"save_steps": SAVE_STEPS, "log_steps": LOG_STEPS}
     begin = ["--init-from", str(logdir.parent / "paired")] if script is train_gan else []
@@ -89,7 +91,7 @@ def make_small():
             self.stages = [(name, getattr(hp, f"{name}_steps")) for name in ("postnet", "mel")]
             self.generator = keras.Sequential([keras.Input((8,)), keras.layers.Dense(32, "relu"),
                                                keras.layers.Dense(1)])
-            self.optimizer = keras.optimizers.Adam(trainer.cosine(1e-2, 250, hp.replace(warmup_steps=10)))
+            self.optimizer = keras.optimizers.Adam(trainer.cosine_decay(1e-2, 250, hp.replace(warmup_steps=10)))
             self.optimizer.build(self.generator.trainable_variables)
             ballast = [keras.Variable(np.ones(200_000)) for _ in range(5)]
             self.parts = {"generator": self.generator.weights, "optimizer": self.optimizer.variables, "rest": ballast}
@@ -180,7 +182,7 @@ def contents(logdir: pathlib.Path, networks: str) -> dict[str, bytes]:
 
     found = {}
     for folder in ("checkpoints", "checkpoints/best"):
-        reader = tf.train.load_checkpoint(run_folder.checkpoints_in(logdir / folder)[0])
+        reader = tf.train.load_checkpoint(checkpoints.checkpoints_in(logdir / folder)[0])
         found |= {f"{folder} {name}": reader.get_tensor(name).tobytes()
                   for name in reader.get_variable_to_shape_map()
                   if name.split("/")[0] not in ("_CHECKPOINTABLE_OBJECT_GRAPH", "save_counter")}
@@ -246,7 +248,7 @@ def watch_memory(steps: int) -> None:
     import hyperparams
     import manifest
     import prepro
-    import tasks
+    import train
     import trainer
 
     hp = hyperparams.HyperParams(**TINY, postnet_steps=5, mel_steps=steps, log_steps=10, save_steps=200)
@@ -255,8 +257,8 @@ def watch_memory(steps: int) -> None:
         prepro.prepare(corpora, target, pathlib.Path(folder) / "features", hp)
         corpus = data_load.Corpus(pathlib.Path(folder) / "features", hp)
         corpus.use_base(base.solve(corpus))
-        task = tasks.Paired(hp, corpus)
-        run, train_step = trainer.Run(pathlib.Path(folder) / "run", hp, task.parts), task.train_step
+        task = train.PairedTrainer(hp, corpus)
+        run, train_step = run_folder.Run(pathlib.Path(folder) / "run", hp, task.parts), task.train_step
 
         def watched(stage, batch, step):
             scalars = train_step(stage, batch, step)

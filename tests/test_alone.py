@@ -7,16 +7,16 @@ import pytest
 
 import analysis
 import data_load
-import heldout
+import evaluation
 import manifest
-import mos
+import listening
 import prepro
 import report
 import unpaired
 import utils
 from analysis import Features
 from conftest import TINY, leftovers, no_workers, plain_base, words
-from convert import Converted
+from inference import Converted
 from test_prepro import IDS, prepare, read_slices, record
 
 OTHERS = ["f", "g", "h", "i", "j", "k"]
@@ -123,11 +123,11 @@ def test_a_target_alone_is_its_own_source(folder, serial):
 
 def test_what_no_partner_said_is_measured_by_the_voice(corpus, tmp_path, monkeypatch, capsys):
     """The conversion is known: all that the target said in training, so that the voice is right."""
-    monkeypatch.setattr(mos, "available", lambda: False)
+    monkeypatch.setattr(listening, "mos_available", lambda: False)
     (tested,), drawn = corpus.split("test"), []
     mel, linear, pitch = (np.concatenate(arrays) for arrays in zip(*(
-        (corpus.spoken_target(pair, "mel"), corpus.spoken_target(pair, "linear"), corpus.pitch(pair))
-        for pair in corpus.spoken)))
+        (corpus.target_features(pair, "mel"), corpus.target_features(pair, "linear"), corpus.pitch(pair))
+        for pair in corpus.target_pairs)))
     output = Converted(mel, pitch, linear, np.arange(len(mel)), np.ones((len(mel), tested.source_end)), True)
 
     class Known:
@@ -137,7 +137,7 @@ def test_what_no_partner_said_is_measured_by_the_voice(corpus, tmp_path, monkeyp
             assert read is corpus and pairs == [tested]
             return [output]
     monkeypatch.setattr(report, "plot_conversion", lambda *arguments: drawn.append(arguments))
-    summary = heldout.evaluate(corpus, tmp_path, Known(), "a title")
+    summary = evaluation.evaluate(corpus, tmp_path, Known(), "a title")
     assert summary["median F0 ratio"] == pytest.approx(1.0, abs=0.02)
     assert summary["median F0 ratio of the source"] == pytest.approx(180 / 110, abs=0.03)
     assert summary["long-term spectrum dB"] < 1.5 < 3.0 < summary["long-term spectrum dB of the source"]
@@ -161,7 +161,7 @@ def test_a_voice_is_compared_by_spectrum_and_pitch():
     natural = [analysis.extract(words(seed, seconds=0.6), TINY) for seed in (1, 2)]
 
     def compared(change, pitch):
-        return heldout.compare_voice([Features(None, change(each.mel.astype(np.float32)), pitch * each.hertz)
+        return evaluation.compare_voice([Features(None, change(each.mel.astype(np.float32)), pitch * each.hertz)
                                       for each in natural], natural, TINY)
     assert compared(lambda mel: mel, 1.0) == {"long-term spectrum dB": pytest.approx(0.0, abs=1e-4),
                                               "median F0 ratio": 1.0}

@@ -7,7 +7,7 @@ import utils
 from conftest import demo_wav, tone
 from hyperparams import HyperParams
 
-STILL = HyperParams(vary_pitch=0.0, vary_colour=0.0, hide_band=0.0, blur_warp=0.0, blur_shift=0.0)
+STILL = HyperParams(augment_vtl=0.0, augment_eq=0.0, freq_mask=0.0, mel_blur_freq=0.0, mel_blur_time=0.0)
 
 
 @pytest.fixture(scope="module")
@@ -25,7 +25,7 @@ def test_nothing_changes_at_strength_zero(speech):
 
 def test_pitch_and_formants_move_together():
     linear = utils.spectrograms(tone(1000.0), STILL)[1]
-    hp = STILL.replace(vary_pitch=0.2)
+    hp = STILL.replace(augment_vtl=0.2)
     found = []
     for seed in range(20):
         varied = augment.vary(linear, np.random.default_rng(seed), hp)
@@ -36,7 +36,7 @@ def test_pitch_and_formants_move_together():
 
 def test_colour_is_in_decibel_and_leaves_silence_silent(speech):
     linear = speech[1]
-    hp = STILL.replace(vary_colour=8.0)
+    hp = STILL.replace(augment_eq=8.0)
     change = np.abs(augment.vary(linear, np.random.default_rng(1), hp) - linear) * hp.range_db
     assert 2.0 < change.max() <= 8.001
     assert not augment.vary(np.zeros_like(linear), np.random.default_rng(1), hp).any()
@@ -46,7 +46,7 @@ def test_a_band_is_hidden_in_half_of_the_cases(speech):
     linear = speech[1]
     hidden = []
     for seed in range(200):
-        varied = augment.vary(linear, np.random.default_rng(seed), STILL.replace(hide_band=0.2))
+        varied = augment.vary(linear, np.random.default_rng(seed), STILL.replace(freq_mask=0.2))
         flat = np.ptp(varied, axis=0) == 0.0
         hidden.append(flat.mean())
         assert not flat.any() or np.array_equal(varied[:, ~flat], linear[:, ~flat])
@@ -55,7 +55,7 @@ def test_a_band_is_hidden_in_half_of_the_cases(speech):
 
 def test_blur_washes_out_harmonics_and_keeps_the_level(speech):
     mel = speech[0]
-    hp = STILL.replace(blur_warp=0.2, blur_shift=2.5)
+    hp = STILL.replace(mel_blur_freq=0.2, mel_blur_time=2.5)
     blurred = np.mean([augment.blur(mel, np.random.default_rng(seed), hp) for seed in range(8)], axis=0)
 
     def ripple(x):

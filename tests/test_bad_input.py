@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import soundfile
 
-import eval as evaluation
+import eval as eval_script
 import manifest
 import prepro
 import train
@@ -228,7 +228,8 @@ def test_eval_names_bad_recordings_and_converts_the_good_ones(recordings, run_fo
     (recordings / ".hidden.wav").write_bytes(b"left by a file manager")
     (recordings / "folder.wav").mkdir()
     (recordings / "notes.txt").write_text("left out")
-    status, printed, error = run(capsys, evaluation.main, recordings, "--out", tmp_path / "out", "--logdir", run_folder)
+    status, printed, error = run(capsys, eval_script.main, recordings, "--out", tmp_path / "out", "--logdir",
+                                 run_folder)
     assert status == 1
     refused = [line for line in error.splitlines() if line.startswith("refused")]
     assert len(refused) == len(BAD)
@@ -250,7 +251,7 @@ def test_eval_survives_clicks(tmp_path, run_folder, capsys):
     """Recordings shorter than a window, as the stretch between two pauses can be, too; and 0 when none is refused."""
     for samples in (10, 300, 900):
         write(tmp_path / "in" / f"{samples}.wav", words(3)[:samples], subtype="FLOAT")
-    status, _, error = run(capsys, evaluation.main, tmp_path / "in", "--out", tmp_path / "out", "--logdir", run_folder)
+    status, _, error = run(capsys, eval_script.main, tmp_path / "in", "--out", tmp_path / "out", "--logdir", run_folder)
     assert status == 0 and "refused" not in error and leftovers(tmp_path) == []
 
 
@@ -258,7 +259,7 @@ def test_eval_survives_clicks(tmp_path, run_folder, capsys):
 def test_eval_of_bad_recordings_alone_writes_nothing(tmp_path, run_folder, capsys):
     silent(tmp_path / "silent.wav")
     (tmp_path / "headerless.raw").write_bytes(bytes(1000))
-    status, _, error = run(capsys, evaluation.main, tmp_path / "silent.wav", tmp_path / "headerless.raw", "--out",
+    status, _, error = run(capsys, eval_script.main, tmp_path / "silent.wav", tmp_path / "headerless.raw", "--out",
                            tmp_path / "out", "--logdir", run_folder)
     assert status == 1 and "silent.wav: is silent" in error and "headerless.raw: cannot be read as audio" in error
     assert [path.name for path in (tmp_path / "out").iterdir()] == [".lock"]
@@ -269,12 +270,12 @@ def test_eval_of_bad_recordings_alone_writes_nothing(tmp_path, run_folder, capsy
 @pytest.mark.usefixtures("loaded")
 def test_eval_without_recordings(recordings, run_folder, tmp_path, capsys, what, message):
     (tmp_path / "empty").mkdir()
-    status, _, error = run(capsys, evaluation.main, tmp_path / what, "--out", tmp_path / "out", "--logdir", run_folder)
+    status, _, error = run(capsys, eval_script.main, tmp_path / what, "--out", tmp_path / "out", "--logdir", run_folder)
     assert status == 1 and error.startswith("eval.py: ") and message in error and not (tmp_path / "out").exists()
 
 
 def test_eval_asks_where_to_write(recordings, run_folder, capsys):
-    status, _, error = run(capsys, evaluation.main, recordings, "--logdir", run_folder)
+    status, _, error = run(capsys, eval_script.main, recordings, "--logdir", run_folder)
     assert status == 2 and "--out DIR" in error
 
 
@@ -324,27 +325,27 @@ def test_eval_of_a_run_that_cannot_be_loaded(recordings, run_folder, tmp_path, c
     shutil.copytree(run_folder, folder)
     message, cure = spoil(folder)
     before = sorted(tmp_path.rglob("*"))
-    status, _, error = run(capsys, evaluation.main, recordings, "--out", tmp_path / "out", "--logdir", folder)
+    status, _, error = run(capsys, eval_script.main, recordings, "--out", tmp_path / "out", "--logdir", folder)
     assert status == 1 and error.startswith("eval.py: ") and message in error and cure in error
     assert str(folder) in error and sorted(tmp_path.rglob("*")) == before
 
 
 def test_eval_changes_nothing_that_a_model_was_trained_with(recordings, run_folder, tmp_path, capsys):
-    status, _, error = run(capsys, evaluation.main, recordings, "--out", tmp_path / "out", "--logdir", run_folder,
+    status, _, error = run(capsys, eval_script.main, recordings, "--out", tmp_path / "out", "--logdir", run_folder,
                            "--set", "postfilter=1.1", "--set", "sigma=2")
     assert status == 1 and "--set sigma (1.5 there, 2.0 asked for): the model was trained with it" in error
     assert "griffin_lim_iters, correction, postfilter, power" in error and not (tmp_path / "out").exists()
-    assert evaluation.load_converter(run_folder, None, ["postfilter=1.1", "power=1.2"]).hp.postfilter == 1.1
+    assert eval_script.load_converter(run_folder, None, ["postfilter=1.1", "power=1.2"]).hp.postfilter == 1.1
 
 
 @pytest.mark.usefixtures("loaded")
 def test_eval_of_a_run_that_is_not_at_its_end_says_so(tmp_path, capsys):
     untrained_run(tmp_path / "run")
     for step, n_warnings in ((3, 1), (9, 0)):
-        trainer.take_notes(tmp_path / "run", "train.py", tmp_path, 9)
+        trainer.write_run_info(tmp_path / "run", "train.py", tmp_path, 9)
         (tmp_path / "run" / "checkpoints" / f"step-{step}.index").touch()
         write(tmp_path / "in.wav", words(1))
-        status, _, error = run(capsys, evaluation.main, tmp_path / "in.wav", "--out", tmp_path / "out", "--logdir",
+        status, _, error = run(capsys, eval_script.main, tmp_path / "in.wav", "--out", tmp_path / "out", "--logdir",
                                tmp_path / "run")
         assert status == 0 and error.count("is trained to step 3 of 9 only") == n_warnings
 
@@ -352,24 +353,24 @@ def test_eval_of_a_run_that_is_not_at_its_end_says_so(tmp_path, capsys):
 def test_eval_of_a_corpus_that_has_changed_since_says_so(demo_data, run_folder, tmp_path, monkeypatch, capsys):
     """What is held out now may have been trained on."""
     shutil.copytree(run_folder, tmp_path / "run"), shutil.copytree(demo_data, tmp_path / "data")
-    trainer.take_notes(tmp_path / "run", "train.py", tmp_path / "data", 0)
-    monkeypatch.setattr(evaluation.heldout, "evaluate", lambda *_: None)
+    trainer.write_run_info(tmp_path / "run", "train.py", tmp_path / "data", 0)
+    monkeypatch.setattr(eval_script.heldout, "evaluate", lambda *_: None)
     for warned in (False, True):
-        assert evaluation.main(["--logdir", str(tmp_path / "run")]) == 0
+        assert eval_script.main(["--logdir", str(tmp_path / "run")]) == 0
         assert ("of what is held out now it may have heard some" in capsys.readouterr().err) == warned
         with open(tmp_path / "data" / "manifest.csv", "ab") as file:
             file.write(b"\r\n")
 
 
 def test_eval_of_a_checkpoint_that_is_not_there(recordings, run_folder, tmp_path, capsys):
-    status, _, error = run(capsys, evaluation.main, recordings, "--out", tmp_path / "out", "--logdir", run_folder,
+    status, _, error = run(capsys, eval_script.main, recordings, "--out", tmp_path / "out", "--logdir", run_folder,
                            "--checkpoint", run_folder / "checkpoints" / "step-7")
     assert status == 1 and "step-7" in error and not (tmp_path / "out").exists()
 
 
 @pytest.mark.usefixtures("loaded")
 def test_eval_of_a_corpus_that_is_not_prepared(run_folder, tmp_path, capsys):
-    status, _, error = run(capsys, evaluation.main, "--data", tmp_path, "--out", tmp_path / "out", "--logdir",
+    status, _, error = run(capsys, eval_script.main, "--data", tmp_path, "--out", tmp_path / "out", "--logdir",
                            run_folder)
     assert status == 1 and "manifest.csv does not exist: run prepro.py" in error and not (tmp_path / "out").exists()
 
@@ -377,5 +378,5 @@ def test_eval_of_a_corpus_that_is_not_prepared(run_folder, tmp_path, capsys):
 def test_eval_never_overwrites_a_recording(run_folder, tmp_path, capsys):
     path = write(tmp_path / "new.wav", words(1))
     before = path.read_bytes()
-    assert evaluation.main([str(path), "--logdir", str(run_folder), "--out", str(tmp_path)]) == 1
+    assert eval_script.main([str(path), "--logdir", str(run_folder), "--out", str(tmp_path)]) == 1
     assert "would be overwritten" in capsys.readouterr().err and path.read_bytes() == before

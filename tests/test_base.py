@@ -54,7 +54,7 @@ class Known:
                 self.train.append(pair)
                 self.kept[source, str(number)] = (features, path, target.astype(np.float32), np.stack(
                     [octaves, np.arange(len(path)) % 4 > 0], axis=1).astype(np.float32))
-        self.spoken = self.train
+        self.target_pairs = self.train
 
     def recording(self, pair):
         return self.kept[pair.source, pair.name][0]
@@ -62,7 +62,7 @@ class Known:
     def path(self, pair):
         return self.kept[pair.source, pair.name][1]
 
-    def spoken_target(self, pair, kind):
+    def target_features(self, pair, kind):
         assert kind == "mel"
         return self.kept[pair.source, pair.name][2]
 
@@ -96,7 +96,7 @@ def ridge(corpus: Known, pairs: list, penalty: float = base.PENALTY) -> tuple[np
         mel, path = corpus.recording(pair).mel.astype(np.float64), corpus.path(pair).astype(np.float64)
         around = neighbours(mel)
         rows.append(np.stack([np.interp(path, np.arange(len(mel)), column) for column in around.T], axis=1))
-        targets.append(corpus.spoken_target(pair, "mel").astype(np.float64))
+        targets.append(corpus.target_features(pair, "mel").astype(np.float64))
     x, y = np.concatenate(rows), np.concatenate(targets)
     x = np.concatenate([np.append(x, np.ones((len(x), 1)), axis=1), np.sqrt(penalty) * np.eye(x.shape[1] + 1)[:-1]])
     found = np.linalg.lstsq(x, np.concatenate([y, np.zeros((len(x) - len(y), y.shape[1]))]), rcond=None)[0]
@@ -154,8 +154,8 @@ def test_what_is_read_in_training_and_by_the_decoder_is_the_same(n_frames):
     np.testing.assert_array_equal(networks.read_at(frames[None], beyond[None])[0], frames[[0, -1]])
 
 
-def carry(solved: base.Base, features: Features, hp: HyperParams, speaker: str | None = None) -> base.Carried:
-    return base.carry(solved, features, base.find_voice(solved, features, hp, speaker), hp)
+def map_source(solved: base.Base, features: Features, hp: HyperParams, speaker: str | None = None) -> base.MappedSource:
+    return base.map_source(solved, features, base.find_voice(solved, features, hp, speaker), hp)
 
 
 def known_voice(solved: base.Base, number: int) -> base.Voice:
@@ -169,21 +169,21 @@ def orders(mel: np.ndarray) -> np.ndarray:
 def test_a_plain_base_carries_everything_over_as_it_is():
     hp = HP.replace(n_mels=80)
     features = record(np.random.default_rng(0), 50, VOICES["anna"], 80)
-    carried = carry(plain_base(hp), features, hp)
-    np.testing.assert_allclose(carried.mel, features.mel.astype(np.float32), atol=1e-6)
-    np.testing.assert_allclose(carried.texture, 0.0, atol=1e-5)
-    np.testing.assert_allclose(carried.pitch[:, 0], analysis.pitch_contour(features.hertz, hp), atol=1e-6)
-    np.testing.assert_array_equal(carried.pitch[:, 1], features.hertz > 0.0)
+    mapped = map_source(plain_base(hp), features, hp)
+    np.testing.assert_allclose(mapped.mel, features.mel.astype(np.float32), atol=1e-6)
+    np.testing.assert_allclose(mapped.texture, 0.0, atol=1e-5)
+    np.testing.assert_allclose(mapped.pitch[:, 0], analysis.pitch_contour(features.hertz, hp), atol=1e-6)
+    np.testing.assert_array_equal(mapped.pitch[:, 1], features.hertz > 0.0)
 
 
 def test_pitch_is_mapped_by_mean_and_deviation(corpus, solved):
-    target = np.concatenate([pitch[pitch[:, 1] > 0, 0] for pitch in map(corpus.pitch, corpus.spoken)])
+    target = np.concatenate([pitch[pitch[:, 1] > 0, 0] for pitch in map(corpus.pitch, corpus.target_pairs)])
     np.testing.assert_allclose(solved.pitch[-1], [target.mean(), target.std()], rtol=1e-5)
     for number, source in enumerate(VOICES):
         voiced, mapped = [], []
         for pair in corpus.of(source):
             hertz = corpus.recording(pair).hertz
-            found = base.carry_pitch(solved, corpus.recording(pair), known_voice(solved, number), HP)
+            found = base.map_pitch(solved, corpus.recording(pair), known_voice(solved, number), HP)
             np.testing.assert_array_equal(found[:, 1], hertz > 0.0)
             voiced.append(np.log2(hertz[hertz > 0.0] / HP.pitch_middle))
             mapped.append(found[hertz > 0.0, 0])
@@ -198,7 +198,7 @@ def test_a_new_voice_speaks_around_the_mean_of_the_target(solved):
     for octave in (-1.0, 0.9):
         features = record(np.random.default_rng(0), 60, (0.2, octave, 0.1))
         voice = base.find_voice(solved, features, HP)
-        pitch = base.carry_pitch(solved, features, voice, HP)
+        pitch = base.map_pitch(solved, features, voice, HP)
         assert voice.weights.max() < 1.0 and voice.weights.sum() == pytest.approx(1.0)
         assert pitch[features.hertz > 0.0, 0].mean() == pytest.approx(solved.pitch[-1, 0], abs=1e-4)
 
@@ -207,7 +207,7 @@ def test_a_new_voice_speaks_around_the_mean_of_the_target(solved):
 def test_what_is_never_voiced_has_the_mean_of_the_target(solved, monkeypatch, number):
     features = record(np.random.default_rng(0), 60, VOICES["anna"])._replace(hertz=np.zeros(60, np.float32))
     monkeypatch.setattr(base, "recognise", lambda *_: number)
-    pitch = base.carry_pitch(solved, features, base.find_voice(solved, features, HP), HP)
+    pitch = base.map_pitch(solved, features, base.find_voice(solved, features, HP), HP)
     np.testing.assert_allclose(pitch, [[solved.pitch[-1, 0], 0.0]] * 60, atol=1e-6)
 
 
@@ -251,17 +251,17 @@ def test_nearly_all_new_recordings_of_a_voice_are_within_its_radius_however_few_
 def test_a_speaker_that_is_named_needs_not_be_recognised(corpus, solved, monkeypatch, speaker, number):
     monkeypatch.setattr(base, "recognise", lambda *_: 0)
     features = corpus.recording(corpus.train[0])
-    carried = carry(solved, features, HP, speaker)
+    mapped = map_source(solved, features, HP, speaker)
     mel = neighbours(features.mel.astype(np.float32)) @ solved.kernels[number] + solved.biases[number]
-    np.testing.assert_allclose(carried.mel, mel, atol=1e-2)  # but for what is below the floor
-    np.testing.assert_array_equal(carried.pitch, base.carry_pitch(solved, features, known_voice(solved, number), HP))
+    np.testing.assert_allclose(mapped.mel, mel, atol=1e-2)  # but for what is below the floor
+    np.testing.assert_array_equal(mapped.pitch, base.map_pitch(solved, features, known_voice(solved, number), HP))
 
 
 def test_nothing_is_read_as_quieter_than_the_pauses_of_the_training(corpus, solved):
     quiet = [corpus.recording(pair).mel.astype(np.float32).min(axis=0) for pair in corpus.of("bert")]
     np.testing.assert_allclose(solved.floors[1], np.mean(quiet, axis=0), rtol=1e-4)
     features = corpus.recording(corpus.of("bert")[0])
-    silent, floor = (carry(solved, features._replace(mel=mel), HP, "bert") for mel in (
+    silent, floor = (map_source(solved, features._replace(mel=mel), HP, "bert") for mel in (
         np.zeros_like(features.mel), np.repeat(solved.floors[1:2], len(features.mel), axis=0)))
     np.testing.assert_allclose(silent.mel, floor.mel, atol=1e-6)
     np.testing.assert_allclose(silent.texture, floor.texture, atol=1e-6)
@@ -274,11 +274,11 @@ def test_nothing_is_read_as_quieter_than_the_pauses_of_the_training(corpus, solv
 def test_strange_recordings_are_carried_over_without_nan(solved, speaker, n_frames, level, hertz):
     features = Features(np.zeros((n_frames, HP.n_linear), np.float16),
                         np.full((n_frames, HP.n_mels), level, np.float16), np.full(n_frames, hertz, np.float32))
-    carried = carry(solved, features, HP, speaker)
-    assert [x.shape for x in carried] == [(n_frames, HP.n_mels), (n_frames, 2), (n_frames, HP.n_mels)]
-    for x in carried:
+    mapped = map_source(solved, features, HP, speaker)
+    assert [x.shape for x in mapped] == [(n_frames, HP.n_mels), (n_frames, 2), (n_frames, HP.n_mels)]
+    for x in mapped:
         assert np.isfinite(x).all() and x.dtype == np.float32
-    vivid = carried.mel + carried.texture
+    vivid = mapped.mel + mapped.texture
     assert vivid.min() >= -1e-6 and vivid.max() <= 1.0 + 1e-6
 
 
@@ -296,10 +296,10 @@ def test_the_map_comes_nearer_to_a_real_voice_also_in_sentences_it_does_not_know
     for pairs in (corpus.train, corpus.split("test") + corpus.split("val")):
         before, after = [], []
         for pair in pairs:
-            features, target = corpus.recording(pair), corpus.spoken_target(pair, "mel")
-            carried = carry(demo_base, features, tiny_hp, "rms")
+            features, target = corpus.recording(pair), corpus.target_features(pair, "mel")
+            mapped = map_source(demo_base, features, tiny_hp, "rms")
             before.append(np.abs(base.read_at(features.mel.astype(np.float32), corpus.path(pair)) - target).mean())
-            after.append(np.abs(base.read_at(carried.mel, corpus.path(pair)) - target).mean())
+            after.append(np.abs(base.read_at(mapped.mel, corpus.path(pair)) - target).mean())
         assert np.mean(after) < 0.8 * np.mean(before)
     assert len(corpus.train) < len(DEMO_IDS) and demo_base.speakers.tolist() == ["rms"]
     # slt speaks higher than rms, and her vocal tract is shorter

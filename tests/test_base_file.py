@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 import base
-import eval as evaluation
+import eval as eval_script
 from conftest import TINY, leftovers, plain_base
 
 PLAIN = plain_base()
@@ -55,7 +55,7 @@ def test_a_base_that_is_missing_or_damaged_is_named_with_the_cure(tmp_path, spoi
 
 
 def test_conversions_by_another_base_do_not_count_as_done():
-    others = [types.SimpleNamespace(hp=TINY, base=carrier, generator=types.SimpleNamespace(weights=[np.ones(3)]))
-              for carrier in (PLAIN, PLAIN, PLAIN._replace(target_modulation=PLAIN.target_modulation * 1.1))]
-    prints = [evaluation.fingerprint(converter) for converter in others]
+    others = [types.SimpleNamespace(hp=TINY, base=base_map, generator=types.SimpleNamespace(weights=[np.ones(3)]))
+              for base_map in (PLAIN, PLAIN, PLAIN._replace(target_modulation=PLAIN.target_modulation * 1.1))]
+    prints = [eval_script.fingerprint(converter) for converter in others]
     assert prints[0] == prints[1] != prints[2]

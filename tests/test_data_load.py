@@ -37,8 +37,8 @@ def test_a_batch_is_a_function_of_seed_and_step(corpus, demo_data, tiny_hp, make
 
 @pytest.mark.parametrize("share", [0.0, 1.0])
 def test_the_names_of_a_batch_are_those_of_its_pairs(demo_data, tiny_hp, monkeypatch, share):
-    corpus, read = plain_corpus(demo_data, tiny_hp.replace(whole_share=share)), []
-    monkeypatch.setattr(corpus, "carried", lambda pair, *_: np.zeros((9, 2), np.float32))
+    corpus, read = plain_corpus(demo_data, tiny_hp.replace(whole_utterances=share)), []
+    monkeypatch.setattr(corpus, "mapped", lambda pair, *_: np.zeros((9, 2), np.float32))
     features = corpus.features
     monkeypatch.setattr(corpus, "features", lambda speaker, utterance, kind: read.append(
         (speaker, utterance, kind)) or features(speaker, utterance, kind))
@@ -60,7 +60,7 @@ def test_dataset_gives_the_same_batches_from_any_step_on(corpus, kind):
 
 
 def test_an_adversarial_batch_holds_windows_of_speech_and_of_conversions(demo_data, tiny_hp):
-    corpus, size = plain_corpus(demo_data, tiny_hp), tiny_hp.postnet_frames
+    corpus, size = plain_corpus(demo_data, tiny_hp), tiny_hp.postnet_window
     conversions = [(np.full((length, tiny_hp.n_mels), i + 1.0), np.stack([np.arange(length), np.ones(length)], axis=1))
                    for i, length in enumerate((size - 5, size, 3 * size))]
     corpus.conversions = conversions
@@ -114,7 +114,7 @@ def test_a_source_is_named_by_itself_or_by_its_folder(corpus, demo_recordings, m
 @pytest.mark.parametrize("kind", [PAIRED, POSTNET, ADVERSARIAL])
 def test_each_item_is_drawn_once_an_epoch(corpus, tiny_hp, kind):
     items = list(range(3 * tiny_hp.batch_size + 1))  # so that a batch crosses from one epoch to the next
-    drawn = [item for step in range(len(items)) for item in corpus.draw(items, kind, step)]
+    drawn = [item for step in range(len(items)) for item in corpus.sample(items, kind, step)]
     epochs = [drawn[i:i + len(items)] for i in range(0, len(drawn), len(items))]
     assert all(sorted(epoch) == items for epoch in epochs) and len(epochs) == tiny_hp.batch_size
     assert len(set(map(tuple, epochs))) == len(epochs)  # each in an order of its own
@@ -124,12 +124,12 @@ def test_each_item_is_drawn_once_an_epoch(corpus, tiny_hp, kind):
 def test_each_row_has_random_numbers_of_its_own(corpus, kind):
     """That are not those which chose the batch either."""
     first = [rng.random() for step in (0, 1, 7) for rng in
-             (corpus.rng(kind, step), *(own for _, own in corpus.own(kind, step, list(range(5)))))]
+             (corpus.rng(kind, step), *(own for _, own in corpus.shard(kind, step, list(range(5)))))]
     assert len(set(first)) == len(first) == 3 * 6
 
 
 def test_all_slices_are_used_when_there_are_no_whole_utterances(demo_data, tiny_hp, monkeypatch):
-    corpus = Corpus(demo_data, tiny_hp.replace(whole_share=0.0))
+    corpus = Corpus(demo_data, tiny_hp.replace(whole_utterances=0.0))
     seen = collections.Counter()
     monkeypatch.setattr(corpus, "assemble", lambda crops, rng: None)
     monkeypatch.setattr(corpus, "jitter", lambda pair, start, end, rng: seen.update([(pair.name, start, end)]))
@@ -144,7 +144,7 @@ def test_only_training_pairs_are_in_batches(corpus):
     trained = {pair.name for pair in corpus.train}
     assert held_out and not held_out & trained
     assert {pair.name for pair, _, _ in corpus.slices} <= trained
-    assert {pair.name for pair in corpus.spoken} == {pair.name for pair in corpus.by_length} == trained
+    assert {pair.name for pair in corpus.target_pairs} == {pair.name for pair in corpus.by_length} == trained
 
 
 def crops_of(corpus: Corpus, n: int = 40) -> list:
@@ -160,11 +160,11 @@ def test_crops_hold_what_they_say(corpus, demo_data, tiny_hp):
             return np.load(demo_data / "features" / speaker / f"{pair.utterance}.{kind}.npy").astype(np.float32)
         length, source_length = end - start, source_end - source_start
         assert np.array_equal(batch["source"][i, :source_length], stored("rms", "linear")[source_start:source_end])
-        carried = batch["carried"][i, :source_length]  # by a base that changes nothing
+        mapped = batch["mapped"][i, :source_length]  # by a base that changes nothing
         heard = stored("rms", "mel")[source_start:source_end]
-        np.testing.assert_allclose(carried[:, :tiny_hp.n_mels], heard, atol=1e-3)
+        np.testing.assert_allclose(mapped[:, :tiny_hp.n_mels], heard, atol=1e-3)
         contour = analysis.pitch_contour(np.ravel(stored("rms", "pitch")), tiny_hp)[source_start:source_end]
-        np.testing.assert_allclose(carried[:, tiny_hp.n_mels], contour, atol=1e-3)
+        np.testing.assert_allclose(mapped[:, tiny_hp.n_mels], contour, atol=1e-3)
         assert np.array_equal(batch["mel"][i, :length], stored("slt", "mel")[start:end])
         assert np.array_equal(batch["linear"][i, :length], stored("slt", "linear")[start:end])
         assert (batch["mask"][i].sum(), batch["source_mask"][i].sum()) == (length, source_length)
@@ -181,18 +181,18 @@ def test_positions_are_the_dtw_path(corpus, demo_data, tiny_hp):
 
 
 def test_what_is_carried_is_that_of_the_base_and_made_once(demo_data, demo_base, tiny_hp, monkeypatch):
-    corpus, carry, made = Corpus(demo_data, tiny_hp), base.carry, []
-    monkeypatch.setattr(base, "carry", lambda found, features, voice, hp: made.append(voice) or carry(
+    corpus, map_source, made = Corpus(demo_data, tiny_hp), base.map_source, []
+    monkeypatch.setattr(base, "map_source", lambda found, features, voice, hp: made.append(voice) or map_source(
         found, features, voice, hp))
     corpus.use_base(demo_base)
     pair = corpus.train[0]
-    whole, voice = corpus.carried(pair), base.find_voice(demo_base, corpus.recording(pair), tiny_hp, "rms")
-    expected = np.concatenate(carry(demo_base, corpus.recording(pair), voice, tiny_hp), axis=1)
+    whole, voice = corpus.mapped(pair), base.find_voice(demo_base, corpus.recording(pair), tiny_hp, "rms")
+    expected = np.concatenate(map_source(demo_base, corpus.recording(pair), voice, tiny_hp), axis=1)
     np.testing.assert_allclose(whole, expected, atol=1e-3)  # kept in float16
-    np.testing.assert_array_equal(corpus.carried(pair, 30, 50), whole[30:50])
+    np.testing.assert_array_equal(corpus.mapped(pair, 30, 50), whole[30:50])
     assert made == [voice] and whole.shape == (pair.source_end, 2 * tiny_hp.n_mels + 2) and whole.dtype == np.float32
     corpus.use_base(demo_base._replace(biases=demo_base.biases + 0.1))  # nothing is left of the other one
-    np.testing.assert_allclose(corpus.carried(pair)[:, :tiny_hp.n_mels], whole[:, :tiny_hp.n_mels] + 0.1, atol=1e-3)
+    np.testing.assert_allclose(corpus.mapped(pair)[:, :tiny_hp.n_mels], whole[:, :tiny_hp.n_mels] + 0.1, atol=1e-3)
 
 
 def test_the_source_is_varied_and_what_is_carried_is_not(corpus):
@@ -219,12 +219,12 @@ def test_crops_hold_the_source_of_their_target(corpus, tiny_hp):
         assert source_start <= path[start] and path[end - 1] <= source_end - 1
         margins += [path[start] - source_start, source_end - 1 - path[end - 1]]
     # At random, so that no edge tells a place
-    assert max(margins) <= tiny_hp.context_frames + 1 and np.std(margins) > 2.0
+    assert max(margins) <= tiny_hp.slice_context + 1 and np.std(margins) > 2.0
     assert shifts == set(range(-tiny_hp.r, tiny_hp.r + 1))
 
 
 def test_whole_utterances_go_on_at_slope_one_past_their_end(demo_data, tiny_hp):
-    corpus = plain_corpus(demo_data, tiny_hp.replace(whole_share=1.0))
+    corpus = plain_corpus(demo_data, tiny_hp.replace(whole_utterances=1.0))
     batch = corpus.paired_batch(1)
     lengths = batch["mask"].sum(axis=1)
     assert set(lengths) <= {pair.target_end for pair in corpus.train}
@@ -236,9 +236,9 @@ def test_whole_utterances_go_on_at_slope_one_past_their_end(demo_data, tiny_hp):
 
 
 @pytest.mark.parametrize("make", ["postnet_batch", "paired_batch"])
-@pytest.mark.parametrize("whole_share", [0.0, 1.0])
-def test_the_shares_of_several_machines_are_the_batch_of_one(demo_data, tiny_hp, make, whole_share):
-    hp = tiny_hp.replace(whole_share=whole_share, batch_size=5)
+@pytest.mark.parametrize("whole_utterances", [0.0, 1.0])
+def test_the_shares_of_several_machines_are_the_batch_of_one(demo_data, tiny_hp, make, whole_utterances):
+    hp = tiny_hp.replace(whole_utterances=whole_utterances, batch_size=5)
     together, shares = plain_corpus(demo_data, hp), [plain_corpus(demo_data, hp, (i, 3)) for i in range(3)]
     for step in range(4):
         batch, parts = getattr(together, make)(step), [getattr(share, make)(step) for share in shares]
@@ -258,7 +258,7 @@ def test_padding_is_silence_where_the_mask_is_zero(corpus, make):
         batch = getattr(corpus, make)(step)
         for name, array in batch.items():
             if array.ndim == 3:
-                mask = batch["source_mask" if name in ("source", "carried") else "mask"]
+                mask = batch["source_mask" if name in ("source", "mapped") else "mask"]
                 spoken = array[mask == 1.0].any(axis=1).mean()
                 assert not array[mask == 0.0].any() and spoken > (0.3 if name == "pitch" else 0.9)
                 assert np.isin(mask, (0.0, 1.0)).all() and (np.diff(mask) <= 0.0).all()  # ones, then zeros
@@ -268,8 +268,8 @@ def test_padding_is_silence_where_the_mask_is_zero(corpus, make):
 
 
 def test_postnet_windows_pair_mel_with_its_own_linear(demo_data, tiny_hp):
-    batch = Corpus(demo_data, tiny_hp.replace(blur_warp=0.0, blur_shift=0.0)).postnet_batch(0)
-    assert batch["mel"].shape == (tiny_hp.batch_size, tiny_hp.postnet_frames, tiny_hp.n_mels)
+    batch = Corpus(demo_data, tiny_hp.replace(mel_blur_freq=0.0, mel_blur_time=0.0)).postnet_batch(0)
+    assert batch["mel"].shape == (tiny_hp.batch_size, tiny_hp.postnet_window, tiny_hp.n_mels)
     for mel, pitch, linear in zip(batch["mel"], batch["pitch"], batch["linear"]):
         voiced = pitch[:, 1] > 0.0  # elsewhere the width of the average is drawn on from beyond the window
         envelope = analysis.mel_envelope(linear[voiced], pitch[voiced, 0], tiny_hp)

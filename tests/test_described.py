@@ -6,17 +6,17 @@ import pytest
 import soundfile
 import tensorflow as tf
 
+import run_folder
 import base
-import eval as evaluation
+import eval as eval_script
 import eval_gan
 import hyperparams
-import tasks
 import train
 import train_gan
 import trainer
 import utils
-from conftest import DEMO, demo_wav, leftovers, plain_base, plain_corpus, tone
-from convert import Converter
+from conftest import DEMO, demo_wav, leftovers, plain_base, plain_corpus, resume, tone
+from inference import Converter
 from networks import Discriminator, Generator
 from test_networks import VOICE, make_batch, make_generator, make_task, randomise, sources
 from test_training import assert_equal, kept, variables_of
@@ -30,7 +30,7 @@ PARTS = {"base": 0, "attention": "global", "harmonics": 0, "joint_steps": 3}
 def test_the_preset_builds_the_described_networks_and_nothing_else():
     generator, ours = make_generator(HP), make_generator(HP.replace(base=1, attention="local", harmonics=1))
     cell, encoder = generator.decoder.cell, generator.encoder
-    assert not hasattr(cell.attend, "advance") and not hasattr(encoder, "unfold") and not generator.postnet.depths
+    assert not hasattr(cell.attention, "advance") and not hasattr(encoder, "unfold") and not generator.postnet.depths
     for extra in (cell.mel_of_context, cell.pitch_of_state, cell.pitch_of_context):
         assert extra is None
     names = {tuple(weight.shape) for weight in generator.postnet.weights}
@@ -49,7 +49,7 @@ def test_both_presets_have_the_same_generator():
     assert [Discriminator(HP.replace(norm=norm)).cbhg.bank_norm.kind for norm in ("ins", "bn")] == ["ins", "ln"]
     assert (adversarial.gan_networks, adversarial.k, adversarial.gan_clip_norm) == ("all", 5, 5.0)
     for hp in (paired, adversarial):
-        rates = [trainer.cosine(peak, 100, hp)(step) for peak in (hp.learning_rate, hp.gen_learning_rate)
+        rates = [trainer.cosine_decay(peak, 100, hp)(step) for peak in (hp.learning_rate, hp.gen_learning_rate)
                  for step in (0, 50, 99)]
         assert np.asarray(rates[:3]) == pytest.approx(1e-3)
     assert adversarial.gen_learning_rate == adversarial.dis_learning_rate == 1e-3
@@ -92,7 +92,7 @@ def test_each_part_is_an_ablation_of_the_default(tiny_hp, eager, name):
 
 def test_without_a_base_nothing_of_the_source_is_carried_over():
     source, = sources(HP, [23])
-    for part, size in zip(base.carry(plain_base(HP), source, VOICE, HP), (HP.n_mels, 2, HP.n_mels)):
+    for part, size in zip(base.map_source(plain_base(HP), source, VOICE, HP), (HP.n_mels, 2, HP.n_mels)):
         assert part.shape == (23, size) and not part.any()
     found = plain_base(HP)
     results = [Converter(randomise(make_generator(HP)), each)([source], [VOICE])[0]
@@ -117,7 +117,7 @@ def test_the_mel_has_the_harmonics(demo_data, tiny_hp):
     n = min(len(mel), len(own))
     assert np.abs(mel[:n] - own[:n]).mean() < 0.01 < np.abs(mel - envelope).mean()
     np.testing.assert_array_equal(with_them.assemble([with_them.whole(pair)])["mel"][0, :len(mel)], mel)
-    np.testing.assert_array_equal(envelope, without.spoken_target(pair, "mel"))
+    np.testing.assert_array_equal(envelope, without.target_features(pair, "mel"))
 
 
 def test_griffin_lim_starts_without_a_pitch_and_raises_loud_frames_too():
@@ -145,17 +145,17 @@ def test_batches_are_of_whole_utterances_as_they_are(demo_data):
 def test_a_voice_alone_is_refused():
     corpus = types.SimpleNamespace(alone=True, data="her")
     with pytest.raises(ValueError, match="her holds the target alone"):
-        tasks.Paired(HP, corpus)
+        train.PairedTrainer(HP, corpus)
 
 
 def test_a_joint_stage_that_is_resumed_goes_on_as_if_unbroken(demo_data, tmp_path, monkeypatch):
     hp = HP.replace(joint_steps=3)
-    monkeypatch.setattr(tasks.Paired, "validate", lambda self, run, stage: {})
+    monkeypatch.setattr(train.PairedTrainer, "validate", lambda self, run, stage: {})
 
     def go(logdir, stop):
-        task = tasks.Paired(hp, plain_corpus(demo_data, hp))
-        run = trainer.Run(tmp_path / logdir, hp, task.parts)
-        run.resume()
+        task = train.PairedTrainer(hp, plain_corpus(demo_data, hp))
+        run = run_folder.Run(tmp_path / logdir, hp, task.parts)
+        resume(run)
         trainer.fit(run, task, stop)
         return variables_of(task)
     unbroken = go("unbroken", 3)
@@ -163,7 +163,7 @@ def test_a_joint_stage_that_is_resumed_goes_on_as_if_unbroken(demo_data, tmp_pat
     assert_equal(go("broken", 3), unbroken)
 
 
-@pytest.mark.parametrize("script, evaluate, preset", [(train, evaluation, "2017"), (train_gan, eval_gan, "2017-gan")])
+@pytest.mark.parametrize("script, evaluate, preset", [(train, eval_script, "2017"), (train_gan, eval_gan, "2017-gan")])
 def test_the_preset_trains_resumes_evaluates_and_converts(demo_data, tmp_path, capsys, script, evaluate, preset):
     flags = ["--preset", preset, "--data", str(demo_data), *(f"--set={text}" for text in SMALL)]
 

@@ -11,8 +11,8 @@ PATHS = [*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md"), ROOT / "pretrained" 
 TEXTS = {path: path.read_text(encoding="utf-8") for path in sorted(PATHS)}
 
 
-def commands(text: str) -> list[str]:
-    """The commands of a text, in blocks and between backquotes; a line that ends in a backslash goes on in the next."""
+def cli(text: str) -> list[str]:
+    """The cli of a text, in blocks and between backquotes; a line that ends in a backslash goes on in the next."""
     blocks = [line for line in text.replace("\\\n", " ").splitlines() if line.startswith("    ")]
     lines = [line.split("   #")[0].strip() for line in blocks]
     inline = re.findall(r"`((?:python|make) [^`]+)`", text)
@@ -27,10 +27,10 @@ def headings(text: str) -> list[str]:
 
 def test_there_are_commands_and_the_readme_is_short():
     readme = TEXTS[ROOT / "README.md"]
-    assert len(commands(readme)) >= 12 and len(readme.splitlines()) <= 200
+    assert len(cli(readme)) >= 12 and len(readme.splitlines()) <= 200
 
 
-@pytest.mark.parametrize("command", sorted({command for text in TEXTS.values() for command in commands(text)}))
+@pytest.mark.parametrize("command", sorted({command for text in TEXTS.values() for command in cli(text)}))
 def test_command_is_understood(command):
     words = shlex.split(command)
     if words[0] == "make":

@@ -17,9 +17,12 @@ import pytest
 import tensorflow as tf
 from tensorboard.backend.event_processing.plugin_event_accumulator import EventAccumulator  # the server's own
 
-import commands
+import checkpoints
+import run_folder
+import cli
 import data_load
-import eval as evaluation
+import devices
+import eval as eval_script
 import eval_gan
 import prepro
 import train
@@ -27,6 +30,7 @@ import train_gan
 import train_multi_gpus
 import trainer
 import utils
+from cli import TrainingError
 from conftest import no_corpus
 from stress_training import SAVE_STEPS, stress
 from test_training import HP, Counting, events, go, kept, weight_in
@@ -39,9 +43,9 @@ from test_training import HP, Counting, events, go, kept, weight_in
 def test_a_signal_ends_training_after_its_step_with_a_checkpoint(script, number, code, tmp_path, monkeypatch, capsys):
     task = Counting(HP, on_step={7: lambda: signal.raise_signal(number)})
     no_corpus(monkeypatch)
-    monkeypatch.setattr(train, "Paired", lambda hp, corpus, **_: task)
-    monkeypatch.setattr(train_gan, "Adversarial", lambda hp, corpus, **_: task)
-    monkeypatch.setattr(trainer, "make_strategy", lambda n: tf.distribute.get_strategy())
+    monkeypatch.setattr(train, "PairedTrainer", lambda hp, corpus, **_: task)
+    monkeypatch.setattr(train_gan, "GANTrainer", lambda hp, corpus, **_: task)
+    monkeypatch.setattr(devices, "make_strategy", lambda n: tf.distribute.get_strategy())
     before = [signal.getsignal(each) for each in (signal.SIGINT, signal.SIGTERM)]
     assert script.main(["--data", str(tmp_path), "--logdir", str(tmp_path / "run"), "--set=save_steps=4"]) == code
     message = capsys.readouterr().err
@@ -53,7 +57,7 @@ def test_a_signal_ends_training_after_its_step_with_a_checkpoint(script, number,
 def test_worker_processes_never_hear_of_ctrl_c():
     """Not even while they import what they need; their parent does, before and after."""
     blocked = functools.partial(signal.pthread_sigmask, signal.SIG_BLOCK)
-    with commands.workers() as parallel:
+    with cli.workers() as parallel:
         assert all(signal.SIGINT in found for found in parallel(blocked, [((),)] * 3, "asking"))
     assert signal.SIGINT not in blocked(())
 
@@ -65,15 +69,15 @@ def test_a_signal_in_a_checkpoint_write_waits_for_its_end(tmp_path, monkeypatch)
         signal.raise_signal(signal.SIGTERM)
         return save(manager, **arguments)
     monkeypatch.setattr(tf.train.CheckpointManager, "save", interrupted)
-    with pytest.raises(commands.Stopped, match="SIGTERM after step 2"):
+    with pytest.raises(cli.Stopped, match="SIGTERM after step 2"):
         go(tmp_path, 12)
     assert kept(tmp_path) == [2] and weight_in(tmp_path / "checkpoints" / "step-2") == 2
 
 
 def test_a_second_interrupt_ends_at_once():
-    script = ("import commands, signal\nwith commands.noting_signals() as noted:\n signal.raise_signal(signal.SIGINT)\n"
-              " print(noted, flush=True)\n signal.raise_signal(signal.SIGINT)\n print('never')")
-    done = subprocess.run([sys.executable, "-c", script], cwd=pathlib.Path(commands.__file__).parent,
+    script = ("import cli, signal\nwith cli.recording_signals() as received:\n signal.raise_signal(signal.SIGINT)\n"
+              " print(received, flush=True)\n signal.raise_signal(signal.SIGINT)\n print('never')")
+    done = subprocess.run([sys.executable, "-c", script], cwd=pathlib.Path(cli.__file__).parent,
                           capture_output=True, text=True)
     assert (done.returncode, done.stdout) == (-signal.SIGINT, "[2]\n") and "Traceback" not in done.stderr
 
@@ -83,7 +87,8 @@ def interrupt(*_, **__):
 
 
 @pytest.mark.parametrize("script, module, name", [
-    (prepro, prepro, "prepare"), (evaluation, evaluation, "load_converter"), (eval_gan, evaluation, "load_converter"),
+    (prepro, prepro, "prepare"), (eval_script, eval_script, "load_converter"),
+    (eval_gan, eval_script, "load_converter"),
     (train, data_load, "Corpus")])
 def test_control_c_leaves_no_traceback(script, module, name, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(module, name, interrupt)
@@ -98,7 +103,7 @@ def fail(error: Exception):
 
 
 @pytest.mark.parametrize("error, told, saved", [
-    (tf.errors.ResourceExhaustedError(None, None, "no room"), (trainer.TrainingError, "no room.*batch_size=8"), [4, 6]),
+    (tf.errors.ResourceExhaustedError(None, None, "no room"), (TrainingError, "no room.*batch_size=8"), [4, 6]),
     (tf.errors.InternalError(None, None, "lost"), (tf.errors.InternalError, "lost"), [4, 6]),
     (KeyError("a bug"), (KeyError, "a bug"), [6, 7])])
 def test_a_step_that_failed_half_way_is_not_saved(tmp_path, error, told, saved):
@@ -109,10 +114,10 @@ def test_a_step_that_failed_half_way_is_not_saved(tmp_path, error, told, saved):
 
 def test_an_interruption_that_an_import_loses_still_stops_the_command():
     """And one that it does not lose leaves no traceback."""
-    lost = ("import commands, contextlib, os, signal, sys\nwith contextlib.suppress(KeyboardInterrupt):\n"
-            "    os.kill(os.getpid(), signal.SIGINT)\nsys.exit(commands.run_main('x.py', lambda: print('ran')))")
-    raised = "import commands, os, signal\nos.kill(os.getpid(), signal.SIGINT)"
-    here = pathlib.Path(commands.__file__).parent
+    lost = ("import cli, contextlib, os, signal, sys\nwith contextlib.suppress(KeyboardInterrupt):\n"
+            "    os.kill(os.getpid(), signal.SIGINT)\nsys.exit(cli.run_main('x.py', lambda: print('ran')))")
+    raised = "import cli, os, signal\nos.kill(os.getpid(), signal.SIGINT)"
+    here = pathlib.Path(cli.__file__).parent
     for code, status in ((lost, 130), (raised, -2)):
         done = subprocess.run([sys.executable, "-c", code], cwd=here, capture_output=True, text=True)
         assert (done.returncode, done.stdout) == (status, "")
@@ -130,20 +135,20 @@ def test_a_validation_that_failed_is_made_up_for(tmp_path, monkeypatch):
     assert kept(tmp_path)[-1] < 8
     for folder in (tmp_path, tmp_path / "whole"):
         go(folder, 12, scores=scores)
-    found, whole = (trainer.read_scalars(folder / "validation", "free_running/score")
+    found, whole = (run_folder.read_scalars(folder / "validation", "free_running/score")
                     for folder in (tmp_path, tmp_path / "whole"))
     assert found == whole and 8 in whole[0]
 
 
 def test_output_that_nobody_reads_is_no_traceback():
     """As with `| head`."""
-    code = "import commands, sys\nsys.exit(commands.run_main('x.py', lambda: print('y' * 100_000, flush=True)))"
+    code = "import cli, sys\nsys.exit(cli.run_main('x.py', lambda: print('y' * 100_000, flush=True)))"
     reader, writer = os.pipe()
     os.close(reader)
-    done = subprocess.run([sys.executable, "-c", code], cwd=pathlib.Path(commands.__file__).parent, stdout=writer,
+    done = subprocess.run([sys.executable, "-c", code], cwd=pathlib.Path(cli.__file__).parent, stdout=writer,
                           stderr=subprocess.PIPE, text=True)
     os.close(writer)
-    assert (done.returncode, done.stderr) == (1, "x.py: nobody reads what it prints; what was finished is kept\n")
+    assert (done.returncode, done.stderr) == (1, "x.py: standard output was closed; what was finished is kept\n")
 
 
 def test_a_signal_is_noted_though_nobody_reads(monkeypatch):
@@ -151,9 +156,9 @@ def test_a_signal_is_noted_though_nobody_reads(monkeypatch):
     def write(*_):
         raise BrokenPipeError
     monkeypatch.setattr(os, "write", write)
-    with commands.noting_signals() as noted:
+    with cli.recording_signals() as received:
         os.kill(os.getpid(), signal.SIGTERM)
-        assert noted == [signal.SIGTERM]
+        assert received == [signal.SIGTERM]
 
 
 # Kills ----------------------------------------------------------------------------------------------------------------
@@ -165,14 +170,14 @@ def test_a_killed_run_goes_on_by_itself_and_ends_like_an_unbroken_one(tmp_path):
 
 def test_tensorboard_shows_no_step_twice(tmp_path):
     hp = HP.replace(save_steps=4)
-    with pytest.raises(trainer.TrainingError):
+    with pytest.raises(TrainingError):
         go(tmp_path, 12, hp, nan_from=7)  # 5 and 6 are logged, and lost
     time.sleep(1.1)  # files are named after the second
     go(tmp_path, 12, hp)
     shown = EventAccumulator(str(tmp_path / "train"), size_guidance={"tensors": 0})
     shown.Reload()
     assert [event.step for event in shown.Tensors("loss/minimised")] == list(range(1, 13))
-    assert trainer.read_scalars(tmp_path / "train", "loss/minimised")[0] == list(range(1, 13))
+    assert run_folder.read_scalars(tmp_path / "train", "loss/minimised")[0] == list(range(1, 13))
 
 
 @pytest.mark.parametrize("size", [5, 200])
@@ -204,7 +209,7 @@ def test_a_full_disk_ends_training_and_spares_what_was_saved(script, tmp_path, m
         task.parts["rest"] = [keras.Variable(np.ones(100_000))]
         return task
     no_corpus(monkeypatch)
-    monkeypatch.setattr(train, "Paired", ballast)
+    monkeypatch.setattr(train, "PairedTrainer", ballast)
     flags = ["--data", str(tmp_path), "--logdir", str(tmp_path / "run"), "--set=save_steps=2", "--steps"]
     assert train.main([*flags, "4"]) == 0
     with files_of_at_most(200_000):
@@ -214,7 +219,7 @@ def test_a_full_disk_ends_training_and_spares_what_was_saved(script, tmp_path, m
     assert kept(tmp_path / "run") == [2, 4]
     assert train.main([*flags, "6"]) == 0 and kept(tmp_path / "run") == [2, 4, 6]
     assert not list((tmp_path / "run").rglob("*_temp"))
-    assert weight_in(trainer.best_checkpoint(tmp_path / "run")) == 6
+    assert weight_in(checkpoints.best_checkpoint(tmp_path / "run")) == 6
 
 
 def test_a_file_that_cannot_be_written_is_named(tmp_path):
@@ -248,7 +253,7 @@ class Skipping(Counting):
 
 
 def fit(logdir: pathlib.Path, task: Skipping, hp=HP) -> None:
-    trainer.fit(trainer.Run(logdir, hp, task.parts), task, 12)
+    trainer.fit(run_folder.Run(logdir, hp, task.parts), task, 12)
 
 
 def test_skipped_steps_are_counted_and_their_utterances_named(tmp_path, capsys):
@@ -278,8 +283,8 @@ def test_without_skipped_steps_nothing_is_logged_of_them(tmp_path):
 def test_ten_skipped_steps_in_a_row_end_training(tmp_path, broken, ends):
     hp = HP.replace(mel_steps=20)
     task = Skipping(hp, broken)
-    run = trainer.Run(tmp_path, hp, task.parts)
-    with pytest.raises(trainer.TrainingError, match="10 steps in a row .* step 13 .*anna/one, anna/two.* learning_rate"
+    run = run_folder.Run(tmp_path, hp, task.parts)
+    with pytest.raises(TrainingError, match="10 steps in a row .* step 13 .*anna/one, anna/two.* learning_rate"
                        ) if ends else contextlib.nullcontext():
         trainer.fit(run, task, 23)
     assert int(run.step) == (13 if ends else 23)

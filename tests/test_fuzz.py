@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import data_load
-import eval as evaluation
+import eval as eval_script
 import hyperparams
 import manifest
 import prepro
@@ -97,8 +97,8 @@ def test_names_are_printable_short_and_distinct():
 def test_outputs_of_two_recordings_never_have_one_name(tmp_path):
     paths = [tmp_path / name for name in ("x.wav", "x.flac", "x.source.wav", "X.wav", "x_2.wav", "x.source.flac",
                                           "y.wav")]
-    names = evaluation.unique_names(paths, {})
-    files = [file for name in names for file in evaluation.outputs(name)]
+    names = eval_script.unique_names(paths, {})
+    files = [file for name in names for file in eval_script.outputs(name)]
     assert len({file.casefold() for file in files}) == len(files) and names[0] == "x" and names[-1] == "y"
 
 
@@ -107,19 +107,19 @@ def test_a_recording_keeps_the_name_that_it_had_in_an_earlier_command(tmp_path):
     first, second, third = (tmp_path / folder / "x.wav" for folder in "abc")
     write(first, words(1)), write(second, words(2))
     records = {name: {"made_of": {"source": str(path)}} for name, path in (("x", first), ("x_2", second))}
-    assert evaluation.unique_names([third, second, first], records) == ["x_3", "x_2", "x"]
-    assert evaluation.unique_names([first, first], records) == ["x", "x_3"]
+    assert eval_script.unique_names([third, second, first], records) == ["x_3", "x_2", "x"]
+    assert eval_script.unique_names([first, first], records) == ["x", "x_3"]
     first.unlink()
-    assert evaluation.unique_names([third], records) == ["x"]
+    assert eval_script.unique_names([third], records) == ["x"]
 
 
 def test_recordings_are_found_but_for_the_results_among_them(tmp_path):
     for name in ("a.wav", "deep/er/b.flac", "out/c.wav", "out/deeper/d.wav", "outer/e.wav", "f.txt"):
         write(tmp_path / name, words(1), subtype="PCM_16") if not name.endswith("txt") else (tmp_path / name).touch()
     (tmp_path / "deep" / "circle").symlink_to(tmp_path)
-    found = {str(path.relative_to(tmp_path)) for path in evaluation.find_recordings([tmp_path], tmp_path / "out")}
+    found = {str(path.relative_to(tmp_path)) for path in eval_script.find_recordings([tmp_path], tmp_path / "out")}
     assert found == {"a.wav", "deep/er/b.flac", "outer/e.wav"}
-    assert len(evaluation.find_recordings([tmp_path / "out"], tmp_path / "out")) == 2  # asked for by name
+    assert len(eval_script.find_recordings([tmp_path / "out"], tmp_path / "out")) == 2  # asked for by name
 
 
 def test_a_folder_that_cannot_be_looked_into_is_named(tmp_path, monkeypatch):

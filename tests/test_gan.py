@@ -7,24 +7,26 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+import run_folder
 import analysis
-import convert
+import inference
 import hyperparams
 import losses
 import train_gan
 import trainer
 import utils
-from conftest import DEMO, DEMO_IDS, plain_base, plain_corpus
+from conftest import DEMO, DEMO_IDS, plain_base, plain_corpus, resume
 from networks import Discriminator
+from cli import TrainingError
 from test_networks import STEPS, change, make_batch, randomise  # noqa: F401  fixtures
 from test_training import assert_equal, variables_of
 
 
-def make_task(hp, **changes) -> train_gan.Adversarial:
+def make_task(hp, **changes) -> train_gan.GANTrainer:
     """The task without a corpus, shaken; its discriminator judges whole windows unless told otherwise."""
     corpus = types.SimpleNamespace(split=lambda name: [None], share=(0, 1), base=plain_base(hp), target="slt",
                                    alone=False)
-    task = train_gan.Adversarial(hp.replace(**{"warmup_steps": 0, "dis_frames": 0, **changes}), corpus)
+    task = train_gan.GANTrainer(hp.replace(**{"warmup_steps": 0, "dis_frames": 0, **changes}), corpus)
     randomise(task.generator)
     return task
 
@@ -114,7 +116,7 @@ def test_where_everything_learns_only_the_length_of_the_target_is_known(tiny_hp,
     batch = tensors(make_batch(tiny_hp))
     moved = {**batch, "positions": tf.concat([batch["positions"][:, :1], 2.0 * batch["positions"][:, 1:]], axis=1),
              "pitch": 1.0 - batch["pitch"], "mel": 1.0 - batch["mel"], "linear": 1.0 - batch["linear"]}
-    (one, mask), (other, _) = (task.draw(each) for each in (batch, moved))
+    (one, mask), (other, _) = (task.generate(each) for each in (batch, moved))
     assert one.shape == (2, max(STEPS) * tiny_hp.r, tiny_hp.n_linear)
     np.testing.assert_array_equal(one, other)
     np.testing.assert_array_equal(mask, batch["mask"])
@@ -158,15 +160,15 @@ def test_what_is_judged_is_what_synthesis_draws(tiny_hp, eager):
     batch = {name: value[:1] for name, value in tensors(make_batch(tiny_hp)).items()}
     batch["positions"] = tf.concat([tf.zeros((1, 1)), batch["positions"][:, 1:]], axis=1)
     steps = batch["positions"].shape[1] - 1
-    converted = task.generator.convert(batch["source"], batch["carried"], batch["source_mask"], steps)
+    converted = task.generator.convert(batch["source"], batch["mapped"], batch["source_mask"], steps)
     length = int(converted.lengths[0])
     batch["mask"] = tf.cast(tf.range(steps * tiny_hp.r)[None] < length, tf.float32)
     assert length > tiny_hp.r
-    np.testing.assert_allclose(task.draw(batch)[0], converted.linear, atol=1e-5)
+    np.testing.assert_allclose(task.generate(batch)[0], converted.linear, atol=1e-5)
 
 
 def test_the_conversions_judged_are_those_of_synthesis(demo_data, tiny_hp):
-    task = train_gan.Adversarial(tiny_hp, plain_corpus(demo_data, tiny_hp))
+    task = train_gan.GANTrainer(tiny_hp, plain_corpus(demo_data, tiny_hp))
     randomise(task.generator)
     conversions, expected = task.convert_sources(), task.converter.convert_pairs(task.corpus, task.corpus.train)
     assert len(conversions) == len(expected) > 5
@@ -187,13 +189,13 @@ def test_recordings_of_anybody_are_converted_and_judged_too(demo_data, tiny_hp, 
         wav = utils.load_wav(DEMO / "slt" / f"{name}.ogg", hp)
         utils.save_wav(tmp_path / f"{number}.wav", wav, hp)
     (tmp_path / "broken.wav").write_bytes(b"no sound")
-    task = train_gan.Adversarial(hp, plain_corpus(demo_data, hp), tmp_path)
+    task = train_gan.GANTrainer(hp, plain_corpus(demo_data, hp), tmp_path)
     randomise(task.generator)
     found = task.convert_unpaired()
     assert "skipped" in capsys.readouterr().out
     for (mel, pitch), number in zip(found, range(2), strict=True):
-        piece, = convert.split_at_pauses(utils.load_wav(tmp_path / f"{number}.wav", hp), hp)
-        features = analysis.extract(piece.wav, hp)
+        chunk, = inference.split_at_pauses(utils.load_wav(tmp_path / f"{number}.wav", hp), hp)
+        features = analysis.extract(chunk.wav, hp)
         expected, = task.converter([features], [task.converter.find_voice(features)])
         np.testing.assert_allclose(mel, expected.mel, atol=2e-3)
         np.testing.assert_allclose(pitch, expected.pitch, atol=2e-3)
@@ -202,7 +204,7 @@ def test_recordings_of_anybody_are_converted_and_judged_too(demo_data, tiny_hp, 
     assert len(task.corpus.conversions) == paired + 2
     for path in tmp_path.glob("?.wav"):
         path.unlink()
-    with pytest.raises(trainer.TrainingError, match="no recording in it can be used"):
+    with pytest.raises(TrainingError, match="no recording in it can be used"):
         task.convert_unpaired()
 
 
@@ -210,9 +212,9 @@ def test_the_adversarial_gradient_is_as_strong_as_asked(tiny_hp, eager):
     """At the spectrogram, in norm, `gan_weight` times that of L1 everywhere; it points where the discriminator says."""
     task = make_task(tiny_hp, gan_weight=0.3)
     batch = tensors(adversarial_batch(tiny_hp))
-    drawn, mask = task.draw(batch)
+    drawn, mask = task.generate(batch)
     linear = tf.Variable(drawn)
-    task.draw = lambda batch: (tf.identity(linear), mask)
+    task.generate = lambda batch: (tf.identity(linear), mask)
 
     def gradient(loss_of):
         with tf.GradientTape() as tape:
@@ -234,12 +236,12 @@ def test_losses_are_those_of_least_squares():
 
 def test_resume_within_the_joint_stage_goes_on_as_if_unbroken(demo_data, tiny_hp, tmp_path, monkeypatch):
     hp = tiny_hp.replace(gan_warmup_steps=1, gan_steps=3, k=2, save_steps=99)
-    monkeypatch.setattr(train_gan.Adversarial, "validate", lambda self, run, stage: {})
+    monkeypatch.setattr(train_gan.GANTrainer, "validate", lambda self, run, stage: {})
 
     def go(logdir, stop):
-        task = train_gan.Adversarial(hp, plain_corpus(demo_data, hp))
-        run = trainer.Run(tmp_path / logdir, hp, task.parts)
-        run.resume()
+        task = train_gan.GANTrainer(hp, plain_corpus(demo_data, hp))
+        run = run_folder.Run(tmp_path / logdir, hp, task.parts)
+        resume(run)
         begun = variables_of(task)
         trainer.fit(run, task, stop)
         return begun, variables_of(task)
@@ -259,7 +261,7 @@ def test_resume_within_the_joint_stage_goes_on_as_if_unbroken(demo_data, tiny_hp
 def test_a_discriminator_out_of_balance_is_named(tiny_hp, capsys, real, fake, advice):
     task, hp = make_task(tiny_hp), tiny_hp
     spoken, drawn = (np.full((3, hp.n_linear), value, np.float32) for value in (1.0, 2.0))
-    task.corpus.spoken_target = lambda pair, kind: spoken
+    task.corpus.target_features = lambda pair, kind: spoken
     cepstra = np.random.default_rng(0).normal(size=(2, 70, 24))
     task.free_running = lambda run: ({"score": 6.0}, [(0.5 ** 0.5 * cepstra[0], cepstra[0])],
                                      [types.SimpleNamespace(linear=drawn)])
@@ -279,21 +281,21 @@ def test_the_same_command_resumes_whatever_it_sets(tmp_path, monkeypatch, capsys
     """The defaults come from the paired run at first, and from the run itself afterwards."""
     paired, logdir = tmp_path / "paired", tmp_path / "gan"
     utils.write_json(paired / "hparams.json", dataclasses.asdict(hyperparams.HyperParams(width=48)))
-    trainer.take_notes(paired, "train.py", tmp_path, 9)
+    trainer.write_run_info(paired, "train.py", tmp_path, 9)
     used = []
 
     def train(args, hp, task, script, strategy):
         used.append(hp)
         utils.write_json(args.logdir / "hparams.json", dataclasses.asdict(hp))
     monkeypatch.setattr(trainer, "train", train)
-    monkeypatch.setattr(train_gan, "draw_curves", lambda logdir: None)
+    monkeypatch.setattr(train_gan, "plot_curves", lambda logdir: None)
     first = ["--logdir", str(logdir), "--set", "k=3", "--init-from", str(paired)]
     assert [train_gan.main(first), train_gan.main(first), train_gan.main(first[:4])] == [0, 0, 0], capsys.readouterr()
     assert used[0] == used[1] == used[2] and (used[0].k, used[0].width, used[0].save_steps) == (3, 48, 50)
     capsys.readouterr()
     assert train_gan.main([*first, "--unpaired", str(tmp_path / "nowhere")]) == 1
     assert "nowhere is no folder of recordings" in capsys.readouterr().err
-    trainer.take_notes(logdir, "train_gan.py", tmp_path, 9, paired, paired)
+    trainer.write_run_info(logdir, "train_gan.py", tmp_path, 9, paired, paired)
     monkeypatch.setattr(trainer, "train", lambda args, *_: used.append(args.unpaired))
     assert train_gan.main(first) == 0 and used[-1] == paired.resolve()  # as it was begun
     assert train_gan.main(first[:2] + ["--set", "k=4"]) == 1

@@ -9,7 +9,7 @@ import data_load
 import networks
 from attention import GlobalAttention
 from conftest import plain_base
-from convert import Converter
+from inference import Converter
 from networks import Generator
 from test_networks import SOURCE_LENGTHS, STAGES, STEPS, VOICE, make_batch, make_task, randomise, sources, teach
 from test_recurrent import plain
@@ -22,8 +22,8 @@ LENGTHS = (30.0, 21.0)  # frames of the source: six steps of the memory, and fiv
 def generator(tiny_hp) -> Generator:
     """Its attention is sharp enough to choose."""
     keras.utils.set_random_seed(6)
-    generator = randomise(Generator(tiny_hp.replace(attention="global", hide_frame=0.0)))
-    query = generator.decoder.cell.attend.query.kernel
+    generator = randomise(Generator(tiny_hp.replace(attention="global", frame_dropout=0.0)))
+    query = generator.decoder.cell.attention.query.kernel
     query.assign(20.0 * query)
     return generator
 
@@ -32,12 +32,12 @@ def look(scale: float = 1.0, garbage: float = 0.0):
     """What one step sees of two memories, and these: vectors (2, 6, E) and base (2, 30, B)."""
     keras.utils.set_random_seed(2)
     rng, attention = np.random.default_rng(3), GlobalAttention(WIDTH, R, STACK)
-    state, memory, carried = (rng.normal(size=shape).astype(np.float32) for shape in (
+    state, memory, mapped = (rng.normal(size=shape).astype(np.float32) for shape in (
         (2, WIDTH), (2, STEPS_OF_SOURCE, WIDTH), (2, STACK * STEPS_OF_SOURCE, CHANNELS)))
-    memory[1, 5:], carried[1, 21:] = garbage, garbage
+    memory[1, 5:], mapped[1, 21:] = garbage, garbage
     rest = np.zeros(2, np.float32), np.ones(2, np.float32)
-    seen = attention.step(*rest, scale * state, state, attention.prepare_memory(memory, carried), np.float32(LENGTHS))
-    return seen, memory, carried
+    seen = attention.step(*rest, scale * state, state, attention.prepare_memory(memory, mapped), np.float32(LENGTHS))
+    return seen, memory, mapped
 
 
 def test_weights_are_the_softmax_of_all_valid_steps_and_the_context_their_mean():
@@ -56,7 +56,7 @@ def test_nothing_beyond_the_length_is_read():
 
 @pytest.mark.parametrize("scale", [0.0, 1.0, 100.0])
 def test_its_place_is_the_frame_expected_and_there_the_base_is_read(scale):
-    seen, _, carried = look(scale)
+    seen, _, mapped = look(scale)
     start = np.asarray(seen.weights)[:, 0] @ (STACK * np.arange(STEPS_OF_SOURCE))
     np.testing.assert_allclose(seen.start, start, rtol=1e-5)
     np.testing.assert_allclose(seen.end, start + STACK, rtol=1e-5)
@@ -64,7 +64,7 @@ def test_its_place_is_the_frame_expected_and_there_the_base_is_read(scale):
         np.testing.assert_allclose(start, [12.5, 10.0], rtol=1e-5)
     for i, length in enumerate(map(int, LENGTHS)):
         points = np.minimum(start[i] + STACK * np.arange(R) / R, length - 1)
-        expected = np.stack([np.interp(points, np.arange(length), column[:length]) for column in carried[i].T], axis=1)
+        expected = np.stack([np.interp(points, np.arange(length), column[:length]) for column in mapped[i].T], axis=1)
         np.testing.assert_allclose(seen.base[i], expected, atol=1e-4)
 
 
@@ -87,8 +87,8 @@ def test_gradients_equal_those_of_a_loop_that_keeps_everything(generator, monkey
 
 
 def test_the_gradient_of_the_query_is_that_of_differences(generator, eager):
-    batch, query = make_batch(generator.hp), generator.decoder.cell.attend.query.kernel
-    batch["carried"] = 0.0 * batch["carried"]  # read between frames it has corners
+    batch, query = make_batch(generator.hp), generator.decoder.cell.attention.query.kernel
+    batch["mapped"] = 0.0 * batch["mapped"]  # read between frames it has corners
 
     def loss():
         return tf.reduce_sum(tf.sin(3.0 * teach(generator, batch).mel))
@@ -106,7 +106,7 @@ def test_the_gradient_of_the_query_is_that_of_differences(generator, eager):
 
 @pytest.mark.parametrize("norm", ["ins", "bn"])
 def test_padding_changes_no_loss_of_any_stage(tiny_hp, norm):
-    task = make_task(tiny_hp.replace(norm=norm, dropout=0.0, hide_frame=0.0, attention="global", harmonics=0,
+    task = make_task(tiny_hp.replace(norm=norm, dropout=0.0, frame_dropout=0.0, attention="global", harmonics=0,
                                      joint_steps=3))
     randomise(task.generator)
     short, longer = make_batch(tiny_hp), make_batch(tiny_hp, more=2, garbage=True)
@@ -122,7 +122,7 @@ def test_free_running_fed_back_as_teacher_gives_the_same(generator):
     assert memory.shape == (2, max(SOURCE_LENGTHS) // generator.hp.encoder_stack, generator.hp.width)
 
     def decode(**given):
-        return generator.decoder(memory, batch["carried"], batch["source_mask"], np.zeros(2, np.float32), steps=6,
+        return generator.decoder(memory, batch["mapped"], batch["source_mask"], np.zeros(2, np.float32), steps=6,
                                  **given)
     free = decode()
     assert np.ptp(free.positions[:, :, 0], axis=1).min() > 0.1  # it looks here and there

@@ -29,7 +29,7 @@ for name, model in (("generator", generator), ("discriminator", discriminator)):
     for i, weight in enumerate(model.weights):
         weight.assign(given[f"{name} {i}"])
 source, carried, source_mask, positions, mel, mask, pitch = (given[name] for name in (
-    "source", "carried", "source_mask", "positions", "mel", "mask", "pitch"))
+    "source", "mapped", "source_mask", "positions", "mel", "mask", "pitch"))
 
 def outputs(weights):
     with keras.StatelessScope(zip(generator.trainable_variables, weights)):
@@ -47,7 +47,7 @@ np.savez(sys.argv[2], *outputs(weights), *gradients)
 
 @pytest.mark.skipif(importlib.util.find_spec("jax") is None, reason="JAX is not installed")
 def test_jax_and_tensorflow_agree(tmp_path):
-    settings = ["width=16", "encoder_banks=2", "postnet_banks=2", "highway_layers=1", "hide_frame=0.0"]
+    settings = ["width=16", "encoder_banks=2", "postnet_banks=2", "highway_layers=1", "frame_dropout=0.0"]
     hp = hyperparams.get("default", settings)
     generator, discriminator = randomise(Generator(hp)), Discriminator(hp)
     batch = {name: np.asarray(value, np.float32) for name, value in make_batch(hp).items()}
@@ -59,7 +59,7 @@ def test_jax_and_tensorflow_agree(tmp_path):
     variables = [variable.value for variable in generator.trainable_variables]
     mask = batch["mask"]
     with tf.GradientTape() as tape:
-        decoded = generator(batch["source"], batch["carried"], batch["source_mask"], batch["positions"],
+        decoded = generator(batch["source"], batch["mapped"], batch["source_mask"], batch["positions"],
                             batch["mel"])
         linear = generator.postnet(decoded.mel * mask[:, :, None], batch["pitch"], mask)
         outputs = decoded.mel, decoded.positions, linear, discriminator(linear, mask)

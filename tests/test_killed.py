@@ -11,8 +11,8 @@ import time
 import pytest
 import soundfile
 
-import commands
-import eval as evaluation
+import cli
+import eval as eval_script
 import prepro
 import utils
 from conftest import leftovers, words, write
@@ -104,9 +104,9 @@ def test_evaluation_killed_at_several_moments_goes_on(speakers, run_folder, caps
     assert len(states) == 2 and 1 <= len(finished) < 4 and not (out / "index.html").exists()
     assert not any("finished" in path and "/." not in path for path in states[0])
     before = {out / file: (out / file).stat().st_mtime_ns for path in finished for file in
-              evaluation.outputs(path.stem)} | finished
+              eval_script.outputs(path.stem)} | finished
     for folder in (out, speakers / "whole"):
-        assert run(capsys, evaluation.main, *arguments, folder)[0] == 0
+        assert run(capsys, eval_script.main, *arguments, folder)[0] == 0
     assert {path: path.stat().st_mtime_ns for path in before} == before  # not done again
     assert contents(out) == contents(speakers / "whole") and leftovers(speakers) == []
 
@@ -115,13 +115,13 @@ def test_evaluation_killed_at_several_moments_goes_on(speakers, run_folder, caps
 def test_only_what_changed_is_converted_again(speakers, converter, monkeypatch, capsys):
     out = speakers / "out"
     arguments = [speakers / "anna", "--logdir", speakers, "--out", out]
-    assert run(capsys, evaluation.main, *arguments)[0] == 0
+    assert run(capsys, eval_script.main, *arguments)[0] == 0
     whole = contents(out)
 
     def again() -> set[str]:
         """What is written in another run."""
         before = done(out, ".json")
-        assert run(capsys, evaluation.main, *arguments)[0] == 0
+        assert run(capsys, eval_script.main, *arguments)[0] == 0
         assert set(contents(out)) == set(whole)
         return {path.stem for path, when in done(out, ".json").items() if when != before[path]} - {"metrics"}
     assert again() == set() and contents(out) == whole
@@ -146,7 +146,7 @@ def test_the_page_shows_what_other_commands_converted_with_the_same_model(speake
     told = []
 
     def shown(*inputs, status=0) -> list[str]:
-        found, error = run(capsys, evaluation.main, *inputs, "--logdir", speakers, "--out", speakers / "out")
+        found, error = run(capsys, eval_script.main, *inputs, "--logdir", speakers, "--out", speakers / "out")
         told.append(error)
         assert found == status
         return list(json.loads((speakers / "out" / "metrics.json").read_text())["utterances"])
@@ -163,17 +163,17 @@ def test_the_page_shows_what_other_commands_converted_with_the_same_model(speake
 def test_a_conversion_that_stops_between_its_files_is_not_taken_for_done(speakers, monkeypatch, capsys):
     """Though a record of an earlier one is there, of the same sizes."""
     arguments = [speakers / "anna", "--logdir", speakers, "--out", speakers / "out"]
-    assert run(capsys, evaluation.main, *arguments)[0] == 0
+    assert run(capsys, eval_script.main, *arguments)[0] == 0
     record = speakers / "out" / "finished" / "a.json"
     os.utime(speakers / "anna" / "a.wav", (1.5e9, 1.5e9))
     with monkeypatch.context() as patch:
         def stop(*_):
             raise KeyboardInterrupt
-        patch.setattr(evaluation.report, "plot_conversion", stop)
-        assert run(capsys, evaluation.main, *arguments)[0] == 130
+        patch.setattr(eval_script.report, "plot_conversion", stop)
+        assert run(capsys, eval_script.main, *arguments)[0] == 130
     os.utime(speakers / "anna" / "a.wav", (1.6e9, 1.6e9))
     assert json.loads(record.read_text()) is None
-    assert run(capsys, evaluation.main, *arguments)[0] == 0 and json.loads(record.read_text())["row"]["id"] == "a"
+    assert run(capsys, eval_script.main, *arguments)[0] == 0 and json.loads(record.read_text())["row"]["id"] == "a"
 
 
 def test_preparation_killed_at_many_moments_gives_the_same_to_the_bit(speakers):
@@ -254,12 +254,12 @@ def test_after_an_error_the_rest_is_not_begun():
 def test_evaluation_on_a_full_disk(speakers, capsys, room, name):
     out = speakers / "out"
     arguments = [speakers / "anna", "--logdir", speakers, "--out", out]
-    assert run(capsys, evaluation.main, *arguments)[0] == 0
+    assert run(capsys, eval_script.main, *arguments)[0] == 0
     before = contents(out)
     write(speakers / "anna" / "a.wav", words(7))
     (speakers / "anna" / "0.wav").write_bytes(b"")
     with file_limit(room):
-        status, error = run(capsys, evaluation.main, *arguments)
+        status, error = run(capsys, eval_script.main, *arguments)
     assert status == 1 and "Traceback" not in error
     assert f"eval.py: {out / name}: cannot be written (File too large); free some space" in error
     assert "0.wav: cannot be read as audio" in error
@@ -268,7 +268,7 @@ def test_evaluation_on_a_full_disk(speakers, capsys, room, name):
     assert f"{name}" not in changed and changed <= {"a.wav", "a.source.wav", "finished/a.json"}
     assert leftovers(speakers) == []
     (speakers / "anna" / "0.wav").unlink()
-    assert run(capsys, evaluation.main, *arguments)[0] == 0
+    assert run(capsys, eval_script.main, *arguments)[0] == 0
     check_whole(out)
 
 
@@ -290,10 +290,10 @@ def test_preparation_on_a_full_disk(speakers, capsys, room, name):
 @pytest.mark.usefixtures("loaded", "serial")
 def test_two_commands_do_not_write_into_one_folder(speakers, capsys):
     source = speakers / "anna"
-    for main, arguments in ((evaluation.main, [source, "--logdir", speakers, "--out", speakers / "results"]),
+    for main, arguments in ((eval_script.main, [source, "--logdir", speakers, "--out", speakers / "results"]),
                             (prepro.main, ["--source", source, "--target", speakers / "bert", "--data",
                                            speakers / "results"])):
-        with commands.locked(speakers / "results", arguments[-2]):
+        with cli.locked(speakers / "results", arguments[-2]):
             status, error = run(capsys, main, *arguments)
         assert status == 1 and f"results is in use by process {os.getpid()} on" in error
         assert f"choose another {arguments[-2]}, or wait until that ends" in error
@@ -305,7 +305,7 @@ def test_two_commands_do_not_write_into_one_folder(speakers, capsys):
 def test_folders_that_take_no_files(speakers, capsys, monkeypatch):
     def read_only(path, mode=0o777, **_):
         raise PermissionError(30, "Read-only file system", str(path))
-    for main, arguments in ((evaluation.main, [speakers / "anna", "--logdir", speakers, "--out", speakers / "locked"]),
+    for main, arguments in ((eval_script.main, [speakers / "anna", "--logdir", speakers, "--out", speakers / "locked"]),
                             (prepro.main, ["--source", speakers / "anna", "--target", speakers / "bert", "--data",
                                            speakers / "locked"])):
         with monkeypatch.context() as patch:

@@ -4,11 +4,11 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import pytest
 
-import convert
+import inference
 import hyperparams
 import utils
 from conftest import demo_wav
-from convert import Converted
+from inference import Converted
 
 HP = hyperparams.HyperParams()
 
@@ -48,16 +48,16 @@ def test_mel_in_blocks_is_that_of_the_whole(recording, monkeypatch, seconds):
 
 @pytest.mark.parametrize("cut", [-1, 0, 3])
 def test_pieces_in_groups_are_pieces_at_once(recording, monkeypatch, cut):
-    monkeypatch.setattr(convert, "PIECE_SECONDS", 2.0)
+    monkeypatch.setattr(inference, "CHUNK_SECONDS", 2.0)
     with ThreadPoolExecutor(1) as pool:
-        whole = convert.convert_recording(recording, Copier(cut), pool)
-        monkeypatch.setattr(convert, "PIECES_AT_ONCE", 2)
+        whole = inference.convert_recording(recording, Copier(cut), pool)
+        monkeypatch.setattr(inference, "CHUNKS_AT_ONCE", 2)
         copier = Copier(cut)
-        grouped = convert.convert_recording(recording, copier, pool)
-    assert len(grouped.pieces) == sum(copier.at_once) > 4 and max(copier.at_once) == 2
+        grouped = inference.convert_recording(recording, copier, pool)
+    assert len(grouped.chunks) == sum(copier.at_once) > 4 and max(copier.at_once) == 2
     np.testing.assert_array_equal(grouped.wav, whole.wav)
     np.testing.assert_array_equal(grouped.first.linear, whole.first.linear)
     assert grouped.stopped == whole.stopped == (cut < 0)
     # Whose voice it is is found once, in all pieces of the first group together
-    n_frames = [1 + len(piece.wav) // HP.hop_length for piece in grouped.pieces]
+    n_frames = [1 + len(chunk.wav) // HP.hop_length for chunk in grouped.chunks]
     assert copier.heard == [sum(n_frames[:2])]

@@ -8,7 +8,7 @@ import subprocess
 
 import pytest
 
-import eval as evaluation
+import eval as eval_script
 import train
 import train_gan
 import utils
@@ -31,7 +31,7 @@ def called(*arguments: str) -> dict:
 
 
 def test_demo(tmp_path, monkeypatch):
-    for module in (train, train_gan, evaluation):
+    for module in (train, train_gan, eval_script):
         monkeypatch.setattr(module, "HERE", tmp_path)
     run = tmp_path / "logdir" / "demo"
     utils.write_json(run / "hparams.json", {})  # train.py was here
@@ -51,7 +51,7 @@ def test_pair(source, target, name):
     assert [*map(str, prepro.source)] == [str(pathlib.Path(source)), "c", "e"] and prepro.identity
     assert prepro.target == pathlib.Path(target) and prepro.heldout == pathlib.Path("d")
     assert str(prepro.data) == str(train.data) == f"data/{name}"
-    assert str(train.logdir) == str(evaluation.logdir) == f"logdir/{name}" and evaluation.source == source
+    assert str(train.logdir) == str(eval_script.logdir) == f"logdir/{name}" and eval_script.source == source
 
 
 def test_pair_of_two_speakers_alone():

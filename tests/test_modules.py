@@ -159,8 +159,8 @@ WIDTH, BASE, SPAN = 8, 3, 40  # width of the attention and of the base, frames o
 
 def make_attention(r: int = 5, sigma: float = 1.5, max_advance: float = 3.0, smoothing: float = 1.0) -> LocalAttention:
     attention = LocalAttention(WIDTH, r, sigma, max_advance, smoothing)
-    attention.move(*states(0, 1))
-    attention.look(np.zeros(1, np.float32), np.ones(1, np.float32), *memory_of(0, [SPAN]))
+    attention.advance(*states(0, 1))
+    attention.attend(np.zeros(1, np.float32), np.ones(1, np.float32), *memory_of(0, [SPAN]))
     return attention
 
 
@@ -180,8 +180,8 @@ def memory_of(seed: int, lengths: list[int]) -> list[np.ndarray]:
 
 
 def look(attention: LocalAttention, *arguments) -> tuple[np.ndarray, np.ndarray]:
-    """What `attention.look` gives: contexts, and weights over the whole memory (n, r, S)."""
-    contexts, _, origins, weights = (np.asarray(x) for x in attention.look(*arguments))
+    """What `attention.attend` gives: contexts, and weights over the whole memory (n, r, S)."""
+    contexts, _, origins, weights = (np.asarray(x) for x in attention.attend(*arguments))
     whole = np.zeros((*weights.shape[:2], SPAN), np.float32)
     for i, origin in enumerate(origins.astype(int)):
         frames = np.arange(origin, origin + weights.shape[2])
@@ -195,7 +195,7 @@ def look(attention: LocalAttention, *arguments) -> tuple[np.ndarray, np.ndarray]
 @pytest.mark.parametrize("smoothing", [0.1, 1.0])
 def test_untrained_attention_walks_one_source_frame_for_each_frame_written(max_advance, smoothing):
     _, state, context = states(1, 6)
-    pace = make_attention(max_advance=max_advance, smoothing=smoothing).move(np.ones(6, np.float32), state, context)
+    pace = make_attention(max_advance=max_advance, smoothing=smoothing).advance(np.ones(6, np.float32), state, context)
     np.testing.assert_allclose(pace, 1.0, rtol=1e-5)
 
 
@@ -205,7 +205,7 @@ def test_position_never_goes_back_nor_faster_than_max_advance_whatever_the_weigh
     rng = np.random.default_rng(seed)
     for weight in attention.weights:
         weight.assign(rng.normal(0.0, 30.0, weight.shape))
-    pace = np.asarray(attention.move(*states(seed, 200)))
+    pace = np.asarray(attention.advance(*states(seed, 200)))
     assert pace.min() >= 0.0 and pace.max() <= 3.0 + 1e-4
     assert pace.min() < 0.02 and pace.max() > 2.98  # these weights do reach both ends
 
@@ -219,11 +219,11 @@ def test_a_step_renews_a_share_of_the_pace(smoothing):
         weight.assign(rng.normal(0.0, 3.0, weight.shape))
         other.assign(weight)
     pace, state, context = states(8, 50)
-    wanted, found = (np.asarray(attention.move(pace, state, context)) for attention in (fresh, smooth))
+    wanted, found = (np.asarray(attention.advance(pace, state, context)) for attention in (fresh, smooth))
     np.testing.assert_allclose(found, (1.0 - smoothing) * pace + smoothing * wanted, atol=1e-5)
     assert np.abs(wanted - pace).max() > 1.0
     for _ in range(200):  # and it arrives where it is to go
-        pace = np.asarray(smooth.move(pace, state, context))
+        pace = np.asarray(smooth.advance(pace, state, context))
     if smoothing:
         np.testing.assert_allclose(pace, wanted, atol=1e-3)
 
@@ -235,7 +235,7 @@ def test_the_base_is_read_at_the_points_themselves_and_not_beyond_the_end():
     state, memory, size = memory_of(2, lengths)
     for i, length in enumerate(lengths):
         memory[i, length:] = 1e6
-    found = np.asarray(attention.look(start, end, state, memory, size)[1])
+    found = np.asarray(attention.attend(start, end, state, memory, size)[1])
     assert found.shape == (3, 5, BASE)
     for i, length in enumerate(lengths):
         points = np.minimum(start[i] + (end[i] - start[i]) * np.arange(5) / 5, length - 1)

@@ -2,31 +2,31 @@
 import numpy as np
 import pytest
 
-import mos
+import listening
 from conftest import demo_wav
 from hyperparams import HyperParams
 
-pytestmark = pytest.mark.skipif(not mos.available(), reason="speechmos is optional")
+pytestmark = pytest.mark.skipif(not listening.mos_available(), reason="speechmos is optional")
 HP = HyperParams()
 
 
 def test_noise_makes_it_worse_and_level_above_full_scale_does_not():
     wav = demo_wav("slt", "demo_003", HP)
-    clean = mos.estimate(wav, HP)
-    noisy = mos.estimate(wav + 0.05 * np.random.default_rng(0).normal(size=len(wav)), HP)
+    clean = listening.estimate_mos(wav, HP)
+    noisy = listening.estimate_mos(wav + 0.05 * np.random.default_rng(0).normal(size=len(wav)), HP)
     assert list(clean) == ["DNSMOS OVRL", "DNSMOS P.808"]
     for name, score in clean.items():
         assert 1.0 < noisy[name] < score - 0.3 and score < 5.0
     full = wav / np.abs(wav).max()
-    assert mos.estimate(2.0 * full, HP) == pytest.approx(mos.estimate(full, HP))
+    assert listening.estimate_mos(2.0 * full, HP) == pytest.approx(listening.estimate_mos(full, HP))
 
 
 def test_another_rate_is_the_same_speech():
     wav = demo_wav("slt", "demo_003", HP)
     other = HP.replace(sample_rate=22050)
-    assert mos.estimate(demo_wav("slt", "demo_003", other), other)["DNSMOS OVRL"] == pytest.approx(
-        mos.estimate(wav, HP)["DNSMOS OVRL"], abs=0.3)
+    assert listening.estimate_mos(demo_wav("slt", "demo_003", other), other)["DNSMOS OVRL"] == pytest.approx(
+        listening.estimate_mos(wav, HP)["DNSMOS OVRL"], abs=0.3)
 
 
 def test_nothing_has_no_score():
-    assert all(map(np.isnan, mos.estimate(np.zeros(0), HP).values()))
+    assert all(map(np.isnan, listening.estimate_mos(np.zeros(0), HP).values()))

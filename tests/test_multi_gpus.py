@@ -13,10 +13,10 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+import checkpoints
 import base
 import data_load
-import eval as evaluation
-import tasks
+import eval as eval_script
 import train
 import train_gan
 import train_multi_gpus
@@ -35,10 +35,10 @@ def strategies() -> dict:
 
 def plain(hp):
     """Without any chance: each device draws its own. The first step has a hundredth of the learning rate."""
-    return hp.replace(dropout=0.0, hide_frame=0.0, warmup_steps=0, learning_rate=0.1)
+    return hp.replace(dropout=0.0, frame_dropout=0.0, warmup_steps=0, learning_rate=0.1)
 
 
-def step_with(strategy, hp, stage, batch, steps=1, make=tasks.Paired):
+def step_with(strategy, hp, stage, batch, steps=1, make=train.PairedTrainer):
     """The variables after a step, or before it, and its scalars."""
     corpus = types.SimpleNamespace(split=lambda name: [None], share=(0, 1), base=plain_base(hp), alone=False,
                                    slices=[None] * 99)
@@ -78,12 +78,12 @@ def test_an_adversarial_step_on_two_devices_is_one_on_one(tiny_hp, strategies, s
     hp = plain(tiny_hp).replace(k=2, dis_frames=8, gen_learning_rate=0.1, dis_learning_rate=0.1)
     batch = {name: tf.constant(np.concatenate([value, value[:1] if "mask" in name else value[:1][:, ::-1]]), tf.float32)
              for name, value in adversarial_batch(hp).items()}
-    one, scalars = step_with(strategies[1], hp, stage, batch, make=train_gan.Adversarial)
-    two, others = step_with(strategies[2], hp, stage, batch, make=train_gan.Adversarial)
+    one, scalars = step_with(strategies[1], hp, stage, batch, make=train_gan.GANTrainer)
+    two, others = step_with(strategies[2], hp, stage, batch, make=train_gan.GANTrainer)
     assert scalars.keys() == others.keys() and ("gan/gen_loss" in scalars) == (stage == "joint")
     for name in scalars:
         assert others[name] == pytest.approx(scalars[name], rel=1e-4), name
-    before, _ = step_with(strategies[1], hp, stage, batch, 0, make=train_gan.Adversarial)
+    before, _ = step_with(strategies[1], hp, stage, batch, 0, make=train_gan.GANTrainer)
     for part in ("discriminator", "generator")[:1 + (stage == "joint")]:
         moved = [name for name in one if name.startswith(f"{part} ") and np.abs(one[name] - before[name]).max() > 2e-4]
         assert len(moved) > 10, part
@@ -94,17 +94,17 @@ def test_an_adversarial_step_on_two_devices_is_one_on_one(tiny_hp, strategies, s
 def test_a_run_goes_on_and_evaluates_on_any_number_of_devices(tiny_hp, demo_data, demo_base, strategies, tmp_path,
                                                               monkeypatch):
     hp = tiny_hp.replace(postnet_steps=2, mel_steps=3, save_steps=99)
-    monkeypatch.setattr(tasks.Paired, "validate", lambda self, run, stage: {})
-    taken, solved, train_step = [], [], tasks.Paired.train_step
-    monkeypatch.setattr(tasks.Paired, "train_step", lambda self, stage, batch, step: taken.append(
+    monkeypatch.setattr(train.PairedTrainer, "validate", lambda self, run, stage: {})
+    taken, solved, train_step = [], [], train.PairedTrainer.train_step
+    monkeypatch.setattr(train.PairedTrainer, "train_step", lambda self, stage, batch, step: taken.append(
         (self.strategy.num_replicas_in_sync, int(step))) or train_step(self, stage, batch, step))
     for n, steps in ((2, "2"), (1, "3"), (2, "5")):
         args = train.parse_arguments(["--data", str(demo_data), "--logdir", str(tmp_path), "--steps", steps])
-        trainer.train(args, hp, tasks.Paired, "train.py", strategies[n])
-        assert trainer.best_checkpoint(tmp_path).endswith(f"step-{steps}")
+        trainer.train(args, hp, train.PairedTrainer, "train.py", strategies[n])
+        assert checkpoints.best_checkpoint(tmp_path).endswith(f"step-{steps}")
         solved.append((tmp_path / base.FILE).read_bytes())
     assert taken == [(2, 0), (2, 1), (1, 2), (2, 3), (2, 4)]
-    converter = evaluation.load_converter(tmp_path)
+    converter = eval_script.load_converter(tmp_path)
     corpus = data_load.Corpus(demo_data, hp)
     assert solved[0] == solved[1] == solved[2]
     for found, expected in zip(converter.base, demo_base):
@@ -128,7 +128,7 @@ def test_two_workers_train_and_go_on_after_one_was_killed(demo_data, tmp_path):
     """Two processes, a CPU each: the first writes, and killed they go on from the last checkpoint."""
     logdir = tmp_path / "run"
     settings = ["width=16", "encoder_banks=2", "postnet_banks=2", "highway_layers=1", "batch_size=4",
-                "postnet_frames=32", "postnet_steps=3", "mel_steps=100000", "save_steps=10", "n_samples=1"]
+                "postnet_window=32", "postnet_steps=3", "mel_steps=100000", "save_steps=10", "n_samples=1"]
     words = ["train_multi_gpus.py", "--data", str(demo_data), "--logdir", str(logdir)]
     words += [word for setting in settings for word in ("--set", setting)]
 
@@ -170,4 +170,4 @@ def test_two_workers_train_and_go_on_after_one_was_killed(demo_data, tmp_path):
         for process in processes:
             process.kill()
             process.wait()
-    assert evaluation.load_converter(logdir)
+    assert eval_script.load_converter(logdir)

@@ -8,10 +8,10 @@ import tensorflow as tf
 
 import base
 import hyperparams
-import tasks
+import train
 from analysis import Features
 from conftest import plain_base
-from convert import Converter
+from inference import Converter
 from modules import DecoderCell, StepInput, length_mask
 from networks import Generator
 
@@ -26,7 +26,7 @@ def randomise(generator: Generator, seed: int = 5) -> Generator:
         weight.assign(weight * rng.uniform(0.5, 1.5, weight.shape) if "variance" in weight.path
                       else weight + rng.normal(0.0, 0.05, weight.shape))
     if generator.hp.attention == "local":
-        advance = generator.decoder.cell.attend.advance
+        advance = generator.decoder.cell.attention.pace_layer
         advance.kernel.assign(rng.normal(0.0, 0.5, advance.kernel.shape))
     return generator
 
@@ -38,7 +38,7 @@ def make_generator(hp: hyperparams.HyperParams) -> Generator:
 
 @pytest.fixture(scope="module")
 def generator(tiny_hp):
-    return randomise(make_generator(tiny_hp.replace(hide_frame=0.5, advance_smoothing=0.6)))
+    return randomise(make_generator(tiny_hp.replace(frame_dropout=0.5, advance_smoothing=0.6)))
 
 
 @pytest.fixture
@@ -49,9 +49,9 @@ def change(monkeypatch):
     return replace
 
 
-def make_task(hp: hyperparams.HyperParams) -> tasks.Paired:
+def make_task(hp: hyperparams.HyperParams) -> train.PairedTrainer:
     """The training task without a corpus."""
-    return tasks.Paired(hp, types.SimpleNamespace(split=lambda name: [None], share=(0, 1), alone=False,
+    return train.PairedTrainer(hp, types.SimpleNamespace(split=lambda name: [None], share=(0, 1), alone=False,
                                                   slices=[None] * 99, base=plain_base(hp)))
 
 
@@ -62,14 +62,14 @@ def make_batch(hp: hyperparams.HyperParams, more: int = 0, garbage: bool = False
     lengths = np.array([frames - 1, STEPS[1] * hp.r - 2])  # the last step of each is not full
     batch = {
         "source": rng.uniform(0, 1, (n, size, hp.n_linear)), "source_mask": None,
-        "carried": np.concatenate([
+        "mapped": np.concatenate([
             rng.uniform(0, 1, (n, size, hp.n_mels)), rng.uniform(-1, 1, (n, size, 1)),
             rng.integers(0, 2, (n, size, 1)), rng.uniform(-0.3, 0.3, (n, size, hp.n_mels))], axis=2),
         "mel": rng.uniform(0, 1, (n, frames, hp.n_mels)), "linear": rng.uniform(0, 1, (n, frames, hp.n_linear)),
         "pitch": np.stack([rng.uniform(-1, 1, (n, frames)), rng.integers(0, 2, (n, frames))], axis=2),
         "mask": None, "positions": np.cumsum(rng.uniform(2.0, 6.0, (n, max(STEPS) + 1)), axis=1) - 2.0}
     for kind, extra, valid in (("source", more * hp.encoder_stack, SOURCE_LENGTHS),
-                               ("carried", more * hp.encoder_stack, SOURCE_LENGTHS), ("mel", more * hp.r, lengths),
+                               ("mapped", more * hp.encoder_stack, SOURCE_LENGTHS), ("mel", more * hp.r, lengths),
                                ("pitch", more * hp.r, lengths), ("linear", more * hp.r, lengths),
                                ("positions", more, np.array(STEPS) + 1)):
         array = np.pad(batch[kind], [(0, 0), (0, extra)] + [(0, 0)] * (batch[kind].ndim - 2))
@@ -83,7 +83,7 @@ def make_batch(hp: hyperparams.HyperParams, more: int = 0, garbage: bool = False
 
 def teach(generator: Generator, batch: dict):
     """What the decoder writes along the positions of a batch, fed its frames."""
-    return generator(batch["source"], batch["carried"], batch["source_mask"], batch["positions"], batch["mel"])
+    return generator(batch["source"], batch["mapped"], batch["source_mask"], batch["positions"], batch["mel"])
 
 
 @pytest.mark.parametrize("norm", ["bn", "ln", "ins"])
@@ -91,7 +91,7 @@ def test_padding_changes_no_loss_of_any_stage(tiny_hp, change, norm):
     task = make_task(tiny_hp.replace(norm=norm, dropout=0.0))
     randomise(task.generator)
     short, longer = make_batch(tiny_hp), make_batch(tiny_hp, more=2, garbage=True)
-    change(task.generator, hide_frame=0.0)
+    change(task.generator, frame_dropout=0.0)
     for stage in STAGES:
         expected = {name: float(value) for name, value in task.forward(stage, short).items()}
         found = {name: float(value) for name, value in task.forward(stage, longer).items()}
@@ -103,7 +103,7 @@ def test_padding_changes_no_loss_of_any_stage(tiny_hp, change, norm):
 @pytest.mark.parametrize("training", [True, False])
 def test_padding_changes_no_output(generator, change, training, teacher):
     hp = generator.hp
-    change(generator, dropout=0.0, hide_frame=0.0)
+    change(generator, dropout=0.0, frame_dropout=0.0)
     results = []
     for batch in (make_batch(hp), make_batch(hp, more=2, garbage=True)):
         prenets = (generator.encoder.prenet, generator.encoder.frame_prenet)
@@ -113,10 +113,10 @@ def test_padding_changes_no_output(generator, change, training, teacher):
         for prenet in prenets:
             prenet.dropout = hp.dropout
         decoded = generator.decoder(
-            memory, batch["carried"], batch["source_mask"], batch["positions"][:, 0],
+            memory, batch["mapped"], batch["source_mask"], batch["positions"][:, 0],
             steps=batch["positions"].shape[1] - 1, frames=batch["mel"] if teacher else None,
             positions=batch["positions"] if teacher else None, training=training)
-        mel, _ = generator.postnet_inputs(decoded, batch["carried"], batch["source_mask"], batch["mask"])
+        mel, _ = generator.postnet_inputs(decoded, batch["mapped"], batch["source_mask"], batch["mask"])
         linear = generator.postnet(mel, batch["pitch"], batch["mask"], training=training)
         results.append([np.asarray(x) for x in (memory, *decoded, mel, linear)])
     written, heard = np.array(STEPS) * hp.r, (max(STEPS) * hp.r - 1, STEPS[1] * hp.r - 2)
@@ -126,16 +126,16 @@ def test_padding_changes_no_output(generator, change, training, teacher):
             assert np.abs(expected[i, :length]).max() > 0.01
 
 
-@pytest.mark.parametrize("hide_frame", [0.0, 0.5])
-def test_free_running_fed_back_as_teacher_gives_the_same(generator, change, hide_frame):
-    change(generator, hide_frame=hide_frame)
+@pytest.mark.parametrize("frame_dropout", [0.0, 0.5])
+def test_free_running_fed_back_as_teacher_gives_the_same(generator, change, frame_dropout):
+    change(generator, frame_dropout=frame_dropout)
     batch = make_batch(generator.hp)
     memory = generator.encoder(batch["source"], batch["source_mask"])
     start = np.array([0.0, 1.5], np.float32)
 
     def decode(**given):
         generator.seeds.state.assign([8, 9])  # the same frames are hidden
-        return generator.decoder(memory, batch["carried"], batch["source_mask"], start, steps=6, **given)
+        return generator.decoder(memory, batch["mapped"], batch["source_mask"], start, steps=6, **given)
     free = decode()
     positions = np.concatenate([free.positions[:, :, 0], free.positions[:, -1:, 1]], axis=1)
     assert np.diff(positions, axis=1).std() > 0.1  # it does not just walk
@@ -145,10 +145,10 @@ def test_free_running_fed_back_as_teacher_gives_the_same(generator, change, hide
     assert np.abs(decode(positions=positions + 3.0).mel - free.mel).max() > 1e-3
 
 
-def base_at(carried: np.ndarray, places: np.ndarray) -> np.ndarray:
+def base_at(mapped: np.ndarray, places: np.ndarray) -> np.ndarray:
     """`carried` (N, S, C) between its frames at `places` (N, T), of each row the first `SOURCE_LENGTHS` frames."""
     return np.stack([[np.interp(row, np.arange(length), column[:length]) for column in each.T]
-                     for each, row, length in zip(carried, np.asarray(places), SOURCE_LENGTHS)]).swapaxes(1, 2)
+                     for each, row, length in zip(mapped, np.asarray(places), SOURCE_LENGTHS)]).swapaxes(1, 2)
 
 
 @pytest.mark.parametrize("share", [0.0, 0.5, 1.0])
@@ -156,10 +156,10 @@ def test_a_share_of_the_correction_is_heard_and_the_voicing_of_the_source(genera
     monkeypatch.setattr(generator, "hp", generator.hp.replace(correction=share))
     batch = make_batch(generator.hp)
     decoded, m = teach(generator, batch), generator.hp.n_mels
-    mel, pitch = map(np.asarray, generator.postnet_inputs(decoded, batch["carried"], batch["source_mask"],
+    mel, pitch = map(np.asarray, generator.postnet_inputs(decoded, batch["mapped"], batch["source_mask"],
                                                           batch["mask"]))
     last = np.array(SOURCE_LENGTHS, np.float32)[:, None] - 1.0
-    base = base_at(batch["carried"], np.minimum(generator.decoder.places(decoded), last))
+    base = base_at(batch["mapped"], np.minimum(generator.decoder.places(decoded), last))
     expected = (1.0 - share) * base[:, :, :m] + share * np.asarray(decoded.mel) + base[:, :, m + 2:]
     assert np.abs(base[:, :, :m] - np.asarray(decoded.mel)).max() > 0.01
     np.testing.assert_allclose(mel, np.clip(expected, 0.0, 1.0) * batch["mask"][:, :, None], atol=1e-4)
@@ -176,11 +176,11 @@ def test_an_untrained_model_writes_the_base_where_it_looks_and_its_texture(tiny_
     # Each step from where it is told to, at the pace of the source
     places = (batch["positions"][:, :-1, None] + np.arange(hp.r)).reshape(2, -1)
     np.testing.assert_allclose(generator.decoder.places(decoded), places, atol=1e-4)
-    expected = base_at(batch["carried"], places)
+    expected = base_at(batch["mapped"], places)
     np.testing.assert_allclose(decoded.mel, expected[:, :, :m], atol=1e-4)
     np.testing.assert_allclose(decoded.pitch[:, :, 0], expected[:, :, m], atol=1e-4)
     np.testing.assert_allclose(decoded.pitch[:, :, 1], DecoderCell.SURE * (expected[:, :, m + 1] - 0.5), atol=1e-3)
-    mel, pitch = map(np.asarray, generator.postnet_inputs(decoded, batch["carried"], batch["source_mask"], mask))
+    mel, pitch = map(np.asarray, generator.postnet_inputs(decoded, batch["mapped"], batch["source_mask"], mask))
     np.testing.assert_allclose(pitch, expected[:, :, m:m + 2], atol=1e-4)
     textured = np.clip(expected[:, :, :m] + expected[:, :, m + 2:], 0.0, 1.0) * mask[:, :, None]
     np.testing.assert_allclose(mel, textured, atol=1e-4)
@@ -189,20 +189,20 @@ def test_an_untrained_model_writes_the_base_where_it_looks_and_its_texture(tiny_
 
 def test_the_networks_write_a_correction_that_does_not_depend_on_the_base(generator, change, eager):
     """Nor do the gradients of the weights behind the attention, which do not say where the base is read."""
-    change(generator, hide_frame=0.0)
+    change(generator, frame_dropout=0.0)
     batch, cell = make_batch(generator.hp), generator.decoder.cell
     behind = [*cell.residual_grus, cell.mel_of_state, cell.mel_of_context, cell.pitch_of_state, cell.pitch_of_context]
-    weights = [weight for layer in behind for weight in layer.weights] + cell.attend.advance.weights
+    weights = [weight for layer in behind for weight in layer.weights] + cell.attention.pace_layer.weights
     say = np.random.default_rng(0).normal(size=(2, max(STEPS) * generator.hp.r, generator.hp.n_mels))
 
-    def learn(carried):
+    def learn(mapped):
         with tf.GradientTape() as tape:
-            decoded = teach(generator, batch | {"carried": carried})
+            decoded = teach(generator, batch | {"mapped": mapped})
             loss = tf.reduce_sum(decoded.mel * say) + tf.reduce_sum(decoded.pitch * say[:, :, :2])
         return decoded, tape.gradient(loss, [weight.value for weight in weights])
-    with_base, gradients = learn(batch["carried"])
-    alone, others = learn(0.0 * batch["carried"])
-    expected = base_at(batch["carried"], generator.decoder.places(with_base))
+    with_base, gradients = learn(batch["mapped"])
+    alone, others = learn(0.0 * batch["mapped"])
+    expected = base_at(batch["mapped"], generator.decoder.places(with_base))
     np.testing.assert_allclose(with_base.mel - alone.mel, expected[:, :, :generator.hp.n_mels], atol=1e-4)
     assert np.abs(alone.mel).max() > 0.1
     for weight, gradient, other in zip(weights[:-2], gradients, others):
@@ -213,11 +213,11 @@ def test_the_networks_write_a_correction_that_does_not_depend_on_the_base(genera
 
 def test_the_gradient_of_the_pace_comes_through_the_base(generator, change, eager):
     """Compared with a difference of two outputs."""
-    change(generator, hide_frame=0.0)
-    batch, bias = make_batch(generator.hp), generator.decoder.cell.attend.advance.bias
+    change(generator, frame_dropout=0.0)
+    batch, bias = make_batch(generator.hp), generator.decoder.cell.attention.pace_layer.bias
     # Straight lines, of which it does not matter between which frames they are read
     slope = np.random.default_rng(1).normal(0.0, 0.1, generator.hp.n_mels * 2 + 2)
-    batch["carried"] = (np.arange(max(SOURCE_LENGTHS))[None, :, None] * slope).astype(np.float32).repeat(2, axis=0)
+    batch["mapped"] = (np.arange(max(SOURCE_LENGTHS))[None, :, None] * slope).astype(np.float32).repeat(2, axis=0)
 
     def loss():
         return tf.reduce_sum(tf.sin(teach(generator, batch).mel))
@@ -233,17 +233,17 @@ def test_the_gradient_of_the_pace_comes_through_the_base(generator, change, eage
 
 
 def test_free_running_equals_stepping_the_cell_by_hand(generator, change):
-    change(generator, hide_frame=0.0)
+    change(generator, frame_dropout=0.0)
     hp, batch, steps = generator.hp, make_batch(generator.hp), 5
     memory = generator.encoder(batch["source"], batch["source_mask"])
     lengths = batch["source_mask"].sum(axis=1)
     start, width = np.zeros(2, np.float32), hp.width + hp.width // 2
-    free = generator.decoder(memory, batch["carried"], batch["source_mask"], start, steps=steps)
-    memory = generator.decoder.cell.attend.prepare_memory(memory, batch["carried"][:, :, :hp.n_mels + 2])
+    free = generator.decoder(memory, batch["mapped"], batch["source_mask"], start, steps=steps)
+    memory = generator.decoder.cell.attention.prepare_memory(memory, batch["mapped"][:, :, :hp.n_mels + 2])
     state = generator.decoder.cell.start(start, memory)
     for step in range(steps):
         given = StepInput(frame=np.full((2, hp.n_mels), 9.0, np.float32), use_frame=np.zeros((2, 1), np.float32),
-                          show_frame=np.ones((2, 1), np.float32), drop=np.ones((2, width), np.float32),
+                          is_frame_visible=np.ones((2, 1), np.float32), drop=np.ones((2, width), np.float32),
                           position=np.full(2, 9.0, np.float32), use_position=np.zeros(2, np.float32))
         before, state = state, generator.decoder.cell(state, given, memory, lengths)
         np.testing.assert_array_equal(state.start, before.end)
@@ -263,9 +263,9 @@ def test_hidden_frames_do_not_matter_and_shown_ones_do(generator, change):
 
     def decode(batch):
         return np.asarray(teach(generator, batch).mel)
-    change(generator, hide_frame=1.0)
+    change(generator, frame_dropout=1.0)
     np.testing.assert_array_equal(decode(batch), decode(other))
-    change(generator, hide_frame=0.0)
+    change(generator, frame_dropout=0.0)
     changed = np.abs(decode(batch) - decode(other)).max(axis=(0, 2))
     assert not changed[:generator.hp.r].any()  # the first step is fed silence
     assert changed[generator.hp.r:].min() > 1e-4
@@ -281,7 +281,7 @@ def test_dropout_keeps_the_mean(generator, change, dropout):
 
 
 def test_only_the_last_frame_of_a_group_is_fed_back(generator, change):
-    change(generator, hide_frame=0.0)
+    change(generator, frame_dropout=0.0)
     batch, r = make_batch(generator.hp), generator.hp.r
 
     def decode(changed):
@@ -315,14 +315,14 @@ def test_untrained_conversion_is_as_long_as_its_source_and_stops(tiny_hp):
         n = min(len(result.mel), length)  # with a base that changes nothing it is the source itself
         np.testing.assert_allclose(result.mel[:n], source.mel[:n], atol=1e-2)
         np.testing.assert_allclose(result.pitch[:n, 0], np.log2(source.hertz / hp.pitch_middle)[:n], atol=1e-2)
-    generator.decoder.cell.attend.advance.bias.assign([-9.0])  # hardly moves: cut, and says so
+    generator.decoder.cell.attention.pace_layer.bias.assign([-9.0])  # hardly moves: cut, and says so
     result, = converter(sources(hp, [20]), [VOICE])
     assert not result.stopped and 20 < len(result.mel) <= 3 * 20
 
 
-@pytest.mark.parametrize("hide_frame", [0.0, 0.5])
-def test_conversion_does_not_depend_on_what_it_is_batched_with(generator, change, hide_frame):
-    change(generator, hide_frame=hide_frame)
+@pytest.mark.parametrize("frame_dropout", [0.0, 0.5])
+def test_conversion_does_not_depend_on_what_it_is_batched_with(generator, change, frame_dropout):
+    change(generator, frame_dropout=frame_dropout)
     inputs = sources(generator.hp, [20, 33, 8])
     converter = Converter(generator, plain_base(generator.hp))
     together = converter(inputs, [VOICE] * 3)

@@ -36,7 +36,7 @@ def test_long_recordings_are_cut_and_each_split_gets_a_part(chapter):
     assert max(pair.target_seconds for pair in usable) <= 3.5
     assert all(one.target_end <= other.target_start for one, other in zip(pairs, pairs[1:]))
     corpus = data_load.Corpus(chapter / "data", HyperParams())
-    assert {pair.name for pair in corpus.spoken} == {pair.name for pair in usable if pair.split == "train"}
+    assert {pair.name for pair in corpus.target_pairs} == {pair.name for pair in usable if pair.split == "train"}
     for pair in usable:
         path = np.load(chapter / "data" / "paths" / "rms" / f"{pair.name}.npy")
         assert len(path) == pair.target_end - pair.target_start and path[-1] == pair.source_end - pair.source_start - 1

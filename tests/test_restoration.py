@@ -6,7 +6,7 @@ import scipy.fft
 import base
 import utils
 from hyperparams import HyperParams
-from test_base import HP, VOICES, Known, carry, smooth_noise
+from test_base import HP, VOICES, Known, map_source, smooth_noise
 
 
 @pytest.fixture(scope="module")
@@ -50,11 +50,11 @@ def test_modulation_multiplies_movements_by_their_frequency_and_order_and_leaves
 
 def test_gains_bring_one_modulation_spectrum_to_another_within_bounds():
     rng = np.random.default_rng(0)
-    carried = 1.0 + rng.uniform(size=(33, 12))
-    np.testing.assert_allclose(base.gains(carried, 4.0 * carried), 2.0)
-    np.testing.assert_allclose(base.gains(carried, carried), 1.0)
-    np.testing.assert_allclose(base.gains(carried, 1e4 * carried), base.MOST_GAIN)
-    np.testing.assert_allclose(base.gains(carried, 1e-4 * carried), 1.0 / base.MOST_GAIN)
+    mapped = 1.0 + rng.uniform(size=(33, 12))
+    np.testing.assert_allclose(base.gains(mapped, 4.0 * mapped), 2.0)
+    np.testing.assert_allclose(base.gains(mapped, mapped), 1.0)
+    np.testing.assert_allclose(base.gains(mapped, 1e4 * mapped), base.MOST_GAIN)
+    np.testing.assert_allclose(base.gains(mapped, 1e-4 * mapped), 1.0 / base.MOST_GAIN)
     assert np.isfinite(base.gains(np.zeros((33, 12)), np.ones((33, 12)))).all()
 
 
@@ -63,25 +63,25 @@ def test_conversions_of_the_training_move_as_the_target_does():
     corpus = Known(hp, n_pairs=12)
     solved = base.solve(corpus)
     np.testing.assert_allclose(solved.target_modulation, base.modulation_spectrum(
-        [corpus.spoken_target(pair, "mel") for pair in corpus.spoken]), rtol=1e-5)
+        [corpus.target_features(pair, "mel") for pair in corpus.target_pairs]), rtol=1e-5)
     for number, source in enumerate(VOICES):  # their targets are noise, so another is put in its place
         wanted = solved.modulation[number] * np.linspace(3.0, 0.5, 33)[:, None] * np.linspace(0.5, 1.5, 40)
-        carried = [carry(solved._replace(target_modulation=wanted), corpus.recording(pair), hp, source)
+        mapped = [map_source(solved._replace(target_modulation=wanted), corpus.recording(pair), hp, source)
                    for pair in corpus.of(source)]
         apart = [np.abs(base.gains(base.modulation_spectrum(mels), wanted) - 1.0).mean()
-                 for mels in ([one.mel for one in carried], [one.mel + one.texture for one in carried])]
+                 for mels in ([one.mel for one in mapped], [one.mel + one.texture for one in mapped])]
         assert apart[0] > 1.0 and apart[1] < 0.2, apart
 
 
 def test_the_post_filter_is_an_exponent_and_0_leaves_movements_as_they_are(corpus, solved):
     features, known = corpus.recording(corpus.train[0]), solved
     solved = known._replace(target_modulation=1.5 * known.modulation[0])
-    plain, gained = (carry(solved, features, HP.replace(postfilter=exponent), "anna") for exponent in (0.0, 1.0))
+    plain, gained = (map_source(solved, features, HP.replace(postfilter=exponent), "anna") for exponent in (0.0, 1.0))
     source = np.maximum(features.mel.astype(np.float32), solved.floors[0])
     detailed = base.detailed(plain.mel, source, float(solved.warps[0]), HP)
     np.testing.assert_allclose(plain.mel + plain.texture, detailed, atol=1e-5)
     half = solved._replace(target_modulation=np.sqrt(solved.target_modulation * solved.modulation[0]))
-    doubled = carry(half, features, HP.replace(postfilter=2.0), "anna")
+    doubled = map_source(half, features, HP.replace(postfilter=2.0), "anna")
     np.testing.assert_allclose(doubled.texture, gained.texture, atol=1e-4)
     assert np.abs(gained.texture - plain.texture).max() > 0.01
 
@@ -93,7 +93,7 @@ def test_the_finest_detail_is_that_of_the_source(corpus, solved):
                            modulation=np.repeat(solved.target_modulation[None], 2, axis=0))
     features = corpus.recording(corpus.train[0])
     fine = (0.02 * rng.choice([-1.0, 1.0], features.mel.shape)).astype(np.float32)
-    plain, detailed = (carry(flat, features._replace(mel=features.mel.astype(np.float32) + extra), HP, "anna")
+    plain, detailed = (map_source(flat, features._replace(mel=features.mel.astype(np.float32) + extra), HP, "anna")
                        for extra in (0.0, fine))
     added = detailed.texture - plain.texture
     assert np.corrcoef(added.ravel(), fine.ravel())[0, 1] > 0.9
@@ -129,5 +129,5 @@ def test_the_warp_of_a_new_voice_is_found_and_that_of_a_known_one_remembered(cor
     monkeypatch.setattr(base, "warp_formants", lambda mel, factor, hp: used.append(factor) or mel)
     for number in (0, 1, None):
         monkeypatch.setattr(base, "recognise", lambda *_, number=number: number)
-        carry(solved._replace(warps=np.array([0.8, 0.9])), corpus.recording(corpus.train[0]), HP)
+        map_source(solved._replace(warps=np.array([0.8, 0.9])), corpus.recording(corpus.train[0]), HP)
     assert used == [0.8, 0.9, 1.25]

@@ -14,19 +14,21 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-import commands
+import checkpoints
+import run_folder
+import cli
 import train
-import trainer
 import utils
-from conftest import no_corpus
+from conftest import no_corpus, resume
 from hyperparams import HyperParams
 from run_folder import read_scalars
+from cli import TrainingError
 from test_training import HP, Counting, go, kept, weight_in
 
 
-def begin(logdir: pathlib.Path) -> trainer.Run:
+def begin(logdir: pathlib.Path) -> run_folder.Run:
     """A run of one weight."""
-    return trainer.Run(logdir, HyperParams(), {"generator": [keras.Variable(1.0)]})
+    return run_folder.Run(logdir, HyperParams(), {"generator": [keras.Variable(1.0)]})
 
 
 def test_what_a_killed_process_left_half_written_is_removed(tmp_path):
@@ -35,7 +37,7 @@ def test_what_a_killed_process_left_half_written_is_removed(tmp_path):
         (tmp_path / "checkpoints" / half).mkdir(parents=True)
         (tmp_path / "checkpoints" / half / "part-00000-of-00001").write_bytes(b"half")
     run = begin(tmp_path)
-    assert not list(tmp_path.rglob("*_temp")) and run.resume()
+    assert not list(tmp_path.rglob("*_temp")) and resume(run)
 
 
 def test_the_best_checkpoint_is_not_written_again(tmp_path):
@@ -77,13 +79,13 @@ def test_an_earlier_run_is_forgotten_folder_by_folder(tmp_path, monkeypatch):
     monkeypatch.setattr(shutil, "rmtree", kill)
     for _ in files:
         with pytest.raises(KeyboardInterrupt):
-            trainer.forget(tmp_path)
+            run_folder.clear_run(tmp_path)
         for folder in {path.parent for path in files}:
             assert not folder.exists() or len(list(folder.iterdir())) == 2
     assert len(killed) == len(files)
     for folder in ("checkpoints", ".checkpoints.removed"):  # a new run, and what a killed one left
         (tmp_path / folder / "more").mkdir(parents=True)
-    trainer.forget(tmp_path)
+    run_folder.clear_run(tmp_path)
     assert list(tmp_path.iterdir()) == []
 
 
@@ -102,9 +104,9 @@ def test_curves_are_on_disk_before_the_checkpoint(tmp_path, monkeypatch):
 
 def test_the_owner_of_a_folder_is_told_however_often_it_was_locked(tmp_path):
     for _ in range(2):
-        with commands.locked(tmp_path, "--logdir"):
+        with cli.locked(tmp_path, "--logdir"):
             for _ in range(2):
-                with pytest.raises(commands.CannotLock) as caught, commands.locked(tmp_path, "--logdir"):
+                with pytest.raises(cli.CannotLock) as caught, cli.locked(tmp_path, "--logdir"):
                     pass
                 assert str(caught.value).startswith(f"{tmp_path} is in use by process {os.getpid()} on "
                                                     f"{socket.gethostname()}: choose another --logdir")
@@ -113,9 +115,9 @@ def test_the_owner_of_a_folder_is_told_however_often_it_was_locked(tmp_path):
 def test_a_network_drive_that_knows_no_locks_is_used_without(tmp_path, monkeypatch):
     def unknown(*_):
         raise OSError(errno.ENOLCK, "No locks available")
-    monkeypatch.setattr(commands.fcntl, "flock", unknown)
+    monkeypatch.setattr(cli.fcntl, "flock", unknown)
     entered = []
-    with commands.locked(tmp_path / "run", "--logdir"):
+    with cli.locked(tmp_path / "run", "--logdir"):
         entered.append((tmp_path / "run").is_dir())
     assert entered == [True]
 
@@ -152,7 +154,7 @@ def test_without_a_checkpoint_that_can_be_read_training_does_not_begin_anew(tmp_
         damage(tmp_path / "checkpoints" / f"step-{step}.index", "cut")
     if listed != "as it was":
         damage(tmp_path / "checkpoints" / "checkpoint", listed)
-    with pytest.raises(trainer.TrainingError, match="no checkpoint in .* can be read: .*step-4.*step-3.*--no-resume"):
+    with pytest.raises(TrainingError, match="no checkpoint in .* can be read: .*step-4.*step-3.*--no-resume"):
         go(tmp_path, 6)
 
 
@@ -169,25 +171,25 @@ def test_without_the_list_of_checkpoints_the_newest_is_found(tmp_path, how):
 def test_evaluation_of_a_damaged_checkpoint_names_others(tmp_path, part):
     go(tmp_path, 6, scores={4: 1.0})
     damage(tmp_path / "checkpoints" / "best" / f"best-4.{part}", "missing")
-    with pytest.raises(trainer.TrainingError, match="best-4 is damaged .*--checkpoint: .*step-6, .*step-4"):
-        weight_in(trainer.best_checkpoint(tmp_path))
+    with pytest.raises(TrainingError, match="best-4 is damaged .*--checkpoint: .*step-6, .*step-4"):
+        weight_in(checkpoints.best_checkpoint(tmp_path))
 
 
 @pytest.mark.parametrize("shapes, message", [
     ([(3,)], r"a/kernel: \(2,\) in the file, \(3,\) in the network"), ([(2, 1)], r"\(2,\) in the file, \(2, 1\) in"),
     ([(2,), (1,)], "1 arrays of generator in the file, 2 in the network"), ([], "1 arrays .* 0 in the network")])
 def test_a_checkpoint_of_another_network_is_refused_with_names_and_values(tmp_path, shapes, message):
-    trainer.Run(tmp_path / "a", HP, {"generator": [keras.Variable(np.ones(2))]}).save()
+    run_folder.Run(tmp_path / "a", HP, {"generator": [keras.Variable(np.ones(2))]}).save()
     weights = [types.SimpleNamespace(value=tf.Variable(np.zeros(shape)), shape=shape, path="a/kernel")
                for shape in shapes]
     generator = types.SimpleNamespace(weights=weights, hp=HP.replace(width=32))
-    with pytest.raises(trainer.TrainingError, match=f"step-0 does not fit this network: .*{message}.*; width "
+    with pytest.raises(TrainingError, match=f"step-0 does not fit this network: .*{message}.*; width "
                                                     rf"\({HP.width} there, 32 asked for\)"):
-        trainer.load_generator(generator, trainer.best_checkpoint(tmp_path / "a"))
+        checkpoints.load_generator(generator, checkpoints.best_checkpoint(tmp_path / "a"))
     values = dataclasses.asdict(HP) | {"hidden": 3}
     utils.write_json(tmp_path / "a" / "hparams.json", values)
-    with pytest.raises(trainer.TrainingError, match="another version of this project: unknown .'hidden'"):
-        trainer.load_generator(generator, trainer.best_checkpoint(tmp_path / "a"))
+    with pytest.raises(TrainingError, match="another version of this project: unknown .'hidden'"):
+        checkpoints.load_generator(generator, checkpoints.best_checkpoint(tmp_path / "a"))
 
 
 # The run folder -------------------------------------------------------------------------------------------------------
@@ -195,25 +197,25 @@ def test_a_checkpoint_of_another_network_is_refused_with_names_and_values(tmp_pa
 @pytest.mark.parametrize("text", ["", "[1]", "{}", '{"data": "/a', '{"script": "", "data": "/a", "steps": "x"}'])
 def test_damaged_notes_of_a_run_are_named_with_the_cure(tmp_path, text):
     (tmp_path / "run.json").write_text(text)
-    with pytest.raises(trainer.TrainingError, match="run.json is damaged: delete it, and say with --data"):
-        trainer.find_data(types.SimpleNamespace(logdir=tmp_path, data=None), HP)
+    with pytest.raises(TrainingError, match="run.json is damaged: delete it, and say with --data"):
+        run_folder.read_run_info(tmp_path)
 
 
 def test_a_run_folder_in_use_is_refused_with_its_owner(tmp_path):
-    with commands.locked(tmp_path, "--logdir"):
-        with pytest.raises(commands.CannotLock, match=f"in use by process {os.getpid()} on .*another --logdir"):
-            with commands.locked(tmp_path, "--logdir"):
+    with cli.locked(tmp_path, "--logdir"):
+        with pytest.raises(cli.CannotLock, match=f"in use by process {os.getpid()} on .*another --logdir"):
+            with cli.locked(tmp_path, "--logdir"):
                 pass
-    with commands.locked(tmp_path, "--logdir"):
+    with cli.locked(tmp_path, "--logdir"):
         pass
 
 
 def test_two_commands_do_not_train_into_one_folder(tmp_path, monkeypatch, capsys):
     no_corpus(monkeypatch)
-    monkeypatch.setattr(train, "Paired", lambda hp, corpus: Counting(hp))
+    monkeypatch.setattr(train, "PairedTrainer", lambda hp, corpus: Counting(hp))
     flags = ["--data", str(tmp_path), "--logdir", str(tmp_path / "run"), "--steps"]
     assert train.main([*flags, "2"]) == 0
-    with commands.locked(tmp_path / "run", "--logdir"):
+    with cli.locked(tmp_path / "run", "--logdir"):
         for more in ([], ["--no-resume"]):
             assert train.main([*flags, "3", *more]) == 1
             assert "in use by process" in capsys.readouterr().err and kept(tmp_path / "run") == [2]
@@ -221,17 +223,17 @@ def test_two_commands_do_not_train_into_one_folder(tmp_path, monkeypatch, capsys
 
 
 def test_the_lock_of_a_killed_process_does_not_block(tmp_path):
-    script = (f"import commands, time\nwith commands.locked({str(tmp_path)!r}, '--logdir'):\n"
+    script = (f"import cli, time\nwith cli.locked({str(tmp_path)!r}, '--logdir'):\n"
               " print('locked', flush=True)\n time.sleep(99)")
-    with subprocess.Popen([sys.executable, "-c", script], cwd=pathlib.Path(commands.__file__).parent,
+    with subprocess.Popen([sys.executable, "-c", script], cwd=pathlib.Path(cli.__file__).parent,
                           stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as process:
         assert process.stdout.readline() == "locked\n"
-        with pytest.raises(commands.CannotLock, match=f"in use by process {process.pid} "):
-            with commands.locked(tmp_path, "--logdir"):
+        with pytest.raises(cli.CannotLock, match=f"in use by process {process.pid} "):
+            with cli.locked(tmp_path, "--logdir"):
                 pass
         process.kill()
         process.wait()
-    with commands.locked(tmp_path, "--logdir"):
+    with cli.locked(tmp_path, "--logdir"):
         pass
 
 
@@ -247,6 +249,6 @@ def nobody():
 
 def test_a_run_folder_that_cannot_be_written_is_named(tmp_path, nobody):
     folder = pathlib.Path("/") / "logdir"
-    with pytest.raises(commands.CannotLock, match=r"/logdir cannot be written \(.*choose another --logdir"):
-        with commands.locked(folder, "--logdir"):
+    with pytest.raises(cli.CannotLock, match=r"/logdir cannot be written \(.*choose another --logdir"):
+        with cli.locked(folder, "--logdir"):
             pass

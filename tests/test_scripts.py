@@ -18,9 +18,9 @@ import pytest
 import soundfile
 import tensorflow as tf
 
-import asr
-import convert
-import eval as evaluation
+import listening
+import inference
+import eval as eval_script
 import eval_gan
 import hyperparams
 import prepro
@@ -42,7 +42,7 @@ FLAGS = {
                 "--set", "FILE_OR_FOLDER"],
     "eval_gan.py": ["--data", "--logdir", "--out", "--checkpoint", "--source", "--oracles", "--asr", "--transcripts",
                     "--set", "FILE_OR_FOLDER"],
-    "check.py": [],
+    "devices.py": [],
 }
 
 
@@ -75,7 +75,7 @@ def quick_compilation():
     tf.config.optimizer.set_experimental_options({"disable_meta_optimizer": False})
 
 
-SETTINGS = ["width=16", "encoder_banks=2", "postnet_banks=2", "highway_layers=1", "batch_size=4", "postnet_frames=32",
+SETTINGS = ["width=16", "encoder_banks=2", "postnet_banks=2", "highway_layers=1", "batch_size=4", "postnet_window=32",
             "postnet_steps=60", "mel_steps=15", "learning_rate=5e-3", "griffin_lim_iters=4"]
 HELDOUT = ["demo_003", "demo_007"]
 
@@ -130,7 +130,7 @@ def read_wav(path: pathlib.Path) -> np.ndarray:
 
 
 def test_evaluation_of_the_heldout_sentences(trained, capsys):
-    assert evaluation.main(["--data", str(trained.data), "--logdir", str(trained.logdir)]) == 0
+    assert eval_script.main(["--data", str(trained.data), "--logdir", str(trained.logdir)]) == 0
     out = trained.logdir / "results"
     check_page(out, len(HELDOUT), 3)
     metrics = json.loads((out / "metrics.json").read_text(encoding="utf-8"))
@@ -161,7 +161,7 @@ class Terminal(io.StringIO):
 
 def test_oracles_are_measured_beside_the_conversion(trained, tmp_path, monkeypatch):
     monkeypatch.setattr(sys, "stderr", Terminal())
-    assert evaluation.main(["--logdir", str(trained.logdir), "--out", str(tmp_path), "--source", "rms",
+    assert eval_script.main(["--logdir", str(trained.logdir), "--out", str(tmp_path), "--source", "rms",
                             "--oracles"]) == 0
     for doing in ("oracles", "recordings of the source", "recordings of the target", "retrieval", "drawing"):
         assert re.search(rf"{doing}: 100%.* (2/2|10/10) ", sys.stderr.getvalue())
@@ -176,10 +176,10 @@ def test_oracles_are_measured_beside_the_conversion(trained, tmp_path, monkeypat
 
 def test_words_are_heard_in_all_that_was_made(trained, tmp_path, monkeypatch):
     pytest.importorskip("jiwer")
-    monkeypatch.setattr(asr, "available", lambda: True)
-    monkeypatch.setattr(asr, "Recogniser", lambda model, hp: lambda wav: f"{model} heard")
+    monkeypatch.setattr(listening, "asr_available", lambda: True)
+    monkeypatch.setattr(listening, "Recogniser", lambda model, hp: lambda wav: f"{model} heard")
     (tmp_path / "words.txt").write_text(f"{HELDOUT[0]}|Model heard.\n{HELDOUT[1]}|nothing\n")
-    assert evaluation.main(["--logdir", str(trained.logdir), "--out", str(tmp_path), "--oracles", "--asr", "model",
+    assert eval_script.main(["--logdir", str(trained.logdir), "--out", str(tmp_path), "--oracles", "--asr", "model",
                             "--transcripts", str(tmp_path / "words.txt")]) == 0
     results = json.loads((tmp_path / "metrics.json").read_text(encoding="utf-8"))
     for kind in ("", *(f" of the {kind}" for kind in ("source", "copy", "target")), " from natural mel"):
@@ -191,7 +191,7 @@ def test_words_are_heard_in_all_that_was_made(trained, tmp_path, monkeypatch):
 
 
 def test_another_source_is_refused(trained, capsys):
-    assert evaluation.main(["--logdir", str(trained.logdir), "--source", "anna"]) == 1
+    assert eval_script.main(["--logdir", str(trained.logdir), "--source", "anna"]) == 1
     assert "no held-out sentence of source 'anna'; there are rms" in capsys.readouterr().err
 
 
@@ -209,7 +209,7 @@ def test_adversarial_training_goes_on_from_a_paired_run(trained, tmp_path, capsy
     found = {path.name for path in (logdir / "results" / "audio").glob("*.wav")}
     assert found == {f"gan_{i}_{kind}.wav" for i in range(len(HELDOUT)) for kind in ("org", "act", "gen")}
     check_page(logdir / "results", len(HELDOUT), 3)
-    assert evaluation.main(["--logdir", str(logdir), "--out", str(tmp_path / "a")]) == 0
+    assert eval_script.main(["--logdir", str(logdir), "--out", str(tmp_path / "a")]) == 0
     assert eval_gan.main(["--logdir", str(trained.logdir), "--out", str(tmp_path / "b")]) == 0
     recording = logdir / "results" / "audio" / "gan_0_org.wav"
     assert eval_gan.main([str(recording), "--logdir", str(logdir), "--out", str(tmp_path / "c")]) == 0
@@ -219,17 +219,17 @@ def test_adversarial_training_goes_on_from_a_paired_run(trained, tmp_path, capsy
 @pytest.fixture(scope="module")
 def converter(trained):
     """The trained model, loaded once for all tests that are not about loading it."""
-    return evaluation.load_converter(trained.logdir)
+    return eval_script.load_converter(trained.logdir)
 
 
 def test_one_recording_of_44_kHz_in_stereo(trained, converter, tmp_path, monkeypatch):
-    monkeypatch.setattr(evaluation, "load_converter", lambda *_: converter)
+    monkeypatch.setattr(eval_script, "load_converter", lambda *_: converter)
     wav = demo_wav("rms", "demo_002", trained.hp)
     stereo = np.stack([0.4 * wav, 0.1 * wav], axis=1)
     path = write(tmp_path / "my recording #1.wav", librosa.resample(stereo, orig_sr=16000, target_sr=44100, axis=0),
                  44100)
     out = tmp_path / "out" / "deeper"
-    assert evaluation.main([str(path), "--logdir", str(trained.logdir), "--out", str(out)]) == 0
+    assert eval_script.main([str(path), "--logdir", str(trained.logdir), "--out", str(out)]) == 0
     check_page(out, 1, 2)
     assert len(read_wav(out / "my recording #1.wav")) == pytest.approx(len(wav), rel=0.2)
     assert len(read_wav(out / "my recording #1.source.wav")) == pytest.approx(len(wav), rel=0.02)
@@ -252,11 +252,11 @@ def converted_folder(trained, converter, tmp_path_factory):
     (folder / "broken.wav").write_bytes(b"RIFF, but not really")
     joined, errors = [], io.StringIO()
     with pytest.MonkeyPatch.context() as patch, contextlib.redirect_stderr(errors):
-        patch.setattr(evaluation, "load_converter", lambda *_: converter)
-        join = convert.join
-        patch.setattr(convert, "join", lambda pieces, voices, hp: joined.append((pieces, voices))
-                      or join(pieces, voices, hp))
-        code = evaluation.main([str(folder), "--logdir", str(trained.logdir), "--out", str(folder / "out")])
+        patch.setattr(eval_script, "load_converter", lambda *_: converter)
+        join = inference.join
+        patch.setattr(inference, "join", lambda chunks, voices, hp: joined.append((chunks, voices))
+                      or join(chunks, voices, hp))
+        code = eval_script.main([str(folder), "--logdir", str(trained.logdir), "--out", str(folder / "out")])
     return types.SimpleNamespace(out=folder / "out", code=code, errors=errors.getvalue(), joined=joined,
                                  length=len(long))
 
@@ -273,24 +273,24 @@ def test_long_recording_keeps_its_length_and_its_pauses(converted_folder):
     source = read_wav(converted_folder.out / "long.source.wav")
     assert len(voice) == pytest.approx(converted_folder.length, rel=0.15)
     assert len(voice) == pytest.approx(len(source), rel=0.15)
-    pieces, voices = max(converted_folder.joined, key=lambda joined: len(joined[0]))
-    assert len(pieces) >= 3 and max(len(piece.wav) for piece in pieces) <= convert.PIECE_SECONDS * 16000 + 400
-    for before, after in zip(pieces, pieces[1:]):
+    chunks, voices = max(converted_folder.joined, key=lambda joined: len(joined[0]))
+    assert len(chunks) >= 3 and max(len(chunk.wav) for chunk in chunks) <= inference.CHUNK_SECONDS * 16000 + 400
+    for before, after in zip(chunks, chunks[1:]):
         assert after.start - before.start - len(before.wav) > 0.2 * 16000  # cut at a pause
     assert sum(map(len, voices)) < len(voice)
 
 
-def check_joints(wav: np.ndarray, pieces: list, voices: list[np.ndarray]) -> None:
+def check_joints(wav: np.ndarray, chunks: list, voices: list[np.ndarray]) -> None:
     """No jump from sample to sample at a joint is larger than those inside the pieces."""
     jumps = np.abs(np.diff(wav, prepend=0.0, append=0.0))
     assert len(jumps) == len(wav) + 1
     at_joints, place, source_end = np.zeros(len(jumps), bool), 0, 0
-    for piece, voice in zip(pieces, voices):
-        for edge in (place + max(0, piece.start - source_end), place + max(0, piece.start - source_end) + len(voice)):
+    for chunk, voice in zip(chunks, voices):
+        for edge in (place + max(0, chunk.start - source_end), place + max(0, chunk.start - source_end) + len(voice)):
             at_joints[max(0, edge - 2):edge + 3] = True
             place = edge
-        source_end = piece.start + len(piece.wav)
-    assert place == len(wav) and at_joints.sum() >= 5 * len(pieces)
+        source_end = chunk.start + len(chunk.wav)
+    assert place == len(wav) and at_joints.sum() >= 5 * len(chunks)
     assert jumps[at_joints].max() < 0.5 * jumps[~at_joints].max()
 
 
@@ -302,9 +302,9 @@ def test_no_clicks_where_pieces_are_joined(converted_folder):
 def test_pieces_that_end_loud_are_joined_without_a_click(trained):
     hp, rng = trained.hp, np.random.default_rng(1)
     voices = [0.5 + 0.1 * rng.normal(size=n).astype(np.float32) for n in (9000, 300, 12000)]
-    pieces = [convert.Piece(np.zeros(n, np.float32), start) for n, start in ((8000, 100), (500, 8100), (9000, 8700))]
-    wav = convert.join(pieces, voices, hp)
-    check_joints(wav, pieces, voices)
+    chunks = [inference.Chunk(np.zeros(n, np.float32), start) for n, start in ((8000, 100), (500, 8100), (9000, 8700))]
+    wav = inference.join(chunks, voices, hp)
+    check_joints(wav, chunks, voices)
     assert len(wav) == 100 + 9000 + 0 + 300 + 100 + 12000
     np.testing.assert_array_equal(wav[100 + 200:100 + 8800], voices[0][200:8800])  # the rest as it was
 
@@ -314,19 +314,19 @@ def test_a_recording_without_a_pause_is_cut_where_it_is_quietest(trained):
     seconds = np.arange(20 * 16000) / 16000
     level = 0.3 - 0.25 * np.exp(-0.5 * ((seconds - 6.0) / 0.2) ** 2)  # a dip, but no silence, at 6 s
     noise = np.random.default_rng(2).normal(size=len(seconds))
-    pieces = convert.split_at_pauses((level * noise).astype(np.float32), hp)
-    assert sum(len(piece.wav) for piece in pieces) == pytest.approx(len(seconds), abs=len(pieces) * 2 * hp.hop_length)
-    assert max(len(piece.wav) for piece in pieces) <= convert.PIECE_SECONDS * 16000 + 2 * hp.hop_length
-    assert pieces[1].start / 16000 == pytest.approx(6.0, abs=0.2)
+    chunks = inference.split_at_pauses((level * noise).astype(np.float32), hp)
+    assert sum(len(chunk.wav) for chunk in chunks) == pytest.approx(len(seconds), abs=len(chunks) * 2 * hp.hop_length)
+    assert max(len(chunk.wav) for chunk in chunks) <= inference.CHUNK_SECONDS * 16000 + 2 * hp.hop_length
+    assert chunks[1].start / 16000 == pytest.approx(6.0, abs=0.2)
 
 
 def test_the_best_checkpoint_is_used_unless_another_is_named(trained, monkeypatch):
     loaded = []
-    monkeypatch.setattr(evaluation.trainer, "load_generator", lambda generator, prefix: loaded.append(prefix))
-    monkeypatch.setattr(evaluation, "Generator", lambda hp: types.SimpleNamespace(convert=None, hp=hp))
-    evaluation.load_converter(trained.logdir)
+    monkeypatch.setattr(eval_script.trainer, "load_generator", lambda generator, prefix: loaded.append(prefix))
+    monkeypatch.setattr(eval_script, "Generator", lambda hp: types.SimpleNamespace(convert=None, hp=hp))
+    eval_script.load_converter(trained.logdir)
     newest = sorted((trained.logdir / "checkpoints").glob("step-*.index"))[0].with_suffix("")
-    evaluation.load_converter(trained.logdir, str(newest))
+    eval_script.load_converter(trained.logdir, str(newest))
     assert pathlib.Path(loaded[0]).parent.name == "best" and loaded[1] == str(newest)
 
 
@@ -345,10 +345,10 @@ def test_errors_are_for_the_person_who_reads_them(trained, tmp_path, monkeypatch
     settings = json.loads((tmp_path / "other" / "prepro.json").read_text())
     utils.write_json(tmp_path / "other" / "prepro.json", {**settings, "hop_length": 160})
     if not {"--logdir", "--checkpoint"} & set(arguments):  # these are about the model, the others need none
-        monkeypatch.setattr(evaluation, "load_converter", lambda *_: types.SimpleNamespace(hp=trained.hp))
+        monkeypatch.setattr(eval_script, "load_converter", lambda *_: types.SimpleNamespace(hp=trained.hp))
     if "--logdir" not in arguments:
         arguments = [*arguments, "--logdir", str(trained.logdir)]
-    assert evaluation.main(arguments) == 1
+    assert eval_script.main(arguments) == 1
     error = capsys.readouterr().err
     assert error.startswith("eval.py: ") and message in error and "Traceback" not in error
     assert not (tmp_path / "out").exists()
@@ -359,7 +359,7 @@ def test_help_from_another_folder(script, helping):
     running, elsewhere = helping
     printed, errors = running[script].communicate(timeout=120)
     assert (running[script].returncode, errors) == (0, "")
-    assert f"python {script}" in printed  # the commands that run it
+    assert f"python {script}" in printed  # the cli that run it
     for flag in FLAGS[script]:
         assert flag in printed
     assert not list(elsewhere.iterdir())

@@ -4,12 +4,12 @@ import pytest
 import tensorflow as tf
 
 import hyperparams
-import tasks
+import train
 from test_networks import STAGES, make_batch, make_generator, make_task, randomise, teach
 
 
 def test_each_stage_trains_its_own_network_and_no_other(tiny_hp, eager):
-    task = make_task(tiny_hp.replace(hide_frame=0.5, warmup_steps=0))
+    task = make_task(tiny_hp.replace(frame_dropout=0.5, warmup_steps=0))
     generator, batch = randomise(task.generator), make_batch(tiny_hp)
     core = [*generator.encoder.weights, *generator.decoder.weights]
     parts = {"mel": core, "postnet": generator.postnet.weights}
@@ -34,7 +34,7 @@ def test_each_stage_trains_its_own_network_and_no_other(tiny_hp, eager):
             assert changed == (name == stage), f"{stage}: optimizer of {name}"
 
 
-def state_of(task: tasks.Paired) -> dict[str, np.ndarray]:
+def state_of(task: train.PairedTrainer) -> dict[str, np.ndarray]:
     """Everything that a step changes."""
     return {f"{name} {i}": variable.numpy() for name, variables in task.parts.items()
             for i, variable in enumerate(variables)}
@@ -65,7 +65,7 @@ def test_a_step_without_finite_gradients_is_skipped(tiny_hp, eager, stage, preci
 
 def movement(hp: hyperparams.HyperParams, stage: str) -> tuple[dict[str, float], np.ndarray]:
     """Scalars of a step without chance, and by how much each weight moved."""
-    task = make_task(hp.replace(dropout=0.0, hide_frame=0.0, warmup_steps=0, learning_rate=0.1))
+    task = make_task(hp.replace(dropout=0.0, frame_dropout=0.0, warmup_steps=0, learning_rate=0.1))
     weights = randomise(task.generator).trainable_weights
     before = [weight.numpy() for weight in weights]
     batch = {name: tf.constant(array) for name, array in make_batch(hp).items()}

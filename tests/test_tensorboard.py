@@ -9,17 +9,17 @@ from tensorboard.backend.event_processing.plugin_event_multiplexer import EventM
 from tensorboard.plugins.base_plugin import TBContext
 from tensorboard.plugins.hparams import api_pb2, backend_context, get_experiment, list_session_groups
 
+import run_folder
 import report
-import trainer
 from hyperparams import HyperParams
 
 
-def begin(logdir: pathlib.Path, hp: HyperParams) -> trainer.Run:
+def begin(logdir: pathlib.Path, hp: HyperParams) -> run_folder.Run:
     """A run without a network."""
-    return trainer.Run(logdir, hp, {"generator": []})
+    return run_folder.Run(logdir, hp, {"generator": []})
 
 
-def finish(run: trainer.Run) -> None:
+def finish(run: run_folder.Run) -> None:
     for writer in run.writers.values():
         writer.flush()
 
@@ -64,7 +64,7 @@ def test_runs_are_compared_by_their_hyperparameters(tmp_path):
 
 def test_a_run_that_begins_anew_shows_its_own_hyperparameters_alone(tmp_path):
     for width in (32, 64):
-        trainer.forget(tmp_path / "a")
+        run_folder.clear_run(tmp_path / "a")
         finish(begin(tmp_path / "a", HyperParams(width=width)))
     assert len(list((tmp_path / "a").glob("events*"))) == 1
     assert compared(tmp_path, ("", ""))["a"][0]["width"] == 64.0

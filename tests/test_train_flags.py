@@ -1,5 +1,4 @@
 """What the flags of the training scripts do."""
-import dataclasses
 import json
 import math
 import pathlib
@@ -9,12 +8,11 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+import checkpoints
 import base
 import data_load
-import prepro
 import train
 import trainer
-import utils
 from conftest import leftovers, no_corpus, plain_base
 from test_training import HP, Counting, events, kept, weight_in
 
@@ -23,7 +21,8 @@ from test_training import HP, Counting, events, kept, weight_in
 def run_train(monkeypatch, tmp_path):
     """Call train.py's main with the model of one weight; returns its exit code and notes what it trained with."""
     used = []
-    monkeypatch.setattr(train, "Paired", lambda hp, corpus: used.append(hp) or Counting(hp, scores={3: 1.0, 5: 2.0}))
+    monkeypatch.setattr(train, "PairedTrainer", lambda hp, corpus: used.append(hp) or Counting(
+        hp, scores={3: 1.0, 5: 2.0}))
     no_corpus(monkeypatch)
     small = [f"--set={name}={getattr(HP, name)}" for name in ("postnet_steps", "mel_steps", "log_steps",
                                                              "keep_checkpoints")]
@@ -54,7 +53,7 @@ def test_no_resume_begins_anew(run_train, tmp_path, steps):
     assert run_train("a", "--steps", str(steps), "--no-resume") == 0
     assert newest(tmp_path / "a") == (steps, steps)
     assert kept(tmp_path / "a") == list(range(1, steps + 1))[-HP.keep_checkpoints:]
-    assert weight_in(trainer.best_checkpoint(tmp_path / "a")) == min(steps, 3)
+    assert weight_in(checkpoints.best_checkpoint(tmp_path / "a")) == min(steps, 3)
     curve = events(tmp_path / "a" / "train")["loss/minimised"]
     assert [step for step, _ in curve] == list(range(1, steps + 1))  # nothing of the earlier run
 
@@ -199,22 +198,6 @@ def test_other_hyperparameters_on_resume_are_refused_with_names_and_values(run_t
     assert json.loads((tmp_path / "a" / "hparams.json").read_text())["learning_rate"] == 0.5
 
 
-def test_what_is_set_again_counts_from_the_hyperparameters_of_the_run(tmp_path, monkeypatch):
-    """And not from the preset of the demo, because --data is left out."""
-    used = []
-
-    def begin(args, hp, *_):
-        used.append(hp)
-        utils.write_json(args.logdir / "hparams.json", dataclasses.asdict(hp))
-    monkeypatch.setattr(trainer, "train", begin)
-    monkeypatch.setattr(trainer, "draw_curves", lambda logdir: None)
-    flags = ["--logdir", str(tmp_path / "a"), "--set", "width=32"]
-    assert train.main([*flags, "--data", str(tmp_path)]) == 0 and train.main(flags) == 0
-    assert used[0] == used[1] and used[0].width == 32
-    trainer.take_notes(tmp_path / "a", "train.py", tmp_path, 9)
-    assert train.main([*flags, "--no-resume"]) == 0 and used[2] == used[0]
-
-
 @pytest.mark.parametrize("steps", ["0", "-5", "x"])
 def test_a_number_of_steps_is_positive(run_train, capsys, steps):
     with pytest.raises(SystemExit):
@@ -256,26 +239,15 @@ def test_a_failed_start_does_not_spoil_a_run(run_train, tmp_path, monkeypatch, c
 
 def test_learning_rate_rises_and_falls():
     hp = HP.replace(warmup_steps=10)
-    rate = [float(trainer.cosine(1e-2, 100, hp)(step)) for step in range(101)]
+    rate = [float(trainer.cosine_decay(1e-2, 100, hp)(step)) for step in range(101)]
     assert rate[0] < 0.2 * max(rate) and max(rate) == pytest.approx(1e-2, rel=1e-3)
     peak = int(np.argmax(rate))
     assert 9 <= peak <= 11 and (np.diff(rate[:peak]) > 0).all() and (np.diff(rate[peak:]) < 0).all()
     assert rate[100] < 0.02 * max(rate)
     for steps in (0, 1, 3):  # short stages
-        assert all(math.isfinite(trainer.cosine(1e-2, steps, hp)(step)) for step in range(steps + 1))
-    constant = trainer.cosine(1e-2, 100, hp.replace(lowest_rate=1.0))
+        assert all(math.isfinite(trainer.cosine_decay(1e-2, steps, hp)(step)) for step in range(steps + 1))
+    constant = trainer.cosine_decay(1e-2, 100, hp.replace(lowest_rate=1.0))
     assert [float(constant(step)) for step in range(101)] == pytest.approx([1e-2] * 101)
-
-
-def test_a_run_remembers_its_corpus(tmp_path, tiny_hp, monkeypatch):
-    """Or `train.py --logdir X`, said again, would go on with the demo's voices."""
-    monkeypatch.setattr(prepro, "prepare_demo", lambda hp: pathlib.Path("demo"))
-    flags = ["--logdir", str(tmp_path)]
-    assert trainer.find_data(train.parse_arguments(flags), tiny_hp) == pathlib.Path("demo")
-    trainer.take_notes(tmp_path, "train.py", tmp_path / "mine", 9)
-    assert trainer.find_data(train.parse_arguments(flags), tiny_hp) == tmp_path / "mine"
-    assert trainer.find_data(train.parse_arguments([*flags, "--no-resume"]), tiny_hp) == tmp_path / "mine"
-    assert trainer.find_data(train.parse_arguments([*flags, "--data", "moved"]), tiny_hp) == pathlib.Path("moved")
 
 
 def test_an_interruption_is_no_traceback(run_train, monkeypatch, capsys):
@@ -284,42 +256,3 @@ def test_an_interruption_is_no_traceback(run_train, monkeypatch, capsys):
     monkeypatch.setattr(trainer, "fit", interrupt)
     assert run_train("a") == 130
     assert capsys.readouterr().err == "\ntrain.py: stopped; what was finished is kept\n"
-
-
-def test_a_run_refuses_another_corpus_or_script_than_its_own(tmp_path):
-    own, other = tmp_path / "own", tmp_path / "other"
-    own.mkdir(), other.mkdir()
-    for folder in (own, other):
-        (folder / "manifest.csv").write_text("a row")
-    trainer.check_notes(tmp_path, "train.py", own, None)
-    trainer.take_notes(tmp_path, "train.py", own, 9, own)
-    trainer.check_notes(tmp_path, "train.py", own, None)
-    with pytest.raises(trainer.TrainingError, match="own, not .*other.*--no-resume"):
-        trainer.check_notes(tmp_path, "train.py", other, None)
-    with pytest.raises(trainer.TrainingError, match="was begun with --init-from .*own: leave --init-from out"):
-        trainer.check_notes(tmp_path, "train.py", own, other)
-    with pytest.raises(trainer.TrainingError, match="was begun without --unpaired: leave --unpaired out"):
-        trainer.check_notes(tmp_path, "train.py", own, own, other)
-    trainer.take_notes(tmp_path, "train.py", own, 9, own, other)
-    trainer.check_notes(tmp_path, "train.py", own, own, other)
-    with pytest.raises(trainer.TrainingError, match="was begun with --unpaired .*other: leave --unpaired out"):
-        trainer.check_notes(tmp_path, "train.py", own, own, own)
-    own.rename(tmp_path / "moved")
-    trainer.check_notes(tmp_path, "train.py", other, None)
-    with pytest.raises(trainer.TrainingError, match="was begun by train.py, not train_gan.py.*--no-resume"):
-        trainer.check_notes(tmp_path, "train_gan.py", other, None)
-    (other / "manifest.csv").write_text("another row")
-    with pytest.raises(trainer.TrainingError, match="other is no more what .* was begun with.*--no-resume"):
-        trainer.check_notes(tmp_path, "train.py", other, None)
-
-
-def test_a_run_says_how_far_it_came_and_what_comes_next(run_train, tmp_path, capsys):
-    last = HP.postnet_steps + HP.mel_steps
-    for flags, message in ((["--steps", "3"], f"is at step 3 of {last}; the same command without --steps goes on"),
-                           (["--steps", "2"], f"is at step 3 already of {last}"),
-                           ([], f"python eval.py --logdir {tmp_path / 'a'}"), ([], "--no-resume begins anew")):
-        assert run_train("a", *flags) == 0
-        assert message in capsys.readouterr().out
-    notes = trainer.read_notes(tmp_path / "a")
-    assert notes == {"script": "train.py", "data": tmp_path, "steps": last, "manifest": "", "init_from": None,
-                     "unpaired": None}

@@ -10,13 +10,16 @@ import pytest
 import tensorflow as tf
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+import checkpoints
+import run_folder
 import data_load
-import tasks
+import train
 import trainer
-from conftest import plain_corpus
-from convert import Converted
+from conftest import plain_corpus, resume
+from inference import Converted
 from hyperparams import HyperParams
 from networks import Generator
+from cli import TrainingError
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -33,7 +36,7 @@ def make_corpus(data: pathlib.Path, hp: HyperParams) -> data_load.Corpus:
     """Four pairs, in crops of 25 to 40 frames."""
     corpus = plain_corpus(data, hp)
     corpus.train = corpus.train[:4]
-    corpus.by_length = corpus.spoken = corpus.train
+    corpus.by_length = corpus.target_pairs = corpus.train
     corpus.slices = [(pair, start, start + 25 + 5 * i) for pair in corpus.train for i, start in enumerate((0, 40, 80))]
     return corpus
 
@@ -42,11 +45,11 @@ def total_steps(hp: HyperParams) -> int:
     return hp.postnet_steps + hp.mel_steps
 
 
-def make_task(data: pathlib.Path, hp: HyperParams) -> tasks.Paired:
-    return tasks.Paired(hp, make_corpus(data, hp))
+def make_task(data: pathlib.Path, hp: HyperParams) -> train.PairedTrainer:
+    return train.PairedTrainer(hp, make_corpus(data, hp))
 
 
-def spy(task: tasks.Paired, run: trainer.Run, save_at: tuple[int, ...]) -> types.SimpleNamespace:
+def spy(task: train.PairedTrainer, run: run_folder.Run, save_at: tuple[int, ...]) -> types.SimpleNamespace:
     """Note what the steps of a task do: their stage, scalars, lengths, the variables after them, and tracings.
 
     Checkpoints are written on the way after the steps `save_at`, without an interruption of the run.
@@ -70,7 +73,7 @@ def spy(task: tasks.Paired, run: trainer.Run, save_at: tuple[int, ...]) -> types
     return seen
 
 
-def variables_of(task: tasks.Paired) -> dict[str, np.ndarray]:
+def variables_of(task: train.PairedTrainer) -> dict[str, np.ndarray]:
     """Everything that the next step depends on."""
     return {f"{name} {i} {variable.path.split('/')[-1]}": np.array(variable) for name, part in task.parts.items()
             for i, variable in enumerate(part)}
@@ -87,10 +90,10 @@ def assert_equal(found: dict[str, np.ndarray], expected: dict[str, np.ndarray]) 
 def trained(demo_data, tiny_hp, tmp_path_factory):
     """A compiled run through all stages, most of it spent on mel."""
     hp = tiny_hp.replace(postnet_steps=2, mel_steps=60, warmup_steps=5, learning_rate=5e-3, save_steps=50,
-                         log_steps=2, whole_share=0.1, keep_checkpoints=99)
+                         log_steps=2, whole_utterances=0.1, keep_checkpoints=99)
     logdir = tmp_path_factory.mktemp("trained")
     task = make_task(demo_data, hp)
-    run = trainer.Run(logdir, hp, task.parts)
+    run = run_folder.Run(logdir, hp, task.parts)
     seen = spy(task, run, save_at=(1, 58))
     task.sample = lambda run, outputs: None  # pictures take seconds; test_scripts.py sees them
     trainer.fit(run, task, total_steps(hp))
@@ -111,14 +114,14 @@ def test_a_step_is_compiled_once_whatever_the_lengths(trained):
 
 @pytest.mark.parametrize("stage, begun, stop", [("postnet", 1, 2), ("mel", 58, 62)])
 def test_resume_within_a_stage_is_exact(trained, demo_data, tmp_path, monkeypatch, stage, begun, stop):
-    monkeypatch.setattr(tasks.Paired, "validate", lambda self, run, stage: {})
+    monkeypatch.setattr(train.PairedTrainer, "validate", lambda self, run, stage: {})
     for file in (trained.logdir / "checkpoints").glob(f"step-{begun}.*"):  # as if the run had been ended there
         (tmp_path / "checkpoints").mkdir(exist_ok=True)
         shutil.copy(file, tmp_path / "checkpoints")
     (tmp_path / "checkpoints" / "checkpoint").write_text(f'model_checkpoint_path: "step-{begun}"\n')
     task = make_task(demo_data, trained.hp)
-    run = trainer.Run(tmp_path, trained.hp, task.parts)
-    assert run.resume() and int(run.step) == begun
+    run = run_folder.Run(tmp_path, trained.hp, task.parts)
+    assert resume(run) and int(run.step) == begun
     assert_equal(variables_of(task), trained.seen.variables[begun - 1])
     trainer.fit(run, task, stop)
     assert_equal(variables_of(task), trained.seen.variables[stop - 1])
@@ -179,7 +182,7 @@ def test_a_checkpoint_holds_every_weight(trained):
         assert contents(newest, f"optimizer_{stage}") == sorted(shape_and_bytes(np.array(variable))
                                                                 for variable in optimizer.variables)
     # The best has all of the generator, too, as it was at that step
-    best = trainer.best_checkpoint(trained.logdir)
+    best = checkpoints.best_checkpoint(trained.logdir)
     step = int(best.rsplit("-", 1)[1])
     assert contents(best, "generator") == sorted(
         shape_and_bytes(value) for name, value in trained.seen.variables[step - 1].items()
@@ -191,7 +194,7 @@ def test_the_list_of_weights_is_complete(trained):
     generator, hp = trained.task.generator, trained.hp
     batch = trained.task.corpus.paired_batch(0)
     with tf.GradientTape() as tape:
-        decoded = generator(batch["source"], batch["carried"], batch["source_mask"], batch["positions"], batch["mel"])
+        decoded = generator(batch["source"], batch["mapped"], batch["source_mask"], batch["positions"], batch["mel"])
         generator.postnet(decoded.mel, decoded.pitch, batch["mask"])
     used = {id(variable) for variable in tape.watched_variables()}
     assert used == {id(weight.value) for weight in generator.trainable_weights}
@@ -204,7 +207,7 @@ def test_weights_are_restored_whatever_was_made_before(trained):
     generator = Generator(trained.hp)  # Keras names the layers of a second one otherwise
     assert [weight.path for weight in generator.weights] != [weight.path for weight in trained.task.generator.weights]
     prefix = tf.train.latest_checkpoint(trained.logdir / "checkpoints")
-    trainer.load_generator(generator, prefix)
+    checkpoints.load_generator(generator, prefix)
     for weight, expected in zip(generator.weights, trained.task.generator.weights):
         np.testing.assert_array_equal(weight, expected, err_msg=weight.path)
 
@@ -244,7 +247,7 @@ HP = HyperParams(postnet_steps=3, mel_steps=9, save_steps=2, log_steps=1, keep_c
 
 def weight_in(prefix) -> float:
     weight = keras.Variable(-1.0)
-    trainer.load_generator(types.SimpleNamespace(weights=[weight], hp=HP), str(prefix))
+    checkpoints.load_generator(types.SimpleNamespace(weights=[weight], hp=HP), str(prefix))
     return float(weight)
 
 
@@ -256,8 +259,8 @@ def kept(logdir: pathlib.Path, folder: str = "checkpoints") -> list[int]:
 def go(logdir: pathlib.Path, last: int, hp: HyperParams = HP, **task) -> Counting:
     """Train to a step, from the newest checkpoint if there is one."""
     counting = Counting(hp, **task)
-    run = trainer.Run(logdir, hp, counting.parts)
-    run.resume()
+    run = run_folder.Run(logdir, hp, counting.parts)
+    resume(run)
     trainer.fit(run, counting, last)
     return counting
 
@@ -282,30 +285,30 @@ def test_keep_checkpoints(tmp_path):
 def test_the_best_checkpoint_has_the_lowest_score(tmp_path):
     scores = {2: 7.0, 4: 4.0, 6: 5.0, 8: 3.5, 10: 3.6, 12: math.nan}
     go(tmp_path, 7, scores=scores)
-    assert weight_in(trainer.best_checkpoint(tmp_path)) == 4
+    assert weight_in(checkpoints.best_checkpoint(tmp_path)) == 4
     go(tmp_path, 12, scores=scores)  # the record survives a restart
-    assert weight_in(trainer.best_checkpoint(tmp_path)) == 8 and kept(tmp_path, "checkpoints/best") == [8]
+    assert weight_in(checkpoints.best_checkpoint(tmp_path)) == 8 and kept(tmp_path, "checkpoints/best") == [8]
     go(tmp_path / "worse", 4, scores={2: 4.0, 4: 5.0})
     go(tmp_path / "worse", 8, scores={6: 4.5, 8: 4.2})
-    assert weight_in(trainer.best_checkpoint(tmp_path / "worse")) == 2
+    assert weight_in(checkpoints.best_checkpoint(tmp_path / "worse")) == 2
 
 
 def test_without_validation_the_newest_checkpoint_is_the_best(tmp_path):
     go(tmp_path, 6)
-    assert weight_in(trainer.best_checkpoint(tmp_path)) == 6
-    with pytest.raises(trainer.TrainingError, match="empty holds no checkpoint"):
-        trainer.best_checkpoint(tmp_path / "empty")
+    assert weight_in(checkpoints.best_checkpoint(tmp_path)) == 6
+    with pytest.raises(TrainingError, match="empty holds no checkpoint"):
+        checkpoints.best_checkpoint(tmp_path / "empty")
 
 
 @pytest.mark.parametrize("log_steps, save_steps, broken", [(1, 2, 7), (2, 2, 7), (20, 3, 5), (4, 3, 9)])
 def test_a_loss_that_is_not_finite_ends_training_and_spares_what_was_saved(tmp_path, log_steps, save_steps, broken):
     hp = HP.replace(log_steps=log_steps, save_steps=save_steps)
-    with pytest.raises(trainer.TrainingError, match="not finite at step"):
+    with pytest.raises(TrainingError, match="not finite at step"):
         go(tmp_path, 12, hp, nan_from=broken, scores={step: float(step) for step in range(1, 13)})
     newest = tf.train.latest_checkpoint(tmp_path / "checkpoints")
     # The first stage ends, and is saved, after step 3
     last_good = max(step for step in range(1, broken) if step % save_steps == 0 or step == 3)
-    assert weight_in(newest) == last_good and weight_in(trainer.best_checkpoint(tmp_path)) > 0
+    assert weight_in(newest) == last_good and weight_in(checkpoints.best_checkpoint(tmp_path)) > 0
     go(tmp_path, 12, hp)  # and it can go on from there
     assert weight_in(tf.train.latest_checkpoint(tmp_path / "checkpoints")) == 12
 
@@ -315,12 +318,12 @@ def test_validation_survives_a_model_that_writes_silence(trained, tmp_path, monk
     silence = Converted(np.zeros((50, hp.n_mels), np.float32), np.zeros((50, 2), np.float32),
                         np.zeros((50, hp.n_linear), np.float32), np.arange(50.0), np.full((50, 60), 1.0 / 60), True)
     monkeypatch.setattr(task.converter, "convert_pairs", lambda corpus, pairs: [silence] * len(pairs))
-    run = trainer.Run(tmp_path, hp, task.parts)
+    run = run_folder.Run(tmp_path, hp, task.parts)
     assert not task.validate(run, "mel")["score"] < 5.0  # nothing to select
 
 
 def test_a_run_folder_can_be_moved(tmp_path):
     go(tmp_path / "old", 6, scores={4: 1.0, 6: 2.0})
     (tmp_path / "old").rename(tmp_path / "new")
-    assert weight_in(trainer.best_checkpoint(tmp_path / "new")) == 4
+    assert weight_in(checkpoints.best_checkpoint(tmp_path / "new")) == 4
     assert [step for _, _, step in go(tmp_path / "new", 8).seen] == [6, 7]

@@ -9,15 +9,14 @@ import pytest
 
 import base
 import data_load
-import eval as evaluation
+import eval as eval_script
 import prepro
-import run_folder
 import train
 import train_gan
 import trainer
 import utils
 import voice
-import weights
+import checkpoints
 from analysis import Features
 from conftest import TINY, leftovers, no_workers, plain_base
 from networks import Generator
@@ -49,7 +48,7 @@ class Alone:
         self.train = [types.SimpleNamespace(number=i, target_seconds=len(mel) / HP.frames_per_second)
                       for i, mel in enumerate(mels)]
 
-    def spoken_target(self, pair, kind):
+    def target_features(self, pair, kind):
         return {"mel": self.mels}[kind][pair.number]
 
     def hertz(self, pair):
@@ -68,7 +67,7 @@ def test_a_new_voice_is_what_the_pretrained_model_is_turned_into(pretrained, mon
     found = voice.fit(pretrained, speech, Alone([other_voice(mel) for mel in said]))
     for mel in speak(3, 2)[1]:  # whom it hears says what neither of both said
         for share in np.eye(2):
-            errors = [np.abs(carried - other_voice(mel)).mean() for carried in (mel, base.apply(found, mel, share))]
+            errors = [np.abs(mapped - other_voice(mel)).mean() for mapped in (mel, base.apply(found, mel, share))]
             assert errors[1] < 0.5 * errors[0]
     for name in ("speakers", "centres", "floors", "radii"):
         np.testing.assert_array_equal(getattr(found, name), getattr(pretrained, name))
@@ -135,7 +134,7 @@ def prepared(tmp_path_factory):
         prepare(folder, "--target", folder / "bert", source=None)
     utils.write_json(folder / "pretrained" / "hparams.json", dataclasses.asdict(TINY))
     base.save(plain_base(TINY, ("anna",)), folder / "pretrained")
-    weights.write(folder / "pretrained" / weights.FILE, Generator(TINY).weights)
+    checkpoints.write_weights(folder / "pretrained" / checkpoints.WEIGHTS, Generator(TINY).weights)
     save_speech(folder / "pretrained", speak(1, 4)[1])
     return folder
 
@@ -144,7 +143,7 @@ def prepared(tmp_path_factory):
 def alone(prepared, tmp_path, eager, monkeypatch):
     """A copy of `prepared` to be trained with."""
     shutil.copytree(prepared, tmp_path, dirs_exist_ok=True)
-    monkeypatch.setattr(weights, "PRETRAINED", tmp_path / "pretrained")
+    monkeypatch.setattr(checkpoints, "PRETRAINED", tmp_path / "pretrained")
     monkeypatch.setattr(voice, "ENOUGH_SECONDS", 2.0)
     return tmp_path
 
@@ -160,8 +159,8 @@ def test_a_voice_alone_trains_its_post_net_goes_on_and_says_what_converts_record
     assert training(alone, "--preset", "default") == 0 and kept(alone / "run") == [2, 3]  # and not one step of "mel"
     assert re.search(r"trained to its last step, 3\. To convert recordings: python eval.py FILE_OR_FOLDER --logdir",
                      capsys.readouterr().out)
-    found = evaluation.load_converter(alone / "run")
-    first = weights.read(alone / "pretrained" / weights.FILE)
+    found = eval_script.load_converter(alone / "run")
+    first = checkpoints.read_weights(alone / "pretrained" / checkpoints.WEIGHTS)
     changed = {variable.path.split("/")[0] for i, variable in enumerate(found.generator.weights)
                if not np.array_equal(np.float16(variable), np.float16(first[f"generator/{i}"]))}
     assert len(changed) == 1 and "post" in changed.pop()
@@ -169,7 +168,7 @@ def test_a_voice_alone_trains_its_post_net_goes_on_and_says_what_converts_record
     expected = trainer.find_base(corpus)
     assert all(map(np.array_equal, found.base, expected)) and found.base.kernels.shape[1] == 17 * TINY.n_mels
     with pytest.raises(ValueError, match=f"{alone / 'data'} holds the target alone: there are no conversions"):
-        train_gan.Adversarial(TINY, corpus)
+        train_gan.GANTrainer(TINY, corpus)
 
 
 def test_what_a_voice_alone_cannot_be_learnt_from_is_said(alone, capsys, monkeypatch):
@@ -180,4 +179,4 @@ def test_what_a_voice_alone_cannot_be_learnt_from_is_said(alone, capsys, monkeyp
     assert "does not fit" in (told := capsys.readouterr().err) and "top_db (30.0 there, 25.0 asked for)" in told
     (alone / "pretrained" / voice.FILE).unlink()
     assert training(alone) == 1 and "git checkout" in capsys.readouterr().err
-    assert not run_folder.checkpoints_in(alone / "run" / "checkpoints")
+    assert not checkpoints.checkpoints_in(alone / "run" / "checkpoints")

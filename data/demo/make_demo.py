@@ -25,7 +25,7 @@ MIN_SECONDS, MAX_SECONDS = 1.0, 3.0
 
 WHO = ["my sister", "the baker", "a young pilot", "our teacher", "the old farmer", "nobody", "the quiet boy",
        "her uncle", "some children", "the queen"]
-DID = ["found", "painted", "carried", "dropped", "bought", "washed", "hid", "counted", "borrowed", "sold"]
+DID = ["found", "painted", "mapped", "dropped", "bought", "washed", "hid", "counted", "borrowed", "sold"]
 HOW_MANY = ["a", "two", "three", "five", "seven", "nine", "many", "those"]
 COLOUR = ["red", "yellow", "green", "silver", "brown", "white", "purple", "tiny"]
 WHAT = ["boat", "apple", "chair", "jacket", "lamp", "fish", "table", "watch", "pillow", "egg"]

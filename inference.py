@@ -1,9 +1,10 @@
-"""Free-running conversion, of spectrograms for training and evaluation, and of recordings of any length."""
+"""Inference: a trained model converts spectrograms in free running, and recordings of any length."""
+import pathlib
 from typing import NamedTuple
 
-import alignment
 import analysis
 import base
+import checkpoints
 import data_load
 import utils
 import numpy as np
@@ -11,13 +12,14 @@ import tensorflow as tf
 from tqdm import tqdm
 
 from analysis import Features
-from hyperparams import HyperParams
+from cli import TrainingError
+from hyperparams import SYNTHESIS, HyperParams, differences
 from manifest import Pair
 from networks import Generator
 
-PIECE_SECONDS = 8.0  # recordings are converted in pieces of at most this length, cut at pauses
-PIECES_AT_ONCE = 8
-FADE_SECONDS = 0.005  # at both ends of a piece, so that joints do not click
+CHUNK_SECONDS = 8.0  # recordings are converted in chunks of at most this length, cut at pauses
+CHUNKS_AT_ONCE = 8
+FADE_SECONDS = 0.005  # at both ends of a chunk, so that joints do not click
 MAX_RATIO = 2.0  # frames at most, in frames of the source: where a conversion that does not end is cut
 
 
@@ -34,8 +36,8 @@ class Converted(NamedTuple):
 class Converter:
     """Converts recordings in batches with one compiled function."""
 
-    def __init__(self, generator: Generator, carrier: base.Base):
-        self.generator, self.base, self.hp = generator, carrier, generator.hp
+    def __init__(self, generator: Generator, base_map: base.Base):
+        self.generator, self.base, self.hp = generator, base_map, generator.hp
         self._convert = tf.function(generator.convert, input_signature=[
             tf.TensorSpec((None, None, self.hp.n_linear)), tf.TensorSpec((None, None, 2 * self.hp.n_mels + 2)),
             tf.TensorSpec((None, None)), tf.TensorSpec((), tf.int32), tf.TensorSpec((None,))])
@@ -52,7 +54,7 @@ class Converter:
 
     def __call__(self, sources: list[Features], voices: list[base.Voice], batch_size: int = 16) -> list[Converted]:
         """Convert recordings of `voices`; results in their order, each independent of what it is batched with."""
-        carried = [np.concatenate(base.carry(self.base, source, voice, self.hp), axis=1)
+        mapped_sources = [np.concatenate(base.map_source(self.base, source, voice, self.hp), axis=1)
                    for source, voice in zip(sources, voices, strict=True)]
         results: list[Converted | None] = [None] * len(sources)
         # Neighbours in length: little padding
@@ -60,7 +62,7 @@ class Converter:
         for first in tqdm(range(0, len(order), batch_size), "converting", disable=None, leave=False, delay=2.0):
             chosen = order[first:first + batch_size]
             source, mask = data_load.pad([sources[i].linear for i in chosen], self.hp.encoder_stack)
-            mapped, _ = data_load.pad([carried[i] for i in chosen], self.hp.encoder_stack)
+            mapped, _ = data_load.pad([mapped_sources[i] for i in chosen], self.hp.encoder_stack)
             # Nothing but the pace of the training says when global attention is done
             known = self.hp.attention == "global"
             limits = [round(base.pace(self.base, voices[i]) * len(sources[i].linear)) if known
@@ -74,64 +76,85 @@ class Converter:
         return results
 
 
-class Piece(NamedTuple):
-    """A stretch of a recording between pauses."""
+def load_converter(logdir: pathlib.Path, checkpoint: str | None = None, overrides: list[str] = ()) -> Converter:
+    """Load the generator of a run, its best checkpoint unless another is named, with `name=value` hyperparameters.
+
+    Raises TrainingError, and ValueError for a bad override.
+    """
+    path = pathlib.Path(logdir) / "hparams.json"
+    if not path.exists():
+        cure = ("git checkout brings it back" if pathlib.Path(logdir).resolve() == checkpoints.PRETRAINED else
+                "train first, or give --logdir")
+        raise TrainingError(f"{path} does not exist: {logdir} is no run folder; {cure}")
+    prefix, trained = checkpoint or checkpoints.best_checkpoint(logdir), HyperParams.from_json(path)
+    hp = trained.override(overrides)
+    fixed = [text for text in differences(trained, hp) if text.split()[0] not in SYNTHESIS]
+    if fixed:
+        raise ValueError(f"--set {fixed[0]}: the model was trained with it; conversion may change "
+                         f"{', '.join(SYNTHESIS)}")
+    generator = Generator(hp)
+    checkpoints.load_generator(generator, prefix)
+    return Converter(generator, base.load(logdir))
+
+
+class Chunk(NamedTuple):
+    """A part of a recording between pauses."""
     wav: np.ndarray   # (samples,) speech, trimmed
     start: int        # sample of the recording where it begins
 
 
-def split_at_pauses(wav: np.ndarray, hp: HyperParams) -> list[Piece]:
-    """Cut a recording (samples,) into pieces of at most PIECE_SECONDS, at pauses, or else where it is quietest."""
+def split_at_pauses(wav: np.ndarray, hp: HyperParams) -> list[Chunk]:
+    """Cut a recording (samples,) into chunks of at most CHUNK_SECONDS, at pauses, or else where it is quietest."""
     mel = utils.mel_in_blocks(wav, hp)
-    longest = round(PIECE_SECONDS * hp.frames_per_second)
-    silences = alignment.pauses(mel, hp).mean(axis=1).astype(int)
+    longest = round(CHUNK_SECONDS * hp.frames_per_second)
+    silences = analysis.pauses(mel, hp).mean(axis=1).astype(int)
     cuts = [0]
     while len(mel) - cuts[-1] > longest:
         near = silences[(silences > cuts[-1] + longest // 8) & (silences <= cuts[-1] + longest)]
         late = mel[cuts[-1] + longest // 2:cuts[-1] + longest].mean(axis=1)
         cuts.append(int(near[-1]) if len(near) else cuts[-1] + longest // 2 + int(late.argmin()))
-    pieces = []
+    chunks = []
     for start, end in zip(cuts, cuts[1:] + [len(mel)]):
         part = wav[start * hp.hop_length:end * hp.hop_length]
         if np.abs(part).max(initial=0.0) < 1e-3:  # nothing but a pause
             continue
         speech, first = utils.trim_silence(part, hp)
-        pieces.append(Piece(speech, start * hp.hop_length + first))
-    return pieces
+        chunks.append(Chunk(speech, start * hp.hop_length + first))
+    return chunks
 
 
-def join(pieces: list[Piece], voices: list[np.ndarray], hp: HyperParams) -> np.ndarray:
-    """Put converted pieces (samples,) one after the other, with the pauses of the source between them."""
+def join(chunks: list[Chunk], voices: list[np.ndarray], hp: HyperParams) -> np.ndarray:
+    """Put converted chunks (samples,) one after the other, with the pauses of the source between them."""
     parts, source_end = [], 0
-    for piece, voice in zip(pieces, voices):
+    for chunk, voice in zip(chunks, voices):
         fade = np.ones_like(voice)
         n = min(round(FADE_SECONDS * hp.sample_rate), len(voice) // 2)
         fade[:n] = np.linspace(0.0, 1.0, n)
         fade[len(voice) - n:] = np.linspace(1.0, 0.0, n)
-        parts += [np.zeros(max(0, piece.start - source_end), np.float32), voice * fade]
-        source_end = piece.start + len(piece.wav)
+        parts += [np.zeros(max(0, chunk.start - source_end), np.float32), voice * fade]
+        source_end = chunk.start + len(chunk.wav)
     return np.concatenate(parts)
 
 
 class Conversion(NamedTuple):
     """A recording, converted."""
     wav: np.ndarray       # (samples,)
-    pieces: list[Piece]
-    first: Converted      # the first piece, to be looked at
-    stopped: bool         # False if the limit of steps cut one of the pieces
+    chunks: list[Chunk]
+    first: Converted      # the first chunk, to be looked at
+    stopped: bool         # False if the limit of steps cut one of the chunks
 
 
 def convert_recording(wav: np.ndarray, converter: Converter, pool) -> Conversion:
-    """Convert a recording (samples,) of any length, PIECES_AT_ONCE at a time, so that memory does not grow with it.
+    """Convert a recording (samples,) of any length, CHUNKS_AT_ONCE at a time, so that memory does not grow with it.
 
-    It is of one voice, which its first pieces tell.
+    It is of one voice, which its first chunks tell.
     """
     hp, voices, voice, stopped, first = converter.hp, [], None, True, None
-    pieces = split_at_pauses(wav, hp)
-    for start in range(0, len(pieces), PIECES_AT_ONCE):
-        features = [analysis.extract(piece.wav, hp) for piece in pieces[start:start + PIECES_AT_ONCE]]
+    chunks = split_at_pauses(wav, hp)
+    for start in range(0, len(chunks), CHUNKS_AT_ONCE):
+        features = [analysis.extract(chunk.wav, hp) for chunk in chunks[start:start + CHUNKS_AT_ONCE]]
         voice = voice or converter.find_voice(Features(*map(np.concatenate, zip(*features))))
         outputs = converter(features, [voice] * len(features))
         voices += pool.map(lambda out: utils.griffin_lim(out.linear, out.pitch, hp), outputs)
         stopped, first = stopped and all(out.stopped for out in outputs), first or outputs[0]
-    return Conversion(join(pieces, voices, hp), pieces, first, stopped)
+    return Conversion(join(chunks, voices, hp), chunks, first, stopped)

@@ -4,14 +4,14 @@ import math
 import numpy as np
 import pytest
 
-import heldout
+import evaluation
 import metrics
-import mos
+import listening
 import report
 import utils
 import world
 from conftest import plain_base, plain_corpus, words
-from convert import Converted
+from inference import Converted
 from networks import Generator
 from test_networks import randomise
 
@@ -20,7 +20,7 @@ from test_networks import randomise
 def without_world(monkeypatch):
     """The measures of every installation."""
     monkeypatch.setattr(world, "available", lambda: False)
-    monkeypatch.setattr(mos, "available", lambda: False)
+    monkeypatch.setattr(listening, "mos_available", lambda: False)
 
 
 @pytest.fixture
@@ -37,7 +37,7 @@ def test_the_summary_by_hand():
             {"MCD dB": 8.0, "retrieved": True, "retrieved among all": True, "F0": 10.0, "never": math.nan},
             {"MCD dB": 7.0, "retrieved": False, "retrieved among all": False, "F0": 20.0, "never": math.nan}]
     references = [{"MCD dB of the source": source, "MCD dB of the copy": 4.0} for source in (7.0, 9.0, 8.0)]
-    summary = heldout.summarise(rows, references, 50)
+    summary = evaluation.summarise(rows, references, 50)
     assert summary["MCD gap closed"] == 0.25  # from 8 to 7, and at best to 4
     assert summary["content retrieval among the held-out"] == "2 of 3"
     assert summary["content retrieval among 50"] == "1 of 3"
@@ -50,7 +50,7 @@ def test_the_content_of_another_sentence_is_not_retrieved(tiny_hp):
     natural = {"a": words(1), "b": words(2), "nearly b": words(2, pitch=150.0), "c": words(3)}
 
     def measured(*said):
-        return heldout.measure({"": [natural[key] for key in said]}, natural, ["a", "b"], tiny_hp,
+        return evaluation.measure({"": [natural[key] for key in said]}, natural, ["a", "b"], tiny_hp,
                                lambda function, items, doing: list(map(function, items)))[0]
 
     def retrieved(*said):
@@ -79,11 +79,11 @@ def test_what_is_shown_and_measured_is_what_the_converter_wrote(corpus, tiny_hp,
             assert read is corpus and sources == pairs
             return outputs
     monkeypatch.setattr(report, "plot_conversion", lambda *arguments: drawn.append(arguments))
-    monkeypatch.setattr(heldout, "draw_oracles", lambda corpus, pairs, generator: {" with teacher forcing": [
-        (corpus.spoken_target(pair, "linear"), corpus.pitch(pair)) for pair in pairs]})
-    monkeypatch.setattr(heldout, "finish", lambda out, title, rows, summary: found.update(rows=rows))
+    monkeypatch.setattr(evaluation, "synthesize_oracles", lambda corpus, pairs, generator: {" with teacher forcing": [
+        (corpus.target_features(pair, "linear"), corpus.pitch(pair)) for pair in pairs]})
+    monkeypatch.setattr(evaluation, "finish", lambda out, title, rows, summary: found.update(rows=rows))
     found = {}
-    summary = heldout.evaluate(corpus, tmp_path, Known(), "title", oracles=True)
+    summary = evaluation.evaluate(corpus, tmp_path, Known(), "title", oracles=True)
 
     measures = [row["measures"] for row in found["rows"]]
     assert [row["stops by itself"] for row in measures] == [True, False, True]
@@ -102,7 +102,7 @@ def test_what_is_shown_and_measured_is_what_the_converter_wrote(corpus, tiny_hp,
         assert {name: measured[name] for name in expected} == expected
         _, source, shown, spoken, dtw_path, *_ = arguments
         assert shown is output and np.array_equal(dtw_path, path)
-        assert np.array_equal(source, corpus.source(pair)) and np.array_equal(spoken, corpus.spoken_target(
+        assert np.array_equal(source, corpus.source(pair)) and np.array_equal(spoken, corpus.target_features(
             pair, "linear"))
     assert "content retrieval among 10" in summary  # of all sentences, those of training, too
     for name, ending in (("MCD dB", ""), ("MCD dB with teacher forcing", " with teacher forcing")):
@@ -110,7 +110,7 @@ def test_what_is_shown_and_measured_is_what_the_converter_wrote(corpus, tiny_hp,
 
 
 def test_each_oracle_is_given_its_part_of_the_truth(corpus, tiny_hp, monkeypatch):
-    generator = randomise(Generator(tiny_hp.replace(hide_frame=0.0)))
+    generator = randomise(Generator(tiny_hp.replace(frame_dropout=0.0)))
     pairs = sorted(corpus.split("test"), key=lambda pair: pair.target_end)[:1]
     assemble = corpus.assemble
 
@@ -121,10 +121,10 @@ def test_each_oracle_is_given_its_part_of_the_truth(corpus, tiny_hp, monkeypatch
             return batch | {name: change(batch[name]) for name, change in changes.items()}
         with monkeypatch.context() as patch:
             patch.setattr(corpus, "assemble", other)
-            changed = heldout.draw_oracles(corpus, pairs, generator)
+            changed = evaluation.synthesize_oracles(corpus, pairs, generator)
         return {kind.strip() for kind, [(linear, _)] in plain.items()
                 if np.abs(changed[kind][0][0] - linear).max() > 1e-4}
-    plain = heldout.draw_oracles(corpus, pairs, generator)
+    plain = evaluation.synthesize_oracles(corpus, pairs, generator)
     length = len(corpus.path(pairs[0]))
     for [(linear, pitch)] in plain.values():
         assert linear.shape == (length, tiny_hp.n_linear) and pitch.shape == (length, 2)

@@ -13,11 +13,10 @@ from collections.abc import Callable, Iterator
 
 import analysis
 import arctic
-import asr
 import base
 import data_load
+import listening
 import metrics
-import mos
 import page
 import report
 import utils
@@ -26,8 +25,8 @@ import numpy as np
 from tqdm import tqdm
 
 from analysis import Features
-from convert import Converted, Converter
 from hyperparams import HyperParams
+from inference import Converted, Converter
 from manifest import Pair
 from networks import Generator
 
@@ -45,9 +44,9 @@ def evaluate(corpus: data_load.Corpus, out: pathlib.Path, converter: Converter, 
              recogniser: Callable | None = None, transcripts: pathlib.Path | None = None) -> dict:
     """Convert the test sentences of one source speaker or of all, measure and write them; returns the summary.
 
-    `name_files` says where the files go. With `oracles` what `draw_oracles` gives is measured, too. `recogniser`
-    (asr.Recogniser) writes down what it hears, which is compared with `transcripts`. Raises PreproError if there are no
-    sentences, ValueError for bad transcripts.
+    `name_files` says where the files go. With `oracles` what `synthesize_oracles` gives is measured, too. `recogniser`
+    (listening.Recogniser) writes down what it hears, which is compared with `transcripts`. Raises PreproError if there
+    are no sentences, ValueError for bad transcripts.
     """
     hp, everything = converter.hp, corpus.split("test", source)
     pairs = [pair for pair in everything if pair.has_partner]
@@ -58,23 +57,23 @@ def evaluate(corpus: data_load.Corpus, out: pathlib.Path, converter: Converter, 
     if len(pairs) < len(everything):
         print(f"{len(everything) - len(pairs)} held-out recordings that the target did not say are left out")
     outputs = converter.convert_pairs(corpus, pairs)
-    targets = {spoken(pair): pair for pair in pairs}  # once, however many sources say the same
-    everything = sorted({spoken(pair): pair for pair in corpus.pairs.values() if pair.has_partner}.items())
+    targets = {target_key(pair): pair for pair in pairs}  # once, however many sources say the same
+    everything = sorted({target_key(pair): pair for pair in corpus.pairs.values() if pair.has_partner}.items())
     n_more = min(len(everything), max(0, RETRIEVAL_LIMIT - len(targets)))
     candidates = targets | dict(random.Random(hp.seed).sample(everything, n_more))
     with threads() as work:
         wavs = synthesize(pairs, outputs, hp, work)
         as_it_is = hp.replace(power=1.0)  # a natural spectrogram needs no sharpening
         copies = dict(zip(targets, work(lambda pair: utils.griffin_lim(
-            corpus.spoken_target(pair, "linear"), corpus.pitch(pair), as_it_is), list(targets.values()),
+            corpus.target_features(pair, "linear"), corpus.pitch(pair), as_it_is), list(targets.values()),
             "copies of the target")))
-        wavs[" of the copy"] = [copies[spoken(pair)] for pair in pairs]
-        for kind, linear in (draw_oracles(corpus, pairs, converter.generator) if oracles else {}).items():
+        wavs[" of the copy"] = [copies[target_key(pair)] for pair in pairs]
+        for kind, linear in (synthesize_oracles(corpus, pairs, converter.generator) if oracles else {}).items():
             wavs[kind] = work(lambda drawn: utils.griffin_lim(*drawn, hp), linear, f"Griffin-Lim{kind}")
-        natural = {key: load_stretch(pair.target_file, pair.target_start, pair.target_end, hp)
+        natural = {key: load_segment(pair.target_file, pair.target_start, pair.target_end, hp)
                    for key, pair in tqdm(candidates.items(), "recordings of the target", disable=None)}
-        measured, whole = measure(wavs, natural, [spoken(pair) for pair in pairs], hp, work)
-        wavs[" of the target"] = [natural[spoken(pair)] for pair in pairs]
+        measured, whole = measure(wavs, natural, [target_key(pair) for pair in pairs], hp, work)
+        wavs[" of the target"] = [natural[target_key(pair)] for pair in pairs]
         scores, rates, words = listen(wavs, true_words, recogniser, hp, work)
     rows, references, others = [], [], tuple(kind for kind in wavs if kind)
     for i, (pair, output) in enumerate(zip(tqdm(pairs, "drawing", disable=None), outputs)):
@@ -83,7 +82,7 @@ def evaluate(corpus: data_load.Corpus, out: pathlib.Path, converter: Converter, 
                           ("target", wavs[" of the target"][i])):
             utils.save_wav(out / files[kind], wav, hp)
         report.plot_conversion(out / picture, corpus.source(pair), output,
-                               corpus.spoken_target(pair, "linear"), corpus.path(pair), hp,
+                               corpus.target_features(pair, "linear"), corpus.path(pair), hp,
                                f"{pair.source} to {corpus.target}, {pair.name}")
         found = scores[i] | measured[i]
         own = {key: value for key, value in found.items() if not key.endswith(others)}
@@ -110,7 +109,7 @@ def threads() -> Iterator[Callable]:
 def synthesize(pairs: list[Pair], outputs: list[Converted], hp: HyperParams, work: Callable) -> dict[str, list]:
     """The recordings (samples,) of conversions and of their sources, by the ending of their measures' names."""
     return {"": work(lambda output: utils.griffin_lim(output.linear, output.pitch, hp), outputs, "Griffin-Lim"),
-            " of the source": [load_stretch(pair.source_file, pair.source_start, pair.source_end, hp)
+            " of the source": [load_segment(pair.source_file, pair.source_start, pair.source_end, hp)
                                for pair in tqdm(pairs, "recordings of the source", disable=None)]}
 
 
@@ -121,7 +120,7 @@ def evaluate_alone(corpus: data_load.Corpus, pairs: list[Pair], out: pathlib.Pat
     Words are compared with what is heard in the source, the voice with that of the target's training recordings.
     """
     hp, outputs = converter.hp, converter.convert_pairs(corpus, pairs)
-    natural = [Features(None, corpus.spoken_target(pair, "mel"), corpus.hertz(pair)) for pair in corpus.spoken]
+    natural = [Features(None, corpus.target_features(pair, "mel"), corpus.hertz(pair)) for pair in corpus.target_pairs]
     with threads() as work:
         wavs = synthesize(pairs, outputs, hp, work)
         scores, rates, words = listen(wavs, true_words, recogniser, hp, work, " of the source")
@@ -158,7 +157,7 @@ def compare_voice(recordings: list[Features], natural: list[Features], hp: Hyper
             "median F0 ratio": float(np.median(hertz[0]) / np.median(hertz[1])) if all(map(len, hertz)) else math.nan}
 
 
-def draw_oracles(corpus: data_load.Corpus, pairs: list[Pair], generator: Generator) -> dict[str, list[tuple]]:
+def synthesize_oracles(corpus: data_load.Corpus, pairs: list[Pair], generator: Generator) -> dict[str, list[tuple]]:
     """Linear spectrogram (T, F) and pitch (T, 2) of each pair with a part of the truth given, to find out which network
     falls short.
 
@@ -169,21 +168,21 @@ def draw_oracles(corpus: data_load.Corpus, pairs: list[Pair], generator: Generat
     drawn: dict[str, list] = {}
     for pair in tqdm(pairs, "oracles", disable=None):
         batch = corpus.assemble([corpus.whole(pair)])
-        source, carried, mask, true, frames = (batch[name] for name in (
-            "source", "carried", "source_mask", "positions", "mel"))
+        source, mapped, mask, true, frames = (batch[name] for name in (
+            "source", "mapped", "source_mask", "positions", "mel"))
         memory, length, steps = generator.encoder(source, mask), len(corpus.path(pair)), true.shape[1] - 1
         told = {" along the DTW path": {"positions": true}} if generator.hp.attention == "local" else {}
         inputs, valid = {}, batch["mask"]
         for kind, truth in (told | {" with teacher forcing": {"frames": frames}}).items():
-            decoded = generator.decoder(memory, carried, mask, true[:, 0], steps=steps, **truth)
-            inputs[kind] = generator.postnet_inputs(decoded, carried, mask, valid)
+            decoded = generator.decoder(memory, mapped, mask, true[:, 0], steps=steps, **truth)
+            inputs[kind] = generator.postnet_inputs(decoded, mapped, mask, valid)
         for kind, (mel, pitch) in (inputs | {" from natural mel": (frames, batch["pitch"])}).items():
             linear = np.asarray(generator.postnet(mel, pitch, valid))
             drawn.setdefault(kind, []).append((linear[0, :length], np.asarray(pitch)[0, :length]))
     return drawn
 
 
-def spoken(pair: Pair) -> tuple[str, int, int]:
+def target_key(pair: Pair) -> tuple[str, int, int]:
     """What of the target a pair holds."""
     return pair.utterance, pair.target_start, pair.target_end
 
@@ -218,15 +217,16 @@ def measure(wavs: dict, natural: dict, keys: list, hp: HyperParams, work: Callab
     return rows, whole
 
 
-def load_recogniser(model: str | None, hp: HyperParams) -> asr.Recogniser | None:
+def load_recogniser(model: str | None, hp: HyperParams) -> listening.Recogniser | None:
     """The recogniser of that name, or None without one or its libraries; prints what will not be measured. Raises
     ValueError."""
-    recogniser = asr.Recogniser(model, hp) if model and asr.available() else None
-    left_out = [] if recogniser else ["word error rate" + (" (--asr MODEL)" if asr.available() else "")]
-    left_out += [] if mos.available() else ["opinion scores"]
+    recogniser = listening.Recogniser(model, hp) if model and listening.asr_available() else None
+    asr_available, mos_available = listening.asr_available(), listening.mos_available()
+    left_out = [] if recogniser else ["word error rate" + (" (--asr MODEL)" if asr_available else "")]
+    left_out += [] if mos_available else ["opinion scores"]
     if left_out:
-        print(f"not measured: {', '.join(left_out)}" + ("" if asr.available() and mos.available() else
-              "; it takes pip install -r requirements-asr.txt" + " and --asr MODEL" * (not model)))
+        print(f"not measured: {', '.join(left_out)}" + ("" if asr_available and mos_available else
+              "; it takes pip install -r requirements/asr.txt" + " and --asr MODEL" * (not model)))
     return recogniser
 
 
@@ -237,9 +237,9 @@ def find_words(pairs: list[Pair], transcripts: pathlib.Path | None) -> list[str]
     path = transcripts or files[pairs[0].name].with_name(arctic.TRANSCRIPTS)
     if not transcripts and not path.exists():
         return None
-    known, said = asr.read_transcripts(path), []
+    known, said = listening.read_transcripts(path), []
     for pair in pairs:
-        # A piece of a long recording has words of its own, if any
+        # A segment of a long recording has words of its own, if any
         names = [pair.name, utils.file_name(files[pair.name].stem)][:1 + (pair.name == pair.utterance)]
         said.append(next((known[name] for name in names if name in known), None))
     missing = [pair.name for pair, words in zip(pairs, said) if words is None]
@@ -265,17 +265,17 @@ def listen(wavs: dict, true_words: list[str] | None, recogniser: Callable | None
     heard = {kind: once(recogniser, recordings, f"listening{kind}")
              for kind, recordings in wavs.items()} if recogniser else {}
     references = true_words or heard.get(natural, [])
-    compared = {kind: [asr.compare(reference, text) for reference, text in zip(references, texts)]
+    compared = {kind: [listening.compare(reference, text) for reference, text in zip(references, texts)]
                 for kind, texts in heard.items() if true_words or kind != natural}
     for kind, found in compared.items():
         for row, comparison in zip(rows, found):
-            row |= {f"{name}{kind}": value for name, value in asr.error_rates([comparison]).items()}
-        rates |= {f"{name}{kind}": value for name, value in asr.error_rates(found).items()}
+            row |= {f"{name}{kind}": value for name, value in listening.error_rates([comparison]).items()}
+        rates |= {f"{name}{kind}": value for name, value in listening.error_rates(found).items()}
     if recogniser:
         rates["words' reference"] = "true words" if true_words else f"heard in the {natural.split()[-1]}'s recording"
-    if mos.available():
+    if listening.mos_available():
         for kind, recordings in wavs.items():
-            scores = once(lambda wav: mos.estimate(wav, hp), recordings, f"opinion scores{kind}")
+            scores = once(lambda wav: listening.estimate_mos(wav, hp), recordings, f"opinion scores{kind}")
             for row, found in zip(rows, scores):
                 row |= {f"{name}{kind}": value for name, value in found.items()}
     words = [{"reference": references[i], "heard": {kind: texts[i] for kind, texts in heard.items()},
@@ -285,11 +285,11 @@ def listen(wavs: dict, true_words: list[str] | None, recogniser: Callable | None
 
 @functools.lru_cache(maxsize=2)
 def load_recording(path: str, hp: HyperParams) -> np.ndarray:
-    """A recording whose stretches are asked for one after the other."""
+    """A recording whose segments are asked for one after the other."""
     return utils.load_wav(path, hp)
 
 
-def load_stretch(path: str, start: int, end: int, hp: HyperParams) -> np.ndarray:
+def load_segment(path: str, start: int, end: int, hp: HyperParams) -> np.ndarray:
     """The samples of frames `start` to `end` of a recording."""
     return load_recording(path, hp)[start * hp.hop_length:end * hp.hop_length]
 

@@ -17,18 +17,21 @@ os.write(2, b"{NOISE}\\n" * 5000)  # more than a pipe holds
 def end():
     {{ending}}
 
+class distribute:
+    Strategy = object
+
 class config:
     list_physical_devices = staticmethod(end)
 """
 
 
 def start(folder: pathlib.Path, ending: str, level: str | None) -> subprocess.CompletedProcess:
-    """Import quiet.py in a process of its own, with a TensorFlow that ends with `ending`."""
+    """Import devices.py in a process of its own, with a TensorFlow that ends with `ending`."""
     (folder / "tensorflow.py").write_text(FAKE.format(ending=ending), encoding="utf-8")
     environment = {name: value for name, value in os.environ.items() if name != "TF_CPP_MIN_LOG_LEVEL"}
     environment |= {"PYTHONPATH": os.pathsep.join([str(folder), str(ROOT)])}
     environment |= {} if level is None else {"TF_CPP_MIN_LOG_LEVEL": level}
-    command = "import sys, quiet; print('warning of the program', file=sys.stderr); print(quiet.os.environ)"
+    command = "import sys, devices; print('warning of the program', file=sys.stderr); print(devices.os.environ)"
     return subprocess.run([sys.executable, "-c", command], env=environment, capture_output=True, text=True, timeout=60)
 
 
@@ -47,7 +50,7 @@ def test_noise_is_shown_to_whom_asks_for_it(tmp_path, level):
 
 def test_verbose_shows_it(tmp_path):
     (tmp_path / "tensorflow.py").write_text(FAKE.format(ending="pass"), encoding="utf-8")
-    done = subprocess.run([sys.executable, "-c", "import quiet", "--verbose"], capture_output=True, text=True,
+    done = subprocess.run([sys.executable, "-c", "import devices", "--verbose"], capture_output=True, text=True,
                           timeout=60, env=os.environ | {"PYTHONPATH": os.pathsep.join([str(tmp_path), str(ROOT)])})
     assert done.returncode == 0 and done.stderr.count(NOISE) == 5000
 

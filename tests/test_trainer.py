@@ -6,22 +6,22 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-import tasks
+import train
 import trainer
 from conftest import plain_base, plain_corpus
-from convert import Converted
+from inference import Converted
 from test_networks import make_batch, make_task, randomise
 
 
 @pytest.mark.parametrize("free", [False, True])
 def test_the_distortion_is_that_of_free_running_and_the_losses_are_not(demo_data, tiny_hp, free):
     """One of the two writes what the target says, the other silence."""
-    task = tasks.Paired(tiny_hp, plain_corpus(demo_data, tiny_hp))
+    task = train.PairedTrainer(tiny_hp, plain_corpus(demo_data, tiny_hp))
     corpus, hp, pairs = task.corpus, task.hp, task.validation
     batch = corpus.assemble([corpus.whole(pair) for pair in pairs])
 
     def written(pair):
-        target = corpus.spoken_target(pair, "linear") * free
+        target = corpus.target_features(pair, "linear") * free
         n, size = len(target), len(corpus.source(pair))
         return Converted(np.zeros((n, hp.n_mels)), np.zeros((n, 2)), target, corpus.path(pair), np.ones((n, size)),
                          True)
@@ -38,7 +38,7 @@ def test_the_distortion_is_that_of_free_running_and_the_losses_are_not(demo_data
 def test_the_loss_is_the_weighted_sum_of_its_parts(tiny_hp):
     task = make_task(tiny_hp.replace(pace_weight=0.3, pitch_weight=0.7, voicing_weight=2.0))
     batch = make_batch(tiny_hp)
-    decoded = randomise(task.generator)(batch["source"], batch["carried"], batch["source_mask"],
+    decoded = randomise(task.generator)(batch["source"], batch["mapped"], batch["source_mask"],
                                              batch["positions"])
     found = {name: float(value) for name, value in task.decoder_losses(decoded, batch).items()}
     parts = {"loss/mean_loss1": 1.0, "align/pace_loss": 0.3, "loss/pitch_octaves": 0.7, "loss/voicing": 2.0}
@@ -53,9 +53,9 @@ def test_an_update_goes_as_far_as_the_clipped_gradient(tiny_hp, precision):
                                  generator=types.SimpleNamespace(non_trainable_variables=[]))
     for clip_norm, expected in ((1e-3, 1e-3), (100.0, 10.0)):  # of a gradient of norm 10
         weights = [keras.Variable([3.0, 0.0]), keras.Variable(4.0)]
-        optimizer = trainer.scaled(keras.optimizers.SGD(0.5), hp)
+        optimizer = trainer.scale_loss(keras.optimizers.SGD(0.5), hp)
         optimizer.build(weights)
-        scalars = tasks.Task.update(task, optimizer, weights, clip_norm, lambda weights=weights: {
+        scalars = trainer.Trainer.update(task, optimizer, weights, clip_norm, lambda weights=weights: {
             "loss": sum(tf.reduce_sum(weight.value ** 2) for weight in weights)})
         moved = np.append(weights[0] - np.array([3.0, 0.0]), weights[1] - 4.0)
         np.testing.assert_allclose(moved, -0.5 * expected * np.array([0.6, 0.0, 0.8]), rtol=1e-3)
@@ -74,7 +74,7 @@ def known(demo_data, tiny_hp) -> types.SimpleNamespace:
         outputs = []
         for pair, ratio, stopped in zip(pairs, (1.0, 1.5, 0.75, 0.75), (True, False, False, True)):
             place = (np.arange(round(ratio * len(corpus.path(pair)))) / ratio).astype(int)
-            mel, linear = (corpus.spoken_target(pair, kind)[place] for kind in ("mel", "linear"))
+            mel, linear = (corpus.target_features(pair, kind)[place] for kind in ("mel", "linear"))
             outputs.append(Converted(mel, np.zeros((len(mel), 2)), linear, corpus.path(pair)[place],
                                      np.zeros((len(mel), len(corpus.source(pair)))), stopped))
         return outputs
@@ -88,7 +88,7 @@ def known(demo_data, tiny_hp) -> types.SimpleNamespace:
 
 
 def test_a_validation_gives_shares_and_means_of_the_sentences(known):
-    scalars, cepstra, outputs = tasks.Task.free_running(known, run=None)
+    scalars, cepstra, outputs = trainer.Trainer.free_running(known, run=None)
     assert scalars["align/stopped"] == 0.5
     assert scalars["align/duration_error"] == pytest.approx(0.25, abs=0.005)
     assert scalars["score"] == pytest.approx(scalars["free_running/mcd"] * 1.25, rel=0.005)
@@ -100,4 +100,5 @@ def test_stage_2_sees_no_slice_too_often_and_of_a_voice_alone_none(tiny_hp, n_sl
     hp = tiny_hp.replace(mel_steps=5, mel_epochs=1.5, batch_size=4)
     corpus = types.SimpleNamespace(split=lambda name: [None], share=(0, 1), alone=alone, slices=[None] * n_slices,
                                    base=plain_base(hp))
-    assert dict(tasks.Paired(hp, corpus).stages) == {"postnet": hp.postnet_steps} | ({"mel": steps} if steps else {})
+    stages = {"postnet": hp.postnet_steps} | ({"mel": steps} if steps else {})
+    assert dict(train.PairedTrainer(hp, corpus).stages) == stages

@@ -6,16 +6,16 @@ import pytest
 
 import base
 import data_load
-import eval as evaluation
+import eval as eval_script
 import export
 import prepro
 import run_folder
-import trainer
 import voice
-import weights
+import checkpoints
 from conftest import TINY, leftovers, no_workers, plain_base, untrained_run, words, write
-from convert import Converter
+from inference import Converter
 from networks import Generator
+from cli import TrainingError
 from test_base_file import cut, flipped
 from test_networks import make_generator, randomise
 from test_prepro import IDS, prepare, record
@@ -28,8 +28,8 @@ def generator() -> Generator:
 
 @pytest.fixture
 def path(generator, tmp_path):
-    weights.write(tmp_path / "some" / weights.FILE, generator.weights)
-    return tmp_path / "some" / weights.FILE
+    checkpoints.write_weights(tmp_path / "some" / checkpoints.WEIGHTS, generator.weights)
+    return tmp_path / "some" / checkpoints.WEIGHTS
 
 
 @pytest.fixture(scope="module")
@@ -64,13 +64,14 @@ def test_what_is_written_is_read_without_pickle_and_a_quarter_as_large(generator
     with np.load(path, allow_pickle=False) as arrays:
         assert all(arrays[f"generator/{i}"].dtype == (np.int8 if array.ndim > 1 else np.float32)
                    for i, array in enumerate(own))
-    assert run_folder.read_shapes(str(path)) == {f"generator/{i}": array.shape for i, array in enumerate(own)}
-    found = weights.read(path)
+    assert checkpoints.read_shapes(str(path)) == {f"generator/{i}": array.shape for i, array in enumerate(own)}
+    found = checkpoints.read_weights(path)
     assert all(array.dtype == np.float32 for array in found.values())
     assert_near([found[f"generator/{i}"] for i in range(len(own))], own)
     assert leftovers(path.parent) == []
-    weights.write(path, [np.random.default_rng(0).normal(size=(400, 300)).astype(np.float32), np.zeros((3, 2))])
-    assert path.stat().st_size < 0.26 * 4 * 400 * 300 and not weights.read(path)["generator/1"].any()
+    array = np.random.default_rng(0).normal(size=(400, 300)).astype(np.float32)
+    checkpoints.write_weights(path, [array, np.zeros((3, 2))])
+    assert path.stat().st_size < 0.26 * 4 * 400 * 300 and not checkpoints.read_weights(path)["generator/1"].any()
 
 
 def test_a_generator_converts_with_them_nearly_as_before(generator, path, run):
@@ -81,7 +82,7 @@ def test_a_generator_converts_with_them_nearly_as_before(generator, path, run):
     def linear():
         return converter([recording], [converter.find_voice(recording)])[0].linear
     before = linear()
-    trainer.load_generator(again, run_folder.best_checkpoint(path.parent))
+    checkpoints.load_generator(again, checkpoints.best_checkpoint(path.parent))
     after = linear()
     assert_near(values(again), values(generator))
     again.set_weights(values(generator))
@@ -106,9 +107,9 @@ def test_damaged_weights_are_named_with_the_cure_and_change_nothing(path, spoil)
     again = Generator(TINY)
     before = values(again)
     with pytest.raises(ValueError, match=f"{path} is missing or damaged .*git checkout"):
-        weights.read(path)
-    with pytest.raises(trainer.TrainingError, match=f"{path} is missing or damaged .*: bring it back from where it"):
-        trainer.load_generator(again, str(path))
+        checkpoints.read_weights(path)
+    with pytest.raises(TrainingError, match=f"{path} is missing or damaged .*: bring it back from where it"):
+        checkpoints.load_generator(again, str(path))
     assert all(np.array_equal(*pair) for pair in zip(before, values(again)))
 
 
@@ -116,24 +117,24 @@ def test_weights_of_another_network_are_refused(path, tmp_path):
     other = untrained_run(tmp_path / "other", TINY.replace(width=8))
     shutil.copy(other / "hparams.json", path.parent)
     again = Generator(TINY)
-    with pytest.raises(trainer.TrainingError, match=f"{path} does not fit this .* width \\(8 there, 16 asked for\\)"):
-        weights.write(path, Generator(TINY.replace(width=8)).weights)
-        trainer.load_generator(again, str(path))
-    weights.write(path, again.weights[1:])
-    with pytest.raises(trainer.TrainingError, match=f"{len(again.weights) - 1} arrays of generator in the file"):
-        trainer.load_generator(again, str(path))
+    with pytest.raises(TrainingError, match=f"{path} does not fit this .* width \\(8 there, 16 asked for\\)"):
+        checkpoints.write_weights(path, Generator(TINY.replace(width=8)).weights)
+        checkpoints.load_generator(again, str(path))
+    checkpoints.write_weights(path, again.weights[1:])
+    with pytest.raises(TrainingError, match=f"{len(again.weights) - 1} arrays of generator in the file"):
+        checkpoints.load_generator(again, str(path))
 
 
 def exported(folder, out: str, data: str = "data") -> int:
-    run_folder.take_notes(folder / "run", "train.py", folder / data, 6)
+    run_folder.write_run_info(folder / "run", "train.py", folder / data, 6)
     return export.main(["--logdir", str(folder / "run"), "--out", str(folder / out)])
 
 
 def test_an_exported_folder_converts_and_holds_what_voices_are_learnt_from(run, capsys):
     assert exported(run, "out") == 0 and "out: 0." in capsys.readouterr().out
-    assert {path.name for path in (run / "out").iterdir()} == {".lock", base.FILE, weights.FILE, voice.FILE,
+    assert {path.name for path in (run / "out").iterdir()} == {".lock", base.FILE, checkpoints.WEIGHTS, voice.FILE,
                                                               "hparams.json"}
-    found, expected = evaluation.load_converter(run / "out"), evaluation.load_converter(run / "run")
+    found, expected = eval_script.load_converter(run / "out"), eval_script.load_converter(run / "run")
     assert_near(values(found.generator), values(expected.generator))
     assert found.hp == expected.hp and all(map(np.array_equal, found.base, expected.base))
     corpus = data_load.Corpus(run / "data", TINY)
@@ -145,20 +146,20 @@ def test_an_exported_folder_converts_and_holds_what_voices_are_learnt_from(run, 
 
 def test_a_voice_alone_is_exported_without_speech_and_an_exported_folder_is_no_run(run, capsys):
     assert exported(run, "voice", "alone") == 0 and not (run / "voice" / voice.FILE).exists()
-    assert evaluation.load_converter(run / "voice").hp == TINY
+    assert eval_script.load_converter(run / "voice").hp == TINY
     assert export.main(["--logdir", str(run / "voice"), "--out", str(run / "again")]) == 1
     assert "does not say what it was trained on" in capsys.readouterr().err and not (run / "again").exists()
 
 
 def test_recordings_are_converted_by_the_pretrained_model_unless_another_is_named(run, tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(weights, "PRETRAINED", run / "run")
+    monkeypatch.setattr(checkpoints, "PRETRAINED", run / "run")
     recording = write(tmp_path / "a.wav", words(1))
-    assert evaluation.main([str(recording), "--out", str(tmp_path / "out")]) == 0
+    assert eval_script.main([str(recording), "--out", str(tmp_path / "out")]) == 0
     assert (tmp_path / "out" / "a.wav").stat().st_size > 10_000
     assert f"the model is that of {run / 'run'}" in capsys.readouterr().out
     for flags in (["a.wav", "--out", "x", "--data", "d"], ["--data", "d"], []):
-        assert evaluation.parse_arguments(flags).logdir != weights.PRETRAINED
-    assert evaluation.parse_arguments(["a.wav", "--out", "x", "--logdir", "mine"]).logdir.name == "mine"
-    monkeypatch.setattr(weights, "PRETRAINED", tmp_path)
-    with pytest.raises(trainer.TrainingError, match=f"git checkout {tmp_path} brings it back"):
-        run_folder.best_checkpoint(tmp_path)
+        assert eval_script.parse_arguments(flags).logdir != checkpoints.PRETRAINED
+    assert eval_script.parse_arguments(["a.wav", "--out", "x", "--logdir", "mine"]).logdir.name == "mine"
+    monkeypatch.setattr(checkpoints, "PRETRAINED", tmp_path)
+    with pytest.raises(TrainingError, match=f"git checkout {tmp_path} brings it back"):
+        checkpoints.best_checkpoint(tmp_path)

@@ -11,17 +11,16 @@ import pathlib
 import numpy as np
 import pytest
 
-import asr
-import eval as evaluation
-import heldout
-import mos
+import listening
+import eval as eval_script
+import evaluation
 from hyperparams import HyperParams
 from manifest import Pair
 
-DEMO = pathlib.Path(asr.__file__).resolve().parent / "data" / "demo"
+DEMO = pathlib.Path(listening.__file__).resolve().parent / "data" / "demo"
 HP = HyperParams()
 counting = pytest.mark.skipif(not all(map(importlib.util.find_spec, ("jiwer", "inflect"))),
-                              reason="jiwer and inflect are missing: install requirements-test.txt")
+                              reason="jiwer and inflect are missing: install requirements/test.txt")
 
 
 @pytest.mark.parametrize("text, expected", [
@@ -30,7 +29,7 @@ counting = pytest.mark.skipif(not all(map(importlib.util.find_spec, ("jiwer", "i
     ("caf\u00e9_x\u2026and/or", "caf\u00e9 x and or"), ("...", ""),
 ])
 def test_case_punctuation_and_hyphens_do_not_count(text, expected):
-    assert asr.normalise(text) == expected
+    assert listening.normalise(text) == expected
 
 
 @counting
@@ -39,7 +38,7 @@ def test_case_punctuation_and_hyphens_do_not_count(text, expected):
     ("the 21st", "the twenty first"), ("3.5 % of 40", "three point five percent of forty"), ("B2B", "b two b"),
     ("fifty per cent", "fifty percent")])
 def test_numbers_are_written_out(text, expected):
-    assert asr.normalise(text) == expected
+    assert listening.normalise(text) == expected
 
 
 @counting
@@ -51,19 +50,19 @@ def test_numbers_are_written_out(text, expected):
     ("two cats", "2 cats", 0.0, 0.0),
     ("", "noise", math.nan, math.nan)])
 def test_error_rates_by_hand(reference, heard, word_rate, character_rate):
-    rates = asr.error_rates([asr.compare(reference, heard)])
+    rates = listening.error_rates([listening.compare(reference, heard)])
     assert rates == pytest.approx({"WER %": word_rate, "CER %": character_rate}, nan_ok=True)
 
 
 @counting
 def test_a_long_sentence_counts_more_than_a_short_one():
-    compared = [asr.compare("one two three four", "one two three four"), asr.compare("x", "y")]
-    assert asr.error_rates(compared) == pytest.approx({"WER %": 20.0, "CER %": 100 / 19})
+    compared = [listening.compare("one two three four", "one two three four"), listening.compare("x", "y")]
+    assert listening.error_rates(compared) == pytest.approx({"WER %": 20.0, "CER %": 100 / 19})
 
 
 @counting
 def test_words_are_aligned():
-    assert asr.compare("a big cat sat here", "big hat sat here now").alignment == [
+    assert listening.compare("a big cat sat here", "big hat sat here now").alignment == [
         ("delete", "a", ""), ("equal", "big", "big"), ("substitute", "cat", "hat"), ("equal", "sat here", "sat here"),
         ("insert", "", "now")]
 
@@ -77,7 +76,7 @@ WORDS = {"a0001": 'He said "no, sir" twice.', "a0002": "Second | third"}
     ("\n" + json.dumps(WORDS), WORDS)])
 def test_three_kinds_of_transcripts(tmp_path, content, expected):
     (tmp_path / "words").write_text(content, encoding="utf-8", newline="")
-    assert asr.read_transcripts(tmp_path / "words") == expected
+    assert listening.read_transcripts(tmp_path / "words") == expected
 
 
 @pytest.mark.parametrize("content, message", [
@@ -91,14 +90,14 @@ def test_a_bad_file_is_named_with_the_cure(tmp_path, content, message):
     path = tmp_path / "words"
     path.write_bytes(content if isinstance(content, bytes) else content.encode())
     with pytest.raises(ValueError) as error:
-        asr.read_transcripts(path)
+        listening.read_transcripts(path)
     assert str(error.value).startswith(str(tmp_path / message.split(",")[0].split(":")[0].split(" is")[0]))
     assert message in str(error.value)
 
 
 def test_missing_transcripts_are_named(tmp_path):
     with pytest.raises(ValueError, match="nowhere cannot be read"):
-        asr.read_transcripts(tmp_path / "nowhere")
+        listening.read_transcripts(tmp_path / "nowhere")
 
 
 def pairs(folder: pathlib.Path) -> list[Pair]:
@@ -111,18 +110,18 @@ def pairs(folder: pathlib.Path) -> list[Pair]:
 def test_words_are_found_by_id_or_file_name_and_those_of_a_whole_are_not_its_pieces(tmp_path):
     path = tmp_path / "words"
     path.write_text("a1|one\na2|two\na3|three\n")
-    assert heldout.find_words(pairs(tmp_path)[:2], path) == ["one", "two"]
+    assert evaluation.find_words(pairs(tmp_path)[:2], path) == ["one", "two"]
     with pytest.raises(ValueError, match="words lacks 1 of 3 held-out sentences, for instance 'a3.000-100': add"):
-        heldout.find_words(pairs(tmp_path), path)
+        evaluation.find_words(pairs(tmp_path), path)
     path.write_text("a1|one\na2|two\na3.000-100|piece\n")
-    assert heldout.find_words(pairs(tmp_path), path) == ["one", "two", "piece"]
+    assert evaluation.find_words(pairs(tmp_path), path) == ["one", "two", "piece"]
 
 
 def test_arctic_s_own_words_are_found_beside_the_recordings(tmp_path):
-    assert heldout.find_words(pairs(tmp_path), None) is None
+    assert evaluation.find_words(pairs(tmp_path), None) is None
     (tmp_path / "txt.done.data").write_text('( a1 "one" )\n( a2 "two" )\n')
-    assert heldout.find_words(pairs(tmp_path)[:2], None) == ["one", "two"]
-    assert heldout.find_words(pairs(tmp_path), None) is None  # not all are there
+    assert evaluation.find_words(pairs(tmp_path)[:2], None) == ["one", "two"]
+    assert evaluation.find_words(pairs(tmp_path), None) is None  # not all are there
 
 
 SAID = ["the cat sat", "a <b> & dog ran"]
@@ -133,13 +132,13 @@ HEARD = {"": ["the cat sit", "dog ran"], " of the source": SAID, " of the copy":
 @pytest.fixture
 def listened(monkeypatch):
     """What a stand-in recogniser and opinion scores give for two sentences, with true words or without."""
-    monkeypatch.setattr(mos, "available", lambda: True)
-    monkeypatch.setattr(mos, "estimate", lambda wav, hp: {"DNSMOS OVRL": float(wav[0])})
+    monkeypatch.setattr(listening, "mos_available", lambda: True)
+    monkeypatch.setattr(listening, "estimate_mos", lambda wav, hp: {"DNSMOS OVRL": float(wav[0])})
     wavs = {kind: [np.array([10.0 * number + i]) for i in range(2)] for number, kind in enumerate(HEARD)}
     texts = {float(wav[0]): text for kind in HEARD for wav, text in zip(wavs[kind], HEARD[kind])}
 
     def listen(true_words):
-        return heldout.listen(wavs, true_words, lambda wav: texts[float(wav[0])], HP,
+        return evaluation.listen(wavs, true_words, lambda wav: texts[float(wav[0])], HP,
                               lambda function, items, doing: list(map(function, items)))
     return listen
 
@@ -171,7 +170,7 @@ def test_what_is_heard_is_in_the_table_the_numbers_and_the_page(listened, tmp_pa
     measures, rates, words = listened(SAID)
     rows = [{"id": f"s-{i}", "audio": {"converted": "c.wav"}, "words": words[i], "measures": {
         name: value for name, value in measures[i].items() if " of the " not in name}} for i in range(2)]
-    heldout.finish(tmp_path, "Results", rows, {"utterances": 2} | rates)
+    evaluation.finish(tmp_path, "Results", rows, {"utterances": 2} | rates)
     saved = json.loads((tmp_path / "metrics.json").read_text(encoding="utf-8"))
     assert saved["summary"]["WER %"] == 50.0 and saved["utterances"]["s-1"]["WER %"] == 60.0
     assert saved["words"]["s-1"] == {"reference": SAID[1], "converted": "dog ran", "source": SAID[1],
@@ -185,16 +184,16 @@ def test_what_is_heard_is_in_the_table_the_numbers_and_the_page(listened, tmp_pa
 
 @pytest.mark.parametrize("model, recogniser, scores, line", [
     (None, True, True, "not measured: word error rate (--asr MODEL)\n"),
-    (None, False, False, "not measured: word error rate, opinion scores; it takes pip install -r requirements-asr.txt "
+    (None, False, False, "not measured: word error rate, opinion scores; it takes pip install -r requirements/asr.txt "
                          "and --asr MODEL\n"),
-    ("small.en", False, True, "not measured: word error rate; it takes pip install -r requirements-asr.txt\n"),
-    ("small.en", True, False, "not measured: opinion scores; it takes pip install -r requirements-asr.txt\n"),
+    ("small.en", False, True, "not measured: word error rate; it takes pip install -r requirements/asr.txt\n"),
+    ("small.en", True, False, "not measured: opinion scores; it takes pip install -r requirements/asr.txt\n"),
     ("small.en", True, True, "")])
 def test_what_is_left_out_is_said_in_a_line(monkeypatch, capsys, model, recogniser, scores, line):
-    monkeypatch.setattr(asr, "available", lambda: recogniser)
-    monkeypatch.setattr(mos, "available", lambda: scores)
-    monkeypatch.setattr(asr, "Recogniser", lambda *arguments: arguments)
-    assert heldout.load_recogniser(model, HP) == ((model, HP) if model and recogniser else None)
+    monkeypatch.setattr(listening, "asr_available", lambda: recogniser)
+    monkeypatch.setattr(listening, "mos_available", lambda: scores)
+    monkeypatch.setattr(listening, "Recogniser", lambda *arguments: arguments)
+    assert evaluation.load_recogniser(model, HP) == ((model, HP) if model and recogniser else None)
     assert capsys.readouterr().out == line
 
 
@@ -203,21 +202,22 @@ def test_what_is_left_out_is_said_in_a_line(monkeypatch, capsys, model, recognis
     (["--transcripts", "x"], "needs --asr MODEL")])
 def test_flags_that_do_not_go_together(capsys, arguments, message):
     with pytest.raises(SystemExit):
-        evaluation.parse_arguments(arguments)
+        eval_script.parse_arguments(arguments)
     assert message in capsys.readouterr().err
 
 
-@pytest.mark.skipif(not asr.available(), reason="faster-whisper is optional")
+@pytest.mark.skipif(not listening.asr_available(), reason="faster-whisper is optional")
 def test_a_folder_without_a_model_is_named(tmp_path):
     with pytest.raises(ValueError, match=r"--asr .* cannot be loaded \(.*\); give a name such as small.en"):
-        asr.Recogniser(str(tmp_path), HP)
+        listening.Recogniser(str(tmp_path), HP)
 
 
-@pytest.mark.skipif(not asr.available() or not os.environ.get("ASR_MODEL"), reason="needs faster-whisper and ASR_MODEL")
+@pytest.mark.skipif(not listening.asr_available() or not os.environ.get("ASR_MODEL"),
+                    reason="needs faster-whisper and ASR_MODEL")
 def test_a_real_recogniser_hears_a_sentence_and_its_last_word():
     from conftest import demo_wav
-    recogniser, said = asr.Recogniser(os.environ["ASR_MODEL"], HP), "five white watches for some children"
+    recogniser, said = listening.Recogniser(os.environ["ASR_MODEL"], HP), "five white watches for some children"
     wav = demo_wav("slt", "demo_001", HP)
-    assert asr.error_rates([asr.compare(said, recogniser(wav))])["WER %"] <= 34.0
-    rates = asr.error_rates([asr.compare(said, recogniser(wav[:len(wav) // 2]))])
+    assert listening.error_rates([listening.compare(said, recogniser(wav))])["WER %"] <= 34.0
+    rates = listening.error_rates([listening.compare(said, recogniser(wav[:len(wav) // 2]))])
     assert 34.0 < rates["WER %"] and rates["CER %"] > 34.0

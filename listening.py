@@ -1,7 +1,11 @@
-"""What is heard: Whisper (Radford et al. 2022) writes recordings down, and the words are counted that differ.
+"""What a listener would say: words that are understood, and how natural they sound.
 
-It needs faster-whisper, jiwer and inflect: `pip install -r requirements-asr.txt`. Without them evaluation leaves the
-words out. They are imported by the functions that use them, as most commands need none and inflect takes seconds.
+Words: Whisper (Radford et al. 2022) writes recordings down, and the words that differ are counted. Naturalness: DNSMOS
+(Reddy et al. 2021 and 2022) estimates opinion scores from 1 to 5. It learnt from noisy and enhanced speech, not from
+conversions: read it beside the natural recordings and the copies, not by itself.
+
+Both need the libraries of `pip install -r requirements/asr.txt`. Without them evaluation leaves words and scores out.
+They are imported by the functions that use them, because most commands need none and inflect takes seconds.
 """
 import functools
 import importlib.util
@@ -20,14 +24,16 @@ from compiled import librosa
 from hyperparams import HyperParams
 
 LIBRARIES = ("faster_whisper", "jiwer", "inflect")
-SAMPLE_RATE = 16000  # Hz, of all Whisper models
+SAMPLE_RATE = 16000  # Hz, of all Whisper models and of DNSMOS
 NUMBER = re.compile(r"[0-9]+(?:,[0-9]{3})*(?:\.[0-9]+)?(?:st|nd|rd|th)?\b|[0-9]+")
 YEAR = re.compile(r"1[1-9][1-9][0-9]")  # read in pairs; 1900 to 1909 and so on are not, or not alike by all
 ARCTIC_LINE = re.compile(r'\(\s*(\S+)\s+"(.*)"\s*\)')
+MOS_WINDOW = 144160  # samples, 9.01 s, that DNSMOS judges at a time
+MOS_SCORES = {"DNSMOS OVRL": "ovrl_mos", "DNSMOS P.808": "p808_mos"}
 
 
-def available() -> bool:
-    """Whether the libraries are installed."""
+def asr_available() -> bool:
+    """Whether the libraries that count words are installed."""
     return all(importlib.util.find_spec(name) for name in LIBRARIES)
 
 
@@ -142,3 +148,22 @@ def split_line(line: str) -> tuple[str, str]:
         return arctic[1], arctic[2].replace('\\"', '"')
     columns = line.split("|")
     return (columns[0], columns[-1]) if len(columns) > 1 else ("", "")
+
+
+def mos_available() -> bool:
+    """Whether the libraries that estimate opinion scores are installed."""
+    return all(importlib.util.find_spec(name) for name in ("speechmos", "onnxruntime"))
+
+
+def estimate_mos(wav: np.ndarray, hp: HyperParams) -> dict[str, float]:
+    """Scores of a recording (samples,): overall quality (ITU-T P.835) and quality (P.808); NaN if it is empty.
+
+    One shorter than a window is repeated to its end. speechmos would double it and judge it again every second: the
+    same means within 0.02 in four times the time.
+    """
+    from speechmos import dnsmos
+    wav = librosa.resample(np.asarray(wav, np.float32), orig_sr=hp.sample_rate, target_sr=SAMPLE_RATE)
+    if not len(wav):
+        return dict.fromkeys(MOS_SCORES, np.nan)
+    found = dnsmos.run(np.resize(wav / max(1.0, np.abs(wav).max()), max(len(wav), MOS_WINDOW)), SAMPLE_RATE)
+    return {name: float(found[key]) for name, key in MOS_SCORES.items()}

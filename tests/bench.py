@@ -1,8 +1,8 @@
 """Measure how fast everything is on this machine.
 
-    python bench.py                     # a table, on the demo corpus and with the default networks, six minutes
-    python bench.py --json bench.json   # and as a file
-    python bench.py --set width=512     # other hyperparameters
+    python tests/bench.py               # a table, on the demo corpus and with the default networks, six minutes
+    python tests/bench.py --json FILE   # and as a file
+    python tests/bench.py --set width=512   # other hyperparameters
 
 Real recordings, untrained networks, whose speed is that of trained ones; medians of several repetitions without the
 first, which compiles, with the fastest and the slowest. Compare lines of one run: machines are noisy.
@@ -22,12 +22,14 @@ import sys
 import tempfile
 import time
 
+sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))
+
 import analysis
 import base
-import commands
-import convert
+import cli
+import inference
 import data_load
-import eval as evaluation
+import eval as eval_script
 import hyperparams
 import manifest
 import prepro
@@ -37,11 +39,11 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from convert import Converter
+from inference import Converter
 from networks import Generator
-from tasks import Paired
+from train import PairedTrainer
 
-HERE = pathlib.Path(__file__).resolve().parent
+HERE = pathlib.Path(__file__).resolve().parents[1]
 REPEATS = 5
 MATRIX = 4096
 
@@ -125,7 +127,7 @@ def bench_preparation(table: Table, hp: hyperparams.HyperParams) -> None:
 
 def bench_training(table: Table, hp: hyperparams.HyperParams, corpus: data_load.Corpus, product) -> None:
     """The paired step, its parts, and the pipeline that feeds it."""
-    task, step = Paired(hp, corpus), tf.Variable(0, dtype=tf.int64)
+    task, step = PairedTrainer(hp, corpus), tf.Variable(0, dtype=tf.int64)
     batch = {name: tf.constant(array) for name, array in batch_of_slices(corpus, hp).items()}
     generator, mask = task.generator, batch["mask"]
     table.add("paired batch, seconds of target speech", float(tf.reduce_sum(mask)) / hp.frames_per_second, "s")
@@ -134,7 +136,7 @@ def bench_training(table: Table, hp: hyperparams.HyperParams, corpus: data_load.
     memory_of_source = encode()
     table.time("encoder, forwards", encode)
     table.time("attention decoder, forwards", tf.function(lambda: generator.decoder(
-        memory_of_source, batch["carried"], batch["source_mask"], batch["positions"][:, 0], steps=steps,
+        memory_of_source, batch["mapped"], batch["source_mask"], batch["positions"][:, 0], steps=steps,
         frames=batch["mel"], positions=batch["positions"]).mel))
     table.time("post-net, forwards", tf.function(lambda: generator.postnet(batch["mel"], batch["pitch"], mask)))
     mel = table.time("mel step (encoder, decoder, forwards, backwards, update)",
@@ -152,19 +154,19 @@ def bench_training(table: Table, hp: hyperparams.HyperParams, corpus: data_load.
     table.add("memory after paired training", memory(), "MiB")
 
 
-def bench_paired_step(table: Table, name: str, task: Paired, batch: dict, product) -> None:
+def bench_paired_step(table: Table, name: str, trainer: PairedTrainer, batch: dict, product) -> None:
     """The step of all networks: that of encoder and decoder, and that of the post-net on the same batch; or as in 2017
     one joint update."""
     step = tf.Variable(0, dtype=tf.int64)
 
     def paired_step():
-        if task.hp.joint_steps:
-            return task.train_step("joint", batch, step)
-        task.train_step("mel", batch, step)
-        return task.train_step("postnet", {name: batch[name] for name in ("mel", "pitch", "linear", "mask")}, step)
+        if trainer.hp.joint_steps:
+            return trainer.train_step("joint", batch, step)
+        trainer.train_step("mel", batch, step)
+        return trainer.train_step("postnet", {name: batch[name] for name in ("mel", "pitch", "linear", "mask")}, step)
     table.time(name, paired_step, repeats=3)
     table.share(f"{name}, share of the rate of a matrix product", paired_step,
-                3 * multiplications(task.generator, task.hp, batch) * 2, product)
+                3 * multiplications(trainer.generator, trainer.hp, batch) * 2, product)
 
 
 def multiplications(generator: Generator, hp: hyperparams.HyperParams, batch: dict) -> float:
@@ -193,28 +195,28 @@ def batch_of_joined(corpus: data_load.Corpus, n: int, seconds: float) -> dict:
     hp, pairs, rows = corpus.hp, itertools.cycle(corpus.train), []
     frames = round(seconds * hp.frames_per_second)
     for _ in range(n):
-        parts = {kind: [] for kind in ("mel", "linear", "pitch", "source", "carried")}
+        parts = {kind: [] for kind in ("mel", "linear", "pitch", "source", "mapped")}
         path, read = np.zeros(0, np.float32), 0
         while len(path) < frames:
             pair = next(pairs)
             source = corpus.source(pair)
             for kind, array in (("mel", corpus.target_mel(pair)), ("pitch", corpus.pitch(pair)),
-                                ("linear", corpus.spoken_target(pair, "linear")), ("source", source),
-                                ("carried", corpus.carried(pair))):
+                                ("linear", corpus.target_features(pair, "linear")), ("source", source),
+                                ("mapped", corpus.mapped(pair))):
                 parts[kind].append(array)
             path, read = np.concatenate([path, corpus.path(pair) + read]), read + len(source)
         path = path[:frames]
-        rows.append({kind: np.concatenate(arrays)[:int(path[-1]) + 1 if kind in ("source", "carried") else frames]
+        rows.append({kind: np.concatenate(arrays)[:int(path[-1]) + 1 if kind in ("source", "mapped") else frames]
                      for kind, arrays in parts.items()} | {"positions": np.append(path[::hp.r], path[-1] + 1)})
     source, source_mask = data_load.pad([row["source"] for row in rows], hp.encoder_stack)
-    carried, _ = data_load.pad([row["carried"] for row in rows], hp.encoder_stack)
-    batch = {"source": source, "carried": carried, "source_mask": source_mask, "mask": np.ones((n, frames), np.float32)}
+    mapped, _ = data_load.pad([row["mapped"] for row in rows], hp.encoder_stack)
+    batch = {"source": source, "mapped": mapped, "source_mask": source_mask, "mask": np.ones((n, frames), np.float32)}
     batch |= {kind: np.stack([row[kind] for row in rows]) for kind in ("mel", "linear", "pitch", "positions")}
     return {name: tf.constant(array, tf.float32) for name, array in batch.items()}
 
 
 def bench_adversarial(table: Table, hp: hyperparams.HyperParams, corpus: data_load.Corpus) -> None:
-    task, step = train_gan.Adversarial(hp, corpus), tf.Variable(0, dtype=tf.int64)
+    task, step = train_gan.GANTrainer(hp, corpus), tf.Variable(0, dtype=tf.int64)
     batch = next(task.batches("joint", 0, 1))
     table.time("update of the discriminator", lambda: task.train_step("warmup", batch, step))
     table.time(f"adversarial iteration, 1 + {hp.k} updates", lambda: task.train_step("joint", batch, step), repeats=3)
@@ -232,21 +234,21 @@ def bench_2017(table: Table, corpus: data_load.Corpus, product) -> None:
         known.use_base(corpus.base)
         batch = batch_of_joined(known, paired.batch_size, 5.0)
         name = f"{name}, {paired.batch_size} utterances of 5 s, width {paired.width}"
-        bench_paired_step(table, f"paired step, {name}", Paired(paired, known), batch, product)
-        task, step = train_gan.Adversarial(judged, known), tf.Variable(0, dtype=tf.int64)
+        bench_paired_step(table, f"paired step, {name}", PairedTrainer(paired, known), batch, product)
+        task, step = train_gan.GANTrainer(judged, known), tf.Variable(0, dtype=tf.int64)
         table.time(f"adversarial iteration, 1 + {judged.k}, {name}", lambda task=task, batch=batch, step=step:
                    task.train_step("joint", batch, step), repeats=2)
 
 
-def bench_conversion(table: Table, hp: hyperparams.HyperParams, carrier: base.Base) -> None:
+def bench_conversion(table: Table, hp: hyperparams.HyperParams, base_map: base.Base) -> None:
     """Seconds of computing for a second of speech."""
-    converter = Converter(Generator(hp), carrier)
+    converter = Converter(Generator(hp), base_map)
     speech = np.concatenate([utils.load_wav(path, hp) for path in recordings(16)])
     peaks = []
     with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool:
         for seconds, repeats in ((3, REPEATS), (30, REPEATS), (600, 1)):
             wav = np.resize(speech, seconds * hp.sample_rate)
-            table.time(f"conversion of a recording of {seconds} s", lambda wav=wav: convert.convert_recording(
+            table.time(f"conversion of a recording of {seconds} s", lambda wav=wav: inference.convert_recording(
                 wav, converter, pool)[0], "s/s", seconds, repeats)
             peaks.append(memory())
             table.add(f"memory after it, {seconds} s", peaks[-1], "MiB")
@@ -255,11 +257,11 @@ def bench_conversion(table: Table, hp: hyperparams.HyperParams, carrier: base.Ba
 
         def convert_folder():  # anew each time: what is done is not done again
             with tempfile.TemporaryDirectory() as out, contextlib.redirect_stdout(io.StringIO()):
-                return evaluation.convert_files(recordings(32), pathlib.Path(out), converter, "bench")
+                return eval_script.convert_files(recordings(32), pathlib.Path(out), converter, "bench")
         table.time("folder of 32 by eval.py, with pictures and page", convert_folder, "s/s", total, 3)
         with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as files:
             table.time("  without pictures and page", lambda: [list(files.map(
-                lambda path: convert.convert_recording(utils.load_wav(path, hp), converter, pool)[0],
+                lambda path: inference.convert_recording(utils.load_wav(path, hp), converter, pool)[0],
                 recordings(32)))[0]], "s/s", total)
         features = [analysis.extract(wav, hp) for wav in wavs]
         voices = [converter.find_voice(recording) for recording in features]
@@ -292,13 +294,13 @@ def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--json", type=pathlib.Path, metavar="FILE", help="write the table there, too")
     parser.add_argument("--set", action="append", default=[], metavar="NAME=VALUE", help="override a hyperparameter")
-    commands.add_verbose(parser)
+    cli.add_verbose(parser)
     return parser.parse_args(argv)
 
 
 def main(argv: list[str] | None = None) -> int:
     args = parse_arguments(argv)
-    return commands.run_main("bench.py", lambda: bench(args))
+    return cli.run_main("bench.py", lambda: bench(args))
 
 
 def bench(args: argparse.Namespace) -> None:

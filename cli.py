@@ -1,5 +1,5 @@
-"""What all commands do alike: tell errors without a traceback, end when they are told to, at a safe place, and use all
-cores."""
+"""What all commands do in the same way: print errors without a traceback, stop at a safe place when a signal asks for
+it, lock the folder they write into, and use all cores."""
 import concurrent.futures.process
 import contextlib
 import fcntl
@@ -19,13 +19,13 @@ from tqdm import tqdm
 
 
 def interrupt_import(number: int, frame) -> None:
-    """For Ctrl-C while a command imports what it needs: as usual, but noted, for imports lose some exceptions."""
+    """Handle Ctrl-C while a command imports its modules: as usual, but recorded, as imports lose some exceptions."""
     interrupted.append(number)
     raise KeyboardInterrupt
 
 
-def tell_exception(kind: type[BaseException], error: BaseException, trace) -> None:
-    """Without a traceback for Ctrl-C while a command imports what it needs; Python then exits as killed by SIGINT."""
+def report_exception(kind: type[BaseException], error: BaseException, trace) -> None:
+    """Print no traceback after Ctrl-C while a command imports its modules; Python then exits as killed by SIGINT."""
     if issubclass(kind, KeyboardInterrupt) and interrupted:
         print("\nstopped before it began", file=sys.stderr)
     else:
@@ -33,14 +33,18 @@ def tell_exception(kind: type[BaseException], error: BaseException, trace) -> No
 
 
 interrupted: list[int] = []
-sys.excepthook = tell_exception
+sys.excepthook = report_exception
 if (threading.current_thread() is threading.main_thread()
         and signal.getsignal(signal.SIGINT) is signal.default_int_handler):
     signal.signal(signal.SIGINT, interrupt_import)
 
 
+class TrainingError(RuntimeError):
+    """Training, or what needs a trained model, cannot start or go on; the message says why and what to do."""
+
+
 class Stopped(BaseException):
-    """A signal asked for the end, and all is in order; no Exception, as KeyboardInterrupt is none."""
+    """A signal asked for the end, and everything is saved; not an Exception, as KeyboardInterrupt is not."""
 
     def __init__(self, signal_number: int, message: str):
         super().__init__(message)
@@ -52,13 +56,13 @@ class CannotLock(OSError):
 
 
 def add_verbose(parser: ArgumentParser) -> None:
-    """The flag that all commands share; quiet.py looks for it, too."""
+    """The flag that all commands share; devices.py looks for it, too."""
     parser.add_argument("--verbose", action="store_true", help="show TensorFlow's messages, and where errors come from")
 
 
-def run_main(name: str, function: Callable[[], int | None], *errors: type[Exception]) -> int:
-    """Call `function` and return an exit code: its own, 1 after an error that is told in a line, ValueError, OSError or
-    one of `errors`, and 128 and the number of the signal after a signal."""
+def run_main(name: str, function: Callable[[], int | None]) -> int:
+    """Call `function` and return an exit code: its own; 1 after a ValueError, OSError or TrainingError, which is
+    printed in one line; 128 plus the number of the signal after a signal."""
     try:
         if interrupted:
             raise KeyboardInterrupt
@@ -68,15 +72,15 @@ def run_main(name: str, function: Callable[[], int | None], *errors: type[Except
         return 128 + stop.signal_number
     except KeyboardInterrupt:
         interrupted.clear()
-        # What was being compiled is thrown away half made, of which TensorFlow complains at length
+        # TensorFlow prints many lines when a compilation is broken off
         logging.getLogger("tensorflow").setLevel(logging.CRITICAL)
         print(f"\n{name}: stopped; what was finished is kept", file=sys.stderr)
         return 128 + signal.SIGINT
     except BrokenPipeError:  # as of `| head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # or Python would fail once more at its end
-        print(f"{name}: nobody reads what it prints; what was finished is kept", file=sys.stderr)
+        print(f"{name}: standard output was closed; what was finished is kept", file=sys.stderr)
         return 1
-    except (ValueError, OSError, *errors) as error:
+    except (ValueError, OSError, TrainingError) as error:
         if "--verbose" in sys.argv:
             traceback.print_exc()
         print(f"{name}: {error}", file=sys.stderr)
@@ -84,19 +88,19 @@ def run_main(name: str, function: Callable[[], int | None], *errors: type[Except
 
 
 @contextlib.contextmanager
-def noting_signals() -> Iterator[list[int]]:
-    """Note SIGINT and SIGTERM in the list given and go on; a second Ctrl-C ends the process at once."""
-    noted: list[int] = []
+def recording_signals() -> Iterator[list[int]]:
+    """Record SIGINT and SIGTERM in the yielded list and go on; a second Ctrl-C ends the process at once."""
+    received: list[int] = []
 
-    def note(number, frame):
-        noted.append(number)
+    def record(number, frame):
+        received.append(number)
         signal.signal(signal.SIGINT, signal.SIG_DFL)
-        with contextlib.suppress(OSError):  # nobody reads: `| tee` was stopped by the same Ctrl-C
+        with contextlib.suppress(OSError):  # standard error was closed: `| tee` was stopped by the same Ctrl-C
             # Not print(), which must not be called while another one is under way
             os.write(2, b"\nstopping after this step; Ctrl-C stops at once, back to the last checkpoint\n")
-    before = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM)}
+    before = {number: signal.signal(number, record) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
-        yield noted
+        yield received
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
@@ -104,8 +108,8 @@ def noting_signals() -> Iterator[list[int]]:
 
 @contextlib.contextmanager
 def locked(folder: pathlib.Path, flag: str) -> Iterator[None]:
-    """Keep other commands from writing into `folder`, which `flag` named; raises CannotLock if one does, or if it is
-    read-only.
+    """Keep other commands from writing into `folder`, which `flag` named; raises CannotLock if another one does, or if
+    the folder is read-only.
 
     The kernel takes the lock away from a process that ends, however it ends.
     """
@@ -132,13 +136,13 @@ def locked(folder: pathlib.Path, flag: str) -> Iterator[None]:
 
 
 def start(pool: concurrent.futures.Executor, function: Callable, items: list) -> Iterator:
-    """`pool.map`, whose processes never hear of Ctrl-C: they inherit that it is blocked. While they import what they
-    need they could only die of it, with a traceback each."""
+    """`pool.map` whose processes never receive Ctrl-C, because they inherit that it is blocked. During their imports it
+    could only kill them, with one traceback each."""
     signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
         return pool.map(function, *zip(*items))
     finally:
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})  # one that came meanwhile comes now
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})  # a Ctrl-C that came meanwhile arrives now
 
 
 @contextlib.contextmanager
@@ -160,8 +164,8 @@ def workers() -> Iterator[Callable]:
 
 
 def end_with_parent() -> None:
-    """End this process when the one that started it is killed: it would wait for ever, and until then go on writing
-    what the next run writes, too. Ctrl-C is for that one alone."""
+    """End this process when its parent is killed. Otherwise it would wait for ever, and meanwhile write the same files
+    as the next run. Ctrl-C is for the parent alone."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
 
     def wait():

@@ -1,0 +1,222 @@
+"""Checkpoints of a run, and the weights of a generator as one small file without pickle, as in pretrained/.
+
+A checkpoint counts once TensorFlow has named it in the file `checkpoint`, which is replaced in one step. One that was
+interrupted before that is written again.
+"""
+import contextlib
+import glob
+import pathlib
+import re
+import shutil
+import sys
+from collections.abc import Iterator
+
+import devices  # noqa: F401  before TensorFlow
+import utils
+import keras
+import numpy as np
+import tensorflow as tf
+
+from cli import TrainingError
+from hyperparams import HyperParams, differences
+
+PRETRAINED = pathlib.Path(__file__).resolve().parent / "pretrained"
+WEIGHTS = "weights.npz"  # in place of checkpoints
+SUFFIX = "/.ATTRIBUTES/VARIABLE_VALUE"  # of the names of arrays in a checkpoint
+
+
+class DamagedCheckpoint(TrainingError):
+    """A checkpoint that cannot be read."""
+
+
+def short_message(error: Exception) -> str:
+    """The message of an error in one line, without TensorFlow's name of the operation."""
+    return " ".join(re.sub(r"\{\{.*?\}\}", "", str(error)).split())[:300]
+
+
+@contextlib.contextmanager
+def writing(path: pathlib.Path) -> Iterator[None]:
+    """Turn TensorFlow's errors into a TrainingError that names `path` and the cure."""
+    try:
+        yield
+    except tf.errors.OpError as error:
+        raise TrainingError(f"{path} cannot be written: {short_message(error)}. Free space or change permissions; "
+                            "what was saved before is good, and the same command goes on from it") from None
+
+
+def trackable(parts: dict[str, list]) -> dict[str, list[tf.Variable]]:
+    """Lists of Keras variables as what tf.train.Checkpoint stores.
+
+    By place in the list: TensorFlow does not look into the lists of layers that a Keras layer holds, and the names of
+    Keras layers depend on what was made before them.
+    """
+    return {name: [variable.value for variable in variables] for name, variables in parts.items()}
+
+
+def checkpoints_in(folder: pathlib.Path) -> list[str]:
+    """Prefixes of the checkpoints in a folder, the newest first, whether they can be read or not."""
+    # Not latest_checkpoint(), which finds none where a file is missing: training would begin anew unasked
+    with contextlib.suppress(ValueError):  # the file that lists them is damaged
+        state = tf.train.get_checkpoint_state(str(folder))
+        if state:
+            return list(dict.fromkeys([state.model_checkpoint_path, *reversed(state.all_model_checkpoint_paths)]))
+    return [str(path.with_suffix("")) for path in sorted(
+        pathlib.Path(folder).glob("*-*.index"), key=lambda path: int(path.stem.rsplit("-", 1)[1]), reverse=True)]
+
+
+def newest_readable(prefixes: list[str]) -> str | None:
+    """The first of the checkpoints that can be read, with a warning for each damaged one before it; None if there are
+    none. Raises TrainingError if all are damaged."""
+    damaged = []
+    for prefix in prefixes:
+        try:
+            read_shapes(prefix)
+        except DamagedCheckpoint as error:
+            damaged.append(str(error))
+            continue
+        for error in damaged:
+            print(f"warning: {error}; going on from the one before it, {prefix}", file=sys.stderr)
+        return prefix
+    # A single one that is listed nowhere is the first, whose writing was interrupted
+    folder = pathlib.Path(prefixes[0]).parent if prefixes else None
+    if prefixes and (any(folder.glob("checkpoint*")) or len(prefixes) > 1):
+        raise TrainingError(f"no checkpoint in {folder} can be read: {'; '.join(damaged)}. Restore one from a "
+                            "copy, or begin anew with --no-resume")
+    return None
+
+
+def read_shapes(prefix: str) -> dict[str, tuple[int, ...]]:
+    """Names and shapes of the arrays in a checkpoint, after all was read once; raises DamagedCheckpoint.
+
+    TensorFlow compares checksums in reading, and a restore that fails half-way would leave half of the weights.
+    """
+    if prefix.endswith(".npz"):
+        try:
+            return {name: array.shape for name, array in read_weights(prefix).items()}
+        except ValueError as error:
+            raise DamagedCheckpoint(str(error)) from None
+    if not pathlib.Path(prefix).parent.is_dir() or not list(pathlib.Path(prefix).parent.glob(
+            glob.escape(pathlib.Path(prefix).name) + ".*")):
+        raise DamagedCheckpoint(f"{prefix} does not exist")
+    try:
+        reader = tf.train.load_checkpoint(prefix)
+        shapes = reader.get_variable_to_shape_map()
+        for name in shapes:
+            reader.get_tensor(name)
+    except (tf.errors.OpError, ValueError, IndexError) as error:
+        raise DamagedCheckpoint(f"{prefix} is damaged ({short_message(error)})") from None
+    return {name.removesuffix(SUFFIX): tuple(shape) for name, shape in shapes.items()}
+
+
+def shape_mismatches(stored: dict[str, tuple[int, ...]], parts: dict[str, list]) -> list[str]:
+    """How the arrays in a checkpoint differ from Keras variables."""
+    found = []
+    for part, variables in parts.items():
+        there = sum(name.rpartition("/")[0] == part for name in stored)
+        if there != len(variables):
+            found.append(f"{there} arrays of {part} in the file, {len(variables)} in the network")
+        for i, variable in enumerate(variables):
+            shape = stored.get(f"{part}/{i}")
+            if shape not in (None, tuple(variable.shape)):
+                found.append(f"{part} {variable.path}: {shape} in the file, {tuple(variable.shape)} in the network")
+    return found
+
+
+def restore(checkpoint: tf.train.Checkpoint, parts: dict[str, list], prefix: str, hp: HyperParams) -> None:
+    """Restore all of `checkpoint`, which holds `parts`; raises DamagedCheckpoint, and TrainingError if the file is of
+    another network."""
+    found = shape_mismatches(read_shapes(prefix), parts)
+    if not found and prefix.endswith(".npz"):
+        for name, array in read_weights(prefix).items():
+            part, number = name.split("/")
+            parts[part][int(number)].assign(array.astype(parts[part][int(number)].dtype))
+    elif not found:
+        try:
+            checkpoint.restore(prefix).expect_partial().assert_existing_objects_matched()
+        except (ValueError, AssertionError, tf.errors.OpError) as error:
+            found = [short_message(error)]
+    if found:
+        others = ""
+        for path in (folder / "hparams.json" for folder in list(pathlib.Path(prefix).parents)[:3]):
+            if path.exists():
+                try:
+                    others = "".join(f"; {text}" for text in differences(HyperParams.from_json(path), hp))
+                except ValueError as error:
+                    others = f"; {error}"
+                break
+        more = f" and {len(found) - 5} more" if len(found) > 5 else ""
+        raise TrainingError(f"{prefix} does not fit this network: {'; '.join(found[:5])}{more}{others}. Evaluate and "
+                            "resume a run with the hparams.json and the code it was trained with, or begin anew with "
+                            "--no-resume")
+
+
+def clean(folder: pathlib.Path) -> None:
+    """Remove what a killed process left half written among the checkpoints, and set a damaged list of them aside."""
+    for path in folder.glob("*_temp"):
+        shutil.rmtree(path, ignore_errors=True)
+    for path in folder.glob("checkpoint.tmp*"):
+        path.unlink(missing_ok=True)
+    try:
+        damaged = tf.train.get_checkpoint_state(str(folder)) is None
+    except ValueError:
+        damaged = True
+    if damaged and (folder / "checkpoint").exists():
+        (folder / "checkpoint").replace(folder / "checkpoint.damaged")
+
+
+def best_checkpoint(logdir: pathlib.Path) -> str:
+    """Prefix of the best checkpoint of a run, or of its newest if none was validated, or pretrained weights; raises
+    TrainingError."""
+    if (pathlib.Path(logdir) / WEIGHTS).exists():
+        return str(pathlib.Path(logdir) / WEIGHTS)
+    folder = pathlib.Path(logdir) / "checkpoints"
+    for prefix in checkpoints_in(folder / "best") + checkpoints_in(folder):
+        return prefix
+    raise TrainingError(f"{logdir} holds no checkpoint; " + (
+        f"git checkout {logdir} brings it back" if pathlib.Path(logdir).resolve() == PRETRAINED
+        else f"train first (train.py --logdir {logdir})"))
+
+
+def newest_step(logdir: pathlib.Path) -> int:
+    """The step of the newest checkpoint of a run, 0 if there is none."""
+    found = checkpoints_in(pathlib.Path(logdir) / "checkpoints")
+    return int(found[0].rpartition("-")[2]) if found else 0
+
+
+def load_generator(generator: keras.Model, prefix: str) -> None:
+    """Restore the generator alone from any checkpoint that holds one; raises TrainingError."""
+    parts = {"generator": generator.weights}
+    try:
+        restore(tf.train.Checkpoint(**trackable(parts)), parts, prefix, generator.hp)
+    except DamagedCheckpoint as error:
+        folder = pathlib.Path(prefix).parent
+        folder = folder.parent if folder.name == "best" else folder
+        others = [path for path in checkpoints_in(folder / "best") + checkpoints_in(folder) if path != str(prefix)]
+        raise TrainingError(f"{error}; evaluate another with --checkpoint"
+                            f"{': ' * bool(others)}{', '.join(others)}") from None
+
+
+def write_weights(path: pathlib.Path, variables: list) -> None:
+    """Write Keras variables. Of matrices and kernels each output has 8 bits and a scale: a quarter of the size, and
+    spectrograms change by a tenth of a decibel."""
+    arrays = {}
+    for i, variable in enumerate(variables):
+        array = np.asarray(variable)
+        if array.ndim > 1:
+            scale = np.maximum(np.abs(array).max(axis=tuple(range(array.ndim - 1))), 1e-12) / 127.0
+            arrays[f"generator/{i}/scale"], array = scale.astype(np.float32), np.round(array / scale).astype(np.int8)
+        arrays[f"generator/{i}"] = array
+    with utils.replacing(path) as temporary, open(temporary, "wb") as file:
+        np.savez_compressed(file, **arrays)
+
+
+def read_weights(path: str) -> dict[str, np.ndarray]:
+    """What `write_weights` wrote, named as the arrays of a checkpoint are; raises ValueError with the cure."""
+    try:
+        with np.load(path, allow_pickle=False) as stored:
+            arrays = dict(stored)
+        return {name: array if array.dtype != np.int8 else array * arrays[f"{name}/scale"]
+                for name, array in arrays.items() if not name.endswith("/scale")}
+    except utils.BAD_ARRAYS as error:
+        raise ValueError(f"{path} is missing or damaged ({error}): bring it back from where it came, that of this "
+                         "repository by git checkout") from None

@@ -1,0 +1,161 @@
+"""The devices that TensorFlow sees, a start of TensorFlow without its messages, and training on several devices.
+
+    python devices.py               # what TensorFlow sees on this machine, and what is missing
+
+Imported before anything that imports TensorFlow, this module keeps back the dozen lines that TensorFlow prints when it
+starts. `--verbose` on the command line, or TF_CPP_MIN_LOG_LEVEL=0 in the environment, lets them through.
+"""
+import argparse
+import contextlib
+import ctypes
+import os
+import platform
+import subprocess
+import sys
+from collections.abc import Iterator
+
+import cli
+from cli import TrainingError
+
+ECHO = "import sys; sys.stderr.buffer.write(sys.stdin.buffer.read())"
+
+
+@contextlib.contextmanager
+def captured_stderr() -> Iterator[None]:
+    """Capture what is written to file descriptor 2, by C++ code too, and print it only if the block ends in an error.
+
+    Another process keeps the text, so that it is printed even when this process is aborted, as TensorFlow does on a
+    processor that it was not built for.
+    """
+    keeper = subprocess.Popen([sys.executable, "-I", "-S", "-c", ECHO], stdin=subprocess.PIPE, start_new_session=True)
+    sys.stderr.flush()
+    stderr = os.dup(2)
+    os.dup2(keeper.stdin.fileno(), 2)
+    failed = False
+    try:
+        yield
+    except Exception:
+        failed = True
+        raise
+    finally:
+        sys.stderr.flush()
+        os.dup2(stderr, 2)
+        os.close(stderr)
+        if not failed:
+            keeper.kill()
+        keeper.stdin.close()  # the end of what it reads
+        keeper.wait()
+
+
+def start_tensorflow() -> None:
+    """Import TensorFlow and let it look for devices, which is when it prints complaints about drivers."""
+    # Not at the top of the file: its output must be captured before anything of it is imported
+    import tensorflow as tf
+    tf.config.list_physical_devices()
+
+
+if "--verbose" in sys.argv:  # before any script has read its flags
+    os.environ["TF_CPP_MIN_LOG_LEVEL"] = "0"
+# Whoever sets a level below 3 wants the messages; without a standard error there is nothing to capture
+if os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3") in ("0", "1", "2") or sys.stderr is None:
+    start_tensorflow()
+else:
+    with captured_stderr():
+        start_tensorflow()
+
+import tensorflow as tf  # noqa: E402  after its start
+
+
+def several_machines() -> bool:
+    """Whether TF_CONFIG or Slurm name several machines."""
+    return bool(os.environ.get("TF_CONFIG")) or int(os.environ.get("SLURM_STEP_NUM_TASKS", 1)) > 1
+
+
+def make_strategy(num_gpus: int | None) -> tf.distribute.Strategy:
+    """A strategy for the machines that TF_CONFIG or Slurm name, or else for the first `num_gpus` GPUs of this one, or
+    all; raises TrainingError if there are not so many."""
+    if several_machines():
+        if num_gpus is not None:
+            raise TrainingError("--num-gpus is for one machine; of several, all GPUs that each sees are used "
+                                "(CUDA_VISIBLE_DEVICES)")
+        return tf.distribute.MultiWorkerMirroredStrategy(
+            None if os.environ.get("TF_CONFIG") else tf.distribute.cluster_resolver.SlurmClusterResolver())
+    devices = [device.name for device in tf.config.list_logical_devices("GPU")]
+    if not devices:
+        raise TrainingError("there is no GPU; train.py trains on the CPU, devices.py says what TensorFlow sees")
+    if num_gpus is not None and not 1 <= num_gpus <= len(devices):
+        raise TrainingError(f"--num-gpus {num_gpus}: TensorFlow sees {len(devices)}, see devices.py")
+    return tf.distribute.MirroredStrategy(devices[:num_gpus])
+
+
+def run_on_all(run, args: argparse.Namespace) -> None:
+    """`run(args, strategy)` on the devices that `args.num_gpus` or the environment name; raises ValueError, OSError and
+    TrainingError."""
+    strategy = None
+    try:
+        strategy = make_strategy(args.num_gpus)
+        if worker(strategy)[1] > 1 and args.data is None and args.init_from is None:
+            raise TrainingError("several machines need --data DIR, prepared before")
+        run(args, strategy)
+    except tf.errors.OpError as error:
+        if strategy and worker(strategy)[1] == 1:
+            raise
+        raise TrainingError(f"{str(error)[:300]}\nIf another worker was lost, start all of them again: they go "
+                            "on from the last checkpoint") from None
+
+
+def worker(strategy: tf.distribute.Strategy) -> tuple[int, int]:
+    """The number of this process among the workers of its job, and theirs; (0, 1) if it is alone."""
+    resolver = strategy.cluster_resolver
+    if resolver is None or not resolver.task_type:
+        return 0, 1
+    jobs = resolver.cluster_spec().as_dict()
+    chiefs, workers = len(jobs.get("chief", [])), len(jobs.get("worker", []))
+    return resolver.task_id + (chiefs if resolver.task_type == "worker" else 0), chiefs + workers
+
+
+def is_chief(strategy: tf.distribute.Strategy) -> bool:
+    """Whether this process writes: it is alone, or the first of its job's workers."""
+    return worker(strategy)[0] == 0
+
+
+def all_workers_agree(strategy: tf.distribute.Strategy, number: int) -> bool:
+    """Whether all workers of a job call this with the same number; waits for all of them."""
+    if strategy.cluster_resolver is None:
+        return True
+
+    def compare():
+        context, x = tf.distribute.get_replica_context(), tf.constant(float(number), tf.float64)
+        square, squares = context.all_reduce(tf.distribute.ReduceOp.SUM, [x, x * x])
+        return square * square, squares * context.num_replicas_in_sync
+    left, right = (strategy.experimental_local_results(x)[0] for x in tf.function(lambda: strategy.run(compare))())
+    return float(left) == float(right)
+
+
+def main(argv: list[str] | None = None) -> int:
+    import keras  # not needed by anything else here
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    cli.add_verbose(parser)
+    parser.parse_args(argv)
+    build = tf.sysconfig.get_build_info()
+    print(f"Python {platform.python_version()}, TensorFlow {tf.__version__}, Keras {keras.__version__} "
+          f"({keras.backend.backend()}), {platform.machine()} {platform.system()}")
+    if build.get("is_cuda_build"):
+        print(f"built for CUDA {build.get('cuda_version', '?')} and cuDNN {build.get('cudnn_version', '?')}")
+    else:
+        print("built without CUDA")
+    for device in tf.config.list_physical_devices():
+        details = tf.config.experimental.get_device_details(device) if device.device_type == "GPU" else {}
+        print(f"device {device.name} {' '.join(str(value) for value in details.values())}")
+    if not tf.config.list_physical_devices("GPU") and build.get("is_cuda_build"):
+        try:
+            ctypes.CDLL("libcuda.so.1")
+            print("no GPU is used though there is an NVIDIA driver: pip install -r requirements/gpu.txt brings CUDA "
+                  "and cuDNN; what is missing is printed by python devices.py --verbose")
+        except OSError:
+            print("no GPU is used: there is no NVIDIA driver (libcuda.so.1). Training runs on the CPU")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,166 @@
+"""The one door to a run: what `run_folder.open_run` decides from the flags and the folder, and what it refuses."""
+import dataclasses
+import pathlib
+
+import pytest
+import tensorflow as tf
+
+import hyperparams
+import prepro
+import run_folder
+import train
+import train_gan
+import utils
+from cli import TrainingError
+from hyperparams import HyperParams
+
+WIDE = HyperParams(width=32)
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch) -> pathlib.Path:
+    """Features of two corpora and the demo's, and recordings."""
+    for name in ("mine", "other", "demo"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "manifest.csv").write_text(name)
+    (tmp_path / "anybody").mkdir()
+    monkeypatch.setattr(prepro, "DEMO_DATA", tmp_path / "demo")
+    monkeypatch.setattr(prepro, "prepare_demo", lambda hp: tmp_path / "demo")
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def open_run(*flags: str, script=train) -> run_folder.RunPlan:
+    inherited = train_gan.OFTEN if script is train_gan else None
+    return run_folder.open_run(script.parse_arguments([*flags]), f"{script.__name__}.py", inherited)
+
+
+def begin(logdir: str, *flags: str, script=train, checkpoint: int = 1, hp: HyperParams | None = None) -> None:
+    """Leave what a run leaves that was begun with these flags, with a checkpoint of that step unless it is 0."""
+    plan = open_run("--logdir", logdir, *flags, script=script)
+    run = run_folder.Run(plan.logdir, hp or plan.hp, {"generator": []})
+    run_folder.write_run_info(plan.logdir, plan, 9)
+    if checkpoint:
+        run.step.assign(checkpoint)
+        run.save()
+
+
+@pytest.mark.parametrize("flags, preset, data", [
+    ([], "demo", "demo"), (["--data", "mine"], "default", "mine"), (["--preset", "2017"], "2017", "demo"),
+    (["--data", "mine", "--preset", "demo"], "demo", "mine")])
+def test_a_new_run(folder, flags, preset, data):
+    plan = open_run("--logdir", "run", *flags)
+    assert not plan.is_resuming and (plan.checkpoint, plan.initial_weights, plan.init_from) == (None, None, None)
+    assert plan.hp == hyperparams.PRESETS[preset] and plan.data.name == data and plan.script == "train.py"
+    assert not (folder / "run").exists()  # it decides and writes nothing
+
+
+def test_overrides_and_seed_of_a_new_run(folder):
+    assert open_run("--logdir", "run", "--set", "width=32", "--seed", "3").hp == hyperparams.PRESETS["demo"].replace(
+        width=32, seed=3)
+
+
+def test_a_resumed_run_keeps_what_it_was_begun_with(folder):
+    begin("run", "--data", "mine", "--set", "width=32")
+    for flags in ([], ["--data", "mine"], ["--set", "width=32"], ["--preset", "default", "--set", "width=32"]):
+        plan = open_run("--logdir", "run", *flags)
+        assert plan.is_resuming and plan.hp == WIDE and plan.data.name == "mine"
+        assert plan.checkpoint.endswith("step-1") and plan.existing == [plan.checkpoint] and not plan.initial_weights
+
+
+def test_a_corpus_that_moved_may_be_named(folder):
+    begin("run", "--data", "mine")
+    (folder / "mine").rename(folder / "moved")
+    assert open_run("--logdir", "run", "--data", "moved").data.name == "moved"
+
+
+def test_no_resume_is_a_new_run_with_the_corpus_of_the_one_before(folder):
+    begin("run", "--data", "mine", "--set", "width=32")
+    plan = open_run("--logdir", "run", "--no-resume")
+    assert not plan.is_resuming and plan.no_resume and plan.existing == [] and plan.checkpoint is None
+    assert plan.hp == hyperparams.PRESETS["default"] and plan.data == folder / "mine"
+    assert open_run("--logdir", "run", "--no-resume", "--data", "other").data.name == "other"
+
+
+@pytest.mark.parametrize("flags, script, message", [
+    (["--data", "other"], train, "was begun with --data .*mine, not other: leave --data out"),
+    ([], train_gan, "was begun by train.py, not train_gan.py: choose another --logdir"),
+    (["--set", "width=64"], train, r"begun with other hyperparameters: width \(32 there, 64 asked for\)"),
+    (["--preset", "2017"], train, "begun with other hyperparameters: .*attention"),
+    (["--init-from", "other"], train, "was begun without --init-from: leave --init-from out"),
+    (["--init-from", "other", "--logdir", "begun"], train, "was begun with --init-from .*run: leave --init-from out"),
+    (["--logdir", "gan", "--unpaired", "mine"], train_gan,
+     "was begun with --unpaired .*anybody: leave --unpaired out")])
+def test_other_flags_than_those_a_run_was_begun_with_are_refused(folder, flags, script, message):
+    begin("run", "--data", "mine", "--set", "width=32")
+    begin("begun", "--data", "mine", "--init-from", "run")
+    begin("gan", "--init-from", "run", "--unpaired", "anybody", script=train_gan)
+    with pytest.raises(TrainingError, match=message):
+        open_run("--logdir", "run", *flags, script=script)
+
+
+def test_a_corpus_that_was_prepared_again_is_refused(folder):
+    begin("run", "--data", "mine")
+    (folder / "mine" / "manifest.csv").write_text("other recordings")
+    with pytest.raises(TrainingError, match="mine has changed since run was begun"):
+        open_run("--logdir", "run")
+
+
+def test_init_from_gives_its_weights_until_there_is_a_checkpoint(folder):
+    begin("first", "--data", "mine", checkpoint=5)
+    plan = open_run("--logdir", "run", "--data", "mine", "--init-from", "first")
+    assert plan.initial_weights.endswith("step-5") and plan.init_from == pathlib.Path("first") and not plan.checkpoint
+    begin("run", "--data", "mine", "--init-from", "first", checkpoint=0)
+    plan = open_run("--logdir", "run")  # killed before its first checkpoint
+    assert plan.is_resuming and plan.initial_weights.endswith("step-5") and plan.init_from == folder / "first"
+    begin("run", "--data", "mine", "--init-from", "first")
+    plan = open_run("--logdir", "run")
+    assert plan.checkpoint.endswith("step-1") and plan.initial_weights is None
+    assert open_run("--logdir", "run", "--no-resume", "--init-from", "first").initial_weights.endswith("step-5")
+    with pytest.raises(TrainingError, match="nothing holds no checkpoint"):
+        open_run("--logdir", "new", "--init-from", "nothing")
+
+
+def test_adversarial_training_takes_networks_and_features_of_the_run_it_begins_from(folder):
+    begin("paired", "--data", "mine", "--set", "width=32")
+    plan = open_run("--logdir", "gan", "--init-from", "paired", "--set", "k=2", script=train_gan)
+    assert plan.hp == WIDE.replace(**train_gan.OFTEN, k=2) and plan.data == folder / "mine"
+    assert open_run("--init-from", "paired", "--data", "other", script=train_gan).data.name == "other"
+    with pytest.raises(TrainingError, match="--init-from nothing is no run folder"):
+        open_run("--logdir", "gan", "--init-from", "nothing", script=train_gan)
+
+
+def test_unpaired_recordings_are_remembered_and_must_be_there(folder):
+    begin("paired", "--data", "mine")
+    begin("gan", "--init-from", "paired", "--unpaired", "anybody", script=train_gan)
+    assert open_run("--logdir", "gan", script=train_gan).unpaired == folder / "anybody"
+    (folder / "anybody").rmdir()
+    with pytest.raises(TrainingError, match="--unpaired .*anybody is no folder"):
+        open_run("--logdir", "gan", script=train_gan)
+
+
+@pytest.mark.parametrize("name, text, message", [
+    ("run.json", "{", "run.json is damaged: delete it, and say with --data"),
+    ("hparams.json", "{", "hparams.json is damaged"),
+    ("hparams.json", None, "another version of this project: unknown .'hidden'")])
+def test_damaged_notes_of_a_run_are_refused(folder, name, text, message):
+    begin("run", "--data", "mine")
+    path = folder / "run" / name
+    if text is None:
+        utils.write_json(path, dataclasses.asdict(WIDE) | {"hidden": 3})
+    else:
+        path.write_text(text)
+    with pytest.raises((TrainingError, ValueError), match=message):
+        open_run("--logdir", "run")
+
+
+def test_the_newest_checkpoint_that_can_be_read(folder, capsys):
+    begin("run", "--data", "mine")
+    run = run_folder.Run(folder / "run", WIDE, {"generator": [tf.Variable(1.0)]})
+    for step in (2, 3):
+        run.step.assign(step)
+        run.save()
+    (folder / "run" / "checkpoints" / "step-3.index").write_bytes(b"")
+    plan = open_run("--logdir", "run")
+    assert plan.checkpoint.endswith("step-2") and plan.existing[0].endswith("step-3")
+    assert "step-3 is damaged" in capsys.readouterr().err
