@@ -136,13 +136,14 @@ def read_run_info(logdir: pathlib.Path) -> dict:
         raise TrainingError(f"{path} is damaged: delete it, and say with --data what the run is trained on") from None
 
 
-def write_run_info(logdir: pathlib.Path, plan: RunPlan, steps: int) -> None:
+def write_run_info(logdir: pathlib.Path, script: str, data: pathlib.Path, steps: int,
+                   init_from: pathlib.Path | None = None, unpaired: pathlib.Path | None = None) -> None:
     """Write into a run folder which script trains it, with which features, to which last step, from whose weights and
     with which unpaired recordings."""
     folders = {name: str(folder.resolve()) if folder else None
-               for name, folder in (("init_from", plan.init_from), ("unpaired", plan.unpaired))}
-    utils.write_json(logdir / "run.json", {"script": plan.script, "data": str(plan.data.resolve()), "steps": steps,
-                                           "manifest": manifest.fingerprint(plan.data), **folders})
+               for name, folder in (("init_from", init_from), ("unpaired", unpaired))}
+    utils.write_json(logdir / "run.json", {"script": script, "data": str(data.resolve()), "steps": steps,
+                                           "manifest": manifest.fingerprint(data), **folders})
 
 
 def check_run_info(info: dict, logdir: pathlib.Path, script: str, data: pathlib.Path, init_from: pathlib.Path | None,

@@ -21,8 +21,8 @@ from collections.abc import Iterator
 
 import analysis
 import cli
-import devices
 import data_load
+import devices
 import inference
 import losses
 import metrics

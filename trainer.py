@@ -215,7 +215,8 @@ def train(plan: RunPlan, make_trainer, steps: int | None, strategy: tf.distribut
         else:  # the other workers do what the chief does, to stay in step, but what they write is thrown away
             logdir = pathlib.Path(stack.enter_context(tempfile.TemporaryDirectory()))
         base.save(found, logdir)
-        run_folder.write_run_info(logdir, plan, last_step)  # needed if killed before the first checkpoint
+        # Needed if killed before the first checkpoint
+        run_folder.write_run_info(logdir, plan.script, plan.data, last_step, plan.init_from, plan.unpaired)
         run = Run(logdir, hp, trainer.parts)
         if plan.checkpoint:
             run.resume(plan.checkpoint)

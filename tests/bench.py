@@ -27,10 +27,10 @@ sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))
 import analysis
 import base
 import cli
-import inference
 import data_load
 import eval as eval_script
 import hyperparams
+import inference
 import manifest
 import prepro
 import train_gan

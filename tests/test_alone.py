@@ -8,8 +8,8 @@ import pytest
 import analysis
 import data_load
 import evaluation
-import manifest
 import listening
+import manifest
 import prepro
 import report
 import unpaired

@@ -12,8 +12,8 @@ import eval as eval_script
 import manifest
 import prepro
 import train
-import trainer
 from conftest import leftovers, untrained_run, words, write
+from run_folder import write_run_info
 
 pytestmark = pytest.mark.usefixtures("serial")
 IDS = ["a", "b", "c", "d"]
@@ -342,7 +342,7 @@ def test_eval_changes_nothing_that_a_model_was_trained_with(recordings, run_fold
 def test_eval_of_a_run_that_is_not_at_its_end_says_so(tmp_path, capsys):
     untrained_run(tmp_path / "run")
     for step, n_warnings in ((3, 1), (9, 0)):
-        trainer.write_run_info(tmp_path / "run", "train.py", tmp_path, 9)
+        write_run_info(tmp_path / "run", "train.py", tmp_path, 9)
         (tmp_path / "run" / "checkpoints" / f"step-{step}.index").touch()
         write(tmp_path / "in.wav", words(1))
         status, _, error = run(capsys, eval_script.main, tmp_path / "in.wav", "--out", tmp_path / "out", "--logdir",
@@ -353,7 +353,7 @@ def test_eval_of_a_run_that_is_not_at_its_end_says_so(tmp_path, capsys):
 def test_eval_of_a_corpus_that_has_changed_since_says_so(demo_data, run_folder, tmp_path, monkeypatch, capsys):
     """What is held out now may have been trained on."""
     shutil.copytree(run_folder, tmp_path / "run"), shutil.copytree(demo_data, tmp_path / "data")
-    trainer.write_run_info(tmp_path / "run", "train.py", tmp_path / "data", 0)
+    write_run_info(tmp_path / "run", "train.py", tmp_path / "data", 0)
     monkeypatch.setattr(eval_script.heldout, "evaluate", lambda *_: None)
     for warned in (False, True):
         assert eval_script.main(["--logdir", str(tmp_path / "run")]) == 0

@@ -6,11 +6,11 @@ import pytest
 import soundfile
 import tensorflow as tf
 
-import run_folder
 import base
 import eval as eval_script
 import eval_gan
 import hyperparams
+import run_folder
 import train
 import train_gan
 import trainer

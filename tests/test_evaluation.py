@@ -5,8 +5,8 @@ import numpy as np
 import pytest
 
 import evaluation
-import metrics
 import listening
+import metrics
 import report
 import utils
 import world

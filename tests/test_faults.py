@@ -18,13 +18,13 @@ import tensorflow as tf
 from tensorboard.backend.event_processing.plugin_event_accumulator import EventAccumulator  # the server's own
 
 import checkpoints
-import run_folder
 import cli
 import data_load
 import devices
 import eval as eval_script
 import eval_gan
 import prepro
+import run_folder
 import train
 import train_gan
 import train_multi_gpus

@@ -7,11 +7,12 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-import run_folder
 import analysis
-import inference
+import checkpoints
 import hyperparams
+import inference
 import losses
+import run_folder
 import train_gan
 import trainer
 import utils
@@ -281,12 +282,13 @@ def test_the_same_command_resumes_whatever_it_sets(tmp_path, monkeypatch, capsys
     """The defaults come from the paired run at first, and from the run itself afterwards."""
     paired, logdir = tmp_path / "paired", tmp_path / "gan"
     utils.write_json(paired / "hparams.json", dataclasses.asdict(hyperparams.HyperParams(width=48)))
-    trainer.write_run_info(paired, "train.py", tmp_path, 9)
+    run_folder.write_run_info(paired, "train.py", tmp_path, 9)
+    (paired / checkpoints.WEIGHTS).touch()
     used = []
 
-    def train(args, hp, task, script, strategy):
-        used.append(hp)
-        utils.write_json(args.logdir / "hparams.json", dataclasses.asdict(hp))
+    def train(plan, *_):
+        used.append(plan.hp)
+        utils.write_json(plan.logdir / "hparams.json", dataclasses.asdict(plan.hp))
     monkeypatch.setattr(trainer, "train", train)
     monkeypatch.setattr(train_gan, "plot_curves", lambda logdir: None)
     first = ["--logdir", str(logdir), "--set", "k=3", "--init-from", str(paired)]
@@ -295,8 +297,8 @@ def test_the_same_command_resumes_whatever_it_sets(tmp_path, monkeypatch, capsys
     capsys.readouterr()
     assert train_gan.main([*first, "--unpaired", str(tmp_path / "nowhere")]) == 1
     assert "nowhere is no folder of recordings" in capsys.readouterr().err
-    trainer.write_run_info(logdir, "train_gan.py", tmp_path, 9, paired, paired)
-    monkeypatch.setattr(trainer, "train", lambda args, *_: used.append(args.unpaired))
+    run_folder.write_run_info(logdir, "train_gan.py", tmp_path, 9, paired, paired)
+    monkeypatch.setattr(trainer, "train", lambda plan, *_: used.append(plan.unpaired))
     assert train_gan.main(first) == 0 and used[-1] == paired.resolve()  # as it was begun
     assert train_gan.main(first[:2] + ["--set", "k=4"]) == 1
     assert "k (3 there, 4 asked for)" in capsys.readouterr().err

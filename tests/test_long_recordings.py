@@ -4,8 +4,8 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import pytest
 
-import inference
 import hyperparams
+import inference
 import utils
 from conftest import demo_wav
 from inference import Converted

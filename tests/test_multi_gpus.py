@@ -13,10 +13,11 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-import checkpoints
 import base
+import checkpoints
 import data_load
 import eval as eval_script
+import run_folder
 import train
 import train_gan
 import train_multi_gpus
@@ -100,7 +101,8 @@ def test_a_run_goes_on_and_evaluates_on_any_number_of_devices(tiny_hp, demo_data
         (self.strategy.num_replicas_in_sync, int(step))) or train_step(self, stage, batch, step))
     for n, steps in ((2, "2"), (1, "3"), (2, "5")):
         args = train.parse_arguments(["--data", str(demo_data), "--logdir", str(tmp_path), "--steps", steps])
-        trainer.train(args, hp, train.PairedTrainer, "train.py", strategies[n])
+        plan = run_folder.open_run(args, "train.py")._replace(hp=hp)
+        trainer.train(plan, train.PairedTrainer, args.steps, strategies[n])
         assert checkpoints.best_checkpoint(tmp_path).endswith(f"step-{steps}")
         solved.append((tmp_path / base.FILE).read_bytes())
     assert taken == [(2, 0), (2, 1), (1, 2), (2, 3), (2, 4)]

@@ -39,7 +39,7 @@ def begin(logdir: str, *flags: str, script=train, checkpoint: int = 1, hp: Hyper
     """Leave what a run leaves that was begun with these flags, with a checkpoint of that step unless it is 0."""
     plan = open_run("--logdir", logdir, *flags, script=script)
     run = run_folder.Run(plan.logdir, hp or plan.hp, {"generator": []})
-    run_folder.write_run_info(plan.logdir, plan, 9)
+    run_folder.write_run_info(plan.logdir, plan.script, plan.data, 9, plan.init_from, plan.unpaired)
     if checkpoint:
         run.step.assign(checkpoint)
         run.save()

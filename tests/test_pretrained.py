@@ -5,13 +5,13 @@ import numpy as np
 import pytest
 
 import base
+import checkpoints
 import data_load
 import eval as eval_script
 import export
 import prepro
 import run_folder
 import voice
-import checkpoints
 from conftest import TINY, leftovers, no_workers, plain_base, untrained_run, words, write
 from inference import Converter
 from networks import Generator

@@ -15,8 +15,8 @@ import pytest
 import tensorflow as tf
 
 import checkpoints
-import run_folder
 import cli
+import run_folder
 import train
 import utils
 from conftest import no_corpus, resume

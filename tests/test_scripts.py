@@ -18,11 +18,11 @@ import pytest
 import soundfile
 import tensorflow as tf
 
-import listening
-import inference
 import eval as eval_script
 import eval_gan
 import hyperparams
+import inference
+import listening
 import prepro
 import train
 import train_gan

@@ -9,8 +9,8 @@ from tensorboard.backend.event_processing.plugin_event_multiplexer import EventM
 from tensorboard.plugins.base_plugin import TBContext
 from tensorboard.plugins.hparams import api_pb2, backend_context, get_experiment, list_session_groups
 
-import run_folder
 import report
+import run_folder
 from hyperparams import HyperParams
 
 

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-import checkpoints
 import base
+import checkpoints
 import data_load
 import train
 import trainer

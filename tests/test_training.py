@@ -11,8 +11,8 @@ import tensorflow as tf
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 import checkpoints
-import run_folder
 import data_load
+import run_folder
 import train
 import trainer
 from conftest import plain_corpus, resume

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 import base
+import checkpoints
 import data_load
 import eval as eval_script
 import prepro
@@ -16,7 +17,6 @@ import train_gan
 import trainer
 import utils
 import voice
-import checkpoints
 from analysis import Features
 from conftest import TINY, leftovers, no_workers, plain_base
 from networks import Generator

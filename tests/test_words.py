@@ -11,9 +11,9 @@ import pathlib
 import numpy as np
 import pytest
 
-import listening
 import eval as eval_script
 import evaluation
+import listening
 from hyperparams import HyperParams
 from manifest import Pair
 
