@@ -1,9 +1,9 @@
-"""What the networks read of a recording: linear spectrogram, pitch, and a mel spectrogram without harmonics. And which
-moments of two recordings of one sentence correspond: dynamic time warping, cuts, slices for training.
+"""Features that the networks read: linear spectrogram, pitch, and a mel spectrogram without harmonics. Also the
+alignment of two recordings of one sentence: dynamic time warping, cuts, slices for training.
 
-Below 1 kHz mel bands are narrower than the distance of harmonics, which are at other places in every voice. What two
-speakers share is the envelope above the harmonics, so all mel spectrograms of source and target are of that; the
-harmonics are drawn by the post-net, from the pitch.
+Below 1 kHz mel bands are narrower than the distance of harmonics, and every voice has its harmonics at other
+frequencies. What two speakers share is the spectral envelope, so all mel spectrograms of source and target here are
+envelopes. The post-net draws the harmonics from the pitch.
 """
 import functools
 import math
@@ -18,14 +18,14 @@ import utils
 from compiled import librosa
 from hyperparams import HyperParams
 
-COARSE = 8            # frames averaged for the alignment of recordings too long for a full one
+COARSE = 8            # frames averaged to align recordings that are too long for a full alignment
 PAUSE_SECONDS = 0.15  # shortest silence at which a long recording may be cut
 
 
 class Features(NamedTuple):
-    """What is known of a recording; float16 as it is stored, but for the pitch."""
+    """Features of a recording: float16, as they are stored, except for the pitch."""
     linear: np.ndarray  # (T, F) normalised linear spectrogram
-    mel: np.ndarray     # (T, M) the same of its envelope
+    mel: np.ndarray     # (T, M) normalised mel spectrogram of the envelope
     hertz: np.ndarray   # (T,) fundamental frequency, 0 where unvoiced
 
 
@@ -44,8 +44,8 @@ def pitch(wav: np.ndarray, hp: HyperParams) -> np.ndarray:
     """Fundamental frequency (T,) in Hz of (samples,), 0 where unvoiced, by pYIN (Mauch & Dixon 2014), a value for each
     frame of `utils.spectrograms`.
 
-    A coarser grid than librosa's own, a quarter of a semitone and 20 thresholds: five times as fast and the same pitch,
-    5 cents apart in the median, other voicing in 1 % of the frames.
+    The grid is coarser than librosa's default: a quarter of a semitone and 20 thresholds. This is five times as fast
+    and finds the same pitch: the median difference is 5 cents, and voicing differs in 1 % of the frames.
     """
     hertz, voiced, _ = librosa.pyin(wav, fmin=hp.pitch_min, fmax=hp.pitch_max, sr=hp.sample_rate,
                                     frame_length=hp.n_fft, hop_length=hp.hop_length, resolution=0.25, n_thresholds=20)
@@ -53,7 +53,7 @@ def pitch(wav: np.ndarray, hp: HyperParams) -> np.ndarray:
 
 
 def pitch_contour(hertz: np.ndarray, hp: HyperParams) -> np.ndarray:
-    """Octaves (T,) above `hp.pitch_middle` of a pitch (T,) in Hz, drawn on through what is unvoiced (0)."""
+    """Octaves (T,) above `hp.pitch_middle` of a pitch (T,) in Hz, interpolated through unvoiced frames (0)."""
     voiced = hertz > 0.0
     if not voiced.any():
         return np.zeros(len(hertz), np.float32)
@@ -64,9 +64,9 @@ def pitch_contour(hertz: np.ndarray, hp: HyperParams) -> np.ndarray:
 def mel_envelope(linear: np.ndarray, contour: np.ndarray, hp: HyperParams) -> np.ndarray:
     """Mel spectrogram (T, M) of the spectral envelope of (T, F), whose pitch is `contour` (T,) octaves.
 
-    Averaged twice over a window as wide as the pitch, the magnitude has no harmonics left (CheapTrick, Morise 2015,
-    section 3, smooths the power once so). Pitch is rounded to semitones, so that both averages and the mel filters are
-    one matrix; a window wrong by 3 % leaves a thousandth of the harmonics.
+    Averaging the magnitude twice over a window as wide as the pitch removes the harmonics (CheapTrick, Morise 2015,
+    section 3, smooths the power once in this way). Pitch is rounded to semitones, so that both averages and the mel
+    filters are one matrix. A window that is wrong by 3 % leaves a thousandth of the harmonics.
     """
     magnitude = utils.denormalise(linear.astype(np.float32), hp)
     semitones, mel = np.round(12.0 * contour).astype(int), np.empty((len(linear), hp.n_mels), np.float32)
@@ -79,19 +79,19 @@ def mel_envelope(linear: np.ndarray, contour: np.ndarray, hp: HyperParams) -> np
 
 @functools.lru_cache(maxsize=256)
 def envelope_filterbank(width: float, sample_rate: int, n_fft: int, n_mels: int) -> np.ndarray:
-    """(F, M) from a magnitude spectrum with harmonics `width` bins apart to the mel spectrum of its envelope."""
+    """Matrix (F, M) from a magnitude spectrum with harmonics `width` bins apart to the mel spectrum of its envelope."""
     once = average(np.eye(n_fft // 2 + 1), width)
     return (once @ (once @ utils.mel_filterbank(sample_rate, n_fft, n_mels).T)).astype(np.float32)
 
 
 def average(magnitude: np.ndarray, width: float) -> np.ndarray:
-    """Mean of (T, F) over a window of `width` bins around each bin, the spectrum mirrored at both ends."""
+    """Mean of (T, F) over a window of `width` bins around each bin; the spectrum is mirrored at both ends."""
     n_bins, beyond = magnitude.shape[1], int(width / 2) + 2
     mirrored = np.pad(magnitude, ((0, 0), (beyond, beyond)), mode="reflect")
     sums = np.pad(np.cumsum(mirrored, axis=1, dtype=np.float64), ((0, 0), (1, 0)))                    # (T, F')
 
     def up_to(place: float) -> np.ndarray:
-        """The sum of each spectrum up to `place` bins after the left end of each bin, between bins in proportion."""
+        """The sum of each spectrum up to `place` bins after the left end of each bin, with fractions of bins."""
         whole = math.floor(place)
         share, first = place - whole, whole + beyond
         return sums[:, first:first + n_bins] * (1.0 - share) + sums[:, first + 1:first + 1 + n_bins] * share
@@ -109,20 +109,20 @@ def dtw(source: np.ndarray, target: np.ndarray) -> tuple[np.ndarray, np.ndarray]
 
 
 def alignment_features(mel: np.ndarray, hp: HyperParams) -> np.ndarray:
-    """What recordings are aligned by, (T, 13) in dB: the level at half its weight and mel-cepstra of order 12.
+    """Features (T, 13) in dB for aligning recordings: the level at half its weight and mel-cepstra of order 12.
 
-    Only a speaker's mean may be taken from them. Divided by their deviations the high coefficients, mostly noise, weigh
-    as much as the low ones, and the right sentence is no nearer than any other.
+    Subtract only the speaker's mean from them. If they were divided by their deviations, the high coefficients, mostly
+    noise, would weigh as much as the low ones, and the right sentence would be no nearer than any other.
     """
     level = hp.range_db * mel.mean(axis=1, keepdims=True)
     return np.concatenate([0.5 * level, utils.cepstra(mel, hp, 12)], axis=1)
 
 
 def warp(source: np.ndarray, target: np.ndarray) -> tuple[np.ndarray, float]:
-    """Align two sequences of features less their speaker's mean, (S, C) and (T, C).
+    """Align two sequences of features, (S, C) and (T, C), from which their speakers' means were subtracted.
 
-    Returns the source position of each target frame, (T,) rising from 0 to S - 1, smoothed over 75 ms because the
-    raw path is a staircase, and the mean distance along the raw path.
+    Returns the source position (T,) of each target frame, rising from 0 to S - 1, and the mean distance along the raw
+    path. The positions are smoothed over 75 ms, because the raw path is a staircase.
     """
     path, distances = dtw(source, target)
     counts = np.bincount(path[:, 1], minlength=len(target))
@@ -151,7 +151,7 @@ def cut_long(source: np.ndarray, target: np.ndarray, hp: HyperParams) -> list[tu
     longest = hp.max_seconds * hp.frames_per_second
     if max(len(source), len(target)) <= longest:
         return [(0, len(source), 0, len(target))]
-    step = max(COARSE, math.ceil(max(len(source), len(target)) / 4000))  # bounds the memory of an hour's alignment
+    step = max(COARSE, math.ceil(max(len(source), len(target)) / 4000))  # limits the memory for aligning an hour
     coarse = [alignment_features(utils.reduce_frames(mel, step).reshape(-1, step, hp.n_mels).mean(axis=1), hp)
               for mel in (source, target)]
     path, _ = warp(*[x - x.mean(axis=0) for x in coarse])
@@ -159,7 +159,7 @@ def cut_long(source: np.ndarray, target: np.ndarray, hp: HyperParams) -> list[tu
     cuts = []
     for frame in pauses(target, hp).mean(axis=1).astype(int).tolist() if len(source_pauses) else ():
         expected = np.interp(frame, np.arange(len(path)) * step, path * step)
-        # How far outside a pause: where inside a long one the path crosses a short one says nothing
+        # Distance outside each pause: if the path passes through a long pause, the place inside it does not matter
         outside = np.maximum(source_pauses[:, 0] - expected, expected - source_pauses[:, 1])
         middle = int(source_pauses[outside.argmin()].mean())
         if outside.min() <= 3 * step and (not cuts or middle > cuts[-1][0]):
@@ -173,7 +173,7 @@ def cut_long(source: np.ndarray, target: np.ndarray, hp: HyperParams) -> list[tu
 
 
 def make_slices(path: np.ndarray, seed: str, hp: HyperParams) -> list[tuple[int, int, int, int]]:
-    """Crops of `slice_min_seconds` to `slice_max_seconds` of the target, each overlapping the next by half.
+    """Slices of `slice_min_seconds` to `slice_max_seconds` of the target, each overlapping the next by half.
 
     Returns (target start, target end, source start, source end) in frames, the source's along the DTW `path`.
     """

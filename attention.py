@@ -1,7 +1,8 @@
-"""Luong's two attentions (Luong et al. 2015): local, at a position that moves on, and global, over all of the source.
+"""Luong's two kinds of attention (Luong et al. 2015): local, around a position that moves forward, and global, over the
+whole source.
 
-Both have the same methods, so that one decoder step serves them. Letters of shapes: see hyperparams.py; S is the source
-length in frames, B the channels of the base: mel, octaves, voicing.
+Both have the same methods, so that one decoder step works with either. Letters of shapes: see hyperparams.py; S is the
+source length in frames, B the channels of the base: mel, octaves, voicing.
 """
 import math
 from typing import NamedTuple
@@ -13,19 +14,19 @@ from recurrent import Dense, product, window
 
 
 class Attended(NamedTuple):
-    """What a decoder step read, K looks at W places of the memory."""
+    """What a decoder step read: K contexts, each a weighted sum of W memory vectors."""
     contexts: object  # (N, K, E)
-    base: object      # (N, r, B) at the places of the frames written
-    start: object     # (N,) source frame where their reading began
-    end: object       # (N,) and where it ended
-    pace: object      # (N,) frames of source for a frame written
-    origin: object    # (N,) first source frame of what was looked through
+    base: object      # (N, r, B) the base at the points read for the `r` output frames
+    start: object     # (N,) source frame where reading began
+    end: object       # (N,) source frame where reading ended
+    pace: object      # (N,) source frames per output frame
+    origin: object    # (N,) first source frame of the attention window
     weights: object   # (N, K, W)
 
 
 def between(away, valid, frames):
-    """Frames (N, W, B), of which the `valid` (N, W) ones count, read at points (N, r, B) that are so far `away`
-    (N, r, W) from them: between two neighbours."""
+    """Interpolate linearly between `frames` (N, W, B), of which only the `valid` (N, W) ones count, at `r` points whose
+    distances to the frames are `away` (N, r, W): (N, r, B)."""
     return ops.matmul(ops.maximum(1.0 - away, 0.0) * valid[:, None, :], frames)
 
 
@@ -33,9 +34,9 @@ class LocalAttention(layers.Layer):
     """Luong's local attention with predicted position (Luong et al. 2015, section 3.2), made monotonic.
 
     The position moves by a predicted advance, so it can neither jump nor go back. A decoder step writes `r` frames
-    and looks at the memory `r` times, at points spaced evenly from its old position to the new one: each frame has a
-    context of its own, and what is said need not pass through one vector for 62 ms of speech. It sees a window of the
-    memory, as far as a step may move and REACH deviations of the Gaussian to both sides.
+    and reads the memory at `r` points, spaced evenly from its old position to the new one. So each frame has its own
+    context, and no single vector must hold the content of 62 ms of speech. A step sees a window of the memory: as far
+    as a step may move, and REACH deviations of the Gaussian on both sides.
     """
 
     REACH = 6
@@ -47,7 +48,7 @@ class LocalAttention(layers.Layer):
         self.reach = math.ceil(self.REACH * sigma)
         self.size = 2 * self.reach + math.ceil((r - 1) * max_advance) + 2                         # W
         self.hidden = Dense(width // 2, "tanh")
-        # Zero weights and this bias make an untrained model walk one source frame for each frame it writes.
+        # Zero weights and this bias make an untrained model advance one source frame per output frame.
         walk = -float(ops.log(max_advance - 1.0))
         self.pace_layer = Dense(1, "sigmoid", kernel_initializer="zeros",
                                     bias_initializer=keras.initializers.Constant(walk))
@@ -55,26 +56,25 @@ class LocalAttention(layers.Layer):
         self.built = True
 
     def prepare_memory(self, memory, mapped):
-        """Memory (N, S, E) and the base (N, S, B) as a decoder's loop reads them: side by side (N, S, E + B)."""
+        """Join memory (N, S, E) and base (N, S, B) for the decoder's loop: (N, S, E + B)."""
         return ops.concatenate([memory, mapped], axis=-1)
 
     def window_size(self, memory) -> int:
-        """W, frames that a step looks through."""
+        """W, the number of frames in the window of a step."""
         return self.size
 
     def step(self, start, pace, state, context, memory, lengths) -> Attended:
-        """Go on from `start` (N,) at a pace (N,) that state and last context (N, E) renew, and read there."""
+        """Update the pace (N,) from state and last context (N, E), move on from `start` (N,), and read there."""
         pace = self.advance(pace, state, context)                                                    # (N,)
         end = start + self.r * pace                                                               # (N,)
         contexts, base, origin, weights = self.attend(start, end, state, memory, lengths)
         return Attended(contexts, base, start, end, pace, origin, weights)
 
     def advance(self, pace, state, context):
-        """Pace (N,) of before, state (N, E) and last context (N, E) to the pace of this step, frames of source for one
-        that is written.
+        """Update the pace (N,), in source frames per output frame, from the state (N, E) and the last context (N, E).
 
-        A step renews but a share of it, because what is read hangs on no single step, and a pace that jumps within a
-        sound of speech garbles it.
+        A step replaces only a share of the pace. So no single step decides what is read, and the pace does not jump
+        within a speech sound, which would garble the sound.
         """
         advance = self.pace_layer(self.hidden(ops.concatenate([state, context], axis=-1)))[:, 0]     # (N,) in (0, 1)
         return pace + self.smoothing * (self.max_advance * advance - pace)
@@ -82,13 +82,13 @@ class LocalAttention(layers.Layer):
     def attend(self, start, end, state, memory, lengths):
         """Read memory (N, S, E + B) of `lengths` (N,) frames at `r` points from `start` to `end` (N,).
 
-        Returns contexts (N, r, E), the base (N, r, B) at the points themselves, the frame (N,) where the window begins
-        that was looked through, and weights (N, r, W) of its frames: the softmax of Luong's general score plus the
-        logarithm of a Gaussian around each point (eq. 10).
+        Returns contexts (N, r, E), the base (N, r, B) at the points themselves, the first frame (N,) of the window, and
+        the weights (N, r, W) of its frames. The weights are the softmax of Luong's general score plus the logarithm of
+        a Gaussian around each point (eq. 10).
         """
         fractions = ops.arange(self.r, dtype="float32") / self.r
         centres = start[:, None] + (end - start)[:, None] * fractions[None, :]                    # (N, r)
-        # A point past the end, while others of the batch still write, reads the last frame instead of nothing.
+        # While longer utterances of the batch are decoded, a point past the end reads the last frame.
         centres = ops.clip(centres, 0.0, lengths[:, None] - 1.0)
         origin = ops.floor(centres[:, 0]) - self.reach                                            # (N,)
         near = window(memory, ops.cast(origin, "int32"), self.size)                               # (N, W, E + B)
@@ -102,7 +102,7 @@ class LocalAttention(layers.Layer):
         return ops.matmul(weights, near), between(away, valid, base), origin, weights
 
     def spread(self, weights, origins, length):
-        """Weights (N, Ty, r, W) of windows from frames (N, Ty) on over a source of `length` frames S: (N, Ty*r, S)."""
+        """Weights (N, Ty, r, W) of windows that begin at `origins` (N, Ty) as weights (N, Ty*r, S) of all frames."""
         n, steps, r, size = (ops.shape(weights)[i] for i in range(4))
         frames = ops.cast(origins, "int32")[:, :, None, None] + ops.arange(size, dtype="int32")
         inside = ops.cast(ops.logical_and(frames >= 0, frames < length), "float32")                # (N, Ty, 1, W)
@@ -113,11 +113,11 @@ class LocalAttention(layers.Layer):
 
 
 class GlobalAttention(layers.Layer):
-    """Luong's global attention with the general score (Luong et al. 2015, section 3.1): a step looks once, at all of
-    the memory, which has a vector for each `stack` frames of the source.
+    """Luong's global attention with the general score (Luong et al. 2015, section 3.1): each step reads the whole
+    memory once. The memory has one vector for each `stack` frames of the source.
 
-    No position moves on: a step reads where its weights say. What it writes is counted as read from the frames of one
-    vector of the memory, and these begin at the frame that the weights expect. The base is read there.
+    There is no position that moves forward. The position of a step is the weighted mean of the frames where memory
+    vectors begin. The step counts as reading the `stack` frames from this position, and reads the base there.
     """
 
     n_contexts = 1
@@ -129,17 +129,17 @@ class GlobalAttention(layers.Layer):
         self.built = True
 
     def prepare_memory(self, memory, mapped):
-        """Memory (N, Tx, E) and the base (N, S, B) as a decoder's loop reads them: also as keys (N, E, Tx)."""
+        """Keys (N, E, Tx), memory (N, Tx, E) and base (N, S, B) for the decoder's loop."""
         return ops.swapaxes(memory, 1, 2), memory, mapped
 
     def window_size(self, memory):
-        """W = Tx, steps of the memory, all of which a step looks through."""
+        """W = Tx: a step reads all vectors of the memory."""
         return ops.shape(memory[1])[1]
 
     def step(self, start, pace, state, context, memory, lengths) -> Attended:
-        """Read with a state (N, E) what was remembered of `lengths` (N,) frames; all else is for another attention."""
+        """Read the memory of `lengths` (N,) frames with a state (N, E); local attention uses the other arguments."""
         keys, memory, mapped = memory
-        frames = self.stack * ops.arange(ops.shape(memory)[1], dtype="float32")                   # (Tx,) their first
+        frames = self.stack * ops.arange(ops.shape(memory)[1], dtype="float32")                   # (Tx,) first of each
         valid = ops.cast(frames < lengths[:, None], "float32")[:, None, :]                        # (N, 1, Tx)
         score = product(self.query(state)[:, None, :], keys) / self.width ** 0.5                  # (N, 1, Tx)
         weights = ops.softmax(score + (valid - 1.0) * 1e9, axis=-1)                               # (N, 1, Tx)
@@ -154,8 +154,8 @@ class GlobalAttention(layers.Layer):
                     ops.full_like(pace, self.stack / self.r), ops.zeros_like(pace), weights)
 
     def spread(self, weights, origins, length):
-        """Weights (N, Ty, 1, Tx) of steps over a source of `length` frames S: those of a step for each frame that it
-        writes, those of a vector shared by the frames it stands for: (N, Ty*r, S)."""
+        """Spread weights (N, Ty, 1, Tx) over `length` source frames: (N, Ty*r, S). Each output frame gets the weights
+        of its step, and the weight of a memory vector is divided equally among its `stack` source frames."""
         each = ops.repeat(weights[:, :, 0, :], self.r, axis=1)                                    # (N, Ty*r, Tx)
         return ops.repeat(each, self.stack, axis=2) / self.stack
 

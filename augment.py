@@ -1,25 +1,25 @@
-"""Random changes of spectrograms in training, so that ten minutes of speech teach more than their own sound."""
+"""Random changes of spectrograms in training, so that the networks learn more from ten minutes of speech."""
 import numpy as np
 
 import utils
 from hyperparams import HyperParams
 
 BLUR_COPIES = 6
-CURVE_POINTS = 4  # of the random curve that colours a source
+CURVE_POINTS = 4  # of the random curve that is added to a source's spectrum
 
 
 def warp_bins(spectrogram: np.ndarray, places: np.ndarray) -> np.ndarray:
-    """(T, bins) read at `places` (bins',) between its bins, by linear interpolation."""
+    """Interpolate (T, bins) linearly at the fractional bins `places` (bins',): (T, bins')."""
     lower = np.clip(places.astype(int), 0, spectrogram.shape[1] - 2)
     share = np.clip(places - lower, 0.0, 1.0).astype(np.float32)
     return spectrogram[:, lower] * (1.0 - share) + spectrogram[:, lower + 1] * share
 
 
 def blur(mel: np.ndarray, rng: np.random.Generator, hp: HyperParams) -> np.ndarray:
-    """Average (T, M) over copies warped in frequency and shifted in time, by random amounts up to none at all.
+    """Average (T, M) over copies warped in frequency and shifted in time, by random amounts that may be zero.
 
-    A decoder that is not sure of pitch and timing writes such averages. A post-net that has seen them draws sharp
-    harmonics from them; one that knows natural mel spectrograms only hears noise.
+    A decoder that is not sure of pitch and timing writes such averages. A post-net trained on them draws sharp
+    harmonics from them. A post-net trained only on natural mel spectrograms takes them for noise.
     """
     warp, shift = rng.uniform(0.0, hp.mel_blur_freq), rng.uniform(0.0, hp.mel_blur_time)
     centres = utils.mel_centres(hp.sample_rate, hp.n_mels)
@@ -32,13 +32,13 @@ def blur(mel: np.ndarray, rng: np.random.Generator, hp: HyperParams) -> np.ndarr
 
 
 def vary(source: np.ndarray, rng: np.random.Generator, hp: HyperParams) -> np.ndarray:
-    """Vary the speaker of (S, F): pitch and formants, colour; and hide a band now and then."""
+    """Vary pitch, formants and spectral colour of a source (S, F) at random, and sometimes mask a band."""
     n_bins = source.shape[1]
     source = warp_bins(source, np.arange(n_bins) * np.exp(hp.augment_vtl * rng.uniform(-1.0, 1.0)))
     colour = np.interp(np.linspace(0.0, 1.0, n_bins), np.linspace(0.0, 1.0, CURVE_POINTS),
                        hp.augment_eq / hp.range_db * rng.uniform(-1.0, 1.0, CURVE_POINTS))
     varied = np.where(source > 0.0, np.clip(source + colour, 0.0, 1.0), 0.0)
-    width = int(rng.uniform(-1.0, 1.0) * hp.freq_mask * n_bins)  # none in half of the cases
+    width = int(rng.uniform(-1.0, 1.0) * hp.freq_mask * n_bins)  # no band in half of the cases
     if width > 0:
         start = int(rng.integers(n_bins - width))
         varied[:, start:start + width] = varied.mean()

@@ -1,11 +1,11 @@
-"""The base of a conversion: a linear map of the source's own sound to the target's, solved in closed form.
+"""The base of a conversion: a linear map from the source's mel spectrogram to the target's, solved in closed form.
 
-What the networks write is a correction of it. A map cannot turn one sound of speech into another, as a network does
-that knows few sentences; it is solved by least squares along the DTW paths in seconds, and the same every time.
+The networks write a correction of the base. A linear map never turns one speech sound into another, an error of
+networks that know few sentences. It is solved by least squares along the DTW paths in seconds, the same every time.
 
-Least squares leaves out what it cannot know: its output is an average, too smooth. `map_source` takes the finest
-detail from the source itself, after its vocal tract was brought to the target's length. Then it lets every order of the
-mel-cepstra move as much as the target's does, slow and fast movements each by themselves.
+The output of least squares is an average: it lacks all that the map cannot predict, and is too smooth. So `map_source`
+takes the finest detail from the source itself, after scaling its vocal tract to the target's length. Then it makes
+every order of the mel-cepstra move as much as the target's, separately at each modulation frequency.
 """
 import pathlib
 from typing import NamedTuple
@@ -25,13 +25,13 @@ from hyperparams import HyperParams
 from manifest import Pair
 
 FILE = "base.npz"            # in a run folder
-CONTEXT = 4                  # frames of the source before and after that a map reads
-PENALTY = 30.0               # of the squares of a map's weights; mel spectrograms lie in [0, 1]
-DETAIL = (3.0, 1.0)          # frames and bands, deviations of the Gaussian whose remainder is detail of the source
-MEASURED = 50                # recordings, or up to twice as many, by which modulation and warp are measured
-MOST_GAIN = 4.0              # of a movement, and the inverse of the least
-NEAR = 0.15                  # difference of distances of voiceprints that makes one source count e times as much
-FORMANTS = 4.0               # bands, deviation of the Gaussian whose remainder shows where the formants are
+CONTEXT = 4                  # source frames before and after each frame that a map also reads
+PENALTY = 30.0               # weight of a map's squared coefficients; mel spectrograms lie in [0, 1]
+DETAIL = (3.0, 1.0)          # frames and bands, deviations of the Gaussian that removes the detail of the source
+MEASURED = 50                # recordings (up to twice as many) on which modulation and warp are measured
+MOST_GAIN = 4.0              # of a movement; the least gain is 1 / MOST_GAIN
+NEAR = 0.15                  # a source whose voiceprint is nearer by this distance gets e times the weight
+FORMANTS = 4.0               # bands, deviation of the Gaussian; the spectrum less its smoothed copy shows the formants
 # Lengths of vocal tracts, as factors of frequency, the nearest to 1 first
 WARPS = np.array(sorted(np.arange(0.75, 1.351, 0.05), key=lambda factor: abs(np.log(factor))))
 
@@ -39,46 +39,46 @@ WARPS = np.array(sorted(np.arange(0.75, 1.351, 0.05), key=lambda factor: abs(np.
 class Base(NamedTuple):
     """A map for each source speaker."""
     speakers: np.ndarray   # (K,) names
-    kernels: np.ndarray    # (K, W, M) W = (2 * CONTEXT + 1) * M, or more frames, an odd number of them
+    kernels: np.ndarray    # (K, W, M) W is M times an odd number of frames, 2 * CONTEXT + 1 or more
     biases: np.ndarray     # (K, M)
-    floors: np.ndarray     # (K, M) level of the source's pauses: no recording is read as quieter than that
+    floors: np.ndarray     # (K, M) level of the source's pauses; quieter input is raised to this level
     warps: np.ndarray      # (K,) factor of frequency that brings the source's formants to the target's
     modulation: np.ndarray  # (K, P, M) modulation spectrum, P frequencies, of the map's output with the source's detail
-    target_modulation: np.ndarray  # (P, M) that of the target's own speech
-    pitch: np.ndarray      # (K + 1, 2) mean and deviation of the octaves of each source and of the target
+    target_modulation: np.ndarray  # (P, M) modulation spectrum of the target's own speech
+    pitch: np.ndarray      # (K + 1, 2) mean and deviation of the octaves of each source and, last, of the target
     centres: np.ndarray    # (K, M + 1) mean `voiceprint` of each source
-    radii: np.ndarray      # (K,) and the distance from it within which most of its recordings lie
-    paces: np.ndarray      # (K,) frames of the target for one of the source, on average
+    radii: np.ndarray      # (K,) distance from its centre within which most recordings of a source lie
+    paces: np.ndarray      # (K,) target frames per source frame, on average
 
 
 class MappedSource(NamedTuple):
-    """What of a recording is carried over to the target's voice, frame by frame of the source."""
+    """A recording mapped to the target's voice, frame by frame of the source."""
     mel: np.ndarray      # (S, M) the map's output
-    pitch: np.ndarray    # (S, 2) octaves above the middle, drawn on through what is unvoiced, and voicing
+    pitch: np.ndarray    # (S, 2) octaves above `pitch_middle`, interpolated through unvoiced frames, and voicing
     texture: np.ndarray  # (S, M) detail and movement that the map's output lacks
 
 
 class Voice(NamedTuple):
-    """Whose voice a recording is taken for."""
-    weights: np.ndarray  # (K,) shares of the sources' maps: one alone, or a mixture for who is none of them
-    warp: float          # factor of frequency that brings its formants to the target's
-    octave: float        # mean of its pitch
+    """The voice of a recording."""
+    weights: np.ndarray  # (K,) shares of the sources' maps: one map for a known source, a mixture for a stranger
+    warp: float          # factor of frequency that brings the recording's formants to the target's
+    octave: float        # mean of the recording's pitch
 
 
 def windows(mel: np.ndarray, context: int = CONTEXT) -> np.ndarray:
-    """(S, M) to (S, W): each frame with its neighbours on both sides, the nearest frame beyond the ends."""
+    """(S, M) to (S, W): each frame with its neighbours on both sides; the end frames are repeated."""
     padded = np.pad(mel, ((context, context), (0, 0)), mode="edge")
     return np.concatenate([padded[i:i + len(mel)] for i in range(2 * context + 1)], axis=1)
 
 
 def read_at(frames: np.ndarray, positions: np.ndarray) -> np.ndarray:
-    """(S, C) read at `positions` (T,) between its frames: (T, C)."""
+    """Interpolate (S, C) linearly at the fractional frames `positions` (T,): (T, C)."""
     return augment.warp_bins(frames.T, np.clip(positions, 0.0, len(frames) - 1.0)).T if len(frames) > 1 else (
         np.repeat(frames, len(positions), axis=0))
 
 
 def voiceprint(features: Features, hp: HyperParams) -> np.ndarray:
-    """(M + 1,) by which a speaker is known again: mean mel spectrum of the speech, and mean octave."""
+    """Vector (M + 1,) that identifies a speaker: mean mel spectrum of the speech, and mean octave."""
     mel, level = features.mel.astype(np.float32), features.mel.mean(axis=1, dtype=np.float32)
     speech = mel[level >= metrics.SPEECH_LEVEL * np.percentile(level, 80)]
     octaves = analysis.pitch_contour(features.hertz, hp)
@@ -98,15 +98,15 @@ def modulation_spectrum(mels: list[np.ndarray]) -> np.ndarray:
 
 
 def gains(modulation: np.ndarray, wanted: np.ndarray) -> np.ndarray:
-    """Factors (P, M) from one modulation spectrum to another (P, M), smooth and within bounds: both are estimates."""
+    """Gains (P, M) from one modulation spectrum to another (P, M), smoothed and limited because both are estimates."""
     ratio = 0.5 * (np.log(np.maximum(wanted, 1e-8)) - np.log(np.maximum(modulation, 1e-8)))
     return np.exp(np.clip(scipy.ndimage.gaussian_filter(ratio, 1.0, mode="nearest"),
                           -np.log(MOST_GAIN), np.log(MOST_GAIN)))
 
 
 def modulate(mel: np.ndarray, factors: np.ndarray) -> np.ndarray:
-    """(S, M), the movements of each order of its mel-cepstra multiplied by `factors` (P, M), of which each modulation
-    frequency has its own (Takamichi et al. 2016)."""
+    """Multiply the movements of each order of the mel-cepstra of (S, M) by `factors` (P, M), one for each modulation
+    frequency (Takamichi et al. 2016)."""
     orders, beyond = cepstra(mel), metrics.MODULATION_FRAMES // 2
     mean = orders.mean(axis=0)
     spectrum = np.fft.rfft(np.pad(orders - mean, ((beyond, beyond), (0, 0)), mode="symmetric"), axis=0)
@@ -120,13 +120,13 @@ def smooth(mel: np.ndarray) -> np.ndarray:
 
 
 def warp_formants(mel: np.ndarray, factor: float, hp: HyperParams) -> np.ndarray:
-    """(S, M) of a voice whose formants are `factor` times as high."""
+    """Shift the formants of (S, M) to `factor` times their frequency."""
     centres = utils.mel_centres(hp.sample_rate, hp.n_mels)
     return augment.warp_bins(mel, np.interp(centres / factor, centres, np.arange(hp.n_mels)))
 
 
 def find_warp(source: np.ndarray, mapped: np.ndarray, hp: HyperParams) -> float:
-    """The factor of frequency at which the formants of a source (S, M) agree best with those its map gives (S, M)."""
+    """The factor of frequency that brings the formants of a source (S, M) nearest to those of the mapped mel (S, M)."""
     def formants(mel):
         mel = mel - mel.mean(axis=0)
         mel = mel - scipy.ndimage.gaussian_filter1d(mel, FORMANTS, axis=1, mode="nearest")
@@ -136,9 +136,9 @@ def find_warp(source: np.ndarray, mapped: np.ndarray, hp: HyperParams) -> float:
 
 
 def find_voice(base: Base, features: Features, hp: HyperParams, speaker: str | None = None) -> Voice:
-    """The voice of a recording: that of a `speaker` who was a source in training, or of whoever it sounds like.
+    """The voice of a recording: that of a `speaker` known from training, or of the source that it sounds like.
 
-    A stranger is a mixture of the sources, of those most that sound like the recording.
+    A stranger gets a mixture of the sources, in which the sources that sound like the recording weigh most.
     """
     known = base.speakers.tolist()
     distances = np.linalg.norm(base.centres - voiceprint(features, hp), axis=1)
@@ -147,7 +147,7 @@ def find_voice(base: Base, features: Features, hp: HyperParams, speaker: str | N
         return Voice(np.eye(len(known))[number], float(base.warps[number]), float(base.pitch[number, 0]))
     weights = np.exp((distances.min() - distances) / NEAR)
     weights /= weights.sum()
-    # The recording is all that is known of a new voice
+    # Warp and pitch of a stranger are measured on this recording, the only one known
     source, voiced = features.mel.astype(np.float32), features.hertz > 0.0
     octaves = analysis.pitch_contour(features.hertz, hp)[voiced]
     return Voice(weights, find_warp(source, apply(base, source, weights), hp),
@@ -155,24 +155,24 @@ def find_voice(base: Base, features: Features, hp: HyperParams, speaker: str | N
 
 
 def pace(base: Base, voice: Voice) -> float:
-    """Frames of the target for one of a source with that voice."""
+    """Target frames per source frame, for a source with that voice."""
     return float(voice.weights @ base.paces)
 
 
 def recognise(base: Base, distances: np.ndarray) -> int | None:
-    """The number of the source whose voiceprint is the nearest of those at `distances` (K,), if it is near enough."""
+    """The number of the source whose voiceprint is nearest by `distances` (K,), or None if it is not near enough."""
     nearest = int(distances.argmin())
     return nearest if distances[nearest] <= base.radii[nearest] else None
 
 
 def apply(base: Base, source: np.ndarray, weights: np.ndarray) -> np.ndarray:
-    """The mixture of all maps by `weights` (K,), of a source (S, M)."""
+    """Map a source (S, M) by the mixture of all maps with `weights` (K,)."""
     kernel = np.tensordot(weights, base.kernels, 1).astype(np.float32)
     return windows(source, len(kernel) // source.shape[1] // 2) @ kernel + (weights @ base.biases).astype(np.float32)
 
 
 def map_source(base: Base, features: Features, voice: Voice, hp: HyperParams) -> MappedSource:
-    """Carry a recording, or a segment of one, over; nothing of it where the decoder writes alone."""
+    """Map a recording, or a segment of one, to the target's voice; all zeros with `hp.base=0`."""
     if not hp.base:
         return MappedSource(*(np.zeros((len(features.mel), size), np.float32) for size in (hp.n_mels, 2, hp.n_mels)))
     source = np.maximum(features.mel.astype(np.float32), (voice.weights @ base.floors).astype(np.float32))
@@ -183,7 +183,7 @@ def map_source(base: Base, features: Features, voice: Voice, hp: HyperParams) ->
 
 
 def detailed(mel: np.ndarray, source: np.ndarray, warp: float, hp: HyperParams) -> np.ndarray:
-    """What a map makes of a source (S, M) with the finest detail of the source itself: (S, M)."""
+    """Replace the finest detail of a map's output `mel` (S, M) by that of the source (S, M)."""
     fine = warp_formants(source, warp, hp)
     return np.clip(smooth(mel) + fine - smooth(fine), 0.0, 1.0)
 
@@ -197,7 +197,7 @@ def map_pitch(base: Base, features: Features, voice: Voice, hp: HyperParams) -> 
 
 
 class Sums:
-    """What least squares needs of frames (n, W) and those they are to become (n, M), added up."""
+    """The sums over input frames (n, W) and output frames (n, M) that least squares needs."""
 
     def __init__(self, n_inputs: int, n_outputs: int):
         self.count, self.x, self.y = 0, np.zeros(n_inputs), np.zeros(n_outputs)
@@ -243,28 +243,29 @@ def solve(corpus) -> Base:
 
 
 def some(pairs: list[Pair]) -> list[Pair]:
-    """Pairs all over the corpus, enough to measure a few numbers: more do not change them."""
+    """Pairs spread over the whole corpus, enough to measure a few numbers; more pairs do not change these."""
     return pairs[::max(1, len(pairs) // MEASURED)]
 
 
 def radius(own: np.ndarray) -> float:
     """How far a new recording of a speaker, whose voiceprints are `own` (n, M + 1), may lie from their mean.
 
-    Each is measured from the mean of the others, as a new one will be: from the mean of all it is nearer than that.
+    The distance of each voiceprint is measured from the mean of the others, because a new recording is not part of the
+    mean either. From the mean of all, the distances would be too small.
     """
     distances = np.linalg.norm(own - own.mean(axis=0), axis=1) * len(own) / max(len(own) - 1, 1)
     return float(np.percentile(distances, 95))
 
 
 def moments(octaves: list[np.ndarray]) -> tuple[float, float]:
-    """Mean and deviation of the pitch of several recordings; of a voice that is never voiced, 0 and 1."""
+    """Mean and deviation of the pitch of several recordings; 0 and 1 if no frame is voiced."""
     found = np.concatenate(octaves)
     return (float(found.mean()), max(float(found.std()), 0.01)) if len(found) else (0.0, 1.0)
 
 
 def restorations(corpus, pairs: list[Pair], kernel: np.ndarray, bias: np.ndarray, floor: np.ndarray) -> tuple:
-    """What the output of a map needs: the warp of the source's formants, and the modulation spectrum (P, M) that it has
-    with the source's detail."""
+    """What `map_source` needs to restore detail: the warp of the source's formants, and the modulation spectrum (P, M)
+    of the map's output with the source's detail."""
     sources = [np.maximum(corpus.recording(pair).mel.astype(np.float32), floor) for pair in some(pairs)]
     mapped = [windows(source) @ kernel + bias for source in tqdm(sources, "modulation", disable=None, leave=False)]
     warp = float(np.median([find_warp(source, mel, corpus.hp) for source, mel in zip(sources, mapped)]))
@@ -277,11 +278,11 @@ def save(base: Base, logdir: pathlib.Path) -> None:
 
 
 def load(logdir: pathlib.Path) -> Base:
-    """Read what `save` wrote into a run folder; raises ValueError with the cure."""
+    """Read the base that `save` wrote into a run folder; raises ValueError that says what to do."""
     path = pathlib.Path(logdir) / FILE
     try:
         with np.load(path, allow_pickle=False) as arrays:
             return Base(**arrays)
     except utils.BAD_ARRAYS as error:
-        raise ValueError(f"{path} is missing or damaged ({error}): delete it if it is there, and the same training "
-                         "command as before makes it anew; that of pretrained/ comes back by git checkout") from None
+        raise ValueError(f"{path} is missing or damaged ({error}): delete it if it is there; then the same training "
+                         "command as before makes it anew (restore that of pretrained/ with git checkout)") from None

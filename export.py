@@ -1,9 +1,10 @@
-"""Make a small folder of a trained model: hparams.json, base.npz, weights.npz, and speech.npz, what it made of some
-sentences of its training, from which voice.py learns new voices. No optimizers, no pickle.
+"""Make a small folder of a trained model: hparams.json, base.npz, weights.npz and speech.npz. speech.npz holds some
+training sentences as the model converts them; voice.py needs it to learn new voices. The folder contains no optimizers
+and no pickle files.
 
     python export.py --logdir logdir/mine --out my-voice       # then: python eval.py FILE --logdir my-voice --out out
 
-Matrices are stored in 8 bits. Such a folder can be given wherever a run folder is only read: eval.py --logdir,
+Matrices are stored in 8 bits. Such a folder can be used wherever a run folder is only read: eval.py --logdir,
 train.py --init-from.
 """
 import argparse
@@ -27,9 +28,9 @@ def export(logdir: pathlib.Path, out: pathlib.Path, checkpoint: str | None = Non
     """Write the model of a run folder into the folder `out`; raises TrainingError, ValueError and OSError."""
     converter, info = load_converter(logdir, checkpoint), read_run_info(logdir)
     if not info:
-        raise TrainingError(f"{logdir} does not say what it was trained on (run.json): export the folder of the run")
+        raise TrainingError(f"{logdir} does not say what it was trained on (no run.json): export a run folder")
     if out.resolve() == logdir.resolve():
-        raise ValueError(f"--out {out} is the run folder, where the weights would take the place of checkpoints: "
+        raise ValueError(f"--out {out} is the run folder, where the weights would be read instead of checkpoints: "
                          "choose another")
     corpus = data_load.Corpus(info["data"], converter.hp)
     corpus.use_base(converter.base)
@@ -37,7 +38,7 @@ def export(logdir: pathlib.Path, out: pathlib.Path, checkpoint: str | None = Non
         base.save(converter.base, out)
         checkpoints.write_weights(out / checkpoints.WEIGHTS, converter.generator.weights)
         utils.write_json(out / "hparams.json", dataclasses.asdict(converter.hp))
-        if not corpus.alone:  # which has no sources to speak
+        if not corpus.alone:  # a corpus of the target alone has no source speech
             voice.save_speech(corpus, out)
     megabytes = sum(path.stat().st_size for path in out.iterdir()) / 1e6
     print(f"wrote {out}: {megabytes:.1f} MB, a model that speaks as {logdir} does")
@@ -47,7 +48,7 @@ def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--logdir", type=pathlib.Path, required=True, metavar="DIR", help="run folder of the model")
     parser.add_argument("--out", type=pathlib.Path, required=True, metavar="DIR", help="where the small folder goes")
-    parser.add_argument("--checkpoint", metavar="PREFIX", help="another checkpoint than the best one")
+    parser.add_argument("--checkpoint", metavar="PREFIX", help="checkpoint to export instead of the best one")
     cli.add_verbose(parser)
     return parser.parse_args(argv)
 

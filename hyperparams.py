@@ -3,7 +3,7 @@
 Letters for shapes, used in every docstring and comment: N batch, Tx source steps (of `r` frames), Ty target steps
 (of `r` frames), T frames, r reduction factor, M mel bands, F linear bins, E model width, C channels.
 
-"paper" is Tacotron (Wang et al. 2017, arXiv:1703.10135, table 1); "2017" is the system this project re-makes.
+"paper" is Tacotron (Wang et al. 2017, arXiv:1703.10135, table 1); "2017" is the system that this project remakes.
 """
 import dataclasses
 import difflib
@@ -23,89 +23,89 @@ class HyperParams:
     hop_length: int = 200           # samples = 12.5 ms                       (paper 12.5 ms)
     n_mels: int = 80                # bands                                   (paper 80)
     preemphasis: float = 0.97       #                                         (paper 0.97)
-    loudness_db: float = -26.0      # dBFS, root mean square every recording is brought to
+    loudness_db: float = -26.0      # dBFS, root mean square to which every recording is scaled
     top_db: float = 25.0            # dB of magnitude that maps to 1
-    range_db: float = 80.0          # dB below it that map to 0 = silence
-    quiet_db: float = 40.0          # dB below the loudest frame, not counted for loudness
-    trim_level: float = 0.35        # share of the level of speech below which both ends are silence
-    pitch_min: float = 60.0         # Hz, of all voices
-    pitch_max: float = 500.0        # Hz
+    range_db: float = 80.0          # dB below top_db that map to 0 (silence)
+    quiet_db: float = 40.0          # dB; frames this far below the loudest one do not count in the loudness
+    trim_level: float = 0.35        # share of the speech level; both ends of a recording below it are cut off
+    pitch_min: float = 60.0         # Hz, lowest pitch of any voice
+    pitch_max: float = 500.0        # Hz, highest pitch
 
     # Corpus
     min_seconds: float = 0.4        # s, shorter recordings are dropped
     max_seconds: float = 12.0       # s, longer recordings are cut at pauses that match in both speakers
-    max_ratio: float = 3.0          # pairs whose lengths differ by more are dropped
-    slice_min_seconds: float = 1.0  # s, crops for training
-    slice_max_seconds: float = 2.0  # s
+    max_ratio: float = 3.0          # pairs whose lengths differ by a larger factor are dropped
+    slice_min_seconds: float = 1.0  # s, shortest training slice
+    slice_max_seconds: float = 2.0  # s, longest
     validation: float = 0.05        # share of the pairs that selects the best checkpoint
-    test: float = 0.05              # share of the pairs that no training decision sees (unless a list names them)
+    test: float = 0.05              # share of the pairs held out from all training decisions (unless a list names them)
 
     # Networks
-    base: int = 1                   # 1: a decoder's frame is the base plus a correction; 0: the decoder alone  (2017 0)
-    attention: str = "local"        # local, at a position that moves on | global, all of the source  (2017 global)
-    harmonics: int = 1              # 1: drawn at a pitch, on top of the mel of envelopes; 0: the mel has them, the
-                                    # post-net draws all from it, and Griffin-Lim starts from phases of zero    (2017 0)
-    r: int = 5                      # frames a decoder step                   (paper 2, 2017 5)
+    base: int = 1                   # 1: a frame is the base plus the decoder's correction; 0: decoder alone    (2017 0)
+    attention: str = "local"        # local: around a position that moves forward | global: whole source   (2017 global)
+    harmonics: int = 1              # 1: mels are envelopes, the post-net draws harmonics from the pitch; 0: mels have
+                                    # harmonics, the post-net uses no pitch, Griffin-Lim starts at zero phase   (2017 0)
+    r: int = 5                      # frames per decoder step                 (paper 2, 2017 5)
     width: int = 256                # E                                       (paper 256, 2017 512)
     norm: str = "bn"                # bn | ln | ins, always masked            (paper bn, 2017 ins)
-    encoder_stack: int = 5          # source frames an encoder step           (2017 5)
+    encoder_stack: int = 5          # source frames per encoder step          (2017 5)
     encoder_banks: int = 16         # K                                       (paper 16, 2017 10)
     postnet_banks: int = 8          # K                                       (paper 8)
     highway_layers: int = 4         #                                         (paper 4, 2017 2)
-    dropout: float = 0.2            # of both pre-nets, in training           (paper 0.5, 2017 0.5)
-    frame_dropout: float = 0.85     # share of decoder steps that do not see the frame before    (paper 0, 2017 0)
-    sigma: float = 1.5              # frames, width of the attention window (Luong et al. 2015, eq. 10)
-    max_advance: float = 3.0        # source frames an output frame, the fastest the position moves
-    advance_smoothing: float = 0.1  # share of the advance that a decoder step renews
+    dropout: float = 0.2            # of both pre-nets in training            (paper 0.5, 2017 0.5)
+    frame_dropout: float = 0.85     # share of decoder steps that do not see the previous frame        (paper 0, 2017 0)
+    sigma: float = 1.5              # frames, deviation of the Gaussian of local attention (Luong et al. 2015, eq. 10)
+    max_advance: float = 3.0        # source frames per output frame, the fastest pace of the position
+    advance_smoothing: float = 0.1  # share of the pace that each decoder step replaces
 
     # Training
     batch_size: int = 16            #                                         (paper 32, 2017 32)
-    postnet_steps: int = 1000       # stage 1: post-net alone on the target's own speech
-    mel_steps: int = 800            # stage 2: encoder and decoder correct the base, on mel
-    mel_epochs: float = 30.0        # of the training slices in stage 2, at most: a minute of speech is learnt by heart
-    joint_steps: int = 0            # stage 3: all networks at once, on mel and linear, one optimizer   (2017 all steps)
-    postnet_window: int = 64        # frames, window of stage 1
-    whole_utterances: float = 0.2   # share of the batches made of whole utterances instead of slices
-    learning_rate: float = 1e-3     # highest; rises and falls along a cosine (paper 1e-3, stepwise decay; 2017 1e-3)
-    warmup_steps: int = 100         # steps until the highest learning rate
-    lowest_rate: float = 0.01       # share of the highest that learning rates begin and end with; 1 keeps it  (2017 1)
+    postnet_steps: int = 1000       # stage 1: the post-net alone, on the target's own speech
+    mel_steps: int = 800            # stage 2: encoder and decoder learn to correct the base, loss on mel
+    mel_epochs: float = 30.0        # epochs of the slices in stage 2, at most: more would overfit a minute of speech
+    joint_steps: int = 0            # stage 3: all networks, loss on mel and linear, one optimizer      (2017 all steps)
+    postnet_window: int = 64        # frames per training window of stage 1
+    whole_utterances: float = 0.2   # share of the batches that hold whole utterances instead of slices
+    learning_rate: float = 1e-3     # peak; warm-up, then a cosine decay      (paper 1e-3, stepwise decay; 2017 1e-3)
+    warmup_steps: int = 100         # steps until the peak of the learning rate
+    lowest_rate: float = 0.01       # first and last learning rate as a share of the peak; 1: constant          (2017 1)
     clip_norm: float = 1.0          # global gradient norm
-    slice_context: int = 10         # frames of source around a slice, at most, beyond its counterpart
-    pace_weight: float = 0.1        # of the Huber loss between pace and slope of the DTW path
+    slice_context: int = 10         # source frames added on each side of a slice's counterpart, at most
+    pace_weight: float = 0.1        # of the Huber loss between the pace and the slope of the DTW path
     pitch_weight: float = 0.4       # of the squared error of pitch (octaves)
-    voicing_weight: float = 0.1     # of the cross-entropy of voicing, which is heard where there is no base
-    augment_vtl: float = 0.08       # logarithm, its pitch and formants are so much higher or lower
-    augment_eq: float = 4.0         # dB, its spectrum is so much louder or softer somewhere
-    freq_mask: float = 0.12         # share of its spectrum that is hidden, at most
-    mel_blur_freq: float = 0.12     # share of frequency, stage 1: the post-net's mel is averaged over warps so strong
-    mel_blur_time: float = 2.5      # frames, and over shifts so far, as a decoder that is not sure writes it
+    voicing_weight: float = 0.1     # of the cross-entropy of voicing; its prediction is used only with base=0
+    augment_vtl: float = 0.08       # largest change of the source's pitch and formants, logarithm of the factor
+    augment_eq: float = 4.0         # dB, largest random gain or loss at any frequency of the source
+    freq_mask: float = 0.12         # largest share of the source's spectrum that is masked
+    mel_blur_freq: float = 0.12     # share of frequency; the mel of stage 1 averages warps of this deviation at most
+    mel_blur_time: float = 2.5      # frames; and shifts of this deviation at most, like an uncertain decoder's output
     seed: int = 2017
-    precision: str = "float32"      # float32 | bfloat16 | float16 of what surrounds norms, decoder and losses; for GPUs
+    precision: str = "float32"      # float32 | bfloat16 | float16; norms, decoder and losses stay float32; for GPUs
     xla: int = 0                    # 1: compile the training step with XLA; slower on a CPU
 
     # Adversarial training
-    gan_networks: str = "postnet"   # postnet | all: what learns from the discriminator           (2017 all)
-    gan_warmup_steps: int = 100     # the discriminator alone
-    gan_steps: int = 400            # of one update of the discriminator and `k` of the generator
+    gan_networks: str = "postnet"   # postnet | all: networks that learn from the discriminator               (2017 all)
+    gan_warmup_steps: int = 100     # steps that train the discriminator alone
+    gan_steps: int = 400            # steps of one update of the discriminator and `k` of the generator
     k: int = 1                      #                                         (2017 5)
-    dis_stack: int = 1              # frames a step of the discriminator      (2017 5)
-    dis_frames: int = 32            # frames it judges at a time; 0: all of a window              (2017 0)
-    gen_learning_rate: float = 2e-4 # highest; rises and falls along a cosine
-    dis_learning_rate: float = 1e-4 # highest; likewise
+    dis_stack: int = 1              # frames per step of the discriminator    (2017 5)
+    dis_frames: int = 32            # frames per window of the discriminator; 0: no windows                     (2017 0)
+    gen_learning_rate: float = 2e-4 # peak; warm-up, then a cosine decay
+    dis_learning_rate: float = 1e-4 # peak; likewise
     gan_clip_norm: float = 5.0      #                                         (2017 5)
-    gan_weight: float = 6.0         # of the adversarial loss beside L1, see train_gan.py
+    gan_weight: float = 6.0         # of the adversarial loss relative to L1, see train_gan.py
 
     # Checks, checkpoints and samples
     log_steps: int = 20             # steps between scalars in TensorBoard
     save_steps: int = 400           # steps between checkpoints, each with a validation in free running
-    keep_checkpoints: int = 3       # newest ones to keep beside the best
-    validation_limit: int = 32      # utterances of a validation, at most
-    n_samples: int = 3              # of them drawn and played in TensorBoard
+    keep_checkpoints: int = 3       # newest checkpoints to keep beside the best one
+    validation_limit: int = 32      # most utterances in a validation
+    n_samples: int = 3              # validation utterances that are plotted and played in TensorBoard
 
     # Synthesis
     griffin_lim_iters: int = 20     #                                         (paper 50, 2017 30)
-    correction: float = 0.5         # share of what the networks add to the base's mel and pitch that is heard
-    postfilter: float = 1.0         # exponent of the gains that give mel-cepstra the target's modulation; 0: none
+    correction: float = 0.5         # share of the networks' correction of mel and pitch that is applied
+    postfilter: float = 1.0         # exponent of the gains towards the target's modulation spectrum; 0: no gains
     power: float = 1.2              # sharpening of each frame's magnitude before Griffin-Lim     (paper 1.2)
 
     @property
@@ -124,7 +124,7 @@ class HyperParams:
 
     @property
     def pitch_middle(self) -> float:
-        """Hz, from which pitch is counted in octaves."""
+        """Pitch in Hz from which octaves are counted."""
         return math.sqrt(self.pitch_min * self.pitch_max)
 
     def replace(self, **changes) -> "HyperParams":
@@ -171,7 +171,7 @@ class HyperParams:
         lowest, highest = self.sample_rate / (self.n_fft - 1), self.sample_rate / 2
         if not lowest < self.pitch_min < self.pitch_max <= highest:
             raise ValueError(f"pitch_min={self.pitch_min} and pitch_max={self.pitch_max}: must lie between "
-                             f"{lowest:.1f}, of which a period fits into n_fft={self.n_fft}, and {highest:.0f} Hz")
+                             f"{lowest:.1f} Hz, whose period fits into n_fft={self.n_fft}, and {highest:.0f} Hz")
         for field in dataclasses.fields(self):
             value = getattr(self, field.name)
             may_be_zero = field.name in ("base", "harmonics", "postnet_steps", "mel_steps", "joint_steps",
@@ -196,7 +196,7 @@ class HyperParams:
         if self.max_advance <= 1.0:
             raise ValueError(f"max_advance={self.max_advance}: must be more than 1, the pace of the source")
         if self.dropout == 1.0:
-            raise ValueError(f"dropout={self.dropout}: leaves nothing of the pre-nets")
+            raise ValueError(f"dropout={self.dropout}: must be less than 1, or the pre-nets put out nothing")
         if self.validation + self.test >= 1.0:
             raise ValueError(f"validation={self.validation} and test={self.test} leave nothing to train on")
         return self
@@ -224,11 +224,11 @@ def differences(there: HyperParams, here: HyperParams) -> list[str]:
             for name, value in dataclasses.asdict(there).items() if value != getattr(here, name)]
 
 
-# The system of 2017 as it was described; docs/design.md says what it is and what is left out of it on purpose.
+# The system of 2017 as it was described; docs/design.md describes it and what is left out of it on purpose.
 DESCRIBED = HyperParams(
     base=0, attention="global", harmonics=0, r=5, encoder_stack=5, width=512, norm="ins", encoder_banks=10,
     highway_layers=2, dropout=0.5, frame_dropout=0.0,
-    # Whole utterances, as many as a batch of slices would have, and as they are
+    # Batches of whole utterances, as many as there would be slices, without augmentation
     batch_size=32, whole_utterances=1.0, slice_max_seconds=12.0, augment_vtl=0.0, augment_eq=0.0, freq_mask=0.0,
     mel_blur_freq=0.0, mel_blur_time=0.0,
     postnet_steps=0, mel_steps=0, joint_steps=10000, learning_rate=1e-3, lowest_rate=1.0,
@@ -239,22 +239,22 @@ PRESETS: dict[str, HyperParams] = {
     "demo": HyperParams(width=128, encoder_banks=10, postnet_steps=800, mel_steps=600,
                         gan_warmup_steps=60, gan_steps=60),
     "2017": DESCRIBED,
-    # The same generator from nothing: only the discriminator teaches
+    # The same generator, trained from scratch by the discriminator alone
     "2017-gan": DESCRIBED.replace(gan_networks="all", gan_warmup_steps=0, gan_steps=300, k=5, dis_stack=5, dis_frames=0,
                                   gen_learning_rate=1e-3, dis_learning_rate=1e-3, gan_clip_norm=5.0, log_steps=1,
                                   save_steps=20),
 }
 
-# What conversion may change of a trained model.
+# Hyperparameters that conversion may change in a trained model.
 SYNTHESIS = ("griffin_lim_iters", "correction", "postfilter", "power")
 
-# The values that features on disk depend on: prepro.py stores them, training and evaluation compare.
+# Features on disk depend on these values: prepro.py stores them, training and evaluation compare them.
 SIGNAL = ("sample_rate", "n_fft", "win_length", "hop_length", "n_mels", "preemphasis", "loudness_db", "top_db",
           "range_db", "quiet_db", "trim_level", "pitch_min", "pitch_max")
 
 
 def get(preset: str, assignments: list[str]) -> HyperParams:
-    """Return a preset with `name=value` overrides applied; raises ValueError with the cure."""
+    """Return a preset with `name=value` overrides applied; raises ValueError that says what to do."""
     if preset not in PRESETS:
         raise ValueError(f"--preset {preset}: choose one of {', '.join(PRESETS)}")
     return PRESETS[preset].override(assignments)

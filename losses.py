@@ -1,7 +1,7 @@
 """Losses: small pure functions of tensors and masks, divided by the number of valid elements.
 
-Where several devices share a training step, by that of all of them: what each finds is its part of the loss,
-and their sum the loss of the whole batch.
+Where several devices share a training step, the number counts the elements of all devices. Each device then finds its
+part of the loss, and the sum of the parts is the loss of the whole batch.
 """
 from typing import Any
 
@@ -9,7 +9,7 @@ from keras import ops
 
 from modules import total
 
-Tensor = Any  # of whatever backend Keras has
+Tensor = Any  # tensor of Keras' backend
 
 
 def masked_mean(x: Tensor, mask: Tensor) -> Tensor:
@@ -30,8 +30,8 @@ def pitch(predicted: Tensor, true: Tensor, mask: Tensor) -> tuple[Tensor, Tensor
     """Losses of predicted octaves and logit of voicing (N, T, 2): masked mean squared difference of the octaves where
     the true (N, T, 2) is voiced, and masked cross-entropy of voicing.
 
-    Squared, because pitch is skewed: the median of what is possible, which an absolute difference asks for, is lower
-    than the mean, and a voice that never rises as it does is heard as another.
+    Squared, because the distribution of pitch is skewed. An absolute difference would lead to its median, which is
+    lower than its mean, and a voice whose pitch rises too little sounds like another voice.
     """
     voiced, logit = true[:, :, 1], predicted[:, :, 1]
     octaves = masked_mean(ops.square(predicted[:, :, 0] - true[:, :, 0]), mask * voiced)
@@ -45,6 +45,6 @@ def least_squares(scores: Tensor, weights: Tensor, goal: float) -> Tensor:
 
 
 def huber(predicted: Tensor, true: Tensor, mask: Tensor) -> Tensor:
-    """Masked Huber loss of positions (N, T): squared within 1 and linear beyond, so a jump of the path is no shock."""
+    """Masked Huber loss of positions (N, T): squared within 1 and linear beyond, so a jump of the path weighs less."""
     error = ops.abs(predicted - true)
     return masked_mean(ops.where(error < 1.0, 0.5 * ops.square(error), error - 0.5), mask)

@@ -1,13 +1,13 @@
 """Building blocks of the networks as Keras layers; all respect true lengths through a mask (N, T) of 0 and 1.
 
-Letters of shapes: see hyperparams.py. Random numbers are drawn from the one `keras.random.SeedGenerator` that a
-network hands to its blocks, so that a training step is a function of its number and can be repeated exactly.
+Letters of shapes: see hyperparams.py. All blocks of a network draw random numbers from the same
+`keras.random.SeedGenerator`, so that a training step depends only on its number and can be repeated exactly.
 
-Pre-nets and CBHGs take a `dtype`, Keras' policy of precision, and hand it on to their parts; norms, attention and
-decoder are float32 always.
+Pre-nets and CBHGs take a `dtype`, Keras' policy of precision, and hand it on to their parts. Norms, attention and
+decoder are always float32.
 
-Layers made of others call themselves built: their parts make their weights when they are called, and Keras need not try
-each layer out before, which would take as long again.
+Layers that consist of other layers set `built` themselves. Their parts create weights when they are first called, so
+Keras need not make a trial call of each layer, which would double the time.
 """
 from typing import NamedTuple
 
@@ -24,7 +24,7 @@ def length_mask(lengths, size):
 
 
 def total(x):
-    """Sum of `x`, a tensor or a list or dictionary of them, over all devices that share a training step."""
+    """Sum of `x`, a tensor or a list or dictionary of tensors, over all devices that share a training step."""
     if keras.backend.backend() == "tensorflow":
         import tensorflow as tf
         context = tf.distribute.get_replica_context()
@@ -34,11 +34,11 @@ def total(x):
 
 
 class MaskedNorm(layers.Layer):
-    """Normalisation whose statistics see valid frames only; padding comes out as zero.
+    """Normalisation with statistics of the valid frames only; the output is zero where the input is padding.
 
-    `kind`: "bn" over batch and time (Ioffe & Szegedy 2015), all devices' share of it, with moving statistics at
-    synthesis, "ln" over channels (Ba et al. 2016), each of `groups` for itself, "ins" over the time of one utterance
-    (Ulyanov et al. 2016). Computed in float32, whatever comes in and goes out.
+    `kind`: "bn" over batch and time on all devices (Ioffe & Szegedy 2015), with moving statistics at synthesis; "ln"
+    over the channels of each of `groups` (Ba et al. 2016); "ins" over the time of one utterance (Ulyanov et al. 2016).
+    It computes in float32, and the output has the type of the input.
     """
 
     def __init__(self, kind: str, groups: int = 1, momentum: float = 0.98, epsilon: float = 1e-3, **kwargs):
@@ -72,9 +72,9 @@ class MaskedNorm(layers.Layer):
         return ops.cast((x * scale + (self.beta - mean * scale)) * column, given)
 
     def of_batch(self, x, mask):
-        """Mean and variance (C,) of the valid frames, which the moving statistics follow."""
-        # Sums over frames as products with the mask, which make nothing as large as x, and around where the mean has
-        # been, or the difference of large squares would cost digits
+        """Return mean and variance (C,) of the valid frames, and update the moving statistics."""
+        # Sums over frames are products with the mask, which need no further tensor as large as x. They are taken around
+        # the moving mean, because a difference of large squares would lose digits.
         about = ops.stop_gradient(ops.convert_to_tensor(self.mean))
         row, flat = ops.reshape(mask, (1, -1)), ops.reshape(x, (-1, x.shape[2])) - about
         count, added, squares = total([ops.sum(mask), ops.matmul(row, flat)[0], ops.matmul(row, ops.square(flat))[0]])
@@ -134,12 +134,12 @@ class Highway(layers.Layer):
 
 
 class CBHG(layers.Layer):
-    """Convolution bank, highway network, bidirectional GRU (Tacotron, section 3.1), on a GPU cuDNN's if `cudnn`."""
+    """Convolution bank, highway network, bidirectional GRU (Tacotron, section 3.1); `cudnn` allows cuDNN on a GPU."""
 
     def __init__(self, banks: int, channels: int, projections: tuple[int, int], highways: int, norm: str,
                  cudnn: bool = True, **kwargs):
         super().__init__(**kwargs)
-        # One norm for the whole bank: fewer operations, and devices that share a step meet at it in one order
+        # One norm for the whole bank: fewer operations, and all devices exchange statistics in the same order
         policy = {"dtype": self.dtype_policy}
         self.bank = [layers.Conv1D(channels, k, padding="same", use_bias=False, **policy) for k in range(1, banks + 1)]
         self.bank_norm = MaskedNorm(norm, groups=banks)
@@ -147,7 +147,7 @@ class CBHG(layers.Layer):
         self.project = [ConvNorm(n, 3, norm, relu, **policy) for n, relu in zip(projections, ("relu", None))]
         self.to_highway = layers.Dense(channels, **policy)
         self.highways = [Highway(channels, **policy) for _ in range(highways)]
-        policy["use_cudnn"] = "auto" if cudnn else False  # XLA knows no cuDNN
+        policy["use_cudnn"] = "auto" if cudnn else False  # XLA cannot use cuDNN
         self.forwards = GRU(channels, return_sequences=True, **policy)
         self.backwards = GRU(channels, return_sequences=True, go_backwards=True, **policy)
         self.built = True
@@ -163,49 +163,49 @@ class CBHG(layers.Layer):
         y = self.to_highway(x + y)                                                        # (N, T, C)
         for highway in self.highways:
             y = highway(y)                                                                # (N, T, C)
-        # Frames are padded at the end, so the backward GRU meets padding first: the mask holds its state at zero
-        # there. Padding follows the last frame of the forward GRU and cannot reach back, so it needs no mask. A row of
-        # nothing but padding keeps its first frame, as cuDNN demands.
+        # Padding is at the end. The backward GRU reads it first, so the mask keeps its state at zero there. The forward
+        # GRU reads it last and needs no mask, because padding cannot change earlier frames. An utterance that is all
+        # padding keeps its first frame valid, as cuDNN demands.
         valid = ops.logical_or(ops.cast(mask, "bool"), ops.arange(ops.shape(mask)[1])[None, :] == 0)
         backwards = ops.flip(self.backwards(y, mask=valid), axis=1)                       # (N, T, C)
         return ops.concatenate([self.forwards(y), backwards], axis=-1) * mask[:, :, None]  # (N, T, 2*C)
 
 
 class DecoderState(NamedTuple):
-    """What a decoder step hands to the next one, and what it wrote."""
-    mel: object         # (N, r, M) the frames written
-    pitch: object       # (N, r, 2) their octaves above the middle, and the logit of voicing
-    start: object       # (N,) position in source frames where their reading began
-    end: object         # (N,) and where it ended, the start of the next step
-    pace: object        # (N,) frames of source for a frame written
-    origin: object      # (N,) first source frame of the window of attention; global 0
-    weights: object     # (N, K, W) attention, local: r looks at a window; global: one at all steps of the memory
+    """State that a decoder step hands to the next one, and its output."""
+    mel: object         # (N, r, M) frames written
+    pitch: object       # (N, r, 2) octaves above `pitch_middle`, logit of voicing
+    start: object       # (N,) source frame where reading began
+    end: object         # (N,) source frame where reading ended, the start of the next step
+    pace: object        # (N,) source frames per output frame
+    origin: object      # (N,) first source frame of the attention window; 0 for global attention
+    weights: object     # (N, K, W) attention weights; local: r points, W frames of the window; global: K = 1, W = Tx
     attention: object   # (N, E) state of the attention GRU
     context: object     # (N, E) attentional vector, fed to the next step (input feeding, Luong section 3.3)
     lower: object       # (N, E) state of the first residual GRU
-    upper: object       # (N, E) state of the second
+    upper: object       # (N, E) state of the second residual GRU
 
 
 class StepInput(NamedTuple):
-    """What a decoder step is told from outside. Where a `use_` flag is 0 the model goes on from its own state."""
+    """Inputs of a decoder step from outside. Where a `use_` flag is 0, the model uses its own state instead."""
     frame: object         # (N, M) true frame before this step
-    use_frame: object     # (N, 1) 1 to be fed `frame`, 0 the frame written last
-    is_frame_visible: object    # (N, 1) 0 hides the frame before, whichever it is
+    use_frame: object     # (N, 1) 1: feed `frame`; 0: feed the frame that the model wrote last
+    is_frame_visible: object    # (N, 1) 0 hides the previous frame, whether true or written
     drop: object          # (N, 3 E / 2) dropout masks of the pre-net's two layers
     position: object      # (N,) true position in source frames, noise included
-    use_position: object  # (N,) 1 to start from `position`, 0 from the model's own
+    use_position: object  # (N,) 1: start from `position`; 0: from the model's own position
 
 
 class DecoderCell(layers.Layer):
     """One decoder step, the same for teacher forcing and free running: pre-net, attention GRU with Luong attention
     and input feeding, two residual GRUs, `r` mel frames (Tacotron, section 3.2; Luong et al. 2015).
 
-    A frame is the base, read where the step looks, plus the correction that the networks write, which is nothing before
-    they have learnt. With `base=0` the base is nothing, and the networks write all. Without harmonics the pitch is not
-    their concern.
+    A frame is the base at the point that the step reads, plus a correction by the networks, which is zero before
+    training. With `base=0` the base is zero, and the networks write the whole frame. With `harmonics=0` they do not
+    write pitch.
     """
 
-    SURE = 8.0  # logit between voiced and unvoiced of the base
+    SURE = 8.0  # difference between the voicing logits of voiced and unvoiced frames of the base
 
     def __init__(self, hp, **kwargs):
         super().__init__(**kwargs)
@@ -215,7 +215,7 @@ class DecoderCell(layers.Layer):
         self.attention = make_attention(hp)
         self.combine = Dense(hp.width, "tanh")
         self.residual_grus = [GRUCell(hp.width), GRUCell(hp.width)]
-        # Local attention looks for each frame: each has a context of its own, which adds to what the states say of all
+        # With local attention each frame has its own context, which adds to what the states give for all `r` frames
         local = hp.attention == "local"
         self.mel_of_state = Dense(hp.r * hp.n_mels, kernel_initializer="zeros")
         self.mel_of_context = Dense(hp.n_mels, use_bias=False, kernel_initializer="zeros") if local else None
@@ -225,7 +225,7 @@ class DecoderCell(layers.Layer):
         self.built = True
 
     def start(self, position, memory) -> DecoderState:
-        """State before the first step: silence, at `position` (N,) of a memory, at the source's own pace."""
+        """State before the first step: a silent frame, at `position` (N,) of a memory, at the pace of the source."""
         n = ops.shape(position)[0]
         zeros = ops.zeros((n, self.width))
         return DecoderState(ops.zeros((n, self.r, self.n_mels)), ops.zeros((n, self.r, 2)), position, position,
@@ -234,7 +234,7 @@ class DecoderCell(layers.Layer):
                             zeros, zeros)
 
     def call(self, state: DecoderState, given: StepInput, memory, lengths) -> DecoderState:
-        """One step; memory as `attend.prepare_memory` gives it, of `lengths` (N,) frames."""
+        """One step on a memory of `lengths` (N,) frames, as `prepare_memory` of the attention returns it."""
         frame = given.use_frame * given.frame + (1.0 - given.use_frame) * state.mel[:, -1]        # (N, M)
         x = self.prenet[0](frame * given.is_frame_visible) * given.drop[:, :self.width]                 # (N, E)
         x = self.prenet[1](x) * given.drop[:, self.width:]                                        # (N, E/2)
@@ -256,6 +256,6 @@ class DecoderCell(layers.Layer):
                             lower, upper)
 
     def write(self, of_state, of_context, said, contexts):
-        """`r` frames (N, r, C): what is `said` (N, E) and, where each has a context (N, r, E), what that adds."""
+        """`r` frames (N, r, C): a projection of `said` (N, E), plus one of the frames' contexts (N, r, E), if any."""
         frames = ops.reshape(of_state(said), (-1, self.r, of_state.units // self.r))
         return frames if of_context is None else frames + of_context(contexts)

@@ -16,9 +16,9 @@ from recurrent import scan, take
 
 
 def stack_frames(linear, mask, size: int):
-    """Linear (N, T, F), mask (N, T) to `size` frames a step (N, ceil(T / size), F * size) and the mask of the steps.
+    """Linear (N, T, F), mask (N, T) to `size` frames per step (N, ceil(T / size), F * size) and the mask of the steps.
 
-    Frames beyond the mask become zero: a step may hold frames of both kinds.
+    Frames beyond the mask become zero, because a step may hold both valid frames and padding.
     """
     n, length, bins = ops.shape(linear)[0], ops.shape(linear)[1], linear.shape[2]
     missing = -length % size
@@ -27,12 +27,12 @@ def stack_frames(linear, mask, size: int):
 
 
 class Encoder(layers.Layer):
-    """Linear spectrogram to memory: `encoder_stack` stacked frames, pre-net, CBHG, for local attention unfolded to a
-    memory vector a frame.
+    """Linear spectrogram to memory: `encoder_stack` stacked frames, pre-net, CBHG. For local attention the result is
+    unfolded to one memory vector per frame.
 
-    Each vector is then the sum of what the CBHG says in its context and of what a second pre-net reads in its frame
-    alone: the detail of 12.5 ms need not be folded into a stack and out of it again. For global attention the memory
-    is that of 2017, a vector a step.
+    Each of these vectors is the sum of the CBHG's output, which depends on the context, and the output of a second
+    pre-net, which reads only the vector's own frame. So the detail of 12.5 ms need not pass through a stack of frames.
+    For global attention the memory is that of 2017, one vector per step.
     """
 
     def __init__(self, hp: HyperParams, seeds: keras.random.SeedGenerator, **kwargs):
@@ -67,8 +67,9 @@ class Discriminator(keras.Model):
     """The encoder's architecture on linear spectrograms, with one more fully connected layer on the last valid time
     step of its GRU.
 
-    It differs from the encoder in two things: no dropout, and layer norm in place of batch norm, whose statistics would
-    tell a batch of real speech from one of converted speech, and not speech from speech.
+    It differs from the encoder in two things: it has no dropout, and it has layer norm in place of batch norm. With
+    batch norm it could tell a batch of real speech from a batch of converted speech by the statistics of the batch,
+    without judging single utterances.
     """
 
     def __init__(self, hp: HyperParams, **kwargs):
@@ -93,7 +94,7 @@ class DecoderOutput(NamedTuple):
     pitch: object      # (N, Ty*r, 2) octaves above the middle, logit of voicing
     positions: object  # (N, Ty, 2) source frames at the start and end of each step
     origins: object    # (N, Ty) first source frame of each step's window of attention
-    weights: object    # (N, Ty, K, W) attention within it, see attention.py
+    weights: object    # (N, Ty, K, W) attention weights in this window, see attention.py
 
 
 class Decoder(layers.Layer):
@@ -108,8 +109,8 @@ class Decoder(layers.Layer):
     def inputs(self, n, steps, training, frames=None, positions=None) -> StepInput:
         """Step inputs with a leading time axis (Ty, N, ...).
 
-        With `frames` (N, Ty*r, M) the decoder is fed the last true frame of each group, without it its own. With
-        `positions` (N, Ty+1) its steps start at these.
+        With `frames` (N, Ty*r, M) each step is fed the last true frame before it, otherwise the last frame that the
+        decoder wrote. With `positions` (N, Ty+1) the steps start at these positions.
         """
         hp, width = self.hp, self.hp.width
         ones = ops.ones((steps, n, 1))
@@ -120,7 +121,7 @@ class Decoder(layers.Layer):
         if training:
             drop = ops.cast(uniform(steps, n, width + width // 2) >= hp.dropout, "float32") / (1.0 - hp.dropout)
             show = ops.cast(uniform(steps, n, 1) >= hp.frame_dropout, "float32")
-        else:  # as often as in training, but evenly: synthesis is no game of chance
+        else:  # as often as in training, but evenly spaced, not random
             drop = ops.ones((steps, n, width + width // 2))
             shown = ops.floor(ops.arange(steps + 1, dtype="float32") * (1.0 - hp.frame_dropout) + 1e-4)
             show = (shown[1:] - shown[:-1])[:, None, None] * ones
@@ -136,7 +137,7 @@ class Decoder(layers.Layer):
 
     def call(self, memory, mapped, mask, start, steps, frames=None, positions=None, training=False) -> DecoderOutput:
         """Decode `steps` steps from position `start` (N,); memory as the encoder gives it, mapped (N, S, 2 M + 2),
-        mask (N, S). Global attention does not look at positions."""
+        mask (N, S). Global attention ignores positions."""
         n, lengths = ops.shape(memory)[0], ops.sum(mask, axis=1)
         given = self.inputs(n, steps, training, frames, positions)
         memory = self.cell.attention.prepare_memory(memory, mapped[:, :, :self.hp.n_mels + 2])
@@ -148,7 +149,7 @@ class Decoder(layers.Layer):
                              ops.transpose(states.origin), ops.transpose(states.weights, (1, 0, 2, 3)))
 
     def places(self, decoded: DecoderOutput):
-        """Source frames (N, Ty*r), whole and in between, that the frames written were read at."""
+        """Source positions (N, Ty*r), in fractions of frames, at which the output frames were read."""
         start, end = decoded.positions[:, :, :1], decoded.positions[:, :, 1:]                      # (N, Ty, 1)
         fractions = ops.arange(self.hp.r, dtype="float32") / self.hp.r
         return ops.reshape(start + (end - start) * fractions, (ops.shape(start)[0], -1))
@@ -156,28 +157,28 @@ class Decoder(layers.Layer):
 
 class Conversion(NamedTuple):
     """The result of free running. Frames after `lengths` are not part of the speech."""
-    mel: object        # (N, T, M) as the post-net gets it
+    mel: object        # (N, T, M) input of the post-net
     pitch: object      # (N, T, 2) octaves above the middle, voicing from 0 to 1
     linear: object     # (N, T, F)
-    lengths: object    # (N,) frames until the reading position passed the end of the source; global: as many as asked
-    stopped: object    # (N,) bool, False where the limit of steps came first
-    positions: object  # (N, T) source frame read for each frame
-    weights: object    # (N, T, S)
+    lengths: object    # (N,) frames until the reading position passed the source's end; global attention: as requested
+    stopped: object    # (N,) bool, False where decoding reached the limit of steps first
+    positions: object  # (N, T) source position read for each output frame
+    weights: object    # (N, T, S) attention weights
 
 
 class PostNet(layers.Layer):
-    """CBHG from mel to linear frames (Tacotron, section 3.3), by default with the harmonics of a given pitch drawn into
-    them; with `harmonics=0` the CBHG draws all, and the pitch is not looked at.
+    """CBHG from mel to linear frames (Tacotron, section 3.3). By default it adds the harmonics of a given pitch; with
+    `harmonics=0` the CBHG writes the whole spectrogram and ignores the pitch.
 
-    What it learns is the difference to the mel spectrogram itself, spread over the bins, which is hard to learn anew
-    and costs nothing to give.
+    By default the CBHG learns only the difference to the mel spectrogram spread over the linear bins. The spread mel
+    costs nothing to compute but would be hard to learn.
 
-    Above 1 kHz a mel band is wider than a harmonic, and where the decoder is not sure of the pitch it writes none below
-    that either. So the harmonics come from the pitch: cosines along frequency with their crests at its multiples, and
-    the network says, for each bin, how deep they are.
+    Above 1 kHz a mel band is wider than a harmonic. Below 1 kHz the decoder writes no harmonics where it is not sure of
+    the pitch. So the harmonics come from the pitch: they are cosines along frequency with crests at multiples of the
+    pitch, and the network predicts their depth for each bin.
     """
 
-    COSINES = 2  # the second makes the crests sharp
+    COSINES = 2  # the second cosine makes the crests sharp
 
     def __init__(self, hp: HyperParams, **kwargs):
         super().__init__(**kwargs)
@@ -198,7 +199,7 @@ class PostNet(layers.Layer):
         if not self.depths:
             return linear * mask[:, :, None]
         linear = ops.matmul(mel, self.spread) + linear                                     # (N, T, F)
-        harmonic = self.bins * ops.power(2.0, -ops.clip(pitch[:, :, :1], *self.limits))    # (N, T, F) in multiples
+        harmonic = self.bins * ops.power(2.0, -ops.clip(pitch[:, :, :1], *self.limits))    # (N, T, F) pitch multiples
         for n, depth in enumerate(self.depths, 1):
             crests = ops.cos(2.0 * math.pi * n * harmonic) * pitch[:, :, 1:]
             linear = linear + ops.cast(depth(x), "float32") * crests
@@ -206,7 +207,7 @@ class PostNet(layers.Layer):
 
 
 def read_at(x, places):
-    """x (N, S, C) read at `places` (N, T) between its frames: (N, T, C)."""
+    """Interpolate x (N, S, C) linearly at fractional frames `places` (N, T): (N, T, C)."""
     lower = ops.floor(places)
     share = (places - lower)[:, :, None]
     last = ops.shape(x)[1] - 1
@@ -227,8 +228,8 @@ class Generator(keras.Model):
         self.build_all()
 
     def build_all(self):
-        """Make all weights now: inside the decoder's loop it would be too late."""
-        size = 2 * self.hp.encoder_stack  # Keras warns of a softmax of one
+        """Make all weights now, because they cannot be made inside the decoder's loop."""
+        size = 2 * self.hp.encoder_stack  # two steps, because Keras warns of a softmax over one
         source, mask = ops.zeros((1, size, self.hp.n_linear)), ops.ones((1, size))
         mapped = ops.zeros((1, size, 2 * self.hp.n_mels + 2))
         memory = self.encoder(source, mask)
@@ -240,10 +241,10 @@ class Generator(keras.Model):
         self.built = True
 
     def call(self, source, mapped, mask, positions, mel=None, training=False) -> DecoderOutput:
-        """Decode along known positions (N, Ty+1), of which global attention takes but their number; source (N, S, F),
-        mapped (N, S, 2 M + 2), mask (N, S), S a multiple of `encoder_stack`.
+        """Decode along known positions (N, Ty+1); source (N, S, F), mapped (N, S, 2 M + 2), mask (N, S), S a multiple
+        of `encoder_stack`. Global attention uses only the number of positions.
 
-        With `mel` (N, Ty*r, M) teacher forcing, without it the decoder hears itself.
+        With `mel` (N, Ty*r, M) this is teacher forcing; without it the decoder is fed its own frames.
         """
         memory = self.encoder(source, mask, training=training)
         steps = ops.shape(positions)[1] - 1
@@ -251,12 +252,12 @@ class Generator(keras.Model):
                             training=training)
 
     def postnet_inputs(self, decoded: DecoderOutput, mapped, source_mask, mask):
-        """What the post-net gets of what the decoder wrote: mel (N, T, M), zero beyond `mask` (N, T), and pitch
+        """Inputs of the post-net, made from the decoder's output: mel (N, T, M), zero beyond `mask` (N, T), and pitch
         (N, T, 2), octaves and voicing.
 
-        Of what the networks add to the base a share is heard: a correction learnt from minutes of speech is partly
-        noise. The detail and movement that averages lack (`base.MappedSource`) are added to the mel. Voicing is the
-        source's. Without a base it is what the decoder wrote.
+        Only a share of the networks' correction of the base is applied, because a correction learnt from minutes of
+        speech is partly noise. The detail and movement that averages lack (`base.MappedSource`) are added to the mel.
+        Voicing is the source's. Without a base, all inputs are the decoder's output alone.
         """
         if not self.hp.base:
             pitch = ops.concatenate([decoded.pitch[:, :, :1], ops.sigmoid(decoded.pitch[:, :, 1:])], axis=-1)
@@ -269,8 +270,8 @@ class Generator(keras.Model):
         return ops.clip(mel, 0.0, 1.0) * mask[:, :, None], ops.concatenate([octaves, voicing], axis=-1)
 
     def convert(self, source, mapped, mask, steps, frames=None) -> Conversion:
-        """Free running from the first source frame for at most `steps` steps; with global attention, which knows no
-        end, until `frames` (N,) are written."""
+        """Free running from the first source frame for at most `steps` steps. Global attention does not detect the
+        end of the source, so with it the lengths are `frames` (N,)."""
         n = ops.shape(source)[0]
         memory = self.encoder(source, mask)
         decoded = self.decoder(memory, mapped, mask, ops.zeros((n,)), steps=steps)

@@ -1,9 +1,10 @@
-"""Loops over time whose backward pass is made for them: what the decoder and, on a CPU, the GRUs of a CBHG run in.
+"""Loops over time with their own backward pass, for the decoder and, on a CPU, the GRUs of a CBHG.
 
-TensorFlow differentiates a loop by keeping every intermediate tensor of every step, and adds the gradient of a kernel
-up step by step, as a product of small matrices and a sum over the whole kernel each time. Here only the states are
-kept, a step is computed again on the way back (Chen et al. 2016, arXiv:1604.06174), and what it read through `dot`,
-`product` and `window` gets its gradient after the loop, in one large product over all steps. The gradient is the same.
+To differentiate a loop, TensorFlow keeps every intermediate tensor of every step. It adds up the gradient of a kernel
+step by step, each time as a product of small matrices and a sum over the whole kernel. Here only the states are kept,
+and the backward pass computes each step again (Chen et al. 2016, arXiv:1604.06174). Tensors that the steps read through
+`dot`, `product` and `window` get their gradient after the loop, in one large product over all steps. The gradient is
+the same.
 """
 import threading
 
@@ -26,13 +27,13 @@ def dot(x, kernel, bias):
 
 
 def product(x, memory):
-    """x (N, K, I) times memory (N, I, O), a matrix of its own for each of the batch: (N, K, O)."""
+    """x (N, K, I) times memory (N, I, O), one matrix for each element of the batch: (N, K, O)."""
     reads = getattr(_active, "reads", None)
     return reads.product(x, memory) if reads is not None else ops.matmul(x, memory)
 
 
 def window(memory, origin, size: int):
-    """`size` frames (N, size, E) of memory (N, S, E) from frame `origin` (N,) on; the nearest frame outside of it."""
+    """`size` frames (N, size, E) of memory (N, S, E) from frame `origin` (N,) on; beyond its ends the nearest frame."""
     reads = getattr(_active, "reads", None)
     return reads.window(memory, origin, size) if reads is not None else take(memory, frames_from(memory, origin, size))
 
@@ -50,7 +51,7 @@ def take(memory, frames):
 
 
 class Dense(layers.Dense):
-    """Fully connected layer that may stand in a loop."""
+    """Fully connected layer that can be used inside `scan`."""
 
     def call(self, x, training=None):
         return self.activation(dot(x, self.kernel, self.bias))
@@ -77,7 +78,7 @@ class GRUCell(layers.Layer):
 
 
 def gru_step(given, state, kernel, bias):
-    """State (N, C) of a GRU and what its gates are given by the input (N, 3 C) to the next state."""
+    """Next state of a GRU from its state (N, C) and `given` (N, 3 C), the input's contribution to its gates."""
     update, reset, given = ops.split(given, 3, axis=-1)
     of_update, of_reset, own = ops.split(dot(state, kernel, bias), 3, axis=-1)
     update = ops.sigmoid(update + of_update)
@@ -86,7 +87,7 @@ def gru_step(given, state, kernel, bias):
 
 
 class GRU(layers.GRU):
-    """Keras' GRU that returns sequences: on a GPU cuDNN's if it may, else under TensorFlow the loop below."""
+    """Keras' GRU that returns sequences: on a GPU with cuDNN if allowed, otherwise under TensorFlow with `scan`."""
 
     def call(self, sequences, initial_state=None, mask=None, training=False):
         """Sequences (N, T, I), mask (N, T) or None to states (N, T, C), the last frame first if `go_backwards`."""
@@ -110,8 +111,8 @@ class GRU(layers.GRU):
 def scan(step, state, inputs, constants: list):
     """Apply `state = step(state, input)` along the first axis of `inputs`; returns all states, stacked there.
 
-    State and inputs are structures of tensors. `constants` are the weights and tensors that `step` reads besides, by
-    `dot`, `product` and `window` alone.
+    State and inputs are structures of tensors. `constants` are the other weights and tensors that `step` reads. It may
+    read them only through `dot`, `product` and `window`.
     """
     if keras.backend.backend() == "tensorflow":
         return _scan(step, state, inputs, constants)
@@ -123,18 +124,18 @@ def scan(step, state, inputs, constants: list):
 
 
 class LoopInvariants:
-    """What a step reads of the constants of a loop, in the order in which it does."""
+    """Record of how a step reads the constants of a loop, in order."""
 
     def __init__(self, constants: list, values: list, tape=None):
         self.tape = tape
         self.values = {id(constant): (place, value) for place, (constant, value) in enumerate(zip(constants, values))}
-        self.places: list[tuple] = []  # of the constants of each read
-        self.arguments: list = []      # what each was asked
-        self.outputs: list = []        # and what it gave
+        self.places: list[tuple] = []  # of each read: numbers of the constants
+        self.arguments: list = []      # of each read: its argument
+        self.outputs: list = []        # of each read: its result
 
     def __enter__(self):
         if getattr(_active, "reads", None) is not None:
-            raise RuntimeError("a loop within a loop: what it reads would get no gradient")
+            raise RuntimeError("a loop within a loop is not possible: its constants would get no gradient")
         _active.reads = self
         return self
 
@@ -171,16 +172,16 @@ class LoopInvariants:
             self.tape.watch(output)
 
     def gradients(self, arguments: list, output_gradients: list) -> list:
-        """Gradients of the constants, from what all steps asked (T, ...) and the gradients (T, ...) of the outputs."""
+        """Gradients of the constants, from the arguments (T, ...) of all steps and the outputs' gradients (T, ...)."""
         found = [None] * len(self.values)
         values = [value for _, value in self.values.values()]
         for places, asked, gradient in zip(self.places, arguments, output_gradients):
-            if asked.dtype.is_integer:  # frames (T, N, W) and what was found there (T, N, W, E)
+            if asked.dtype.is_integer:  # `window`: frames (T, N, W), outputs (T, N, W, E)
                 n, length = (tf.shape(values[places[0]])[i] for i in (0, 1))
                 flat = tf.range(n)[None, :, None] * length + asked
                 parts = [tf.reshape(tf.math.unsorted_segment_sum(gradient, flat, n * length),
                                     tf.shape(values[places[0]]))]
-            elif len(values[places[0]].shape) == 3:  # x (T, N, K, I) and its products (T, N, K, O)
+            elif len(values[places[0]].shape) == 3:  # `product`: x (T, N, K, I), outputs (T, N, K, O)
                 parts = [tf.einsum("tnki,tnko->nio", asked, gradient)]
             else:
                 asked, gradient = (tf.reshape(x, (-1, x.shape[-1])) for x in (asked, gradient))

@@ -1,10 +1,11 @@
-"""Two speakers who did not say the same sentences: each recording of the target, put together from the source's sounds.
+"""For two speakers who did not say the same sentences: build each recording of the target from the source's sounds.
 
-Which sound is which is found as by INCA (Erro, Moreno, Bonafonte 2010): the nearest neighbours in context, a linear map
-from each frame to its neighbour, the neighbours of what that gives, and so on, begun with the speakers' means taken out
-and their vocal tracts brought to one length. Then a path leads through the frames of the source for each recording
-of the target (Viterbi), which goes on in the source's recording where it can, as in unit selection (Hunt, Black
-1996). What comes out is a recording of the source in step with the target's, and all that follows is as with pairs.
+Matching sounds are found as in INCA (Erro, Moreno, Bonafonte 2010): find nearest neighbours in context, solve a linear
+map from each frame to its neighbour, find the neighbours of the mapped frames, and so on. At the start the speakers'
+means are removed and their vocal tracts are scaled to one length. Then, for each recording of the target, the Viterbi
+algorithm finds a path through the source's frames. The path stays in one source recording where it can, as in unit
+selection (Hunt, Black 1996). The result is a recording of the source in step with the target's, and all later steps are
+the same as with pairs.
 """
 import hashlib
 import json
@@ -21,20 +22,20 @@ import utils
 from analysis import Features
 from hyperparams import HyperParams
 
-ORDERS = 24          # of the mel-cepstra that are compared, the level among them at half its weight
-REACH = 4            # frames before and after whose sound counts, too
-ITERATIONS = 2       # of neighbours and map; more of them drift away
-FRAMES = 20_000      # of each speaker that these look at, at most
-POOL = 60_000        # of the source that recordings are put together from, at most: twelve minutes
-CANDIDATES = 48      # frames of the source that a frame of the target chooses from
-JUMP = 1.0           # what it costs to go on elsewhere; neighbours are about so far apart
+ORDERS = 24          # of the mel-cepstra compared, including the level at half its weight
+REACH = 4            # frames to the earlier and to the later frame that are compared as well
+ITERATIONS = 2       # of neighbours and map; with more of them the result drifts away
+FRAMES = 20_000      # of each speaker used in these iterations, at most
+POOL = 60_000        # of the source from which recordings are built, at most: twelve minutes
+CANDIDATES = 48      # source frames among which a target frame chooses
+JUMP = 1.0           # cost of a jump to another place, about the distance between neighbours
 BLOCK = 500          # frames whose distances are computed at once
-KINDS = ("linear", "mel", "pitch")  # on disk
-VERSION = 1  # of what is written: with another one it is made anew
+KINDS = ("linear", "mel", "pitch")  # files per recording
+VERSION = 1  # of the files written; files of another version are made anew
 
 
 def describe(mel: np.ndarray) -> np.ndarray:
-    """(T, M) to what sounds are compared by, (T, 3 * ORDERS): cepstra of each frame, of one before and one after."""
+    """Features (T, 3 * ORDERS) to compare the sounds of (T, M): cepstra of each frame, one before and one after."""
     orders = base.cepstra(mel)[:, :ORDERS] * np.where(np.arange(ORDERS) == 0, 0.5, 1.0)
     padded = np.pad(orders, ((REACH, REACH), (0, 0)), mode="edge")
     return np.concatenate([padded[:-2 * REACH], orders, padded[2 * REACH:]], axis=1).astype(np.float32)
@@ -45,7 +46,7 @@ def describe_all(mels: list[np.ndarray]) -> np.ndarray:
 
 
 def squared_distances(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-    """(n, C) and (m, C) to (n, m)."""
+    """Squared distances (n, m) between the rows of (n, C) and (m, C)."""
     return np.maximum((a * a).sum(axis=1)[:, None] + (b * b).sum(axis=1) - 2.0 * a @ b.T, 0.0)
 
 
@@ -60,7 +61,7 @@ def nearest(a: np.ndarray, b: np.ndarray) -> tuple[np.ndarray, float]:
 
 
 def some(mels: list[np.ndarray], n_frames: int, seed: int) -> list[int]:
-    """Numbers of recordings, chosen at random, that have about so many frames together, or of all of them."""
+    """Numbers of random recordings with about `n_frames` frames together, or of all recordings if they have fewer."""
     order, chosen, total = np.random.default_rng(seed).permutation(len(mels)).tolist(), [], 0
     while order and total < n_frames:
         chosen.append(order.pop())
@@ -69,11 +70,11 @@ def some(mels: list[np.ndarray], n_frames: int, seed: int) -> list[int]:
 
 
 class Map(NamedTuple):
-    """Of a source's mel spectrograms to what a target's are like, in mean and deviation (global variance: Toda et al.
-    2007)."""
+    """Map from a source's mel spectrograms to a target's, with the target's mean and deviation (global variance: Toda
+    et al. 2007)."""
     kernel: np.ndarray   # (W, M)
     bias: np.ndarray     # (M,)
-    factors: np.ndarray  # (M,) of the deviation of each order of the mel-cepstra
+    factors: np.ndarray  # (M,) gain of the deviation of each order of the mel-cepstra
 
     def __call__(self, mel: np.ndarray) -> np.ndarray:
         orders = base.cepstra(base.windows(mel) @ self.kernel + self.bias)
@@ -82,8 +83,8 @@ class Map(NamedTuple):
 
 
 def solve(windows: np.ndarray, target: np.ndarray, forth: np.ndarray, back: np.ndarray) -> Map:
-    """The map from windows of a source (S, W) to frames of a target (T, M), each of which is paired with its neighbour
-    in the other: `forth` (S,) and `back` (T,)."""
+    """Solve the map from windows of a source (S, W) to frames of a target (T, M). `forth` (S,) holds the target
+    neighbour of each source frame, `back` (T,) the source neighbour of each target frame."""
     sums = base.Sums(windows.shape[1], target.shape[1])
     for start in range(0, len(forth), BLOCK):
         sums.add(windows[start:start + BLOCK], target[forth[start:start + BLOCK]])
@@ -95,7 +96,7 @@ def solve(windows: np.ndarray, target: np.ndarray, forth: np.ndarray, back: np.n
 
 
 def find_map(sources: list[np.ndarray], targets: list[np.ndarray], hp: HyperParams) -> Map:
-    """The map of a source's mel spectrograms (S, M) to where those of a target (T, M) have the same sounds."""
+    """Find the map that turns a source's mel spectrograms (S, M) into the same sounds of a target (T, M)."""
     natural = np.concatenate(targets)
     wanted = describe_all(targets)
     spread, wanted = wanted.std(axis=0), wanted - wanted.mean(axis=0)
@@ -103,7 +104,7 @@ def find_map(sources: list[np.ndarray], targets: list[np.ndarray], hp: HyperPara
     def normalised(factor):
         found = describe_all([base.warp_formants(mel, factor, hp) for mel in sources])
         return (found - found.mean(axis=0)) / np.maximum(found.std(axis=0), 1e-6) * spread
-    # A tenth of the frames tells the vocal tract's length
+    # A tenth of the frames is enough to find the length of the vocal tract
     described = normalised(min(base.WARPS, key=lambda factor: nearest(normalised(factor)[::10], wanted)[1]))
     windows = np.concatenate([base.windows(mel) for mel in sources])
     for _ in range(ITERATIONS):
@@ -114,20 +115,20 @@ def find_map(sources: list[np.ndarray], targets: list[np.ndarray], hp: HyperPara
 
 
 def path_through(target: np.ndarray, source: np.ndarray, ends: np.ndarray) -> np.ndarray:
-    """The cheapest way (T,) through the rows of `source` (S, C) for those of `target` (T, C): each costs its distance,
-    and JUMP if it is not the one after the row before; after `ends` (S,), where a recording ends, it never is."""
+    """The cheapest path (T,) through the rows of `source` (S, C) for those of `target` (T, C). Each row costs its
+    distance, and JUMP unless it continues the recording of the row before. `ends` (S,) marks ends of recordings."""
     candidates = []
     bounds = np.linspace(0, len(source), min(CANDIDATES, len(source)) + 1).astype(int).tolist()
     for start in range(0, len(target), BLOCK):
         squares = squared_distances(target[start:start + BLOCK], source)
-        # The nearest of each part of the source: neighbours in time are one sound, and say little more
+        # The nearest row of each part of the source, because neighbours in time are mostly the same sound
         candidates.append(np.stack([squares[:, first:end].argmin(axis=1) + first
                                     for first, end in zip(bounds, bounds[1:])], axis=1))
     candidates = np.concatenate(candidates)
     rows, before = [candidates[0]], []
     cost = np.sqrt(squared_distances(target[:1], source[rows[0]])[0])
     for t in range(1, len(target)):
-        best = np.argsort(cost)[:CANDIDATES]  # more of them hardly ever win in the end
+        best = np.argsort(cost)[:CANDIDATES]  # costlier ones hardly ever win in the end
         last, cost = rows[-1][best], cost[best]
         row = np.unique(np.concatenate([candidates[t], np.minimum(last + 1, len(source) - 1)]))
         is_resuming = (row == last[:, None] + 1) & ~ends[last][:, None]
@@ -143,8 +144,8 @@ def path_through(target: np.ndarray, source: np.ndarray, ends: np.ndarray) -> np
 
 
 def match(sources: list[np.ndarray], targets: list[np.ndarray], hp: HyperParams) -> list[np.ndarray]:
-    """The frame of a source that each frame of a target sounds like: (T,) for each of the target's mel spectrograms
-    (T, M), counted through those of the source one after the other."""
+    """For each mel spectrogram (T, M) of a target, the source frames (T,) that sound like its frames. Frames are
+    numbered through all source recordings, one after the other."""
     lengths = [len(mel) for mel in sources]
     chosen = some(sources, POOL, hp.seed)
     places = np.concatenate([np.arange(lengths[i]) + sum(lengths[:i]) for i in chosen])
@@ -166,10 +167,10 @@ def load(features: pathlib.Path, speaker: str, utterance: str) -> Features:
 
 def write(features: pathlib.Path, source: str, pool: list[tuple[str, int, int]], target: str, utterances: list[str],
           hp: HyperParams) -> None:
-    """Write the target's utterances, put together from the segments (utterance, first frame, end) `pool` of a source,
-    below `features` as those of the speaker "SOURCE.spliced", unless they are there.
+    """Build the target's utterances from `pool`, segments (utterance, first frame, end) of a source, and write them
+    below `features` as the speaker "SOURCE.spliced", unless they are there.
 
-    Their pitch is the target's, mapped to the source's range: that of sounds from anywhere is no melody.
+    Their pitch is the target's, mapped to the source's range: the pitch of sounds from many places has no melody.
     """
     folder = features / f"{source}.spliced"
     digest = hashlib.sha256(json.dumps([pool, utterances, hp.seed, VERSION]).encode())

@@ -1,8 +1,9 @@
-"""A voice from recordings of it alone: what a pretrained model makes of anybody's speech is turned into that voice.
+"""Learn a voice from recordings of it alone: the output of a pretrained model is mapped to the new voice.
 
-A pretrained model keeps some speech that it made itself. Which of its sounds are which of the new voice is found as
-between any two speakers who said other sentences (unpaired.py). The map from the one to the other, behind each of the
-pretrained maps, makes a map of its own from everybody to the new voice, so that all that follows is as with pairs.
+A pretrained model comes with some speech that it converted itself. The sounds of this speech are matched with those of
+the new voice, as between any two speakers who said different sentences (unpaired.py). This gives a map from the
+pretrained voice to the new one. Each pretrained map followed by it becomes one map from a source to the new voice, and
+all later steps are the same as with pairs.
 """
 import math
 import pathlib
@@ -17,12 +18,12 @@ import utils
 from base import Base
 
 FILE = "speech.npz"  # in a folder of pretrained weights
-SENTENCES = 80       # of that, from all sources together: four or five minutes
-ENOUGH_SECONDS = 60.0  # of a new voice; with less the map hardly knows all of its sounds
+SENTENCES = 80       # in that file, from all sources together: four or five minutes
+ENOUGH_SECONDS = 60.0  # least speech of a new voice; less hardly contains all of its sounds
 
 
 def save_speech(corpus, folder: pathlib.Path) -> None:
-    """Write what the base of a corpus makes of some sentences of each source, mel spectrograms in 8 bits."""
+    """Map some sentences of each source by the base of a corpus, and write the mel spectrograms in 8 bits."""
     rng, made = random.Random(corpus.hp.seed), []
     for source in corpus.base.speakers.tolist():
         pairs = [pair for pair in corpus.train if pair.source == source]
@@ -36,17 +37,17 @@ def save_speech(corpus, folder: pathlib.Path) -> None:
 
 
 def load_speech(folder: pathlib.Path) -> list[np.ndarray]:
-    """Mel spectrograms (S, M) of what a pretrained model said; raises ValueError with the cure."""
+    """Mel spectrograms (S, M) of a pretrained model's own speech; raises ValueError that says what to do."""
     try:
         with np.load(folder / FILE, allow_pickle=False) as arrays:
             return np.split(arrays["mel"].astype(np.float32) / 255.0, np.cumsum(arrays["lengths"])[:-1])
     except utils.BAD_ARRAYS as error:
-        raise ValueError(f"{folder / FILE} is missing or damaged ({error}): bring it back from where it came, that of "
-                         "this repository by git checkout") from None
+        raise ValueError(f"{folder / FILE} is missing or damaged ({error}): bring it back from where it came (that of "
+                         "this repository with git checkout)") from None
 
 
 def compose(kernel: np.ndarray, bias: np.ndarray, then: np.ndarray, then_bias: np.ndarray) -> tuple:
-    """Kernel (W'', M) and bias (M,) of a map (W, M) that is followed by another (W', M): it reads as far as both."""
+    """Kernel (W'', M) and bias (M,) of a map (W, M) followed by another (W', M); its window spans both windows."""
     n_mels = kernel.shape[1]
     first, second = kernel.reshape(-1, n_mels, n_mels), then.reshape(-1, n_mels, n_mels)
     together = np.zeros((len(first) + len(second) - 1, n_mels, n_mels))
@@ -56,21 +57,21 @@ def compose(kernel: np.ndarray, bias: np.ndarray, then: np.ndarray, then_bias: n
 
 
 def fit(pretrained: Base, speech: list[np.ndarray], corpus) -> Base:
-    """A base from whomever a `pretrained` one knows, and from strangers, to the target of a `data_load.Corpus` that
-    holds nobody else; `speech` is what the pretrained one makes of its sources. Raises ValueError if there is too
-    little."""
+    """A base from the sources of a `pretrained` base, and from strangers, to the target of a `data_load.Corpus`, which
+    holds the target alone. `speech` is the output of the pretrained base for its sources. Raises ValueError if the
+    corpus has too little speech."""
     hp = corpus.hp
     seconds = sum(pair.target_seconds for pair in corpus.train)
     if seconds < ENOUGH_SECONDS:
-        raise ValueError(f"{corpus.data}: {seconds:.0f} s of speech to learn a voice from; record a minute at least, "
-                         "better ten")
+        raise ValueError(f"{corpus.data}: {seconds:.0f} s of speech are too little to learn a voice; record a minute "
+                         "at least, better ten")
     spoken = [corpus.target_features(pair, "mel") for pair in corpus.train]
     chosen = [spoken[i] for i in unpaired.some(spoken, unpaired.FRAMES, hp.seed)]
     onward = unpaired.find_map(speech, chosen, hp)
     kernels, biases = map(np.array, zip(*(compose(kernel, bias, onward.kernel, onward.bias) for kernel, bias in zip(
         pretrained.kernels, pretrained.biases))))
     warp = np.median([base.find_warp(mel, onward(mel), hp) for mel in speech[::4]])
-    # What the sources' detail adds to what the pretrained maps give, it adds to what the new ones give, too
+    # The sources' detail adds as much modulation to the output of the new maps as to that of the pretrained maps
     before = base.modulation_spectrum([base.smooth(mel) for mel in speech])
     after = base.modulation_spectrum([base.smooth(base.windows(mel) @ onward.kernel + onward.bias) for mel in speech])
     modulation = after + np.maximum(pretrained.modulation - before, 0.0)
