@@ -1,11 +1,12 @@
 """Measure how fast everything is on this machine.
 
     python tests/bench.py               # a table, on the demo corpus and with the default networks, six minutes
-    python tests/bench.py --json FILE   # and as a file
+    python tests/bench.py --json FILE   # the table also as a file
     python tests/bench.py --set width=512   # other hyperparameters
 
-Real recordings, untrained networks, whose speed is that of trained ones; medians of several repetitions without the
-first, which compiles, with the fastest and the slowest. Compare lines of one run: machines are noisy.
+It uses real recordings and untrained networks, which are as fast as trained ones. Values are medians of several
+repetitions without the first, which compiles, with the fastest and the slowest. Compare lines of one run only: the
+speed of a machine varies.
 """
 import argparse
 import concurrent.futures
@@ -49,7 +50,7 @@ MATRIX = 4096
 
 
 class Table:
-    """Rows of a name, a value and its unit, printed as they come."""
+    """Rows of a name, a value and its unit, printed as they are added."""
 
     def __init__(self):
         self.rows: dict[str, dict] = {}
@@ -74,7 +75,7 @@ class Table:
     def share(self, name: str, function, flops: float, product) -> None:
         """Add the rate of `function()`, which takes `flops`, as a share of that of `product()`.
 
-        One of each in turn: the rate of a machine that others share changes from second to second.
+        The two alternate, because the rate of a shared machine changes from second to second.
         """
         shares = []
         for _ in range(REPEATS):
@@ -87,29 +88,29 @@ class Table:
 
 
 def wait(result) -> None:
-    """Until a GPU is done with it."""
+    """Wait until the GPU has computed a result."""
     for tensor in tf.nest.flatten(result)[:1]:
         np.asarray(tensor)
 
 
 def memory() -> float:
-    """Highest memory of this process so far, in MiB."""
+    """The peak memory of this process so far, in MiB."""
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak / (2 ** 20 if platform.system() == "Darwin" else 2 ** 10)
 
 
 def recordings(n: int) -> list[pathlib.Path]:
-    """Files of the demo's source speaker."""
+    """The first `n` recordings of the demo's source speaker."""
     return sorted((prepro.DEMO / "rms").glob("*.ogg"))[:n]
 
 
 def bench_preparation(table: Table, hp: hyperparams.HyperParams) -> None:
-    """Recordings to features, and the paths between them."""
+    """Measure the computation of features and of the DTW paths between them."""
     files = recordings(16)
     seconds = sum(len(utils.load_wav(path, hp)) for path in files) / hp.sample_rate
 
     def prepare():
-        with tempfile.TemporaryDirectory() as folder:  # a new one each time: what is there is not done again
+        with tempfile.TemporaryDirectory() as folder:  # a new folder, because existing features are not computed again
             for path in files:
                 prepro.compute_features(path, pathlib.Path(folder) / path.stem, hp)
     taken = table.time("features of recordings, one core", prepare, "s/s", seconds, 3)
@@ -126,7 +127,7 @@ def bench_preparation(table: Table, hp: hyperparams.HyperParams) -> None:
 
 
 def bench_training(table: Table, hp: hyperparams.HyperParams, corpus: data_load.Corpus, product) -> None:
-    """The paired step, its parts, and the pipeline that feeds it."""
+    """Measure the paired step, its parts and the input pipeline."""
     task, step = PairedTrainer(hp, corpus), tf.Variable(0, dtype=tf.int64)
     batch = {name: tf.constant(array) for name, array in batch_of_slices(corpus, hp).items()}
     generator, mask = task.generator, batch["mask"]
@@ -155,8 +156,8 @@ def bench_training(table: Table, hp: hyperparams.HyperParams, corpus: data_load.
 
 
 def bench_paired_step(table: Table, name: str, trainer: PairedTrainer, batch: dict, product) -> None:
-    """The step of all networks: that of encoder and decoder, and that of the post-net on the same batch; or as in 2017
-    one joint update."""
+    """Measure a step of all networks: one of encoder and decoder and one of the post-net on the same batch, or a single
+    joint update as in 2017."""
     step = tf.Variable(0, dtype=tf.int64)
 
     def paired_step():
@@ -170,9 +171,9 @@ def bench_paired_step(table: Table, name: str, trainer: PairedTrainer, batch: di
 
 
 def multiplications(generator: Generator, hp: hyperparams.HyperParams, batch: dict) -> float:
-    """Of a forward pass through matrices and kernels, without attention's own products.
+    """The multiplications of a forward pass through matrices and kernels, without those inside attention.
 
-    Three times as many are counted for a step, some 5 % too many: layers that read data need no gradient of it.
+    A step counts as three times as many, about 5 % too many, because layers that read data need no gradient of it.
     """
     n, frames = batch["mel"].shape[:2]
     sources = batch["source"].shape[1]
@@ -191,7 +192,7 @@ def batch_of_slices(corpus: data_load.Corpus, hp: hyperparams.HyperParams) -> di
 
 
 def batch_of_joined(corpus: data_load.Corpus, n: int, seconds: float) -> dict:
-    """`n` utterances of a length that the corpus may not have: sentences joined, and cut after `seconds`."""
+    """A batch of `n` utterances of any length: sentences are joined and cut after `seconds`."""
     hp, pairs, rows = corpus.hp, itertools.cycle(corpus.train), []
     frames = round(seconds * hp.frames_per_second)
     for _ in range(n):
@@ -223,8 +224,8 @@ def bench_adversarial(table: Table, hp: hyperparams.HyperParams, corpus: data_lo
 
 
 def bench_2017(table: Table, corpus: data_load.Corpus, product) -> None:
-    """The described system, whose first code took 3.83 s and 25 to 30 s for these, on 4 cores of a CPU, and ours beside
-    it, which learns from the discriminator as that one does."""
+    """Measure the system of 2017, whose first code took 3.83 s and 25 to 30 s for these steps on 4 cores of a CPU, and
+    beside it ours with the same adversarial training."""
     described, adversarial = (hyperparams.get(preset, []) for preset in ("2017", "2017-gan"))
     ours = corpus.hp.replace(batch_size=described.batch_size)
     schedule = {name: getattr(adversarial, name) for name in ("gan_networks", "k", "dis_stack", "dis_frames")}
@@ -241,7 +242,7 @@ def bench_2017(table: Table, corpus: data_load.Corpus, product) -> None:
 
 
 def bench_conversion(table: Table, hp: hyperparams.HyperParams, base_map: base.Base) -> None:
-    """Seconds of computing for a second of speech."""
+    """Measure the seconds of computing per second of speech."""
     converter = Converter(Generator(hp), base_map)
     speech = np.concatenate([utils.load_wav(path, hp) for path in recordings(16)])
     peaks = []
@@ -255,7 +256,7 @@ def bench_conversion(table: Table, hp: hyperparams.HyperParams, base_map: base.B
         wavs = [utils.load_wav(path, hp) for path in recordings(32)]
         total = sum(map(len, wavs)) / hp.sample_rate
 
-        def convert_folder():  # anew each time: what is done is not done again
+        def convert_folder():  # into a new folder, because finished conversions are not repeated
             with tempfile.TemporaryDirectory() as out, contextlib.redirect_stdout(io.StringIO()):
                 return eval_script.convert_files(recordings(32), pathlib.Path(out), converter, "bench")
         table.time("folder of 32 by eval.py, with pictures and page", convert_folder, "s/s", total, 3)
@@ -272,7 +273,7 @@ def bench_conversion(table: Table, hp: hyperparams.HyperParams, base_map: base.B
 
 
 def bench_start(table: Table) -> None:
-    """From the start of a process to its first step and validation, and to its first converted file; demo preset."""
+    """Measure the time from the start of a process to its first saved step, and to its first converted file."""
     with tempfile.TemporaryDirectory() as folder:
         logdir, out = pathlib.Path(folder) / "run", pathlib.Path(folder) / "out"
         path = recordings(1)[0]
@@ -304,7 +305,7 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def bench(args: argparse.Namespace) -> None:
-    """Measure all; raises ValueError and OSError."""
+    """Measure everything; raises ValueError and OSError."""
     hp = hyperparams.get("default", args.set)
     corpus, table = data_load.Corpus(prepro.prepare_demo(hp), hp), Table()
     began = time.perf_counter()
@@ -315,7 +316,7 @@ def bench(args: argparse.Namespace) -> None:
     taken = table.time(f"product of matrices of {MATRIX} x {MATRIX}", product)
     table.add("rate of that", 2 * MATRIX ** 3 / taken / 1e9, "GFLOP/s")
     bench_preparation(table, hp)
-    bench_conversion(table, hp, corpus.base)  # before training, whose memory would hide its own
+    bench_conversion(table, hp, corpus.base)  # before training, whose peak memory would hide that of conversion
     bench_training(table, hp, corpus, product)
     bench_adversarial(table, hp, corpus)
     bench_2017(table, corpus, product)

@@ -32,7 +32,7 @@ from networks import Generator
 from run_folder import Run
 
 DEMO = prepro.DEMO
-# A second device, for what several GPUs do; nothing else uses it
+# A second logical device, used only by the tests of several GPUs
 tf.config.set_logical_device_configuration(tf.config.list_physical_devices("CPU")[0],
                                            [tf.config.LogicalDeviceConfiguration()] * 2)
 DEMO_IDS = [f"demo_{i:03d}" for i in range(1, 11)]
@@ -44,7 +44,7 @@ TINY = hyperparams.HyperParams(
 
 
 def resume(run: Run) -> bool:
-    """Go on from the newest checkpoint of a run that can be read; whether there is one."""
+    """Resume a run from its newest readable checkpoint; returns whether there is one."""
     prefix = checkpoints.newest_readable(checkpoints.checkpoints_in(run.folder))
     if prefix:
         run.resume(prefix)
@@ -52,19 +52,19 @@ def resume(run: Run) -> bool:
 
 
 def no_workers():
-    """`prepro.workers` in this process: starting others costs more than the work on a few files does."""
+    """Replace `prepro.workers` by this process: starting others takes longer than the work on a few files."""
     return contextlib.nullcontext(lambda function, items, title: [function(*item) for item in items])
 
 
 @pytest.fixture(scope="session")
 def tiny_hp() -> hyperparams.HyperParams:
-    """A network that trains in seconds, on the real signal settings."""
+    """The hyperparameters of a network that trains in seconds, with the real signal settings."""
     return TINY
 
 
 def plain_base(hp: hyperparams.HyperParams = TINY, speakers: tuple[str, ...] = ("rms",)) -> base.Base:
-    """A base that carries everything over as it is: maps that pick the middle frame, equal movements, nothing warped.
-    Every recording is taken for one of the first of `speakers`."""
+    """A base that leaves the source unchanged: its maps pick the middle frame, and it neither warps nor adds movement.
+    Every recording is recognised as the first of `speakers`."""
     n = len(speakers)
     kernel = np.zeros(((2 * base.CONTEXT + 1) * hp.n_mels, hp.n_mels), np.float32)
     kernel[base.CONTEXT * hp.n_mels:(base.CONTEXT + 1) * hp.n_mels] = np.eye(hp.n_mels)
@@ -76,14 +76,14 @@ def plain_base(hp: hyperparams.HyperParams = TINY, speakers: tuple[str, ...] = (
 
 
 def plain_corpus(data: pathlib.Path, hp: hyperparams.HyperParams = TINY, share: tuple[int, int] = (0, 1)):
-    """The corpus below `data`, with a base that need not be solved."""
+    """The corpus in `data` with a plain base, which need not be solved."""
     corpus = data_load.Corpus(data, hp, share)
     corpus.use_base(plain_base(hp))
     return corpus
 
 
 def no_corpus(monkeypatch) -> None:
-    """Training without features: for a task that asks for none. Its base is a small file."""
+    """Train without features, for a task that reads none; its base is a small file."""
     monkeypatch.setattr(data_load, "Corpus", lambda *_: types.SimpleNamespace(use_base=lambda found: None, alone=False))
     monkeypatch.setattr(base, "solve", lambda corpus: plain_base(TINY.replace(n_mels=2)))
 
@@ -109,11 +109,11 @@ def demo_recordings(tmp_path_factory) -> pathlib.Path:
 
 @pytest.fixture(scope="session")
 def demo_data(demo_recordings, tmp_path_factory, tiny_hp) -> pathlib.Path:
-    """The features of `demo_recordings`, rms to slt, as prepro.py writes them; not to be changed by a test."""
+    """The features of `demo_recordings`, rms to slt, as prepro.py writes them; tests must not change them."""
     data = tmp_path_factory.mktemp("features")
     corpora, target = manifest.gather([demo_recordings / "rms"], demo_recordings / "slt", "(.*)")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(os, "cpu_count", lambda: 1)  # to start more processes takes longer than the work itself
+        patch.setattr(os, "cpu_count", lambda: 1)  # starting more processes takes longer than the work
         prepro.prepare(corpora, target, data, tiny_hp)
     return data
 
@@ -126,7 +126,7 @@ def demo_base(demo_data, tiny_hp) -> base.Base:
 
 @pytest.fixture
 def eager():
-    """No compilation: for a few steps it takes longer than they do."""
+    """Do not compile, because compilation takes longer than a few steps."""
     tf.config.run_functions_eagerly(True)
     yield
     tf.config.run_functions_eagerly(False)
@@ -134,7 +134,7 @@ def eager():
 
 @pytest.fixture
 def serial(monkeypatch):
-    """Preparation in this process: starting others costs more than the work on a few files does."""
+    """Prepare in this process: starting others takes longer than the work on a few files."""
     monkeypatch.setattr(prepro, "workers", no_workers)
 
 
@@ -151,7 +151,7 @@ def converter(run_folder):
 
 @pytest.fixture
 def loaded(monkeypatch, converter):
-    """Loading, which takes seconds, is done once for the tests that are not about it."""
+    """Load the converter, which takes seconds, only once for all tests that are not about loading."""
     monkeypatch.setattr(eval_script, "load_converter", lambda *_: converter)
 
 
@@ -161,9 +161,9 @@ def tone(hertz: float, sample_rate: int = 16000, seconds: float = 1.0) -> np.nda
 
 
 def words(seed: int, sample_rate: int = 16000, seconds: float = 1.0, pitch: float = 120.0) -> np.ndarray:
-    """(samples,) something that changes like speech: a buzz through two formants that wander, by `seed`.
+    """(samples,) a sound that changes like speech: a buzz through two formants that move as `seed` determines.
 
-    The same seed says the same at any `seconds` and `pitch`: a parallel recording of another speaker.
+    The same seed gives the same words at any `seconds` and `pitch`, like a parallel recording by another speaker.
     """
     rng = np.random.default_rng(seed)
     time = np.arange(round(seconds * sample_rate)) / sample_rate

@@ -1,4 +1,4 @@
-"""All stress tests with the numbers that the project is held to; by hand, for it takes an hour and more.
+"""Run all stress tests with the numbers that the project requires; started by hand, because they take over an hour.
 
     python tests/stress.py              # all of them
     python tests/stress.py --quick      # a tenth of each

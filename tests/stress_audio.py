@@ -1,11 +1,11 @@
-"""Damaged and strange recordings, killed processes, memory: more of it than the tests have time for.
+"""Stress tests with damaged and unusual recordings, killed processes and memory, too long for the test suite.
 
-    python tests/stress_audio.py --files 500 --seed 0      # eval.py and prepro.py on what hardly is a recording
+    python tests/stress_audio.py --files 500 --seed 0      # eval.py and prepro.py on bad and good recordings
     python tests/stress_audio.py --kills 10                # kill both again and again; the result must be the same
-    python tests/stress_audio.py --memory 1000             # convert as many files, say how memory grows
+    python tests/stress_audio.py --memory 1000             # convert that many files, report how memory grows
 
-Everything is made from the seed, in a temporary folder, with a small untrained model. It ends with an AssertionError
-where something is not as it must be.
+All files are made from the seed in a temporary folder, and the model is small and untrained. The script ends with an
+AssertionError if a check fails.
 """
 import argparse
 import concurrent.futures
@@ -45,7 +45,7 @@ def speech(rng: random.Random, words: int, pitch: float, rate: int) -> np.ndarra
 
 
 def good(path: pathlib.Path, rng: random.Random, words: int, pitch: float) -> pathlib.Path:
-    """Write a recording in one of many formats; returns its path, which has the ending of the format."""
+    """Write a recording in one of many formats; returns its path, whose suffix is that of the format."""
     ending, subtype = rng.choice(FORMATS)
     rate = 44100 if ending == "mp3" else rng.choice(RATES)
     wav = speech(rng, words, pitch, rate)
@@ -55,7 +55,7 @@ def good(path: pathlib.Path, rng: random.Random, words: int, pitch: float) -> pa
 
 
 def damaged(path: pathlib.Path, rng: random.Random, words: int, pitch: float) -> None:
-    """A recording with some of its bytes wrong, gone or too many: it may still be readable."""
+    """Write a recording with wrong, missing or additional bytes; it may still be readable."""
     path = good(path, rng, words, pitch)
     content = bytearray(path.read_bytes())
     for _ in range(rng.randint(1, 4)):
@@ -72,13 +72,13 @@ def damaged(path: pathlib.Path, rng: random.Random, words: int, pitch: float) ->
 
 
 def short(path: pathlib.Path, rng: random.Random, words: int, pitch: float) -> None:
-    """One to ten samples, which may be too few for its rate."""
+    """Write one to ten samples, which may be too few for the sample rate."""
     wav = conftest.words(words)[1000:1000 + rng.randint(1, 10)]
     soundfile.write(os.fsencode(f"{path}.wav"), wav, rng.choice(RATES), "FLOAT", format="WAV")
 
 
 def hopeless(path: pathlib.Path, rng: random.Random, words: int, pitch: float) -> None:
-    """What nobody can read or hear."""
+    """Write a file that cannot be read or heard."""
     wav, path = conftest.words(words, seconds=1.2), pathlib.Path(f"{path}.wav")
     number = rng.randrange(10)
     if number < 7:
@@ -91,8 +91,8 @@ def hopeless(path: pathlib.Path, rng: random.Random, words: int, pitch: float) -
 
 
 def no_file(path: pathlib.Path, rng: random.Random, words: int, pitch: float) -> None:
-    """Links, pipes and folders named like recordings."""
-    path, number = pathlib.Path(f"{path}.wav"), rng.randrange(3 if os.access("/", os.W_OK) else 4)  # root reads all
+    """Make a broken link, a pipe or an unreadable file, named like a recording."""
+    path, number = pathlib.Path(f"{path}.wav"), rng.randrange(3 if os.access("/", os.W_OK) else 4)  # root can read all
     if number < 2:
         path.symlink_to(path if number else path.with_name("nowhere"))
     elif number == 2:
@@ -103,16 +103,16 @@ def no_file(path: pathlib.Path, rng: random.Random, words: int, pitch: float) ->
 
 
 def make_files(folder: pathlib.Path, count: int, seed: int, pitch: float = 120.0) -> tuple[list, list]:
-    """Fill `folder` with recordings and what is none; returns those that must be converted, and refused.
+    """Fill `folder` with recordings and other files; returns those to be converted and those to be refused.
 
-    The names and words are the same for each seed and pitch: two folders of different seeds are two speakers.
+    The names and words are the same for each seed and pitch, so two folders of different seeds are two speakers.
     """
     folder.mkdir(parents=True)
     rng, must, must_not = random.Random(seed), [], []
     for number in range(count):
         path = folder / (NAMES[number] if number < len(NAMES) else f"{number:04d}")
         make = rng.choices([good, damaged, short, hopeless, no_file], [5, 4, 1, 3, 1])[0]
-        if number in (1, 3, 4, 18, 20):  # whatever the seed
+        if number in (1, 3, 4, 18, 20):  # these are good for any seed
             make = good
         before = set(folder.iterdir())
         make(path, rng, number, pitch)
@@ -127,21 +127,21 @@ def make_files(folder: pathlib.Path, count: int, seed: int, pitch: float = 120.0
 
 
 def run(script: str, *arguments, timeout: float = 600.0, cores: bool = False) -> subprocess.CompletedProcess:
-    """Run a script, with a process for each core or with one; a hang ends it and raises TimeoutExpired."""
+    """Run a script with one process or with one for each core; a hang ends it and raises TimeoutExpired."""
     command = [f"{script}.py"] if cores else ["-c", ONE_PROCESS.format(script)]
     return subprocess.run([sys.executable, *command, *map(str, arguments)], cwd=ROOT, timeout=timeout, text=True,
                           capture_output=True, errors="surrogateescape")
 
 
 def check_words(result: subprocess.CompletedProcess) -> None:
-    """What is said can be read: no traceback, no characters that garble a terminal."""
+    """Check that the output is readable: it has no traceback and no characters that garble a terminal."""
     assert "Traceback" not in result.stderr, result.stderr
     for line in (result.stdout + result.stderr).replace("\r", "\n").replace("\x1b[A", "").splitlines():
         assert line.isprintable(), repr(line)
 
 
 def check_eval(folder: pathlib.Path, must: list, must_not: list, logdir: pathlib.Path, out: pathlib.Path) -> dict:
-    """Convert a folder and check all that must be so; returns figures."""
+    """Convert a folder and check all results; returns figures."""
     around, began = set(out.parent.iterdir()), time.perf_counter()
     result = run("eval", folder, "--logdir", logdir, "--out", out)
     seconds = time.perf_counter() - began
@@ -169,7 +169,7 @@ def check_eval(folder: pathlib.Path, must: list, must_not: list, logdir: pathlib
 
 
 def check_prepro(folder: pathlib.Path, count: int, seed: int) -> dict:
-    """Prepare two speakers and check all that must be so; returns figures."""
+    """Prepare two speakers and check all results; returns figures."""
     sides = [make_files(folder / name, count, seed + n, 110.0 + 50 * n) for n, name in enumerate(("anna", "bert"))]
     began = time.perf_counter()
     result = run("prepro", "--source", folder / "anna", "--target", folder / "bert", "--data", folder / "data")
@@ -188,20 +188,20 @@ def check_prepro(folder: pathlib.Path, count: int, seed: int) -> dict:
 
 
 def contents(folder: pathlib.Path) -> dict[str, bytes]:
-    """All files below a folder, but for what says which process uses it."""
+    """The contents of all files below a folder except the lock, which names the process that uses it."""
     return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*")
             if path.is_file() and path.name != ".lock"}
 
 
 def done(folder: pathlib.Path, ending: str) -> dict[pathlib.Path, int]:
-    """When each file with an ending was written."""
+    """The times when the files with an ending were written."""
     return {path: path.stat().st_mtime_ns for path in folder.rglob(f"*{ending}") if not path.name.startswith(".")}
 
 
 def kill_often(script: str, arguments: list, out: pathlib.Path, ending: str, kills: int, rng: random.Random,
                longest: float) -> int:
-    """Kill a script at random moments, then let it end; returns how many files with `ending` the kills had left done,
-    none of which was done again."""
+    """Kill a script at random moments, then let it finish; returns how many files with `ending` were complete after the
+    kills. None of these may be written again."""
     finished: dict[pathlib.Path, int] = {}
     for _ in range(kills):
         process = subprocess.Popen([sys.executable, f"{script}.py", *map(str, arguments)], cwd=ROOT,
@@ -212,7 +212,7 @@ def kill_often(script: str, arguments: list, out: pathlib.Path, ending: str, kil
         time.sleep(rng.uniform(0.0, longest))
         process.kill()
         process.wait()
-        time.sleep(0.5)  # its processes notice
+        time.sleep(0.5)  # its worker processes notice
         now = done(out, ending)
         assert {path: now[path] for path in finished} == finished
         finished = now
@@ -223,7 +223,7 @@ def kill_often(script: str, arguments: list, out: pathlib.Path, ending: str, kil
 
 
 def check_kills(folder: pathlib.Path, kills: int, seed: int) -> dict:
-    """Kill preparation and evaluation at random moments; what comes out at last must be that of an unbroken run."""
+    """Kill preparation and conversion at random moments; the final files must equal those of an uninterrupted run."""
     rng, figures = random.Random(seed), {}
     for number in range(20):
         for speaker, pitch in (("anna", 180.0), ("bert", 110.0)):
@@ -240,7 +240,7 @@ def check_kills(folder: pathlib.Path, kills: int, seed: int) -> dict:
 
 
 def check_memory(folder: pathlib.Path, files: int) -> dict[str, float]:
-    """MiB of this process after some conversions of a short recording."""
+    """The memory of this process, in MiB, after several numbers of conversions of a short recording."""
     converter, found = eval_script.load_converter(conftest.untrained_run(folder / "run")), {}
     source = conftest.write(folder / "in.wav", conftest.words(1))
     with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool:

@@ -1,12 +1,12 @@
-"""Kill training again and again, and watch its memory; by hand, for it takes minutes.
+"""Kill training again and again, and watch its memory; this is started by hand because it takes minutes.
 
-    python tests/stress_training.py --kills 50 --seed 0     # SIGKILL at random moments, also inside checkpoint writes
+    python tests/stress_training.py --kills 50 --seed 0     # SIGKILL at random moments, also during checkpoint writes
     python tests/stress_training.py --kills 10 --networks train         # the same with the networks, tiny; or train_gan
     python tests/stress_training.py --memory 2000           # resident memory over 2,000 steps of tiny networks
 
-A run is killed and started again by the same command until it ends, then compared with an unbroken one: curves and
-weights must be the same bit by bit. Without --networks the command is train.py with something smaller to train, which
-starts sooner and whose checkpoints take longer.
+A run is killed and started again by the same command until it ends, then compared with an uninterrupted one: curves and
+weights must be equal bit by bit. Without --networks the command is train.py with a smaller task, which starts sooner
+and takes longer to write its checkpoints.
 """
 import argparse
 import os
@@ -39,7 +39,7 @@ CURVES = {"small": ["loss/minimised"], "train": ["loss/minimised", "loss/mean_lo
 # The process that is killed -------------------------------------------------------------------------------------------
 
 def child(logdir: pathlib.Path, networks: str) -> int:
-    """Train as `networks` says; notes the step it began with and the last one that it finished."""
+    """Train the task that `networks` names; records the first step and the last step that it finished."""
     import train
     import train_gan
 
@@ -55,7 +55,7 @@ def child(logdir: pathlib.Path, networks: str) -> int:
 
 
 def noting(make_task, logdir: pathlib.Path):
-    """`make_task`, with steps that are noted in files."""
+    """Wrap `make_task` so that the task records its steps in files."""
     def make(hp, corpus):
         task = make_task(hp, corpus)
         train_step, begun = task.train_step, []
@@ -74,7 +74,7 @@ def noting(make_task, logdir: pathlib.Path):
 
 
 def make_small():
-    """A task that is small."""
+    """The class of a small training task."""
     import keras
     import numpy as np
     import tensorflow as tf
@@ -84,7 +84,7 @@ def make_small():
     import trainer
 
     class Small:
-        """Regression of noise, so that every step changes every weight, and ballast that makes checkpoints slow."""
+        """A regression of noise, so that every step changes every weight, with ballast that makes checkpoints slow."""
 
         def __init__(self, hp, corpus):
             keras.utils.set_random_seed(hp.seed)
@@ -123,7 +123,7 @@ def make_small():
 
 
 def prepare(folder: pathlib.Path, networks: str) -> None:
-    """Make what a child reads beside its run folder."""
+    """Make the features and the paired run that a child reads beside its run folder."""
     import hyperparams
     import manifest
     import prepro
@@ -136,7 +136,7 @@ def prepare(folder: pathlib.Path, networks: str) -> None:
         raise RuntimeError("there is no paired run to begin with")
 
 
-# The one that kills ---------------------------------------------------------------------------------------------------
+# The process that kills -----------------------------------------------------------------------------------------------
 
 def start(logdir: pathlib.Path, networks: str) -> subprocess.Popen:
     return subprocess.Popen([sys.executable, __file__, "--child", str(logdir), "--networks", networks],
@@ -144,15 +144,16 @@ def start(logdir: pathlib.Path, networks: str) -> subprocess.Popen:
 
 
 def writes_under_way(logdir: pathlib.Path) -> list[pathlib.Path]:
-    """Files of checkpoint writes that are not finished."""
+    """The files of unfinished checkpoint writes."""
     folder = logdir / "checkpoints"
     return [path for pattern in ("*_temp", "checkpoint.tmp*", "best/*_temp", "best/checkpoint.tmp*")
             for path in folder.glob(pattern)]
 
 
 def kill_at_random(process: subprocess.Popen, logdir: pathlib.Path, rng: random.Random) -> bool:
-    """Kill a run: while it starts, at any moment of training, or as soon as a checkpoint is being written; False if it
-    ended before."""
+    """Kill a run while it starts, at a random moment of training or during a checkpoint write.
+
+    Returns False if it ended before."""
     kind, reached = rng.choice(["start", "step", "step", "write", "write", "write"]), logdir / "begun"
     reached.unlink(missing_ok=True)
     if kind == "start":
@@ -195,7 +196,7 @@ def contents(logdir: pathlib.Path, networks: str) -> dict[str, bytes]:
 
 
 def stress(kills: int, seed: int, folder: pathlib.Path, networks: str = "small", say=print) -> types.SimpleNamespace:
-    """Kill runs below `folder` so many times; raises RuntimeError if one does not go on by itself."""
+    """Kill runs below `folder` until there were `kills` kills; raises RuntimeError if a restarted run fails."""
     rng, result = random.Random(seed), types.SimpleNamespace(kills=0, in_writes=0, lost=0, runs=0, differing=[])
 
     def begun(logdir: pathlib.Path, reached: int) -> None:
@@ -236,7 +237,7 @@ def stress(kills: int, seed: int, folder: pathlib.Path, networks: str = "small",
 # Memory ---------------------------------------------------------------------------------------------------------------
 
 def resident_mib() -> float:
-    """Memory of this process (Linux)."""
+    """The resident memory of this process, in MiB (Linux)."""
     pages = int(pathlib.Path("/proc/self/statm").read_text().split()[1])
     return pages * os.sysconf("SC_PAGE_SIZE") / 2 ** 20
 

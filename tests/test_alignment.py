@@ -14,7 +14,7 @@ SENTENCES = ["demo_001", "demo_003", "demo_004", "demo_006", "demo_007", "demo_0
 
 @pytest.fixture(scope="module")
 def speech() -> np.ndarray:
-    """(T, C) features of a demo sentence less their mean, as prepro.py takes them."""
+    """(T, C) features of a demo sentence minus their mean, as prepro.py computes them."""
     return features("rms", "demo_005")
 
 
@@ -23,8 +23,8 @@ def features(speaker: str, utterance: str) -> np.ndarray:
     return x - x.mean(axis=0)
 
 
-def test_the_same_words_cost_less_than_others():
-    """By another speaker; else the path would be no better than a walk."""
+def test_same_sentence_of_another_speaker_has_the_lowest_dtw_cost():
+    """Otherwise the path would be no better than a straight line."""
     source, target = ([features(speaker, utterance) for utterance in SENTENCES] for speaker in ("rms", "slt"))
     costs = np.array([[analysis.warp(said, heard)[1] for heard in target] for said in source])
     np.testing.assert_array_equal(costs.argmin(axis=1), np.arange(len(SENTENCES)))
@@ -32,7 +32,7 @@ def test_the_same_words_cost_less_than_others():
 
 
 def stretch(sequence: np.ndarray, slopes: list[float]) -> tuple[np.ndarray, np.ndarray]:
-    """Play parts of equal length at different speeds; returns the result and the source position of its frames."""
+    """Play parts of equal length at different speeds; returns the result and the source position of each frame."""
     length = len(sequence) - 1
     ends = np.linspace(0, length, len(slopes) + 1)
     true = np.concatenate([np.arange(start, end, slope) for start, end, slope in zip(ends, ends[1:], slopes)]
@@ -78,13 +78,13 @@ def long_recording(speaker: str, seconds: list[float]) -> tuple[np.ndarray, np.n
 
 
 def test_cut_long_cuts_at_matching_pauses():
-    # One makes no pause where the other does, and all differ in length: 2 s here is 0.3 s there
+    # Some pauses exist in one recording only, and their lengths differ: 2 s in one is 0.3 s in the other
     source, source_middles = long_recording("rms", [2.0, 0.3, 0.0, 2.0, 0.4, 0.2])
     target, target_middles = long_recording("slt", [0.3, 0.9, 0.6, 0.3, 0.8, 0.0])
     hp = HP.replace(max_seconds=6.0)
     stretches = analysis.cut_long(source, target, hp)
     assert len(stretches) >= 4
-    assert [row[0] for row in stretches] == [0] + [row[1] for row in stretches[:-1]]  # nothing lost between them
+    assert [row[0] for row in stretches] == [0] + [row[1] for row in stretches[:-1]]  # no frame is lost between them
     assert [row[2] for row in stretches] == [0] + [row[3] for row in stretches[:-1]]
     assert (stretches[-1][1], stretches[-1][3]) == (len(source), len(target))
     held = []
@@ -109,7 +109,7 @@ def test_recordings_without_a_pause_are_not_cut():
         assert analysis.cut_long(source, target, HP) == [(0, 1200, 0, 1200)]
 
 
-def test_pauses_are_found_where_they_are():
+def test_pauses_are_found_at_the_right_frames():
     mel = np.full((200, HP.n_mels), 0.6, np.float32)
     mel[50:80] = mel[120:124] = 0.0  # 0.375 s, and 0.05 s: too short
     np.testing.assert_allclose(analysis.pauses(mel, HP), [[50, 79]], atol=1)

@@ -1,4 +1,4 @@
-"""Recordings without a partner: how they are prepared, kept out of what is learnt, converted and measured."""
+"""Recordings without a parallel partner: how they are prepared, held out, converted and measured."""
 import json
 import types
 
@@ -24,7 +24,7 @@ OTHERS = ["f", "g", "h", "i", "j", "k"]
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    """Recordings of anna, some of the names also said by bert, and features of what has other names, in data/."""
+    """Recordings of anna and bert; data/ is prepared from those in anna/other, whose names bert's do not share."""
     folder = tmp_path_factory.mktemp("unpaired")
     record(folder, "anna", OTHERS, "other/{}.wav")
     record(folder, "anna", IDS)
@@ -44,13 +44,13 @@ def corpus(folder) -> data_load.Corpus:
 
 
 def frames(data, speaker: str, pairs: list) -> set[bytes]:
-    """The linear spectra of the sources of pairs."""
+    """The linear spectra of the source segments of pairs, each frame as bytes."""
     return {row.tobytes() for pair in pairs for row in unpaired.load(
         data / "features", speaker, pair.utterance).linear[pair.source_start:pair.source_end]}
 
 
 def check_spliced(data, pairs: list, source: str, pool: set[str]) -> None:
-    """The spliced pairs are made of the recordings `pool` of a source, and of no other."""
+    """Check that the spliced pairs are made of the recordings `pool` of a source and of no others."""
     spliced = [pair for pair in pairs if pair.spliced and not pair.reason]
     learnt = frames(data, source, [types.SimpleNamespace(utterance=name, source_start=0, source_end=None)
                                    for name in pool])
@@ -72,7 +72,7 @@ def test_folders_without_a_name_in_common_become_spliced_pairs(folder):
     check_spliced(folder / "data", pairs, "other", set(OTHERS) - {tested.utterance})
 
 
-def test_names_that_agree_are_no_pairs_if_so_said_but_for_those_held_out(folder, serial):
+def test_unpaired_ignores_matching_names_except_for_held_out_sentences(folder, serial):
     pairs = prepare(folder, "--unpaired", "--heldout", folder / "heldout", data="forced").values()
     (tested,) = [pair for pair in pairs if pair.split == "test"]
     assert tested.name == "c" and tested.has_partner and tested.target_file.endswith("bert/c.wav")
@@ -83,8 +83,8 @@ def test_names_that_agree_are_no_pairs_if_so_said_but_for_those_held_out(folder,
 
 
 @pytest.mark.parametrize("held_out", [False, True])
-def test_a_source_of_whom_nothing_is_left_to_test_with_is_learnt_from(folder, tmp_path, serial, held_out):
-    """There is a single recording, or the one held out is too short."""
+def test_source_without_a_usable_test_recording_is_used_for_training(folder, tmp_path, serial, held_out):
+    """The source has a single recording, or the recording that is held out is too short."""
     record(tmp_path, "anna", ["f"])
     record(tmp_path, "bert", IDS)
     if held_out:
@@ -94,7 +94,7 @@ def test_a_source_of_whom_nothing_is_left_to_test_with_is_learnt_from(folder, tm
     check_spliced(tmp_path / "data", pairs, "anna", {"f"})
 
 
-def test_a_voice_in_a_single_long_recording_is_cut_at_its_pauses(tmp_path, serial):
+def test_single_long_recording_of_a_target_is_cut_at_its_pauses(tmp_path, serial):
     silence = np.zeros(6400, np.float32)
     utils.save_wav(tmp_path / "bert" / "long.wav", np.concatenate([
         part for seed in range(12) for part in (words(seed, seconds=1.3), silence)]), TINY)
@@ -121,8 +121,8 @@ def test_a_target_alone_is_its_own_source(folder, serial):
     assert not data_load.Corpus(folder / "data", TINY).alone
 
 
-def test_what_no_partner_said_is_measured_by_the_voice(corpus, tmp_path, monkeypatch, capsys):
-    """The conversion is known: all that the target said in training, so that the voice is right."""
+def test_conversion_without_a_partner_is_measured_by_its_voice(corpus, tmp_path, monkeypatch, capsys):
+    """The conversion is all training speech of the target, so its voice is known to be right."""
     monkeypatch.setattr(listening, "mos_available", lambda: False)
     (tested,), drawn = corpus.split("test"), []
     mel, linear, pitch = (np.concatenate(arrays) for arrays in zip(*(
@@ -157,7 +157,7 @@ def test_what_no_partner_said_is_measured_by_the_voice(corpus, tmp_path, monkeyp
         assert written.read_bytes() == (tmp_path / "expected.wav").read_bytes(), kind
 
 
-def test_a_voice_is_compared_by_spectrum_and_pitch():
+def test_voices_are_compared_by_spectrum_and_pitch():
     natural = [analysis.extract(words(seed, seconds=0.6), TINY) for seed in (1, 2)]
 
     def compared(change, pitch):

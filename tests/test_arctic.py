@@ -1,4 +1,4 @@
-"""The downloader against a server on this machine that can cut, ignore ranges and refuse."""
+"""The downloader against a local server that can break off answers, ignore ranges and refuse requests."""
 import hashlib
 import http.server
 import io
@@ -35,7 +35,7 @@ UNPACKED = WAVS | {"txt.done.data": b"text"}
 
 
 class Handler(http.server.BaseHTTPRequestHandler):
-    """Serves `server.content`; notes the Range header of each request; cuts as `server.cuts` says, in bytes."""
+    """Serves `server.content`, records the Range header of each request and ends answers after `server.cuts` bytes."""
 
     def do_GET(self):
         server = self.server
@@ -87,7 +87,7 @@ def test_complete_download(server, tmp_path):
     assert wavs == tmp_path / "new" / "corpus" / "bdl"
     assert content(wavs) == UNPACKED
     assert server.requests == [("/packed/cmu_us_bdl_arctic.tar.bz2", None)]
-    assert [path.name for path in wavs.parent.iterdir()] == ["bdl"]  # neither archive nor temporary folder stays
+    assert [path.name for path in wavs.parent.iterdir()] == ["bdl"]  # neither archive nor temporary folder is left
 
 
 def test_second_call_makes_no_request(server, tmp_path):
@@ -103,7 +103,7 @@ def test_retry_asks_only_for_the_rest(server, tmp_path):
     assert ranges(server) == [None, "bytes=1000-", "bytes=1500-"]
 
 
-def test_gives_up_after_three_retries_and_the_next_call_goes_on(server, tmp_path):
+def test_download_gives_up_after_three_retries_and_the_next_call_resumes_it(server, tmp_path):
     server.cuts = [1000, 0, 0, 0]
     with pytest.raises(arctic.DownloadError, match=r"http://127.*failed 4 times.*1000 of \d+ bytes.*run again"):
         download(server, tmp_path)
@@ -112,32 +112,33 @@ def test_gives_up_after_three_retries_and_the_next_call_goes_on(server, tmp_path
     assert ranges(server) == ["bytes=1000-"]
 
 
-def test_server_that_ignores_ranges(server, tmp_path):
+def test_download_from_a_server_that_ignores_ranges_succeeds(server, tmp_path):
     server.cuts, server.ranges = [1000], False
     assert content(download(server, tmp_path)) == UNPACKED
     assert ranges(server) == [None, "bytes=1000-"]
 
 
-def test_complete_part_needs_no_request(server, tmp_path):
+def test_complete_partial_file_needs_no_request(server, tmp_path):
     (tmp_path / "cmu_us_bdl_arctic.tar.bz2.part").write_bytes(ARCHIVE)
     assert content(download(server, tmp_path)) == UNPACKED
     assert server.requests == []
 
 
-def test_part_longer_than_the_file_starts_again(server, tmp_path):
+def test_partial_file_longer_than_the_archive_is_downloaded_again(server, tmp_path):
     (tmp_path / "cmu_us_bdl_arctic.tar.bz2.part").write_bytes(ARCHIVE + b"more")
     assert content(download(server, tmp_path)) == UNPACKED
     assert ranges(server) == [f"bytes={len(ARCHIVE) + 4}-", None]
 
 
-def test_wrong_checksum_leaves_nothing(server, tmp_path):
+def test_wrong_checksum_leaves_no_file(server, tmp_path):
     with pytest.raises(arctic.DownloadError, match=r"bdl_arctic\.tar\.bz2 from http://127.*checksum.*run again"):
-        arctic.download("bdl", tmp_path, f"http://127.0.0.1:{server.server_port}")  # of the true archive
+        # The default checksum is that of the real archive
+        arctic.download("bdl", tmp_path, f"http://127.0.0.1:{server.server_port}")
     assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize("status, requests", [(404, 1), (503, 4)])
-def test_refusal_is_final_and_overload_is_not(server, tmp_path, status, requests):
+def test_status_404_is_final_and_status_503_is_retried(server, tmp_path, status, requests):
     server.status = status
     with pytest.raises(arctic.DownloadError, match=rf"http://127.*{status}"):
         download(server, tmp_path)
@@ -147,19 +148,19 @@ def test_refusal_is_final_and_overload_is_not(server, tmp_path, status, requests
 @pytest.mark.parametrize("name", ["../evil.wav", "cmu_us_bdl_arctic/wav/../../../evil.wav",
                                   "../cmu_us_bdl_arctic/wav/evil.wav", "{outside}/evil.wav",
                                   "{outside}/cmu_us_bdl_arctic/wav/evil.wav"])
-def test_malicious_path_is_not_taken(server, tmp_path, name):
+def test_malicious_path_is_not_unpacked(server, tmp_path, name):
     server.content = pack({name.format(outside=tmp_path): b"evil", "cmu_us_bdl_arctic/wav/good.wav": b"good"})
     assert content(download(server, tmp_path / "a" / "b")) == {"good.wav": b"good"}
     assert not list(tmp_path.rglob("evil.wav"))
 
 
-def test_link_is_not_taken(server, tmp_path):
+def test_symbolic_link_is_not_unpacked(server, tmp_path):
     server.content = pack({"cmu_us_bdl_arctic/wav/good.wav": b"good"}, links=("cmu_us_bdl_arctic/wav/link.wav",))
     assert [path.name for path in download(server, tmp_path).iterdir()] == ["good.wav"]
 
 
 @pytest.mark.parametrize("kind", [tarfile.LNKTYPE, tarfile.CHRTYPE, tarfile.BLKTYPE, tarfile.FIFOTYPE, tarfile.DIRTYPE])
-def test_what_is_no_file_is_not_taken(server, tmp_path, kind):
+def test_member_that_is_not_a_regular_file_is_not_unpacked(server, tmp_path, kind):
     buffer = io.BytesIO()
     with tarfile.open(fileobj=buffer, mode="w:bz2") as tar:
         for name, content in (("good", b"good"), ("odd", b"")):
@@ -192,25 +193,25 @@ def test_interrupted_unpacking_is_repeated(server, tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("name", ["readme.txt", "cmu_us_bdl_arctic/etc/txt.done.data"])
-def test_archive_without_recordings(server, tmp_path, name):
+def test_archive_without_recordings_is_refused(server, tmp_path, name):
     server.content = pack({name: b"moved"})
     with pytest.raises(arctic.DownloadError, match="holds no .*choose another mirror"):
         download(server, tmp_path)
     assert not (tmp_path / "bdl").exists()
 
 
-def test_mirror_that_is_no_address(tmp_path):
+def test_mirror_that_is_not_an_address_is_refused(tmp_path):
     with pytest.raises(arctic.DownloadError, match="festvox/cmu_us_bdl_arctic.tar.bz2.*must be an address like http"):
         arctic.download("bdl", tmp_path, "festvox")
 
 
-def test_unknown_speaker_lists_the_known(server, tmp_path):
+def test_unknown_speaker_is_refused_with_a_list_of_the_known_speakers(server, tmp_path):
     with pytest.raises(arctic.DownloadError, match="'xyz'.*bdl, slt, rms"):
         download(server, tmp_path, speaker="xyz")
     assert server.requests == []
 
 
-def test_folder_that_cannot_be_written(server, tmp_path):
+def test_unwritable_folder_is_named(server, tmp_path):
     (tmp_path / "file").touch()
     with pytest.raises(arctic.DownloadError, match="file: cannot be written.*choose another folder"):
         download(server, tmp_path / "file")

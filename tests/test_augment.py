@@ -1,4 +1,4 @@
-"""Random changes in training: nothing changes at strength zero, and each changes what its name says."""
+"""Random augmentation in training: nothing changes at strength zero, and each kind changes what its name says."""
 import numpy as np
 import pytest
 
@@ -34,7 +34,7 @@ def test_pitch_and_formants_move_together():
     assert 800 < min(found) < 900 and 1100 < max(found) < 1240  # 1000 Hz times exp(-0.2) to exp(0.2)
 
 
-def test_colour_is_in_decibel_and_leaves_silence_silent(speech):
+def test_equaliser_strength_is_in_decibel_and_silence_stays_silent(speech):
     linear = speech[1]
     hp = STILL.replace(augment_eq=8.0)
     change = np.abs(augment.vary(linear, np.random.default_rng(1), hp) - linear) * hp.range_db
@@ -42,7 +42,7 @@ def test_colour_is_in_decibel_and_leaves_silence_silent(speech):
     assert not augment.vary(np.zeros_like(linear), np.random.default_rng(1), hp).any()
 
 
-def test_a_band_is_hidden_in_half_of_the_cases(speech):
+def test_frequency_mask_hides_a_band_in_half_of_the_cases(speech):
     linear = speech[1]
     hidden = []
     for seed in range(200):
@@ -53,7 +53,7 @@ def test_a_band_is_hidden_in_half_of_the_cases(speech):
     assert 0.4 < np.mean(np.array(hidden) > 0.0) < 0.6 and 0.15 < max(hidden) <= 0.2
 
 
-def test_blur_washes_out_harmonics_and_keeps_the_level(speech):
+def test_blur_weakens_harmonics_and_keeps_the_level(speech):
     mel = speech[0]
     hp = STILL.replace(mel_blur_freq=0.2, mel_blur_time=2.5)
     blurred = np.mean([augment.blur(mel, np.random.default_rng(seed), hp) for seed in range(8)], axis=0)
@@ -64,7 +64,7 @@ def test_blur_washes_out_harmonics_and_keeps_the_level(speech):
     assert blurred.mean() == pytest.approx(mel.mean(), abs=0.02)
 
 
-def test_one_frame_is_enough(speech):
+def test_a_single_frame_can_be_augmented(speech):
     mel, linear = speech
     hp = HyperParams()
     for seed in range(5):

@@ -1,6 +1,6 @@
-"""Bad input through the real command lines: what is wrong, in which file and what to do is said, and nothing is broken.
+"""Bad input to the real command lines: messages say what is wrong, in which file and what to do; no data is damaged.
 
-A bad recording among good ones is named and left out; what cannot work at all ends with 1 and leaves nothing behind.
+A bad recording among good ones is named and skipped; a command that cannot work at all ends with 1 and leaves no files.
 """
 import shutil
 
@@ -77,7 +77,7 @@ def flac_called_wav(path, wav):
 
 
 def piped(path, wav):
-    """As programs write that do not know the length: the header promises the most there can be."""
+    """Write as a program that does not know the length: the header states the largest possible one."""
     write(path, wav, 44100)
     content = bytearray(path.read_bytes())
     at = content.index(b"data") + 4
@@ -114,7 +114,7 @@ def preparation(capsys, folder, *more):
 
 
 @pytest.mark.parametrize("speaker", ["anna", "bert"])
-def test_prepro_names_bad_recordings_and_goes_on(speakers, capsys, speaker):
+def test_prepro_names_bad_recordings_and_skips_them(speakers, capsys, speaker):
     for make, _, _ in BAD:
         for name in ("anna", "bert"):
             shutil.copy(speakers / "anna" / "a.wav", speakers / name / f"{make.__name__}.wav")
@@ -131,7 +131,7 @@ def test_prepro_names_bad_recordings_and_goes_on(speakers, capsys, speaker):
     assert leftovers(speakers) == []
 
 
-def test_prepro_takes_any_usual_recording(speakers, capsys):
+def test_prepro_accepts_common_audio_formats(speakers, capsys):
     for number, make in enumerate(GOOD):
         make(speakers / "anna" / f"{make.__name__}.wav", words(10 + number, 44100, seconds=1.2, pitch=180.0))
         write(speakers / "bert" / f"{make.__name__}.wav", words(10 + number, seconds=1.2, pitch=110.0))
@@ -143,7 +143,7 @@ def test_prepro_takes_any_usual_recording(speakers, capsys):
         assert pair.dtw_cost < 2.5 * max(pairs[name].dtw_cost for name in IDS)  # other words cost six times as much
 
 
-def test_when_all_recordings_are_bad_the_reasons_are_given(speakers, capsys):
+def test_prepro_gives_the_reasons_when_all_recordings_are_bad(speakers, capsys):
     for utterance in IDS:
         silent(speakers / "bert" / f"{utterance}.wav")
     status, _, error = preparation(capsys, speakers)
@@ -152,7 +152,7 @@ def test_when_all_recordings_are_bad_the_reasons_are_given(speakers, capsys):
     assert leftovers(speakers) == [] and not (speakers / "data" / "manifest.csv").exists()
 
 
-def test_names_without_a_match_are_no_pairs_and_that_is_said(speakers, capsys):
+def test_prepro_reports_that_names_without_a_match_form_no_pairs(speakers, capsys):
     for utterance in IDS:
         (speakers / "bert" / f"{utterance}.wav").rename(speakers / "bert" / f"bert_{utterance}.wav")
     status, printed, _ = preparation(capsys, speakers)
@@ -183,7 +183,7 @@ def test_names_without_a_match_are_no_pairs_and_that_is_said(speakers, capsys):
     (["--pairs", "nowhere.csv", "--data", "data"], 1, "nowhere.csv cannot be read (No such file or directory)"),
     (["--pairs", "nowhere.csv", "--source", "anna", "--target", "bert", "--data", "data"], 2, "choose one of"),
     (["--source", "anna", "--target", "bert", "--data", "anna/a.wav"], 1, "a.wav")])
-def test_prepro_refuses_and_writes_nothing(speakers, capsys, monkeypatch, arguments, status, message):
+def test_prepro_refuses_bad_arguments_and_writes_nothing(speakers, capsys, monkeypatch, arguments, status, message):
     (speakers / "empty").mkdir()
     (speakers / "texts").mkdir()
     (speakers / "texts" / "a.txt").write_text("a")
@@ -197,18 +197,18 @@ def test_prepro_refuses_and_writes_nothing(speakers, capsys, monkeypatch, argume
 @pytest.mark.parametrize("arguments, status, message", [
     (["--set", "widht=3"], 1, "no hyperparameter 'widht'; the closest is 'width'"),
     (["--set", "width=33"], 1, "width=33: must be even"), (["--preset", "papre"], 2, "invalid choice: 'papre'")])
-def test_train_refuses_hyperparameters_and_writes_nothing(tmp_path, demo_data, capsys, arguments, status, message):
+def test_train_refuses_bad_hyperparameters_and_writes_nothing(tmp_path, demo_data, capsys, arguments, status, message):
     result, _, error = run(capsys, train.main, "--data", demo_data, "--logdir", tmp_path / "run", "--steps", 1,
                            *arguments)
     assert result == status and message in error
     assert not (tmp_path / "run").exists()
 
 
-def test_train_names_features_that_are_missing_or_of_another_signal(tmp_path, demo_data, capsys):
+def test_train_names_features_that_are_missing_or_have_other_signal_settings(tmp_path, demo_data, capsys):
     status, _, error = run(capsys, train.main, "--data", tmp_path / "nowhere", "--logdir", tmp_path / "run",
                            "--steps", 1)
     assert status == 1 and f"{tmp_path / 'nowhere' / 'manifest.csv'} does not exist: run prepro.py" in error
-    assert not (tmp_path / "run" / "hparams.json").exists()  # or it would be in the way of the next start
+    assert not (tmp_path / "run" / "hparams.json").exists()  # this file would block the next start
     status, _, error = run(capsys, train.main, "--data", demo_data, "--logdir", tmp_path / "other", "--set",
                            "hop_length=160", "--steps", 1)
     assert status == 1 and "prepared with hop_length=200, not 160" in error and "run prepro.py again" in error
@@ -247,8 +247,8 @@ def test_eval_names_bad_recordings_and_converts_the_good_ones(recordings, run_fo
 
 @pytest.mark.filterwarnings("ignore:n_fft")
 @pytest.mark.usefixtures("loaded")
-def test_eval_survives_clicks(tmp_path, run_folder, capsys):
-    """Recordings shorter than a window, as the stretch between two pauses can be, too; and 0 when none is refused."""
+def test_eval_converts_recordings_shorter_than_a_window(tmp_path, run_folder, capsys):
+    """A segment between two pauses can be as short; the exit status is 0 when no recording is refused."""
     for samples in (10, 300, 900):
         write(tmp_path / "in" / f"{samples}.wav", words(3)[:samples], subtype="FLOAT")
     status, _, error = run(capsys, eval_script.main, tmp_path / "in", "--out", tmp_path / "out", "--logdir", run_folder)
@@ -256,7 +256,7 @@ def test_eval_survives_clicks(tmp_path, run_folder, capsys):
 
 
 @pytest.mark.usefixtures("loaded")
-def test_eval_of_bad_recordings_alone_writes_nothing(tmp_path, run_folder, capsys):
+def test_eval_of_only_bad_recordings_writes_nothing(tmp_path, run_folder, capsys):
     silent(tmp_path / "silent.wav")
     (tmp_path / "headerless.raw").write_bytes(bytes(1000))
     status, _, error = run(capsys, eval_script.main, tmp_path / "silent.wav", tmp_path / "headerless.raw", "--out",
@@ -268,13 +268,13 @@ def test_eval_of_bad_recordings_alone_writes_nothing(tmp_path, run_folder, capsy
 @pytest.mark.parametrize("what, message", [
     ("in/nowhere.wav", "nowhere.wav does not exist; give a recording or a folder"), ("empty", "no recordings (.wav, ")])
 @pytest.mark.usefixtures("loaded")
-def test_eval_without_recordings(recordings, run_folder, tmp_path, capsys, what, message):
+def test_eval_without_recordings_is_refused(recordings, run_folder, tmp_path, capsys, what, message):
     (tmp_path / "empty").mkdir()
     status, _, error = run(capsys, eval_script.main, tmp_path / what, "--out", tmp_path / "out", "--logdir", run_folder)
     assert status == 1 and error.startswith("eval.py: ") and message in error and not (tmp_path / "out").exists()
 
 
-def test_eval_asks_where_to_write(recordings, run_folder, capsys):
+def test_eval_requires_an_output_folder(recordings, run_folder, capsys):
     status, _, error = run(capsys, eval_script.main, recordings, "--logdir", run_folder)
     assert status == 2 and "--out DIR" in error
 
@@ -320,7 +320,7 @@ def missing_part(folder):
 
 @pytest.mark.parametrize("spoil", [
     no_folder, no_checkpoint, damaged_hyperparameters, other_widths, fewer_layers, cut_checkpoint, missing_part])
-def test_eval_of_a_run_that_cannot_be_loaded(recordings, run_folder, tmp_path, capsys, spoil):
+def test_eval_names_the_cause_when_a_run_cannot_be_loaded(recordings, run_folder, tmp_path, capsys, spoil):
     folder = tmp_path / "spoiled"
     shutil.copytree(run_folder, folder)
     message, cure = spoil(folder)
@@ -330,7 +330,7 @@ def test_eval_of_a_run_that_cannot_be_loaded(recordings, run_folder, tmp_path, c
     assert str(folder) in error and sorted(tmp_path.rglob("*")) == before
 
 
-def test_eval_changes_nothing_that_a_model_was_trained_with(recordings, run_folder, tmp_path, capsys):
+def test_eval_refuses_to_change_hyperparameters_of_training(recordings, run_folder, tmp_path, capsys):
     status, _, error = run(capsys, eval_script.main, recordings, "--out", tmp_path / "out", "--logdir", run_folder,
                            "--set", "postfilter=1.1", "--set", "sigma=2")
     assert status == 1 and "--set sigma (1.5 there, 2.0 asked for): the model was trained with it" in error
@@ -339,7 +339,7 @@ def test_eval_changes_nothing_that_a_model_was_trained_with(recordings, run_fold
 
 
 @pytest.mark.usefixtures("loaded")
-def test_eval_of_a_run_that_is_not_at_its_end_says_so(tmp_path, capsys):
+def test_eval_warns_of_an_unfinished_run(tmp_path, capsys):
     untrained_run(tmp_path / "run")
     for step, n_warnings in ((3, 1), (9, 0)):
         write_run_info(tmp_path / "run", "train.py", tmp_path, 9)
@@ -350,8 +350,8 @@ def test_eval_of_a_run_that_is_not_at_its_end_says_so(tmp_path, capsys):
         assert status == 0 and error.count("is trained to step 3 of 9 only") == n_warnings
 
 
-def test_eval_of_a_corpus_that_has_changed_since_says_so(demo_data, run_folder, tmp_path, monkeypatch, capsys):
-    """What is held out now may have been trained on."""
+def test_eval_warns_of_a_corpus_changed_since_training(demo_data, run_folder, tmp_path, monkeypatch, capsys):
+    """The model may have been trained on sentences that are held out now."""
     shutil.copytree(run_folder, tmp_path / "run"), shutil.copytree(demo_data, tmp_path / "data")
     write_run_info(tmp_path / "run", "train.py", tmp_path / "data", 0)
     monkeypatch.setattr(eval_script.heldout, "evaluate", lambda *_: None)
@@ -362,14 +362,14 @@ def test_eval_of_a_corpus_that_has_changed_since_says_so(demo_data, run_folder, 
             file.write(b"\r\n")
 
 
-def test_eval_of_a_checkpoint_that_is_not_there(recordings, run_folder, tmp_path, capsys):
+def test_eval_of_a_missing_checkpoint_is_refused(recordings, run_folder, tmp_path, capsys):
     status, _, error = run(capsys, eval_script.main, recordings, "--out", tmp_path / "out", "--logdir", run_folder,
                            "--checkpoint", run_folder / "checkpoints" / "step-7")
     assert status == 1 and "step-7" in error and not (tmp_path / "out").exists()
 
 
 @pytest.mark.usefixtures("loaded")
-def test_eval_of_a_corpus_that_is_not_prepared(run_folder, tmp_path, capsys):
+def test_eval_of_an_unprepared_corpus_is_refused(run_folder, tmp_path, capsys):
     status, _, error = run(capsys, eval_script.main, "--data", tmp_path, "--out", tmp_path / "out", "--logdir",
                            run_folder)
     assert status == 1 and "manifest.csv does not exist: run prepro.py" in error and not (tmp_path / "out").exists()

@@ -1,4 +1,4 @@
-"""The base: a map that is least squares and nothing else, with what averages lack put back, for whoever speaks."""
+"""The base: a linear map of each source by ridge regression, the map of the pitch, and known and unknown voices."""
 import types
 
 import numpy as np
@@ -14,18 +14,18 @@ from conftest import DEMO_IDS, plain_base
 from hyperparams import HyperParams
 
 HP = HyperParams(n_mels=12)
-VOICES = {"anna": (0.45, 0.4, 0.1), "bert": (0.55, -0.6, 0.2)}  # level of the upper bands, octave, its deviation
+VOICES = {"anna": (0.45, 0.4, 0.1), "bert": (0.55, -0.6, 0.2)}  # level of upper bands, pitch in octaves, its deviation
 TARGET_OCTAVE, TARGET_DEVIATION = 0.15, 0.12
 
 
 def smooth_noise(rng: np.random.Generator, n: int, bands: int) -> np.ndarray:
-    """(n, bands) in [-1, 1] or hardly beyond, that changes slowly."""
+    """(n, bands) of slowly changing noise in [-1, 1]."""
     knots = rng.uniform(-1.0, 1.0, (n // 4 + 2, bands))
     return np.stack([np.interp(np.arange(n) / 4, np.arange(len(knots)), row) for row in knots.T], axis=1)
 
 
 def record(rng: np.random.Generator, n: int, voice: tuple, n_mels: int = HP.n_mels) -> Features:
-    """A recording of a voice, a fifth of it unvoiced."""
+    """The features of a recording of a voice; a fifth of it is unvoiced."""
     level, octave, deviation = voice
     tilt = np.linspace(0.5, level, n_mels)
     mel = tilt + 0.12 * smooth_noise(rng, n, n_mels)
@@ -35,7 +35,7 @@ def record(rng: np.random.Generator, n: int, voice: tuple, n_mels: int = HP.n_me
 
 
 class Known:
-    """A corpus of two sources whose target is, but for noise, a function of three frames of theirs."""
+    """A corpus of two sources whose target is a linear function of three frames of the source plus noise."""
 
     def __init__(self, hp: HyperParams = HP, sources=tuple(VOICES), n_pairs: int = 5, shift: float = 0.0):
         rng = np.random.default_rng(0)
@@ -84,13 +84,13 @@ def solved(corpus) -> base.Base:
 
 
 def neighbours(mel: np.ndarray) -> np.ndarray:
-    """Each frame beside its neighbours, one frame after the other."""
+    """Each frame joined with its neighbours in order of time."""
     return np.stack([np.concatenate([mel[min(max(frame + away, 0), len(mel) - 1)]
                                      for away in range(-base.CONTEXT, base.CONTEXT + 1)]) for frame in range(len(mel))])
 
 
 def ridge(corpus: Known, pairs: list, penalty: float = base.PENALTY) -> tuple[np.ndarray, np.ndarray]:
-    """Kernel and bias by least squares of rows, those of the penalty among them."""
+    """Kernel and bias by least squares over all frames, with additional rows for the penalty."""
     rows, targets = [], []
     for pair in pairs:
         mel, path = corpus.recording(pair).mel.astype(np.float64), corpus.path(pair).astype(np.float64)
@@ -103,7 +103,7 @@ def ridge(corpus: Known, pairs: list, penalty: float = base.PENALTY) -> tuple[np
     return found[:-1], found[-1]
 
 
-def test_the_maps_are_ridge_regression_of_each_source(corpus, solved):
+def test_maps_equal_the_ridge_regression_of_each_source(corpus, solved):
     assert solved.speakers.tolist() == ["anna", "bert"]
     for number, pairs in enumerate([corpus.of("anna"), corpus.of("bert")]):
         kernel, bias = ridge(corpus, pairs)
@@ -113,12 +113,12 @@ def test_the_maps_are_ridge_regression_of_each_source(corpus, solved):
     assert np.abs(solved.kernels[0] - solved.kernels[1]).max() > 0.01
 
 
-def test_a_base_is_the_same_every_time(corpus, solved):
+def test_solving_a_base_twice_gives_the_same_bytes(corpus, solved):
     for found, expected in zip(base.solve(corpus), solved):
         assert found.tobytes() == expected.tobytes()
 
 
-def test_the_penalty_shrinks_the_weights_and_leaves_the_bias(corpus, solved):
+def test_penalty_shrinks_the_weights_and_not_the_bias(corpus, solved):
     shifted = base.solve(Known(shift=0.07))
     np.testing.assert_allclose(shifted.kernels, solved.kernels, atol=1e-4)
     np.testing.assert_allclose(shifted.biases - solved.biases, 0.07, atol=1e-4)
@@ -134,14 +134,14 @@ def test_the_penalty_shrinks_the_weights_and_leaves_the_bias(corpus, solved):
     np.testing.assert_allclose(np.vstack(sums.solve(0.0)), exact, atol=1e-5)
 
 
-def test_a_map_reads_the_nearest_frame_beyond_the_ends():
+def test_map_repeats_the_outermost_frames_beyond_the_ends():
     mel = np.random.default_rng(0).uniform(0.0, 1.0, (7, 3)).astype(np.float32)
     np.testing.assert_array_equal(base.windows(mel), neighbours(mel))
     np.testing.assert_array_equal(base.windows(mel[:1]), np.tile(mel[:1], 2 * base.CONTEXT + 1))
 
 
 @pytest.mark.parametrize("n_frames", [1, 2, 9])
-def test_what_is_read_in_training_and_by_the_decoder_is_the_same(n_frames):
+def test_base_and_decoder_interpolate_frames_the_same_way(n_frames):
     rng = np.random.default_rng(n_frames)
     frames = rng.normal(size=(n_frames, 5)).astype(np.float32)
     positions = np.append(rng.uniform(0.0, n_frames - 1.0, 8), [0.0, n_frames - 1.0, (n_frames - 1.0) / 2])
@@ -166,7 +166,7 @@ def orders(mel: np.ndarray) -> np.ndarray:
     return scipy.fft.dct(np.asarray(mel, np.float64), axis=1, norm="ortho")
 
 
-def test_a_plain_base_carries_everything_over_as_it_is():
+def test_plain_base_leaves_the_source_unchanged():
     hp = HP.replace(n_mels=80)
     features = record(np.random.default_rng(0), 50, VOICES["anna"], 80)
     mapped = map_source(plain_base(hp), features, hp)
@@ -187,14 +187,14 @@ def test_pitch_is_mapped_by_mean_and_deviation(corpus, solved):
             np.testing.assert_array_equal(found[:, 1], hertz > 0.0)
             voiced.append(np.log2(hertz[hertz > 0.0] / HP.pitch_middle))
             mapped.append(found[hertz > 0.0, 0])
-            assert np.ptp(np.diff(found[hertz == 0.0, 0])) < 1e-4  # a line between what is voiced
+            assert np.ptp(np.diff(found[hertz == 0.0, 0])) < 1e-4  # a straight line between voiced frames
         np.testing.assert_allclose(solved.pitch[number], [np.concatenate(voiced).mean(), np.concatenate(voiced).std()],
                                    rtol=1e-4)
         mapped = np.concatenate(mapped)
         np.testing.assert_allclose([mapped.mean(), mapped.std()], [target.mean(), target.std()], rtol=1e-3)
 
 
-def test_a_new_voice_speaks_around_the_mean_of_the_target(solved):
+def test_mean_pitch_of_an_unknown_voice_is_mapped_to_that_of_the_target(solved):
     for octave in (-1.0, 0.9):
         features = record(np.random.default_rng(0), 60, (0.2, octave, 0.1))
         voice = base.find_voice(solved, features, HP)
@@ -204,28 +204,28 @@ def test_a_new_voice_speaks_around_the_mean_of_the_target(solved):
 
 
 @pytest.mark.parametrize("number", [0, None])
-def test_what_is_never_voiced_has_the_mean_of_the_target(solved, monkeypatch, number):
+def test_unvoiced_recording_gets_the_mean_pitch_of_the_target(solved, monkeypatch, number):
     features = record(np.random.default_rng(0), 60, VOICES["anna"])._replace(hertz=np.zeros(60, np.float32))
     monkeypatch.setattr(base, "recognise", lambda *_: number)
     pitch = base.map_pitch(solved, features, base.find_voice(solved, features, HP), HP)
     np.testing.assert_allclose(pitch, [[solved.pitch[-1, 0], 0.0]] * 60, atol=1e-6)
 
 
-def test_a_known_voice_goes_to_its_own_map_and_another_to_a_mixture():
+def test_known_voice_uses_its_own_map_and_unknown_voice_a_mixture():
     solved, rng = base.solve(Known(n_pairs=30)), np.random.default_rng(11)
 
     def share(voice, number):
-        """In how many of new recordings a voice is known, or no one's."""
+        """The share of new recordings of a voice that are recognised as source `number`, or, if None, as unknown."""
         found = [base.find_voice(solved, record(rng, 60 + 4 * i, voice), HP).weights for i in range(30)]
         return np.mean([weights.max() < 1.0 if number is None else weights[number] == 1.0 for weights in found])
     assert share(VOICES["anna"], 0) > 0.7 and share(VOICES["bert"], 1) > 0.7
     assert share(VOICES["anna"], 1) == share(VOICES["bert"], 0) == 0.0
     assert share((0.2, 1.2, 0.1), None) == 1.0
     centre = (np.array(VOICES["anna"]) + np.array(VOICES["bert"])) / 2
-    assert share(tuple(centre), None) == 1.0  # between the two it is neither
+    assert share(tuple(centre), None) == 1.0  # a voice between the two is neither
 
 
-def test_a_stranger_is_a_mixture_of_the_sources_of_those_most_that_are_near(solved):
+def test_unknown_voice_is_a_mixture_with_larger_weights_for_nearer_sources(solved):
     near_anna = record(np.random.default_rng(5), 80, (0.46, 0.62, 0.1))
     voice = base.find_voice(solved, near_anna, HP)
     distances = np.linalg.norm(solved.centres - base.voiceprint(near_anna, HP), axis=1)
@@ -238,26 +238,26 @@ def test_a_stranger_is_a_mixture_of_the_sources_of_those_most_that_are_near(solv
 
 
 @pytest.mark.parametrize("n_known", [3, 5, 40])
-def test_nearly_all_new_recordings_of_a_voice_are_within_its_radius_however_few_are_known(n_known):
+def test_most_new_recordings_lie_within_the_radius_of_their_voice(n_known):
     rng, inside = np.random.default_rng(12), []
     for _ in range(200):
         own = rng.normal(size=(n_known, 20))
         inside.append(np.linalg.norm(rng.normal(size=20) - own.mean(axis=0)) <= base.radius(own))
-    assert 0.6 < np.mean(inside) < 0.99  # 0.3 of three, measured from the mean of all
+    assert 0.6 < np.mean(inside) < 0.99  # it would be 0.3 for three if the radius were measured from the mean of all
     assert base.radius(own[:1]) == 0.0
 
 
 @pytest.mark.parametrize("speaker, number", [("anna", 0), ("bert", 1), ("carl", 0), (None, 0)])
-def test_a_speaker_that_is_named_needs_not_be_recognised(corpus, solved, monkeypatch, speaker, number):
+def test_named_source_uses_its_map_without_recognition(corpus, solved, monkeypatch, speaker, number):
     monkeypatch.setattr(base, "recognise", lambda *_: 0)
     features = corpus.recording(corpus.train[0])
     mapped = map_source(solved, features, HP, speaker)
     mel = neighbours(features.mel.astype(np.float32)) @ solved.kernels[number] + solved.biases[number]
-    np.testing.assert_allclose(mapped.mel, mel, atol=1e-2)  # but for what is below the floor
+    np.testing.assert_allclose(mapped.mel, mel, atol=1e-2)  # except for frames below the floor
     np.testing.assert_array_equal(mapped.pitch, base.map_pitch(solved, features, known_voice(solved, number), HP))
 
 
-def test_nothing_is_read_as_quieter_than_the_pauses_of_the_training(corpus, solved):
+def test_frames_below_the_level_of_training_pauses_are_raised_to_it(corpus, solved):
     quiet = [corpus.recording(pair).mel.astype(np.float32).min(axis=0) for pair in corpus.of("bert")]
     np.testing.assert_allclose(solved.floors[1], np.mean(quiet, axis=0), rtol=1e-4)
     features = corpus.recording(corpus.of("bert")[0])
@@ -271,7 +271,7 @@ def test_nothing_is_read_as_quieter_than_the_pauses_of_the_training(corpus, solv
 @pytest.mark.parametrize("n_frames", [1, 2, 30])
 @pytest.mark.parametrize("level", [0.0, 1e-3, 1.0])
 @pytest.mark.parametrize("hertz", [0.0, 150.0])
-def test_strange_recordings_are_carried_over_without_nan(solved, speaker, n_frames, level, hertz):
+def test_unusual_recordings_are_mapped_without_nan(solved, speaker, n_frames, level, hertz):
     features = Features(np.zeros((n_frames, HP.n_linear), np.float16),
                         np.full((n_frames, HP.n_mels), level, np.float16), np.full(n_frames, hertz, np.float32))
     mapped = map_source(solved, features, HP, speaker)
@@ -282,7 +282,7 @@ def test_strange_recordings_are_carried_over_without_nan(solved, speaker, n_fram
     assert vivid.min() >= -1e-6 and vivid.max() <= 1.0 + 1e-6
 
 
-def test_a_corpus_that_is_never_voiced_or_of_one_source_is_solved():
+def test_base_of_an_unvoiced_corpus_of_one_source_is_finite():
     corpus = Known(sources=("bert",), n_pairs=2)
     for key, (features, path, target, pitch) in corpus.kept.items():
         corpus.kept[key] = (features._replace(hertz=0 * features.hertz), path, target, pitch * [1.0, 0.0])
@@ -291,7 +291,7 @@ def test_a_corpus_that_is_never_voiced_or_of_one_source_is_solved():
     np.testing.assert_array_equal(solved.pitch, [[0.0, 1.0]] * 2)
 
 
-def test_the_map_comes_nearer_to_a_real_voice_also_in_sentences_it_does_not_know(demo_data, demo_base, tiny_hp):
+def test_map_reduces_the_distance_to_the_target_in_training_and_held_out_sentences(demo_data, demo_base, tiny_hp):
     corpus = data_load.Corpus(demo_data, tiny_hp)
     for pairs in (corpus.train, corpus.split("test") + corpus.split("val")):
         before, after = [], []

@@ -1,4 +1,4 @@
-"""base.npz in a run folder: read as it was written, or refused with the cure; another one makes other conversions."""
+"""base.npz in a run folder: it is read as it was written or refused with advice, and conversions depend on it."""
 import types
 
 import numpy as np
@@ -11,7 +11,7 @@ from conftest import TINY, leftovers, plain_base
 PLAIN = plain_base()
 
 
-def test_a_base_is_saved_and_loaded_as_it_is(tmp_path):
+def test_base_is_saved_and_loaded_unchanged(tmp_path):
     base.save(PLAIN, tmp_path / "run")
     base.save(PLAIN, tmp_path / "run")
     found = base.load(tmp_path / "run")
@@ -47,14 +47,14 @@ def of_objects(path):
 @pytest.mark.parametrize("spoil", [lambda path: path.unlink(), lambda path: path.write_bytes(b""),
                                    lambda path: path.write_bytes(b"no base"), cut, flipped, incomplete,
                                    of_another_version, of_objects])
-def test_a_base_that_is_missing_or_damaged_is_named_with_the_cure(tmp_path, spoil):
+def test_missing_or_damaged_base_is_named_with_advice(tmp_path, spoil):
     base.save(PLAIN, tmp_path)
     spoil(tmp_path / base.FILE)
     with pytest.raises(ValueError, match=f"{tmp_path}/base.npz is missing or damaged .*: delete it .* makes it anew"):
         base.load(tmp_path)
 
 
-def test_conversions_by_another_base_do_not_count_as_done():
+def test_fingerprint_of_conversions_depends_on_the_base():
     others = [types.SimpleNamespace(hp=TINY, base=base_map, generator=types.SimpleNamespace(weights=[np.ones(3)]))
               for base_map in (PLAIN, PLAIN, PLAIN._replace(target_modulation=PLAIN.target_modulation * 1.1))]
     prints = [eval_script.fingerprint(converter) for converter in others]

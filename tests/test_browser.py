@@ -1,6 +1,6 @@
-"""The results page in a real browser, without a network: sorted by the keyboard, heard, looked at.
+"""The results page in a real browser without a network: sorting by keyboard, playing recordings, opening pictures.
 
-Chromium or Chrome is spoken to through two pipes, its DevTools protocol; without either these tests are skipped.
+The tests control Chromium or Chrome with the DevTools protocol through two pipes; without a browser they are skipped.
 """
 import fcntl
 import itertools
@@ -27,19 +27,19 @@ BROWSER = next(filter(None, map(shutil.which, NAMES)), None)
 pytestmark = pytest.mark.skipif(BROWSER is None, reason=f"no browser: none of {', '.join(NAMES)}")
 
 KEYS = {"Tab": (9, ""), "Enter": (13, "\r"), " ": (32, " ")}
-# The browser reads its descriptor 3 and writes its 4
+# The browser reads from descriptor 3 and writes to descriptor 4
 MOVE = ("import os, sys; os.dup2(int(sys.argv[1]), 3); os.dup2(int(sys.argv[2]), 4); "
         "os.execv(sys.argv[3], sys.argv[3:])")
 SECONDS = {"a": 1.5, "b": 0.5, "c": 1.0}
 
 
 class Browser:
-    """A page opened in a headless browser; `events` is what the browser told of it."""
+    """A page opened in a headless browser; `events` holds what the browser reported."""
 
     def __init__(self, page: pathlib.Path, profile: pathlib.Path):
         self.numbers, self.rest, self.events = itertools.count(1), b"", []
         (theirs_in, self.to), (self.back, theirs_out) = os.pipe(), os.pipe()
-        # Out of the way of 3 and 4, which become copies of them
+        # Use descriptors from 10 on, because 3 and 4 become copies of them
         ends = [fcntl.fcntl(end, fcntl.F_DUPFD, 10) for end in (theirs_in, theirs_out)]
         command = [sys.executable, "-I", "-S", "-c", MOVE, *map(str, ends), BROWSER, "--headless", "--disable-gpu",
                    "--remote-debugging-pipe", f"--user-data-dir={profile}", "--window-size=1400,900",
@@ -78,7 +78,7 @@ class Browser:
         return json.loads(message)
 
     def evaluate(self, script: str):
-        """The value of a script, of a promise what it resolves to; an exception fails the test."""
+        """The value of a script, or that to which its promise resolves; an exception fails the test."""
         found = self("Runtime.evaluate", expression=script, awaitPromise=True, returnByValue=True)
         assert "exceptionDetails" not in found, found
         return found["result"].get("value")
@@ -106,7 +106,7 @@ class Browser:
         raise AssertionError(f"the keyboard does not reach {selector}")
 
     def close(self) -> None:
-        os.close(self.to)  # which ends it
+        os.close(self.to)  # this ends the browser
         try:
             self.process.wait(20.0)
         except subprocess.TimeoutExpired:
@@ -133,21 +133,21 @@ def page(tmp_path_factory):
 ORDER = "[...document.querySelectorAll('tbody th[data-value]')].map(cell => cell.textContent).join('')"
 
 
-def test_the_keyboard_sorts(page):
+def test_keyboard_sorts_the_table(page):
     assert page.evaluate(ORDER) == "abc"
     heading = "th:last-child button"
     page.tab_to(heading)
     page.press("Enter")
     assert page.evaluate(ORDER) == "abc"
     page.press(" ")
-    assert page.evaluate(ORDER) == "bac"  # what has no value stays last
+    assert page.evaluate(ORDER) == "bac"  # a row without a value stays last
     assert page.evaluate(f"document.querySelector('{heading}').parentElement.ariaSort") == "descending"
     assert page.evaluate(f"document.activeElement.matches('{heading}')")
     page.press("Enter")
     assert page.evaluate(ORDER) == "abc"
 
 
-def test_the_keyboard_plays_a_recording_to_its_end(page):
+def test_keyboard_plays_a_recording_to_its_end(page):
     page.tab_to("audio[aria-label='b, converted']")
     page.evaluate("window.player = document.activeElement, 0")
     page.press(" ")
@@ -167,7 +167,7 @@ def test_every_recording_plays(page, name):
     assert page.evaluate(script) == pytest.approx(SECONDS[name], abs=0.01)
 
 
-def test_the_keyboard_opens_a_picture(page):
+def test_keyboard_opens_a_picture(page):
     page.tab_to("summary")
     assert not page.evaluate("document.querySelector('details').open")
     page.press("Enter")
@@ -175,9 +175,9 @@ def test_the_keyboard_opens_a_picture(page):
     assert page.evaluate("document.querySelector('.results').offsetWidth <= document.body.clientWidth")
 
 
-def test_nothing_is_wrong_and_nothing_comes_from_elsewhere(page):
-    """The last of this file: it looks at all that the browser told."""
-    page.evaluate("0")  # all that was under way has been told
+def test_page_reports_no_errors_and_requests_only_local_files(page):
+    """This is the last test of the file because it checks all events that the browser has reported."""
+    page.evaluate("0")  # when this is answered, all earlier events have been reported
     methods = [event["method"] for event in page.events]
     assert "Runtime.exceptionThrown" not in methods and "Network.loadingFailed" not in methods
     for event in page.events:

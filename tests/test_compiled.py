@@ -1,4 +1,4 @@
-"""librosa is imported and compiled by one process at a time: two at once spoil it for all that come after."""
+"""Only one process at a time imports and compiles librosa: two at once would damage its cache for all later ones."""
 import pathlib
 import re
 import threading
@@ -6,7 +6,7 @@ import threading
 import compiled
 
 
-def test_the_second_one_waits():
+def test_second_user_waits_for_the_first():
     entered, leave = threading.Event(), threading.Event()
 
     def second():
@@ -22,7 +22,7 @@ def test_the_second_one_waits():
     thread.join()
 
 
-def test_nobody_imports_librosa_otherwise():
+def test_only_compiled_py_imports_librosa():
     found = [path.name for path in pathlib.Path(compiled.__file__).parent.glob("*.py")
              if re.search(r"^\s*(import|from) librosa", path.read_text(encoding="utf-8"), re.MULTILINE)]
     assert found == ["compiled.py"]

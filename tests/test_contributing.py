@@ -1,4 +1,4 @@
-"""The map in CONTRIBUTING.md is that of the code: all files are in it, and each imports only from above."""
+"""The map in CONTRIBUTING.md matches the code: it lists all files, and each imports only from lines above its own."""
 import ast
 import pathlib
 import re
@@ -28,7 +28,7 @@ def test_a_file_imports_only_from_above(name):
 
 
 @pytest.mark.parametrize("name", sorted(set(re.findall(r"`((?:\w+/)?\w+\.py)`", TEXT))))
-def test_files_named_exist(name):
+def test_files_named_in_the_text_exist(name):
     assert (ROOT / name).exists()
 
 
@@ -37,5 +37,5 @@ def test_files_named_exist(name):
                                         ("losses.py", "masked_mean"), ("train.py", "decoder_losses"),
                                         ("tests/test_losses.py", "test_padding_changes_neither_loss_nor_gradient"),
                                         ("hyperparams.py", "pace_weight"), ("manifest.py", "def gather")])
-def test_places_to_change_are_there(path, name):
+def test_places_to_change_exist(path, name):
     assert name.removeprefix("def ") in TEXT and name in (ROOT / path).read_text(encoding="utf-8")

@@ -1,4 +1,4 @@
-"""Batches: reproducible from seed and step, true to the features and the DTW paths, silent where they are padded."""
+"""Batches: they depend only on seed and step, match the features and the DTW paths, and are silent where padded."""
 import collections
 import os
 import pathlib
@@ -52,7 +52,7 @@ def test_the_names_of_a_batch_are_those_of_its_pairs(demo_data, tiny_hp, monkeyp
 
 
 @pytest.mark.parametrize("kind", [PAIRED, POSTNET])
-def test_dataset_gives_the_same_batches_from_any_step_on(corpus, kind):
+def test_dataset_started_at_any_step_gives_the_same_batches(corpus, kind):
     make = {PAIRED: corpus.paired_batch, POSTNET: corpus.postnet_batch}[kind]
     batches = [{name: array.numpy() for name, array in batch.items()} for batch in corpus.batches(kind, 3, 7)]
     assert len(batches) == 4
@@ -79,7 +79,7 @@ def test_an_adversarial_batch_holds_windows_of_speech_and_of_conversions(demo_da
 
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
-def test_features_that_cannot_be_read_are_named(demo_data, tiny_hp, tmp_path):
+def test_unreadable_features_are_named(demo_data, tiny_hp, tmp_path):
     shutil.copytree(demo_data, tmp_path / "data")
     path = tmp_path / "data" / "features" / "rms" / "demo_003.linear.npy"
     path.write_bytes(path.read_bytes()[:2000])
@@ -92,37 +92,37 @@ def test_features_that_cannot_be_read_are_named(demo_data, tiny_hp, tmp_path):
     ("prepro.json", ""), ("prepro.json", "{}"), ("prepro.json", "[]"), ("manifest.csv", "name,source\na,b\n"),
     ("manifest.csv", "name,utterance,source,split,source_seconds\na,a,b,train,x\n"),
     ("slices.csv", "source,name\nx,y\n")])
-def test_a_table_that_is_damaged_is_named(demo_data, tiny_hp, tmp_path, name, content):
+def test_damaged_table_is_named(demo_data, tiny_hp, tmp_path, name, content):
     shutil.copytree(demo_data, tmp_path / "data", ignore=shutil.ignore_patterns("*.npy"))
     (tmp_path / "data" / name).write_text(content)
     with pytest.raises(manifest.PreproError, match=f"{name} is damaged or of another version .*run prepro.py again"):
         Corpus(tmp_path / "data", tiny_hp)
 
 
-def test_a_source_is_named_by_itself_or_by_its_folder(corpus, demo_recordings, monkeypatch):
+def test_source_is_selected_by_its_name_or_its_folder(corpus, demo_recordings, monkeypatch):
     pairs = corpus.split("test")
     monkeypatch.chdir(demo_recordings)
     for source in ("rms", "rms/", str(demo_recordings / "rms")):
         assert corpus.split("test", source) == pairs
     with pytest.raises(manifest.PreproError, match="no held-out sentence of source 'slt'; there are rms"):
         corpus.split("test", "slt")
-    for pair in pairs:  # two folders of one name are called by what they are in
+    for pair in pairs:  # folders with the same name are told apart by their parent folders
         monkeypatch.setattr(pair, "source", f"{demo_recordings.name}_rms")
     assert corpus.split("test", "rms") == pairs
 
 
 @pytest.mark.parametrize("kind", [PAIRED, POSTNET, ADVERSARIAL])
-def test_each_item_is_drawn_once_an_epoch(corpus, tiny_hp, kind):
+def test_each_item_is_drawn_once_per_epoch(corpus, tiny_hp, kind):
     items = list(range(3 * tiny_hp.batch_size + 1))  # so that a batch crosses from one epoch to the next
     drawn = [item for step in range(len(items)) for item in corpus.sample(items, kind, step)]
     epochs = [drawn[i:i + len(items)] for i in range(0, len(drawn), len(items))]
     assert all(sorted(epoch) == items for epoch in epochs) and len(epochs) == tiny_hp.batch_size
-    assert len(set(map(tuple, epochs))) == len(epochs)  # each in an order of its own
+    assert len(set(map(tuple, epochs))) == len(epochs)  # each epoch has its own order
 
 
 @pytest.mark.parametrize("kind", [PAIRED, POSTNET, ADVERSARIAL])
-def test_each_row_has_random_numbers_of_its_own(corpus, kind):
-    """That are not those which chose the batch either."""
+def test_each_row_has_its_own_random_numbers(corpus, kind):
+    """They also differ from the numbers that chose the batch."""
     first = [rng.random() for step in (0, 1, 7) for rng in
              (corpus.rng(kind, step), *(own for _, own in corpus.shard(kind, step, list(range(5)))))]
     assert len(set(first)) == len(first) == 3 * 6
@@ -133,7 +133,7 @@ def test_all_slices_are_used_when_there_are_no_whole_utterances(demo_data, tiny_
     seen = collections.Counter()
     monkeypatch.setattr(corpus, "assemble", lambda crops, rng: None)
     monkeypatch.setattr(corpus, "jitter", lambda pair, start, end, rng: seen.update([(pair.name, start, end)]))
-    epochs = 2 * len(corpus.slices)  # batches of which each holds a part of an epoch
+    epochs = 2 * len(corpus.slices)  # as many batches draw each slice 2 * batch_size times
     for step in range(epochs):
         corpus.paired_batch(step)
     assert len(seen) == len(corpus.slices) and set(seen.values()) == {2 * tiny_hp.batch_size}
@@ -152,7 +152,7 @@ def crops_of(corpus: Corpus, n: int = 40) -> list:
     return [corpus.jitter(*corpus.slices[i % len(corpus.slices)], rng) for i in range(n)]
 
 
-def test_crops_hold_what_they_say(corpus, demo_data, tiny_hp):
+def test_crops_contain_the_stored_features_of_their_segments(corpus, demo_data, tiny_hp):
     crops = crops_of(corpus)
     batch = corpus.assemble(crops)
     for i, (pair, start, end, source_start, source_end) in enumerate(crops):
@@ -160,7 +160,7 @@ def test_crops_hold_what_they_say(corpus, demo_data, tiny_hp):
             return np.load(demo_data / "features" / speaker / f"{pair.utterance}.{kind}.npy").astype(np.float32)
         length, source_length = end - start, source_end - source_start
         assert np.array_equal(batch["source"][i, :source_length], stored("rms", "linear")[source_start:source_end])
-        mapped = batch["mapped"][i, :source_length]  # by a base that changes nothing
+        mapped = batch["mapped"][i, :source_length]  # from a base that changes nothing
         heard = stored("rms", "mel")[source_start:source_end]
         np.testing.assert_allclose(mapped[:, :tiny_hp.n_mels], heard, atol=1e-3)
         contour = analysis.pitch_contour(np.ravel(stored("rms", "pitch")), tiny_hp)[source_start:source_end]
@@ -180,7 +180,7 @@ def test_positions_are_the_dtw_path(corpus, demo_data, tiny_hp):
         np.testing.assert_allclose(row[:len(steps)] + source_start, path[steps], atol=1e-4)
 
 
-def test_what_is_carried_is_that_of_the_base_and_made_once(demo_data, demo_base, tiny_hp, monkeypatch):
+def test_mapped_source_comes_from_the_base_and_is_cached(demo_data, demo_base, tiny_hp, monkeypatch):
     corpus, map_source, made = Corpus(demo_data, tiny_hp), base.map_source, []
     monkeypatch.setattr(base, "map_source", lambda found, features, voice, hp: made.append(voice) or map_source(
         found, features, voice, hp))
@@ -188,14 +188,14 @@ def test_what_is_carried_is_that_of_the_base_and_made_once(demo_data, demo_base,
     pair = corpus.train[0]
     whole, voice = corpus.mapped(pair), base.find_voice(demo_base, corpus.recording(pair), tiny_hp, "rms")
     expected = np.concatenate(map_source(demo_base, corpus.recording(pair), voice, tiny_hp), axis=1)
-    np.testing.assert_allclose(whole, expected, atol=1e-3)  # kept in float16
+    np.testing.assert_allclose(whole, expected, atol=1e-3)  # the cache is in float16
     np.testing.assert_array_equal(corpus.mapped(pair, 30, 50), whole[30:50])
     assert made == [voice] and whole.shape == (pair.source_end, 2 * tiny_hp.n_mels + 2) and whole.dtype == np.float32
-    corpus.use_base(demo_base._replace(biases=demo_base.biases + 0.1))  # nothing is left of the other one
+    corpus.use_base(demo_base._replace(biases=demo_base.biases + 0.1))  # this clears the cache
     np.testing.assert_allclose(corpus.mapped(pair)[:, :tiny_hp.n_mels], whole[:, :tiny_hp.n_mels] + 0.1, atol=1e-3)
 
 
-def test_the_source_is_varied_and_what_is_carried_is_not(corpus):
+def test_augmentation_changes_only_the_source(corpus):
     crops = crops_of(corpus, 8)
     plain, varied = corpus.assemble(crops), corpus.assemble(crops, [np.random.default_rng(i) for i in range(8)])
     assert np.abs(varied["source"] - plain["source"]).max() > 0.05
@@ -209,7 +209,7 @@ def test_a_paired_batch_needs_a_base(demo_data, tiny_hp):
         corpus.paired_batch(0)
 
 
-def test_crops_hold_the_source_of_their_target(corpus, tiny_hp):
+def test_crops_contain_the_source_segment_of_their_target(corpus, tiny_hp):
     crops = crops_of(corpus, 200)
     margins, shifts = [], set()
     for i, (pair, start, end, source_start, source_end) in enumerate(crops):
@@ -218,12 +218,12 @@ def test_crops_hold_the_source_of_their_target(corpus, tiny_hp):
         assert 0 <= start < end <= pair.target_end and 0 <= source_start < source_end <= pair.source_end
         assert source_start <= path[start] and path[end - 1] <= source_end - 1
         margins += [path[start] - source_start, source_end - 1 - path[end - 1]]
-    # At random, so that no edge tells a place
+    # Margins are random, so that an edge does not reveal the position
     assert max(margins) <= tiny_hp.slice_context + 1 and np.std(margins) > 2.0
     assert shifts == set(range(-tiny_hp.r, tiny_hp.r + 1))
 
 
-def test_whole_utterances_go_on_at_slope_one_past_their_end(demo_data, tiny_hp):
+def test_positions_of_whole_utterances_continue_at_slope_one_past_the_end(demo_data, tiny_hp):
     corpus = plain_corpus(demo_data, tiny_hp.replace(whole_utterances=1.0))
     batch = corpus.paired_batch(1)
     lengths = batch["mask"].sum(axis=1)
@@ -237,14 +237,14 @@ def test_whole_utterances_go_on_at_slope_one_past_their_end(demo_data, tiny_hp):
 
 @pytest.mark.parametrize("make", ["postnet_batch", "paired_batch"])
 @pytest.mark.parametrize("whole_utterances", [0.0, 1.0])
-def test_the_shares_of_several_machines_are_the_batch_of_one(demo_data, tiny_hp, make, whole_utterances):
+def test_shares_of_several_machines_together_equal_the_batch_of_one(demo_data, tiny_hp, make, whole_utterances):
     hp = tiny_hp.replace(whole_utterances=whole_utterances, batch_size=5)
     together, shares = plain_corpus(demo_data, hp), [plain_corpus(demo_data, hp, (i, 3)) for i in range(3)]
     for step in range(4):
         batch, parts = getattr(together, make)(step), [getattr(share, make)(step) for share in shares]
         for i in range(len(batch["mask"])):
             for name, array in batch.items():
-                part = parts[i % 3][name][i // 3]  # padded for itself
+                part = parts[i % 3][name][i // 3]  # each share has its own padding
                 n = min(len(part), len(array[i]))
                 np.testing.assert_array_equal(part[:n], array[i][:n])
                 assert name == "positions" or not array[i][n:].any()
@@ -252,7 +252,7 @@ def test_the_shares_of_several_machines_are_the_batch_of_one(demo_data, tiny_hp,
 
 
 @pytest.mark.parametrize("make", ["postnet_batch", "paired_batch"])
-def test_padding_is_silence_where_the_mask_is_zero(corpus, make):
+def test_features_are_silent_where_the_mask_is_zero(corpus, make):
     padded = 0
     for step in range(8):
         batch = getattr(corpus, make)(step)
@@ -267,11 +267,11 @@ def test_padding_is_silence_where_the_mask_is_zero(corpus, make):
     assert padded or make == "postnet_batch"
 
 
-def test_postnet_windows_pair_mel_with_its_own_linear(demo_data, tiny_hp):
+def test_postnet_windows_pair_the_mel_with_the_linear_of_the_same_frames(demo_data, tiny_hp):
     batch = Corpus(demo_data, tiny_hp.replace(mel_blur_freq=0.0, mel_blur_time=0.0)).postnet_batch(0)
     assert batch["mel"].shape == (tiny_hp.batch_size, tiny_hp.postnet_window, tiny_hp.n_mels)
     for mel, pitch, linear in zip(batch["mel"], batch["pitch"], batch["linear"]):
-        voiced = pitch[:, 1] > 0.0  # elsewhere the width of the average is drawn on from beyond the window
+        voiced = pitch[:, 1] > 0.0  # in other frames the width of the average can depend on pitch outside the window
         envelope = analysis.mel_envelope(linear[voiced], pitch[voiced, 0], tiny_hp)
         np.testing.assert_allclose(mel[voiced], envelope, atol=2e-3)
         assert voiced.sum() > 3

@@ -1,4 +1,4 @@
-"""The system of 2017 as it was described: what its presets build, and that they train, resume, evaluate and convert."""
+"""The system as described in 2017: what its presets build, and that they train, resume, evaluate and convert."""
 import types
 
 import numpy as np
@@ -36,9 +36,9 @@ def test_the_preset_builds_the_described_networks_and_nothing_else():
     names = {tuple(weight.shape) for weight in generator.postnet.weights}
     assert (HP.width, HP.n_linear) in names and generator.count_params() < ours.count_params()
     memory = encoder(np.zeros((1, 30, HP.n_linear), np.float32), np.ones((1, 30), np.float32))
-    assert memory.shape == (1, 6, HP.width)  # one vector a step
+    assert memory.shape == (1, 6, HP.width)  # one vector per step
     assert {each.kind for each in (encoder.cbhg.bank_norm, generator.postnet.cbhg.bank_norm)} == {"ins"}
-    # Nothing that needs statistics of paired training to draw with
+    # No norm needs statistics of paired training for synthesis
     assert not [weight.path for weight in generator.non_trainable_weights if "norm" in weight.path]
 
 
@@ -55,7 +55,7 @@ def test_both_presets_have_the_same_generator():
     assert adversarial.gen_learning_rate == adversarial.dis_learning_rate == 1e-3
 
 
-def test_one_optimizer_changes_all_weights_by_the_losses_of_mel_and_linear(eager):
+def test_one_optimizer_updates_all_weights_by_the_mel_and_linear_losses(eager):
     task, batch = make_task(HP.replace(dropout=0.2)), make_batch(HP)
     assert task.stages == [("joint", 2)] and list(task.optimizers) == ["joint"]
     weights = randomise(task.generator).trainable_weights
@@ -79,7 +79,7 @@ def test_the_loss_of_the_linear_spectrogram_reaches_the_encoder(eager):
 
 
 @pytest.mark.parametrize("name", PARTS)
-def test_each_part_is_an_ablation_of_the_default(tiny_hp, eager, name):
+def test_each_part_trains_and_converts_as_an_ablation_of_the_default(tiny_hp, eager, name):
     hp = tiny_hp.replace(**{name: PARTS[name]})
     task, batch = make_task(hp), make_batch(hp)
     randomise(task.generator)
@@ -90,7 +90,7 @@ def test_each_part_is_an_ablation_of_the_default(tiny_hp, eager, name):
         assert np.isfinite(result.linear).all()
 
 
-def test_without_a_base_nothing_of_the_source_is_carried_over():
+def test_without_a_base_the_mapped_source_is_zero_and_has_no_effect():
     source, = sources(HP, [23])
     for part, size in zip(base.map_source(plain_base(HP), source, VOICE, HP), (HP.n_mels, 2, HP.n_mels)):
         assert part.shape == (23, size) and not part.any()
@@ -100,16 +100,16 @@ def test_without_a_base_nothing_of_the_source_is_carried_over():
     np.testing.assert_array_equal(results[0].linear, results[1].linear)
 
 
-def test_the_post_net_draws_all_from_the_mel():
+def test_postnet_uses_the_mel_and_ignores_the_pitch():
     batch, generator = make_batch(HP), make_generator(HP)
-    assert not np.asarray(generator.postnet(batch["mel"], batch["pitch"], batch["mask"])).any()  # before it has learnt
+    assert not np.asarray(generator.postnet(batch["mel"], batch["pitch"], batch["mask"])).any()  # zero before training
     randomise(generator)
     one, other = (generator.postnet(batch["mel"], share * batch["pitch"], batch["mask"]) for share in (1.0, 0.0))
     assert np.asarray(one).any()
     np.testing.assert_array_equal(one, other)
 
 
-def test_the_mel_has_the_harmonics(demo_data, tiny_hp):
+def test_target_mel_contains_the_harmonics(demo_data, tiny_hp):
     with_them, without = plain_corpus(demo_data, HP), plain_corpus(demo_data, tiny_hp)
     pair = with_them.train[0]
     own = utils.spectrograms(demo_wav("slt", pair.name, HP), HP)[0][pair.target_start:pair.target_end]
@@ -120,7 +120,7 @@ def test_the_mel_has_the_harmonics(demo_data, tiny_hp):
     np.testing.assert_array_equal(envelope, without.target_features(pair, "mel"))
 
 
-def test_griffin_lim_starts_without_a_pitch_and_raises_loud_frames_too():
+def test_griffin_lim_ignores_the_pitch_and_applies_the_power_to_loud_frames_too():
     wav = np.concatenate([tone(300), 0.1 * tone(300)])
     linear = utils.spectrograms(wav, HP)[1]
     hp = HP.replace(griffin_lim_iters=30)
@@ -132,7 +132,7 @@ def test_griffin_lim_starts_without_a_pitch_and_raises_loud_frames_too():
     assert one[loud].std() / one[soft].std() == pytest.approx(10.0 ** 1.2, rel=0.1)
 
 
-def test_batches_are_of_whole_utterances_as_they_are(demo_data):
+def test_batches_contain_whole_utterances_without_augmentation(demo_data):
     corpus = plain_corpus(demo_data, HP)
     for step in range(5):
         assert all(len(item) == 1 for item in corpus.paired_items(step))
@@ -142,13 +142,13 @@ def test_batches_are_of_whole_utterances_as_they_are(demo_data):
         np.testing.assert_allclose(row[:pair.source_end - pair.source_start], corpus.source(pair), atol=1e-6)
 
 
-def test_a_voice_alone_is_refused():
+def test_corpus_of_the_target_alone_is_refused():
     corpus = types.SimpleNamespace(alone=True, data="her")
     with pytest.raises(ValueError, match="her holds the target alone"):
         train.PairedTrainer(HP, corpus)
 
 
-def test_a_joint_stage_that_is_resumed_goes_on_as_if_unbroken(demo_data, tmp_path, monkeypatch):
+def test_resumed_joint_stage_ends_like_an_uninterrupted_run(demo_data, tmp_path, monkeypatch):
     hp = HP.replace(joint_steps=3)
     monkeypatch.setattr(train.PairedTrainer, "validate", lambda self, run, stage: {})
 

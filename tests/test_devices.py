@@ -1,4 +1,4 @@
-"""TensorFlow's start is silent unless it fails or somebody wants to see it."""
+"""TensorFlow starts silently unless it fails or the user asks for its messages."""
 import os
 import pathlib
 import signal
@@ -9,7 +9,7 @@ import pytest
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 NOISE = "I0000 00:00:1 port.cc:153] oneDNN custom operations are on"
-# What stands in for TensorFlow; its noise does not pass through Python's sys.stderr
+# This module replaces TensorFlow; its messages do not pass through Python's sys.stderr
 FAKE = f"""
 import os
 os.write(2, b"{NOISE}\\n" * 5000)  # more than a pipe holds
@@ -36,32 +36,32 @@ def start(folder: pathlib.Path, ending: str, level: str | None) -> subprocess.Co
 
 
 @pytest.mark.parametrize("level", [None, "3"])
-def test_a_good_start_is_silent_and_what_follows_is_heard(tmp_path, level):
+def test_successful_start_is_silent_and_later_warnings_are_shown(tmp_path, level):
     done = start(tmp_path, "pass", level)
     assert (done.returncode, done.stderr) == (0, "warning of the program\n")
     assert "'TF_CPP_MIN_LOG_LEVEL': '3'" in done.stdout
 
 
 @pytest.mark.parametrize("level", ["0", "2"])
-def test_noise_is_shown_to_whom_asks_for_it(tmp_path, level):
+def test_log_level_shows_the_messages_of_tensorflow(tmp_path, level):
     done = start(tmp_path, "pass", level)
     assert done.returncode == 0 and done.stderr.count(NOISE) == 5000
 
 
-def test_verbose_shows_it(tmp_path):
+def test_verbose_shows_the_messages_of_tensorflow(tmp_path):
     (tmp_path / "tensorflow.py").write_text(FAKE.format(ending="pass"), encoding="utf-8")
     done = subprocess.run([sys.executable, "-c", "import devices", "--verbose"], capture_output=True, text=True,
                           timeout=60, env=os.environ | {"PYTHONPATH": os.pathsep.join([str(tmp_path), str(ROOT)])})
     assert done.returncode == 0 and done.stderr.count(NOISE) == 5000
 
 
-def test_an_import_that_fails_is_shown_with_all_that_came_before(tmp_path):
+def test_failed_import_is_shown_with_all_earlier_messages(tmp_path):
     done = start(tmp_path, "raise ImportError('libcudart.so.13')", None)
     assert done.returncode == 1 and done.stderr.count(NOISE) == 5000
     assert "ImportError: libcudart.so.13" in done.stderr and "warning of the program" not in done.stderr
 
 
 @pytest.mark.skipif(os.name == "nt", reason="no such signal")
-def test_the_last_words_of_a_crash_are_shown(tmp_path):
+def test_last_message_before_a_crash_is_shown(tmp_path):
     done = start(tmp_path, "os.write(2, b'F0000 needs AVX'); os.abort()", None)
     assert done.returncode == -signal.SIGABRT and done.stderr.endswith("F0000 needs AVX")

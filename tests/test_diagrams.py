@@ -1,4 +1,4 @@
-"""The diagrams of the networks: all of their text is inside and none of it over another."""
+"""The diagrams of the networks: all texts are inside the figure and none overlaps another."""
 import importlib.util
 import itertools
 import pathlib
@@ -15,7 +15,7 @@ SPEC.loader.exec_module(draw)
 
 
 @pytest.mark.parametrize("make", [draw.draw_generator, draw.draw_discriminator])
-def test_no_text_is_over_another_or_cut_off(make):
+def test_texts_neither_overlap_nor_are_cut_off(make):
     figure = make(HyperParams()).figure
     canvas = FigureCanvasAgg(figure)
     canvas.draw()
@@ -28,7 +28,7 @@ def test_no_text_is_over_another_or_cut_off(make):
         assert 0 <= box.x0 < box.x1 <= figure.bbox.width and 0 <= box.y0 < box.y1 <= figure.bbox.height, text
 
 
-def test_a_picture_is_written_small(tmp_path):
+def test_diagram_is_written_as_a_small_file(tmp_path):
     draw.draw_discriminator(HyperParams()).save(tmp_path / "d.png")
     assert [path.name for path in tmp_path.iterdir()] == ["d.png"]
     assert 1000 < (tmp_path / "d.png").stat().st_size < 200_000

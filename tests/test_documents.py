@@ -1,4 +1,4 @@
-"""README and documents show what exists: scripts with flags they take, targets of the Makefile, files and headings."""
+"""README and documents name only what exists: scripts and their flags, targets of the Makefile, files and headings."""
 import importlib
 import pathlib
 import re
@@ -12,7 +12,7 @@ TEXTS = {path: path.read_text(encoding="utf-8") for path in sorted(PATHS)}
 
 
 def cli(text: str) -> list[str]:
-    """The cli of a text, in blocks and between backquotes; a line that ends in a backslash goes on in the next."""
+    """The commands of a text, in blocks and between backquotes; a line ending in a backslash continues in the next."""
     blocks = [line for line in text.replace("\\\n", " ").splitlines() if line.startswith("    ")]
     lines = [line.split("   #")[0].strip() for line in blocks]
     inline = re.findall(r"`((?:python|make) [^`]+)`", text)
@@ -25,13 +25,13 @@ def headings(text: str) -> list[str]:
     return [re.sub(r"[^\w -]", "", line).replace(" ", "-") for line in lines]
 
 
-def test_there_are_commands_and_the_readme_is_short():
+def test_readme_contains_commands_and_is_short():
     readme = TEXTS[ROOT / "README.md"]
     assert len(cli(readme)) >= 12 and len(readme.splitlines()) <= 200
 
 
 @pytest.mark.parametrize("command", sorted({command for text in TEXTS.values() for command in cli(text)}))
-def test_command_is_understood(command):
+def test_documented_command_is_valid(command):
     words = shlex.split(command)
     if words[0] == "make":
         makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
@@ -45,7 +45,7 @@ def test_command_is_understood(command):
 
 @pytest.mark.parametrize("path, link", sorted({(path, link) for path, text in TEXTS.items() for link in re.findall(
     r"\]\(((?!http)[^)]+)\)", text)}), ids=lambda value: str(value.name if isinstance(value, pathlib.Path) else value))
-def test_links_lead_somewhere(path, link):
+def test_link_targets_exist(path, link):
     name, _, heading = link.partition("#")
     found = (path.parent / name).resolve() if name else path
     assert found.exists()
@@ -55,5 +55,5 @@ def test_links_lead_somewhere(path, link):
 
 @pytest.mark.parametrize("name", sorted({name for text in TEXTS.values() for name in re.findall(
     r"`(\w+\.py|[\w/-]+\.txt|data/demo/[\w.]*)`", text)} - {"heldout.txt"}))
-def test_files_named_exist(name):
+def test_files_named_in_documents_exist(name):
     assert (ROOT / name).exists()

@@ -1,4 +1,4 @@
-"""The first hour as a stranger has it: scripts in a folder with spaces in its name, run from another one."""
+"""The first use by a newcomer: scripts in a folder with spaces in its name, run from another folder."""
 import os
 import pathlib
 import shutil
@@ -31,21 +31,21 @@ def places(tmp_path_factory, demo_recordings):
 
 
 def run(places, script: str, *arguments: str) -> subprocess.CompletedProcess:
-    """Run a script as a person does, with nothing set for TensorFlow."""
+    """Run a script as a user does, without environment variables for TensorFlow."""
     scripts, elsewhere = places
     environment = {name: value for name, value in os.environ.items() if not name.startswith("TF_CPP")}
     return subprocess.run([sys.executable, str(scripts / script), *arguments], cwd=elsewhere, capture_output=True,
                           text=True, timeout=600, env={**environment, "PYTHONDONTWRITEBYTECODE": "1"})
 
 
-def test_from_recordings_to_a_voice_without_a_word_of_complaint(places):
+def test_preparation_training_and_conversion_run_without_warnings(places):
     scripts, elsewhere = places
     before = sorted(scripts.iterdir())
     for command in (["prepro.py", "--source", "my recordings", "--target", "hers", "--data", "the features"],
                     ["train.py", "--data", "the features", "--logdir", "a run", *(f"--set={x}" for x in SMALL)],
                     ["eval.py", "my recordings/demo_001.ogg", "--logdir", "a run", "--out", "the results"]):
         done = run(places, *command)
-        assert (done.returncode, done.stderr) == (0, ""), command  # no bar either: nobody looks
+        assert (done.returncode, done.stderr) == (0, ""), command  # no progress bar either, for there is no terminal
         assert done.stdout
     assert sorted(path.name for path in elsewhere.iterdir()) == ["a run", "hers", "my recordings", "the features",
                                                                  "the results"]
@@ -53,22 +53,22 @@ def test_from_recordings_to_a_voice_without_a_word_of_complaint(places):
     assert sorted(scripts.iterdir()) == before
 
 
-def test_a_wrong_flag_is_not_a_failure_of_the_work(places):
+def test_wrong_flag_exits_with_2_and_missing_folder_with_1(places):
     assert run(places, "prepro.py", "--sorce", "x").returncode == 2
     done = run(places, "prepro.py", "--source", "nowhere", "--target", "hers", "--data", "x")
     assert done.returncode == 1 and done.stderr.startswith("prepro.py: nowhere") and done.stderr.count("\n") == 1
 
 
 @pytest.mark.skipif(os.name == "nt", reason="no such signal")
-def test_an_interruption_says_how_to_go_on(places):
-    """Ctrl-C, which a terminal sends to all processes of a command, while several prepare recordings."""
+def test_interrupted_preparation_prints_one_message_and_leaves_no_temporary_files(places):
+    """A terminal sends Ctrl-C to all processes of a command, here while several of them prepare recordings."""
     scripts, elsewhere = places
     features = elsewhere / "unfinished" / "features"
     process = subprocess.Popen([sys.executable, str(scripts / "prepro.py"), "--source", "my recordings",
                                 "--target", "hers", "--data", "unfinished"], cwd=elsewhere, text=True,
                                stdout=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True,
                                env={**os.environ, "PYTHONDONTWRITEBYTECODE": "1"})
-    # The first recording is done; the target's pitch takes longer
+    # Wait for the first recording of the source; the pitch of the target takes longer
     while process.poll() is None and len(list((features / "my recordings").glob("*.mel.npy"))) < 1:
         time.sleep(0.01)
     os.killpg(process.pid, signal.SIGINT)

@@ -1,4 +1,4 @@
-"""What evaluation says of a conversion: figures of known recordings, by hand."""
+"""The results of evaluation for known recordings, compared with values computed by hand."""
 import math
 
 import numpy as np
@@ -18,21 +18,21 @@ from test_networks import randomise
 
 @pytest.fixture(autouse=True)
 def without_world(monkeypatch):
-    """The measures of every installation."""
+    """Use only the measures that every installation has."""
     monkeypatch.setattr(world, "available", lambda: False)
     monkeypatch.setattr(listening, "mos_available", lambda: False)
 
 
 @pytest.fixture
 def corpus(demo_data, tiny_hp):
-    """Three sentences are held out."""
+    """The demo corpus with three held-out sentences."""
     corpus = plain_corpus(demo_data, tiny_hp)
     for i, pair in enumerate(corpus.pairs.values()):
         pair.split = "test" if i < 3 else "train"
     return corpus
 
 
-def test_the_summary_by_hand():
+def test_summary_equals_values_computed_by_hand():
     rows = [{"MCD dB": 6.0, "retrieved": True, "retrieved among all": False, "F0": math.nan, "never": math.nan},
             {"MCD dB": 8.0, "retrieved": True, "retrieved among all": True, "F0": 10.0, "never": math.nan},
             {"MCD dB": 7.0, "retrieved": False, "retrieved among all": False, "F0": 20.0, "never": math.nan}]
@@ -58,12 +58,12 @@ def test_the_content_of_another_sentence_is_not_retrieved(tiny_hp):
     assert retrieved("a", "b") == [(True, True)] * 2
     assert retrieved("a", "a") == [(True, True), (False, False)]
     assert retrieved("b", "b") == [(False, False), (True, True)]
-    assert retrieved("a", "nearly b") == [(True, True), (True, False)]  # that one is not held out
+    assert retrieved("a", "nearly b") == [(True, True), (True, False)]  # "nearly b" is not held out
     distortions = [row["MCD dB"] for row in measured("a", "a")]
     assert distortions[0] == pytest.approx(0.0, abs=1e-4) and distortions[1] > 2.0
 
 
-def test_what_is_shown_and_measured_is_what_the_converter_wrote(corpus, tiny_hp, tmp_path, monkeypatch):
+def test_pictures_and_measures_are_those_of_the_converter_output(corpus, tiny_hp, tmp_path, monkeypatch):
     hp, pairs, rng = tiny_hp, corpus.split("test"), np.random.default_rng(0)
     outputs, drawn = [], []
     for pair, pace, stopped in zip(pairs, (1.1, 1.0, 1.3), (True, False, True), strict=True):
@@ -92,7 +92,7 @@ def test_what_is_shown_and_measured_is_what_the_converter_wrote(corpus, tiny_hp,
         path, measured = corpus.path(pair), row["measures"]
         assert measured["duration difference s"] == pytest.approx((len(output.mel) - len(path)) / 80)
         assert measured["path distance frames"] == pytest.approx(metrics.path_distance(output.positions, path))
-        # And not what was drawn with a part of the truth given
+        # This is not the output of an oracle, which is given a part of the truth
         voice = utils.griffin_lim(output.linear, output.pitch, hp)
         target = utils.load_wav(pair.target_file, hp)[:pair.target_end * hp.hop_length]
         for kind, wav in (("converted", voice), ("target", target)):
@@ -104,18 +104,18 @@ def test_what_is_shown_and_measured_is_what_the_converter_wrote(corpus, tiny_hp,
         assert shown is output and np.array_equal(dtw_path, path)
         assert np.array_equal(source, corpus.source(pair)) and np.array_equal(spoken, corpus.target_features(
             pair, "linear"))
-    assert "content retrieval among 10" in summary  # of all sentences, those of training, too
+    assert "content retrieval among 10" in summary  # among all sentences, including those of training
     for name, ending in (("MCD dB", ""), ("MCD dB with teacher forcing", " with teacher forcing")):
         assert (name in measures[0]) == (not ending) and name in summary
 
 
-def test_each_oracle_is_given_its_part_of_the_truth(corpus, tiny_hp, monkeypatch):
+def test_each_oracle_uses_only_its_part_of_the_truth(corpus, tiny_hp, monkeypatch):
     generator = randomise(Generator(tiny_hp.replace(frame_dropout=0.0)))
     pairs = sorted(corpus.split("test"), key=lambda pair: pair.target_end)[:1]
     assemble = corpus.assemble
 
     def changed_by(**changes):
-        """Which oracles change with a part of the truth."""
+        """The oracles whose output changes with a part of the truth."""
         def other(crops):
             batch = assemble(crops)
             return batch | {name: change(batch[name]) for name, change in changes.items()}

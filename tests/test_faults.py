@@ -15,7 +15,7 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-from tensorboard.backend.event_processing.plugin_event_accumulator import EventAccumulator  # the server's own
+from tensorboard.backend.event_processing.plugin_event_accumulator import EventAccumulator  # the reader of the server
 
 import checkpoints
 import cli
@@ -40,7 +40,7 @@ from test_training import HP, Counting, events, go, kept, weight_in
 
 @pytest.mark.parametrize("number, code", [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 @pytest.mark.parametrize("script", [train, train_gan, train_multi_gpus])
-def test_a_signal_ends_training_after_its_step_with_a_checkpoint(script, number, code, tmp_path, monkeypatch, capsys):
+def test_signal_ends_training_after_its_step_with_a_checkpoint(script, number, code, tmp_path, monkeypatch, capsys):
     task = Counting(HP, on_step={7: lambda: signal.raise_signal(number)})
     no_corpus(monkeypatch)
     monkeypatch.setattr(train, "PairedTrainer", lambda hp, corpus, **_: task)
@@ -54,15 +54,15 @@ def test_a_signal_ends_training_after_its_step_with_a_checkpoint(script, number,
     assert [signal.getsignal(each) for each in (signal.SIGINT, signal.SIGTERM)] == before
 
 
-def test_worker_processes_never_hear_of_ctrl_c():
-    """Not even while they import what they need; their parent does, before and after."""
+def test_worker_processes_block_sigint():
+    """They block it even while they import modules; their parent does not block it before or after."""
     blocked = functools.partial(signal.pthread_sigmask, signal.SIG_BLOCK)
     with cli.workers() as parallel:
         assert all(signal.SIGINT in found for found in parallel(blocked, [((),)] * 3, "asking"))
     assert signal.SIGINT not in blocked(())
 
 
-def test_a_signal_in_a_checkpoint_write_waits_for_its_end(tmp_path, monkeypatch):
+def test_signal_during_a_checkpoint_write_takes_effect_after_it(tmp_path, monkeypatch):
     save = tf.train.CheckpointManager.save
 
     def interrupted(manager, **arguments):
@@ -74,7 +74,7 @@ def test_a_signal_in_a_checkpoint_write_waits_for_its_end(tmp_path, monkeypatch)
     assert kept(tmp_path) == [2] and weight_in(tmp_path / "checkpoints" / "step-2") == 2
 
 
-def test_a_second_interrupt_ends_at_once():
+def test_second_interrupt_ends_the_process_at_once():
     script = ("import cli, signal\nwith cli.recording_signals() as received:\n signal.raise_signal(signal.SIGINT)\n"
               " print(received, flush=True)\n signal.raise_signal(signal.SIGINT)\n print('never')")
     done = subprocess.run([sys.executable, "-c", script], cwd=pathlib.Path(cli.__file__).parent,
@@ -90,7 +90,7 @@ def interrupt(*_, **__):
     (prepro, prepro, "prepare"), (eval_script, eval_script, "load_converter"),
     (eval_gan, eval_script, "load_converter"),
     (train, data_load, "Corpus")])
-def test_control_c_leaves_no_traceback(script, module, name, tmp_path, monkeypatch, capsys):
+def test_control_c_prints_no_traceback(script, module, name, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(module, name, interrupt)
     logdir = [] if script is prepro else ["--logdir", str(tmp_path)]
     assert script.main([*logdir, "--data", str(tmp_path)]) == 130
@@ -106,14 +106,14 @@ def fail(error: Exception):
     (tf.errors.ResourceExhaustedError(None, None, "no room"), (TrainingError, "no room.*batch_size=8"), [4, 6]),
     (tf.errors.InternalError(None, None, "lost"), (tf.errors.InternalError, "lost"), [4, 6]),
     (KeyError("a bug"), (KeyError, "a bug"), [6, 7])])
-def test_a_step_that_failed_half_way_is_not_saved(tmp_path, error, told, saved):
+def test_failed_step_is_not_saved(tmp_path, error, told, saved):
     with pytest.raises(told[0], match=told[1]):
         go(tmp_path, 12, on_step={8: lambda: fail(error)})
     assert kept(tmp_path) == saved
 
 
-def test_an_interruption_that_an_import_loses_still_stops_the_command():
-    """And one that it does not lose leaves no traceback."""
+def test_interrupt_swallowed_by_an_import_still_stops_the_command():
+    """An interrupt that is not swallowed prints no traceback."""
     lost = ("import cli, contextlib, os, signal, sys\nwith contextlib.suppress(KeyboardInterrupt):\n"
             "    os.kill(os.getpid(), signal.SIGINT)\nsys.exit(cli.run_main('x.py', lambda: print('ran')))")
     raised = "import cli, os, signal\nos.kill(os.getpid(), signal.SIGINT)"
@@ -124,8 +124,8 @@ def test_an_interruption_that_an_import_loses_still_stops_the_command():
         assert "stopped" in done.stderr and "Traceback" not in done.stderr
 
 
-def test_a_validation_that_failed_is_made_up_for(tmp_path, monkeypatch):
-    """A run that went on behind it could miss its best checkpoint."""
+def test_failed_validation_is_repeated_on_resume(tmp_path, monkeypatch):
+    """A run that resumed after the failed validation could miss its best checkpoint."""
     validate, scores = Counting.validate, {4: 3.0, 8: 1.0, 12: 2.0}
     with monkeypatch.context() as patch:
         patch.setattr(Counting, "validate", lambda self, run, stage: fail(utils.CannotWrite("the disk is full"))
@@ -140,8 +140,8 @@ def test_a_validation_that_failed_is_made_up_for(tmp_path, monkeypatch):
     assert found == whole and 8 in whole[0]
 
 
-def test_output_that_nobody_reads_is_no_traceback():
-    """As with `| head`."""
+def test_closed_standard_output_prints_no_traceback():
+    """This happens with `| head`."""
     code = "import cli, sys\nsys.exit(cli.run_main('x.py', lambda: print('y' * 100_000, flush=True)))"
     reader, writer = os.pipe()
     os.close(reader)
@@ -151,8 +151,8 @@ def test_output_that_nobody_reads_is_no_traceback():
     assert (done.returncode, done.stderr) == (1, "x.py: standard output was closed; what was finished is kept\n")
 
 
-def test_a_signal_is_noted_though_nobody_reads(monkeypatch):
-    """As with `| tee`, which the same Ctrl-C stops."""
+def test_signal_is_recorded_although_its_message_cannot_be_written(monkeypatch):
+    """This happens with `| tee`, which the same Ctrl-C stops."""
     def write(*_):
         raise BrokenPipeError
     monkeypatch.setattr(os, "write", write)
@@ -163,7 +163,7 @@ def test_a_signal_is_noted_though_nobody_reads(monkeypatch):
 
 # Kills ----------------------------------------------------------------------------------------------------------------
 
-def test_a_killed_run_goes_on_by_itself_and_ends_like_an_unbroken_one(tmp_path):
+def test_killed_run_resumes_and_ends_like_an_uninterrupted_run(tmp_path):
     result = stress(kills=2, seed=2, folder=tmp_path)
     assert result.kills == 2 and result.differing == [] and result.lost <= SAVE_STEPS
 
@@ -171,8 +171,8 @@ def test_a_killed_run_goes_on_by_itself_and_ends_like_an_unbroken_one(tmp_path):
 def test_tensorboard_shows_no_step_twice(tmp_path):
     hp = HP.replace(save_steps=4)
     with pytest.raises(TrainingError):
-        go(tmp_path, 12, hp, nan_from=7)  # 5 and 6 are logged, and lost
-    time.sleep(1.1)  # files are named after the second
+        go(tmp_path, 12, hp, nan_from=7)  # steps 5 and 6 are logged and then lost
+    time.sleep(1.1)  # the names of event files contain the time in seconds
     go(tmp_path, 12, hp)
     shown = EventAccumulator(str(tmp_path / "train"), size_guidance={"tensors": 0})
     shown.Reload()
@@ -181,9 +181,9 @@ def test_tensorboard_shows_no_step_twice(tmp_path):
 
 
 @pytest.mark.parametrize("size", [5, 200])
-def test_the_first_checkpoint_broken_off_is_written_again(tmp_path, size):
+def test_training_restarts_when_its_only_checkpoint_is_incomplete(tmp_path, size):
     go(tmp_path, 2)
-    (tmp_path / "checkpoints" / "checkpoint").unlink()  # written last
+    (tmp_path / "checkpoints" / "checkpoint").unlink()  # this file is written last
     index = tmp_path / "checkpoints" / "step-2.index"
     index.write_bytes(index.read_bytes()[:size])
     assert [step for _, _, step in go(tmp_path, 4).seen] == [0, 1, 2, 3]
@@ -193,7 +193,7 @@ def test_the_first_checkpoint_broken_off_is_written_again(tmp_path, size):
 
 @contextlib.contextmanager
 def files_of_at_most(size: int):
-    """The system refuses to write more, as if the disk were full."""
+    """Within this context the system refuses to write larger files, as if the disk were full."""
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
     try:
@@ -203,7 +203,7 @@ def files_of_at_most(size: int):
 
 
 @pytest.mark.parametrize("script", [train])
-def test_a_full_disk_ends_training_and_spares_what_was_saved(script, tmp_path, monkeypatch, capsys):
+def test_full_disk_ends_training_and_keeps_earlier_checkpoints(script, tmp_path, monkeypatch, capsys):
     def ballast(hp, corpus):
         task = Counting(hp)
         task.parts["rest"] = [keras.Variable(np.ones(100_000))]
@@ -222,7 +222,7 @@ def test_a_full_disk_ends_training_and_spares_what_was_saved(script, tmp_path, m
     assert weight_in(checkpoints.best_checkpoint(tmp_path / "run")) == 6
 
 
-def test_a_file_that_cannot_be_written_is_named(tmp_path):
+def test_unwritable_file_is_named_and_keeps_its_content(tmp_path):
     utils.write_json(tmp_path / "a.json", "before")
     with files_of_at_most(1000), pytest.raises(OSError, match="a.json"):
         utils.write_json(tmp_path / "a.json", list(range(1000)))
@@ -232,7 +232,7 @@ def test_a_file_that_cannot_be_written_is_named(tmp_path):
 # Steps without a finite gradient --------------------------------------------------------------------------------------
 
 class Skipping(Counting):
-    """Steps that change nothing, where `broken` says so."""
+    """A task whose steps in `broken` are skipped and change nothing."""
 
     def __init__(self, hp, broken):
         super().__init__(hp)
@@ -273,7 +273,7 @@ def test_skipped_steps_are_counted_and_their_utterances_named(tmp_path, capsys):
     assert [step for step, _ in curves["other"]] == [2, 5, 6] and "skipped" not in curves
 
 
-def test_without_skipped_steps_nothing_is_logged_of_them(tmp_path):
+def test_no_skipped_steps_are_logged_when_there_are_none(tmp_path):
     fit(tmp_path, Skipping(HP, ()))
     assert set(events(tmp_path / "train")) == {"loss/minimised"}
 

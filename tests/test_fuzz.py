@@ -1,4 +1,4 @@
-"""Whatever lies in a folder: the good recordings are converted and prepared, all others named with the reason."""
+"""Folders of arbitrary files: good recordings are converted and prepared, all others are named with the reason."""
 import ast
 import os
 import shutil
@@ -19,7 +19,7 @@ from conftest import leftovers, untrained_run, words, write
 HP = hyperparams.HyperParams()
 
 
-def test_evaluation_of_a_folder_of_strange_files(tmp_path):
+def test_eval_converts_the_good_recordings_among_strange_files(tmp_path):
     must, must_not = stress_audio.make_files(tmp_path / "in", 32, 0)
     (tmp_path / "results").mkdir()
     logdir = untrained_run(tmp_path / "run")
@@ -27,7 +27,7 @@ def test_evaluation_of_a_folder_of_strange_files(tmp_path):
     assert found["good"] >= 8 and len(must_not) >= 6 and found["refused"] >= 10
 
 
-def test_preparation_of_folders_of_strange_files(tmp_path):
+def test_prepro_prepares_the_good_recordings_among_strange_files(tmp_path):
     found = stress_audio.check_prepro(tmp_path, 20, 1)
     assert found["usable"] >= 4 and found["dropped"] >= 4
 
@@ -35,7 +35,7 @@ def test_preparation_of_folders_of_strange_files(tmp_path):
 @pytest.mark.parametrize("make, message", [
     (lambda path: os.mkfifo(path), "is a pipe or a device"), (lambda path: path.symlink_to(path), "symbolic links"),
     (lambda path: path.symlink_to("nowhere"), "No such file"), (lambda path: path.mkdir(), "is a folder")])
-def test_what_is_no_file_is_refused_at_once(tmp_path, make, message):
+def test_path_that_is_not_a_regular_file_is_refused_at_once(tmp_path, make, message):
     make(tmp_path / "a.wav")
     refused = []
 
@@ -43,15 +43,15 @@ def test_what_is_no_file_is_refused_at_once(tmp_path, make, message):
         with pytest.raises(utils.BadAudio, match=message) as error:
             utils.load_wav(tmp_path / "a.wav", HP)
         refused.append(error)
-    thread = threading.Thread(target=load, daemon=True)  # to read a pipe would wait for ever
+    thread = threading.Thread(target=load, daemon=True)  # reading a pipe would block forever
     thread.start()
     thread.join(10.0)
     assert refused
 
 
 @pytest.mark.parametrize("most", [20000, 39000])
-def test_a_recording_beyond_the_memory_is_refused_before_it_is_read(tmp_path, monkeypatch, most):
-    """At its own rate, or at that of the model."""
+def test_recording_too_long_for_the_memory_is_refused_before_it_is_read(tmp_path, monkeypatch, most):
+    """It is too long at its own sample rate or at that of the model."""
     path = write(tmp_path / "a.wav", words(1, 8000, 2.5), 8000)
     monkeypatch.setattr(utils, "MOST_SAMPLES", 40000)
     utils.load_wav(path, HP)
@@ -71,7 +71,7 @@ def test_a_recording_is_read_in_blocks(tmp_path, monkeypatch):
     np.testing.assert_allclose(wav, words(1, 16000, 70.0), atol=1e-4)
 
 
-def test_features_in_blocks_are_those_of_the_whole(tmp_path, monkeypatch):
+def test_features_computed_in_blocks_equal_those_of_the_whole_recording(tmp_path, monkeypatch):
     path = write(tmp_path / "a.wav", np.concatenate([words(i) for i in range(6)]))
     prepro.compute_features(path, tmp_path / "whole", HP)
     monkeypatch.setattr(utils, "BLOCK_FRAMES", 100)
@@ -85,7 +85,7 @@ def test_features_in_blocks_are_those_of_the_whole(tmp_path, monkeypatch):
     assert len(pitch) == len(whole) and np.mean(np.abs(pitch - whole) < 2.0) > 0.98
 
 
-def test_names_are_printable_short_and_distinct():
+def test_file_names_are_printable_short_and_distinct():
     names = ["a\nb", "a\tb", "a b", "é" * 100, "é" * 101, "\udcff", "\udcfe", "a/b", "../b", ".."]
     found = [utils.file_name(name) for name in names]
     assert len(set(found)) == len(names) and found[2] == "a b" and found[-1] == ".."
@@ -94,7 +94,7 @@ def test_names_are_printable_short_and_distinct():
     assert utils.printable("a b.wav") == "a b.wav" and utils.printable("a\n\udcff.wav") == r"'a\n\udcff.wav'"
 
 
-def test_outputs_of_two_recordings_never_have_one_name(tmp_path):
+def test_outputs_of_different_recordings_have_different_names(tmp_path):
     paths = [tmp_path / name for name in ("x.wav", "x.flac", "x.source.wav", "X.wav", "x_2.wav", "x.source.flac",
                                           "y.wav")]
     names = eval_script.unique_names(paths, {})
@@ -102,8 +102,8 @@ def test_outputs_of_two_recordings_never_have_one_name(tmp_path):
     assert len({file.casefold() for file in files}) == len(files) and names[0] == "x" and names[-1] == "y"
 
 
-def test_a_recording_keeps_the_name_that_it_had_in_an_earlier_command(tmp_path):
-    """And takes none from another one, of which the conversion is there; from one that is gone it may."""
+def test_recording_keeps_its_name_from_an_earlier_command(tmp_path):
+    """It does not take the name of another recording that has been converted, unless that recording is gone."""
     first, second, third = (tmp_path / folder / "x.wav" for folder in "abc")
     write(first, words(1)), write(second, words(2))
     records = {name: {"made_of": {"source": str(path)}} for name, path in (("x", first), ("x_2", second))}
@@ -113,16 +113,16 @@ def test_a_recording_keeps_the_name_that_it_had_in_an_earlier_command(tmp_path):
     assert eval_script.unique_names([third], records) == ["x"]
 
 
-def test_recordings_are_found_but_for_the_results_among_them(tmp_path):
+def test_recordings_are_found_except_for_earlier_results(tmp_path):
     for name in ("a.wav", "deep/er/b.flac", "out/c.wav", "out/deeper/d.wav", "outer/e.wav", "f.txt"):
         write(tmp_path / name, words(1), subtype="PCM_16") if not name.endswith("txt") else (tmp_path / name).touch()
     (tmp_path / "deep" / "circle").symlink_to(tmp_path)
     found = {str(path.relative_to(tmp_path)) for path in eval_script.find_recordings([tmp_path], tmp_path / "out")}
     assert found == {"a.wav", "deep/er/b.flac", "outer/e.wav"}
-    assert len(eval_script.find_recordings([tmp_path / "out"], tmp_path / "out")) == 2  # asked for by name
+    assert len(eval_script.find_recordings([tmp_path / "out"], tmp_path / "out")) == 2  # the folder is given explicitly
 
 
-def test_a_folder_that_cannot_be_looked_into_is_named(tmp_path, monkeypatch):
+def test_unreadable_folder_is_named(tmp_path, monkeypatch):
     write(tmp_path / "a.wav", words(1))
     (tmp_path / "locked").mkdir()
     scandir = os.scandir
@@ -138,7 +138,7 @@ def test_a_folder_that_cannot_be_looked_into_is_named(tmp_path, monkeypatch):
         utils.load_wav(found[1], HP)
 
 
-def test_a_recording_that_may_not_be_read_is_named(tmp_path):
+def test_recording_without_read_permission_is_named(tmp_path):
     path = write(tmp_path / "a.wav", words(1))
     path.chmod(0)
     if os.access(path, os.R_OK):
@@ -147,7 +147,7 @@ def test_a_recording_that_may_not_be_read_is_named(tmp_path):
         utils.load_wav(path, HP)
 
 
-def test_a_manifest_holds_names_that_are_no_text(tmp_path):
+def test_manifest_preserves_names_that_are_not_valid_text(tmp_path):
     pair = manifest.Pair("a", "a", "b", source_file="/x/\udcff.wav", reason="'line\nfeed', \"quoted\"")
     manifest.write_csv(tmp_path / "manifest.csv", list(vars(pair)), [vars(pair).values()])
     assert manifest.read_manifest(tmp_path) == [pair]
@@ -164,7 +164,7 @@ class Bomb:
         return os.mkdir, (str(self.path),)
 
 
-def test_no_array_that_is_loaded_runs_code(tmp_path):
+def test_loading_an_array_runs_no_code(tmp_path):
     bomb = tmp_path / "bomb.mel.npy"
     np.save(bomb, np.array([Bomb(tmp_path / "ran")], dtype=object), allow_pickle=True)
     assert not prepro.intact(bomb)
@@ -176,7 +176,7 @@ def test_no_array_that_is_loaded_runs_code(tmp_path):
     assert not (tmp_path / "ran").exists()
 
 
-def test_every_call_that_could_run_what_it_reads_forbids_it():
+def test_scripts_neither_unpickle_nor_execute_what_they_read():
     found = []
     for path in stress_audio.ROOT.glob("*.py"):
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):

@@ -1,4 +1,4 @@
-"""Adversarial training: who is changed by what, what the discriminator cannot see, and an exact resume."""
+"""Adversarial training: which step changes which network, what the discriminator judges, and an exact resume."""
 import dataclasses
 import types
 
@@ -24,7 +24,7 @@ from test_training import assert_equal, variables_of
 
 
 def make_task(hp, **changes) -> train_gan.GANTrainer:
-    """The task without a corpus, shaken; its discriminator judges whole windows unless told otherwise."""
+    """The task without a corpus and with random weights; its discriminator judges whole windows by default."""
     corpus = types.SimpleNamespace(split=lambda name: [None], share=(0, 1), base=plain_base(hp), target="slt",
                                    alone=False)
     task = train_gan.GANTrainer(hp.replace(**{"warmup_steps": 0, "dis_frames": 0, **changes}), corpus)
@@ -33,7 +33,7 @@ def make_task(hp, **changes) -> train_gan.GANTrainer:
 
 
 def adversarial_batch(hp) -> dict:
-    """A batch as `Corpus.adversarial_batch` gives it."""
+    """A batch as `Corpus.adversarial_batch` returns it."""
     own, other = make_batch(hp), make_batch(hp, seed=8)
     return {name: own[name] for name in ("mel", "pitch", "linear", "mask")} | {
         "converted": other["mel"], "converted_pitch": other["pitch"], "converted_mask": other["mask"]}
@@ -47,7 +47,7 @@ def snapshot(model: keras.Model) -> list[bytes]:
     return [weight.numpy().tobytes() for weight in model.weights]
 
 
-def test_each_step_leaves_the_other_network_as_it_was(tiny_hp, eager):
+def test_each_update_leaves_the_other_network_unchanged(tiny_hp, eager):
     task = make_task(tiny_hp, k=2)
     batch, step = adversarial_batch(tiny_hp), tf.Variable(0, dtype=tf.int64)
     generator, discriminator = snapshot(task.generator), snapshot(task.discriminator)
@@ -63,8 +63,8 @@ def test_each_step_leaves_the_other_network_as_it_was(tiny_hp, eager):
     assert snapshot(task.discriminator) != discriminator and int(step) == 2
 
 
-def test_a_skipped_update_of_the_generator_is_told(tiny_hp, eager, monkeypatch):
-    """Also where it is neither the first nor the last of a step."""
+def test_skipped_update_of_the_generator_is_reported(tiny_hp, eager, monkeypatch):
+    """It is reported even if it is neither the first nor the last update of a step."""
     task = make_task(tiny_hp, k=2)
     batch, step, update, done = tensors(adversarial_batch(tiny_hp)), tf.Variable(0, dtype=tf.int64), task.update, []
 
@@ -87,14 +87,14 @@ def test_padding_changes_no_score(tiny_hp, stack):
     for row, length in zip(mask, lengths):
         row[length:] = 0.0
     scores = np.asarray(discriminator(linear, mask))
-    more = np.pad(linear, ((0, 0), (0, 15), (0, 0)), constant_values=7.0)  # garbage, and beyond each length, too
+    more = np.pad(linear, ((0, 0), (0, 15), (0, 0)), constant_values=7.0)  # garbage as padding
     more[np.pad(mask, ((0, 0), (0, 15))) == 0.0] = -3.0
     np.testing.assert_allclose(discriminator(more, np.pad(mask, ((0, 0), (0, 15)))), scores, atol=1e-5)
     for i, length in enumerate(lengths):
         np.testing.assert_allclose(discriminator(linear[i:i + 1, :length], mask[i:i + 1, :length])[0], scores[i],
                                    atol=1e-5)
     assert np.ptp(scores) > 1e-3
-    linear[:, 6] += 1.0  # the score is the last step's, but hears all that was before
+    linear[:, 6] += 1.0  # the score is that of the last step but depends on all earlier frames
     assert (np.abs(np.asarray(discriminator(linear, mask)) - scores) > 1e-5).all()
 
 
@@ -112,7 +112,7 @@ def test_the_adversarial_loss_alone_reaches_the_first_layer(tiny_hp, eager, netw
         assert gradient is not None and np.abs(gradient).max() > 0.0
 
 
-def test_where_everything_learns_only_the_length_of_the_target_is_known(tiny_hp, eager):
+def test_generator_uses_only_the_length_of_the_target_when_all_networks_learn(tiny_hp, eager):
     task = make_task(tiny_hp, gan_networks="all")
     batch = tensors(make_batch(tiny_hp))
     moved = {**batch, "positions": tf.concat([batch["positions"][:, :1], 2.0 * batch["positions"][:, 1:]], axis=1),
@@ -123,7 +123,7 @@ def test_where_everything_learns_only_the_length_of_the_target_is_known(tiny_hp,
     np.testing.assert_array_equal(mask, batch["mask"])
 
 
-def test_it_judges_the_target_what_is_drawn_of_it_and_conversions(tiny_hp, eager):
+def test_discriminator_judges_natural_reconstructed_and_converted_spectrograms(tiny_hp, eager):
     task = make_task(tiny_hp)
     batch = tensors(adversarial_batch(tiny_hp))
 
@@ -142,7 +142,7 @@ def test_it_judges_the_target_what_is_drawn_of_it_and_conversions(tiny_hp, eager
     assert float(found["loss/mean_loss2"]) == pytest.approx(float(losses.l1(drawn[0], batch["linear"], masks[0])))
 
 
-def test_windows_are_judged_alone_and_count_as_they_are_filled(tiny_hp):
+def test_windows_are_scored_separately_and_weighted_by_their_filled_share(tiny_hp):
     keras.utils.set_random_seed(3)
     task = make_task(tiny_hp, dis_frames=8)
     linear = np.random.default_rng(0).uniform(0, 1, (2, 20, tiny_hp.n_linear)).astype(np.float32)
@@ -155,8 +155,8 @@ def test_windows_are_judged_alone_and_count_as_they_are_filled(tiny_hp):
         np.testing.assert_allclose(scores[window], alone[0], atol=1e-5)
 
 
-def test_what_is_judged_is_what_synthesis_draws(tiny_hp, eager):
-    """Where everything learns, of a sentence whose path the decoder takes by itself."""
+def test_judged_spectrogram_equals_that_of_conversion(tiny_hp, eager):
+    """All networks learn, and the decoder finds its path through the sentence by itself."""
     task = make_task(tiny_hp, gan_networks="all")
     batch = {name: value[:1] for name, value in tensors(make_batch(tiny_hp)).items()}
     batch["positions"] = tf.concat([tf.zeros((1, 1)), batch["positions"][:, 1:]], axis=1)
@@ -168,7 +168,7 @@ def test_what_is_judged_is_what_synthesis_draws(tiny_hp, eager):
     np.testing.assert_allclose(task.generate(batch)[0], converted.linear, atol=1e-5)
 
 
-def test_the_conversions_judged_are_those_of_synthesis(demo_data, tiny_hp):
+def test_judged_conversions_equal_those_of_the_converter(demo_data, tiny_hp):
     task = train_gan.GANTrainer(tiny_hp, plain_corpus(demo_data, tiny_hp))
     randomise(task.generator)
     conversions, expected = task.convert_sources(), task.converter.convert_pairs(task.corpus, task.corpus.train)
@@ -184,7 +184,7 @@ def test_the_conversions_judged_are_those_of_synthesis(demo_data, tiny_hp):
                    for start in range(len(mel) - len(window) + 1))
 
 
-def test_recordings_of_anybody_are_converted_and_judged_too(demo_data, tiny_hp, tmp_path, capsys):
+def test_unpaired_recordings_are_converted_and_judged(demo_data, tiny_hp, tmp_path, capsys):
     hp = tiny_hp
     for number, name in enumerate(DEMO_IDS[:2]):
         wav = utils.load_wav(DEMO / "slt" / f"{name}.ogg", hp)
@@ -209,8 +209,8 @@ def test_recordings_of_anybody_are_converted_and_judged_too(demo_data, tiny_hp, 
         task.convert_unpaired()
 
 
-def test_the_adversarial_gradient_is_as_strong_as_asked(tiny_hp, eager):
-    """At the spectrogram, in norm, `gan_weight` times that of L1 everywhere; it points where the discriminator says."""
+def test_adversarial_gradient_has_the_requested_norm(tiny_hp, eager):
+    """At the spectrogram its norm is `gan_weight` times that of L1 in all bins; its direction is unchanged."""
     task = make_task(tiny_hp, gan_weight=0.3)
     batch = tensors(adversarial_batch(tiny_hp))
     drawn, mask = task.generate(batch)
@@ -229,13 +229,13 @@ def test_the_adversarial_gradient_is_as_strong_as_asked(tiny_hp, eager):
     np.testing.assert_allclose(both - l1, 0.3 * adversarial * tf.norm(everywhere) / tf.norm(adversarial), atol=1e-6)
 
 
-def test_losses_are_those_of_least_squares():
+def test_adversarial_losses_are_least_squares():
     weights = tf.constant([1.0, 1.0, 0.0])
     assert float(losses.least_squares(tf.constant([0.5, 1.5, 9.0]), weights, 1.0)) == 0.25
     assert float(losses.least_squares(tf.constant([2.0, 0.0, 9.0]), weights, 0.0)) == 2.0
 
 
-def test_resume_within_the_joint_stage_goes_on_as_if_unbroken(demo_data, tiny_hp, tmp_path, monkeypatch):
+def test_resume_within_the_joint_stage_ends_like_an_uninterrupted_run(demo_data, tiny_hp, tmp_path, monkeypatch):
     hp = tiny_hp.replace(gan_warmup_steps=1, gan_steps=3, k=2, save_steps=99)
     monkeypatch.setattr(train_gan.GANTrainer, "validate", lambda self, run, stage: {})
 
@@ -250,7 +250,8 @@ def test_resume_within_the_joint_stage_goes_on_as_if_unbroken(demo_data, tiny_hp
     _, first = go("broken", 2)
     resumed, second = go("broken", 4)
     assert_equal(resumed, first)
-    # To the bit as a rule, once in eight runs on a loaded machine one rounding apart; a step changes a weight by 1e-4
+    # Usually they are equal to the bit; on a loaded machine one run in eight differs by one rounding.
+    # A step changes a weight by 1e-4.
     for (name, value), other in zip(whole.items(), second.values()):
         np.testing.assert_allclose(other, value, atol=1e-7, err_msg=name)
     for part in ("generator", "discriminator", "optimizer_generator", "optimizer_discriminator"):
@@ -259,7 +260,7 @@ def test_resume_within_the_joint_stage_goes_on_as_if_unbroken(demo_data, tiny_hp
 
 @pytest.mark.parametrize("real, fake, advice", [(1.0, 0.0, "has won"), (1.0, 0.7, "has lost"), (0.9, 0.6, "has lost"),
                                                 (0.2, 0.3, "has lost")])
-def test_a_discriminator_out_of_balance_is_named(tiny_hp, capsys, real, fake, advice):
+def test_warning_names_a_discriminator_out_of_balance(tiny_hp, capsys, real, fake, advice):
     task, hp = make_task(tiny_hp), tiny_hp
     spoken, drawn = (np.full((3, hp.n_linear), value, np.float32) for value in (1.0, 2.0))
     task.corpus.target_features = lambda pair, kind: spoken
@@ -278,8 +279,8 @@ def test_a_discriminator_out_of_balance_is_named(tiny_hp, capsys, real, fake, ad
     assert balanced["gan/accuracy"] == 0.75 and "warning" not in capsys.readouterr().out
 
 
-def test_the_same_command_resumes_whatever_it_sets(tmp_path, monkeypatch, capsys):
-    """The defaults come from the paired run at first, and from the run itself afterwards."""
+def test_same_command_resumes_with_the_same_hyperparameters(tmp_path, monkeypatch, capsys):
+    """The defaults come from the paired run at first and from the run itself afterwards."""
     paired, logdir = tmp_path / "paired", tmp_path / "gan"
     utils.write_json(paired / "hparams.json", dataclasses.asdict(hyperparams.HyperParams(width=48)))
     run_folder.write_run_info(paired, "train.py", tmp_path, 9)
@@ -299,6 +300,6 @@ def test_the_same_command_resumes_whatever_it_sets(tmp_path, monkeypatch, capsys
     assert "nowhere is no folder of recordings" in capsys.readouterr().err
     run_folder.write_run_info(logdir, "train_gan.py", tmp_path, 9, paired, paired)
     monkeypatch.setattr(trainer, "train", lambda plan, *_: used.append(plan.unpaired))
-    assert train_gan.main(first) == 0 and used[-1] == paired.resolve()  # as it was begun
+    assert train_gan.main(first) == 0 and used[-1] == paired.resolve()  # as at its first start
     assert train_gan.main(first[:2] + ["--set", "k=4"]) == 1
     assert "k (3 there, 4 asked for)" in capsys.readouterr().err

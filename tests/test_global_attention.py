@@ -1,4 +1,4 @@
-"""Global attention: what it reads, its gradients, padding, and where and when it says it is."""
+"""Global attention: what it reads, its gradients, padding, its positions, and the length of conversions."""
 import keras
 import numpy as np
 import pytest
@@ -15,12 +15,12 @@ from test_networks import SOURCE_LENGTHS, STAGES, STEPS, VOICE, make_batch, make
 from test_recurrent import plain
 
 WIDTH, CHANNELS, STACK, STEPS_OF_SOURCE, R = 8, 3, 5, 6, 4
-LENGTHS = (30.0, 21.0)  # frames of the source: six steps of the memory, and five of which one is not full
+LENGTHS = (30.0, 21.0)  # source frames: six memory steps, and five of which the last is not full
 
 
 @pytest.fixture(scope="module")
 def generator(tiny_hp) -> Generator:
-    """Its attention is sharp enough to choose."""
+    """A generator whose attention is sharp enough to prefer some steps."""
     keras.utils.set_random_seed(6)
     generator = randomise(Generator(tiny_hp.replace(attention="global", frame_dropout=0.0)))
     query = generator.decoder.cell.attention.query.kernel
@@ -29,7 +29,7 @@ def generator(tiny_hp) -> Generator:
 
 
 def look(scale: float = 1.0, garbage: float = 0.0):
-    """What one step sees of two memories, and these: vectors (2, 6, E) and base (2, 30, B)."""
+    """What one decoder step sees of two memories; returns also the memories (2, 6, E) and mapped sources (2, 30, B)."""
     keras.utils.set_random_seed(2)
     rng, attention = np.random.default_rng(3), GlobalAttention(WIDTH, R, STACK)
     state, memory, mapped = (rng.normal(size=shape).astype(np.float32) for shape in (
@@ -40,7 +40,7 @@ def look(scale: float = 1.0, garbage: float = 0.0):
     return seen, memory, mapped
 
 
-def test_weights_are_the_softmax_of_all_valid_steps_and_the_context_their_mean():
+def test_weights_sum_to_one_over_valid_steps_and_the_context_is_their_weighted_mean():
     seen, memory, _ = look()
     weights = np.asarray(seen.weights)
     assert weights.shape == (2, 1, STEPS_OF_SOURCE) and (weights[0] > 0.0).all()
@@ -49,18 +49,18 @@ def test_weights_are_the_softmax_of_all_valid_steps_and_the_context_their_mean()
     np.testing.assert_allclose(seen.contexts, weights @ memory, atol=1e-5)
 
 
-def test_nothing_beyond_the_length_is_read():
+def test_values_beyond_the_length_have_no_effect():
     for found, expected in zip(look(garbage=1e6)[0], look()[0]):
         np.testing.assert_array_equal(found, expected)
 
 
 @pytest.mark.parametrize("scale", [0.0, 1.0, 100.0])
-def test_its_place_is_the_frame_expected_and_there_the_base_is_read(scale):
+def test_position_is_the_expected_frame_and_the_base_is_read_there(scale):
     seen, _, mapped = look(scale)
     start = np.asarray(seen.weights)[:, 0] @ (STACK * np.arange(STEPS_OF_SOURCE))
     np.testing.assert_allclose(seen.start, start, rtol=1e-5)
     np.testing.assert_allclose(seen.end, start + STACK, rtol=1e-5)
-    if scale == 0.0:  # it cannot tell the steps apart
+    if scale == 0.0:  # all steps have the same weight
         np.testing.assert_allclose(start, [12.5, 10.0], rtol=1e-5)
     for i, length in enumerate(map(int, LENGTHS)):
         points = np.minimum(start[i] + STACK * np.arange(R) / R, length - 1)
@@ -68,7 +68,7 @@ def test_its_place_is_the_frame_expected_and_there_the_base_is_read(scale):
         np.testing.assert_allclose(seen.base[i], expected, atol=1e-4)
 
 
-def test_gradients_equal_those_of_a_loop_that_keeps_everything(generator, monkeypatch, eager):
+def test_gradients_equal_those_of_a_plain_loop(generator, monkeypatch, eager):
     batch = make_batch(generator.hp)
     weights = [weight.value for weight in (*generator.encoder.trainable_weights, *generator.decoder.trainable_weights)]
     say = np.random.default_rng(0).normal(size=(2, max(STEPS) * generator.hp.r, generator.hp.n_mels))
@@ -86,9 +86,9 @@ def test_gradients_equal_those_of_a_loop_that_keeps_everything(generator, monkey
         np.testing.assert_allclose(one, other, atol=1e-3 * largest)
 
 
-def test_the_gradient_of_the_query_is_that_of_differences(generator, eager):
+def test_gradient_of_the_query_equals_finite_differences(generator, eager):
     batch, query = make_batch(generator.hp), generator.decoder.cell.attention.query.kernel
-    batch["mapped"] = 0.0 * batch["mapped"]  # read between frames it has corners
+    batch["mapped"] = 0.0 * batch["mapped"]  # interpolation between its frames is not differentiable everywhere
 
     def loss():
         return tf.reduce_sum(tf.sin(3.0 * teach(generator, batch).mel))
@@ -116,7 +116,7 @@ def test_padding_changes_no_loss_of_any_stage(tiny_hp, norm):
         assert expected["loss"] > 0.05 and found == pytest.approx(expected, rel=2e-4), stage
 
 
-def test_free_running_fed_back_as_teacher_gives_the_same(generator):
+def test_teacher_forcing_with_free_running_output_gives_the_same(generator):
     batch = make_batch(generator.hp)
     memory = generator.encoder(batch["source"], batch["source_mask"])
     assert memory.shape == (2, max(SOURCE_LENGTHS) // generator.hp.encoder_stack, generator.hp.width)
@@ -125,15 +125,15 @@ def test_free_running_fed_back_as_teacher_gives_the_same(generator):
         return generator.decoder(memory, batch["mapped"], batch["source_mask"], np.zeros(2, np.float32), steps=6,
                                  **given)
     free = decode()
-    assert np.ptp(free.positions[:, :, 0], axis=1).min() > 0.1  # it looks here and there
+    assert np.ptp(free.positions[:, :, 0], axis=1).min() > 0.1  # it reads at different positions
     for found, expected in zip(decode(frames=free.mel), free):
         np.testing.assert_allclose(found, expected, atol=1e-5)
     for found, expected in zip(decode(positions=np.cumsum(np.ones((2, 7), np.float32), axis=1)), free):
-        np.testing.assert_array_equal(found, expected)  # it cannot be told where to read
+        np.testing.assert_array_equal(found, expected)  # given positions have no effect
 
 
 @pytest.mark.parametrize("batch_size", [1, 16])
-def test_a_conversion_is_as_long_as_its_source_at_the_pace_of_training(generator, batch_size):
+def test_conversion_length_is_the_source_length_times_the_pace(generator, batch_size):
     inputs, lengths = sources(generator.hp, [40, 17, 31, 5]), [52, 22, 40, 6]
     results = Converter(generator, plain_base(generator.hp)._replace(paces=np.array([1.3])))(
         inputs, [VOICE] * 4, batch_size)
@@ -141,14 +141,14 @@ def test_a_conversion_is_as_long_as_its_source_at_the_pace_of_training(generator
     for length, source, result, other in zip(lengths, inputs, results, whole):
         assert result.stopped and len(result.mel) == len(result.linear) == len(result.positions) == length
         assert result.weights.shape == (length, len(source.mel))
-        full = len(source.mel) // STACK * STACK  # a vector of the memory that is not full counts what is not there, too
+        full = len(source.mel) // STACK * STACK  # a partly filled memory vector includes padding
         np.testing.assert_array_less(result.weights[:, :full].sum(axis=1), 1.0 + 1e-4)
         assert full < len(source.mel) or result.weights.sum(axis=1) == pytest.approx(1.0, abs=1e-4)
         for field in ("mel", "positions", "weights"):
             np.testing.assert_allclose(getattr(result, field), getattr(other, field), atol=1e-4, err_msg=field)
 
 
-def test_the_pace_of_training_is_that_of_all_pairs_of_a_source(demo_data, demo_base, tiny_hp):
+def test_pace_of_a_source_is_that_of_all_its_training_pairs(demo_data, demo_base, tiny_hp):
     pairs = data_load.Corpus(demo_data, tiny_hp).train
     spoken, heard = (sum(getattr(pair, f"{kind}_end") - getattr(pair, f"{kind}_start") for pair in pairs)
                      for kind in ("target", "source"))
@@ -157,12 +157,12 @@ def test_the_pace_of_training_is_that_of_all_pairs_of_a_source(demo_data, demo_b
     assert base.pace(two, VOICE._replace(weights=np.array([0.25, 0.75]))) == pytest.approx(1.1)
 
 
-def test_a_base_of_before_has_the_source_s_own_pace(generator):
+def test_pace_of_one_keeps_the_length_of_the_source(generator):
     result, = Converter(generator, plain_base(generator.hp))(sources(generator.hp, [23]), [VOICE])
     assert len(result.mel) == 23
 
 
-def test_weights_are_shown_for_the_frames_written_and_read():
+def test_weights_are_spread_over_the_frames_of_each_decoder_and_memory_step():
     weights = np.random.default_rng(0).uniform(size=(2, 3, 1, 4)).astype(np.float32)
     shown = np.asarray(GlobalAttention(WIDTH, R, STACK).spread(weights, np.zeros((2, 3)), 20))
     assert shown.shape == (2, 3 * R, 20)
