@@ -1,4 +1,4 @@
-"""Overrides are strict, and what a run was trained with comes back as it was."""
+"""Overrides are checked strictly, and the hyperparameters of a run are read back unchanged."""
 import dataclasses
 import json
 
@@ -20,12 +20,12 @@ def test_overrides_keep_their_type():
 
 @pytest.mark.parametrize("wrong, right", [("witdh=3", "width"), ("batchsize=3", "batch_size"), ("lr=1", "r"),
                                           ("griffin_lim_iter=3", "griffin_lim_iters")])
-def test_unknown_name_names_the_closest(wrong, right):
+def test_error_for_an_unknown_name_suggests_the_closest_name(wrong, right):
     with pytest.raises(ValueError, match=f"no hyperparameter '{wrong.split('=')[0]}'.*closest is '{right}'"):
         HyperParams().override([wrong])
 
 
-def test_even_a_name_like_no_other_gets_a_proposal():
+def test_name_unlike_any_other_still_gets_a_suggestion():
     with pytest.raises(ValueError, match="no hyperparameter 'zzzzqq'; the closest is '") as caught:
         HyperParams().override(["zzzzqq=1"])
     assert hasattr(HyperParams(), str(caught.value).split("'")[-2])
@@ -34,7 +34,7 @@ def test_even_a_name_like_no_other_gets_a_proposal():
 @pytest.mark.parametrize("assignment, message", [
     ("width=wide", "width is of type int, 'wide' is not"), ("width=64.5", "width is of type int"),
     ("dropout=half", "dropout is of type float"), ("width=", "width is of type int"), ("width", "name=value")])
-def test_wrong_type_is_named(assignment, message):
+def test_value_of_the_wrong_type_is_reported(assignment, message):
     with pytest.raises(ValueError, match=message) as caught:
         HyperParams().override([assignment])
     assert assignment in str(caught.value)
@@ -68,7 +68,7 @@ def test_presets_are_consistent(name):
     assert hyperparams.get(name, ["width=32"]).width == 32
 
 
-def test_unknown_preset_lists_them_all():
+def test_error_for_an_unknown_preset_lists_all_presets():
     with pytest.raises(ValueError, match="--preset papper: choose one of default, demo, 2017"):
         hyperparams.get("papper", [])
 
@@ -94,7 +94,7 @@ def test_file_of_another_version_is_refused(tmp_path):
 
 
 @pytest.mark.parametrize("text", ["", "[]", '{"width": ', "null"])
-def test_damaged_file_is_named(tmp_path, text):
+def test_error_for_a_damaged_file_names_it(tmp_path, text):
     path = tmp_path / "hparams.json"
     path.write_text(text)
     with pytest.raises(ValueError, match="hparams.json"):
@@ -102,7 +102,7 @@ def test_damaged_file_is_named(tmp_path, text):
 
 
 @pytest.mark.parametrize("name, value", [("width", "256"), ("width", 64.0), ("norm", 1), ("dropout", None)])
-def test_wrong_type_in_a_file_is_named(tmp_path, name, value):
+def test_error_for_a_wrong_type_in_a_file_names_the_hyperparameter(tmp_path, name, value):
     path = tmp_path / "hparams.json"
     path.write_text(json.dumps(dataclasses.asdict(HyperParams()) | {name: value}))
     with pytest.raises(ValueError, match=f"hparams.json.*{name}"):

@@ -1,4 +1,4 @@
-"""The networks under Keras's JAX backend give what they give under TensorFlow, forwards and backwards."""
+"""The networks give the same outputs and gradients under Keras's JAX backend as under TensorFlow."""
 import importlib.util
 import os
 import pathlib
@@ -15,7 +15,7 @@ from networks import Discriminator, Generator
 from test_networks import make_batch, randomise
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
-# Reads weights and inputs, writes what the networks say and the gradients of a loss
+# Reads weights and inputs, and writes the outputs of the networks and the gradients of a loss
 PROGRAM = """
 import sys
 import jax, keras, numpy as np

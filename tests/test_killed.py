@@ -1,4 +1,4 @@
-"""Work that is killed, or that the disk has no room for: what is whole stays, what is done is not done again."""
+"""Commands that are killed or run out of disk space keep their complete files and do not repeat completed work."""
 import contextlib
 import json
 import os
@@ -18,8 +18,8 @@ import utils
 from conftest import leftovers, words, write
 from stress_audio import ROOT, contents, done
 
-# Runs a script's main function in forks, which need not import everything again, and kills each when the folder has
-# shown as many files, temporary ones included, as the next number says; the last one may end.
+# Runs a script's main function in forks, which need not import everything again. Each fork is killed when it has made
+# as many files, including temporary ones, as the next number says; the last fork may end by itself.
 KILLER = """
 import contextlib, importlib, json, os, pathlib, signal, sys, time
 os.cpu_count = lambda: 1
@@ -48,7 +48,7 @@ for moment in moments:
 
 
 def kill(script: str, moments: list[int], out: pathlib.Path, *arguments) -> list[dict[str, int]]:
-    """Kill a script again and again; returns which files were there after each kill, and when they were written."""
+    """Kill a script repeatedly; returns the files that existed after each kill and when they were written."""
     result = subprocess.run([sys.executable, "-c", KILLER, script, json.dumps(moments), str(out),
                              *map(str, arguments)], cwd=ROOT, capture_output=True, text=True, timeout=300)
     assert "Traceback" not in result.stderr, result.stderr
@@ -57,7 +57,7 @@ def kill(script: str, moments: list[int], out: pathlib.Path, *arguments) -> list
 
 @contextlib.contextmanager
 def file_limit(n_bytes: int):
-    """As if the disk had no room for a file of more bytes."""
+    """Simulate a disk without room for a file of more than `n_bytes`."""
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (n_bytes, hard))
     try:
@@ -68,7 +68,7 @@ def file_limit(n_bytes: int):
 
 @pytest.fixture
 def speakers(tmp_path):
-    """Four short sentences by each of two speakers, older than what is made of them."""
+    """Four short sentences by each of two speakers, older than all files made from them."""
     for number, name in enumerate("abcd"):
         for speaker, pitch in (("anna", 180.0), ("bert", 110.0)):
             path = write(tmp_path / speaker / f"{name}.wav", words(number, pitch=pitch))
@@ -83,7 +83,7 @@ def run(capsys, main, *arguments) -> tuple[int, str]:
 
 
 def check_whole(out: pathlib.Path) -> None:
-    """No file is cut off under its own name, and what is said to be done is there."""
+    """Check that no file is truncated under its final name and that all recorded outputs exist."""
     for path in out.rglob("*.wav"):
         if not path.name.startswith("."):
             assert len(soundfile.read(path)[0]) == soundfile.info(path).frames == (path.stat().st_size - 44) // 2
@@ -96,7 +96,7 @@ def check_whole(out: pathlib.Path) -> None:
 
 
 @pytest.mark.usefixtures("loaded")
-def test_evaluation_killed_at_several_moments_goes_on(speakers, run_folder, capsys):
+def test_killed_evaluation_resumes_without_repeating_work(speakers, run_folder, capsys):
     out, arguments = speakers / "out", [speakers / "anna", "--logdir", run_folder, "--out"]
     states = kill("eval", [1, 7], out, *arguments, out)
     check_whole(out)
@@ -107,25 +107,25 @@ def test_evaluation_killed_at_several_moments_goes_on(speakers, run_folder, caps
               eval_script.outputs(path.stem)} | finished
     for folder in (out, speakers / "whole"):
         assert run(capsys, eval_script.main, *arguments, folder)[0] == 0
-    assert {path: path.stat().st_mtime_ns for path in before} == before  # not done again
+    assert {path: path.stat().st_mtime_ns for path in before} == before  # completed work is not repeated
     assert contents(out) == contents(speakers / "whole") and leftovers(speakers) == []
 
 
 @pytest.mark.usefixtures("loaded")
-def test_only_what_changed_is_converted_again(speakers, converter, monkeypatch, capsys):
+def test_only_changed_recordings_are_converted_again(speakers, converter, monkeypatch, capsys):
     out = speakers / "out"
     arguments = [speakers / "anna", "--logdir", speakers, "--out", out]
     assert run(capsys, eval_script.main, *arguments)[0] == 0
     whole = contents(out)
 
     def again() -> set[str]:
-        """What is written in another run."""
+        """Run the command again; returns the utterances that it wrote."""
         before = done(out, ".json")
         assert run(capsys, eval_script.main, *arguments)[0] == 0
         assert set(contents(out)) == set(whole)
         return {path.stem for path, when in done(out, ".json").items() if when != before[path]} - {"metrics"}
     assert again() == set() and contents(out) == whole
-    os.utime(speakers / "anna" / "b.wav", (1.5e9, 1.5e9))  # another one, though older
+    os.utime(speakers / "anna" / "b.wav", (1.5e9, 1.5e9))  # another recording, although an older one
     assert again() == {"b"}
     (out / "c.png").unlink()
     (out / "d.wav").write_bytes((out / "d.wav").read_bytes()[:1000])
@@ -142,7 +142,7 @@ def test_only_what_changed_is_converted_again(speakers, converter, monkeypatch, 
 
 
 @pytest.mark.usefixtures("loaded")
-def test_the_page_shows_what_other_commands_converted_with_the_same_model(speakers, converter, monkeypatch, capsys):
+def test_results_page_includes_earlier_conversions_by_the_same_model(speakers, converter, monkeypatch, capsys):
     told = []
 
     def shown(*inputs, status=0) -> list[str]:
@@ -152,7 +152,7 @@ def test_the_page_shows_what_other_commands_converted_with_the_same_model(speake
         return list(json.loads((speakers / "out" / "metrics.json").read_text())["utterances"])
     a, b, other = speakers / "anna" / "a.wav", speakers / "anna" / "b.wav", speakers / "bert" / "a.wav"
     assert [shown(b), shown(a), shown(other)] == [["b"], ["a", "b"], ["a_2", "a", "b"]]
-    a.write_bytes(b"")  # what became of it is no longer shown
+    a.write_bytes(b"")  # its earlier conversion is no longer shown
     assert shown(a, status=1) == ["a_2", "b"]
     monkeypatch.setattr(converter, "hp", converter.hp.replace(griffin_lim_iters=3))
     assert shown(a, status=1) == [] and shown(b) == ["b"]
@@ -160,8 +160,8 @@ def test_the_page_shows_what_other_commands_converted_with_the_same_model(speake
 
 
 @pytest.mark.usefixtures("loaded")
-def test_a_conversion_that_stops_between_its_files_is_not_taken_for_done(speakers, monkeypatch, capsys):
-    """Though a record of an earlier one is there, of the same sizes."""
+def test_interrupted_conversion_is_not_treated_as_complete(speakers, monkeypatch, capsys):
+    """This holds even if there is a record of an earlier conversion with files of the same sizes."""
     arguments = [speakers / "anna", "--logdir", speakers, "--out", speakers / "out"]
     assert run(capsys, eval_script.main, *arguments)[0] == 0
     record = speakers / "out" / "finished" / "a.json"
@@ -176,7 +176,7 @@ def test_a_conversion_that_stops_between_its_files_is_not_taken_for_done(speaker
     assert run(capsys, eval_script.main, *arguments)[0] == 0 and json.loads(record.read_text())["row"]["id"] == "a"
 
 
-def test_preparation_killed_at_many_moments_gives_the_same_to_the_bit(speakers):
+def test_preparation_killed_repeatedly_gives_bit_identical_results(speakers):
     arguments = ["--source", speakers / "anna", "--target", speakers / "bert", "--data"]
     states = kill("prepro", [1, 5, 9, 7, 99], speakers / "data", *arguments, speakers / "data")
     features = [{path: when for path, when in state.items() if path.endswith(".mel.npy") and "/." not in path}
@@ -190,8 +190,8 @@ def test_preparation_killed_at_many_moments_gives_the_same_to_the_bit(speakers):
 
 
 @pytest.mark.usefixtures("serial")
-def test_features_that_are_cut_off_are_made_again(speakers, capsys):
-    """As a power failure leaves them: renamed, but empty or short."""
+def test_truncated_features_are_computed_again(speakers, capsys):
+    """A power failure can leave files that have their final names but are empty or short."""
     arguments = ["--source", speakers / "anna", "--target", speakers / "bert", "--data", speakers / "data"]
     assert run(capsys, prepro.main, *arguments)[0] == 0
     whole = contents(speakers / "data")
@@ -206,7 +206,7 @@ def test_features_that_are_cut_off_are_made_again(speakers, capsys):
 
 @pytest.mark.usefixtures("serial")
 @pytest.mark.parametrize("failing", ["compute_features", "align", "write_outputs"])
-def test_a_manifest_does_not_outlive_what_it_tells_of(speakers, monkeypatch, capsys, failing):
+def test_interrupted_preparation_leaves_no_outdated_manifest(speakers, monkeypatch, capsys, failing):
     arguments = ["--source", speakers / "anna", "--target", speakers / "bert", "--data", speakers / "data"]
     assert run(capsys, prepro.main, *arguments)[0] == 0 and (speakers / "data" / "manifest.csv").exists()
 
@@ -216,8 +216,8 @@ def test_a_manifest_does_not_outlive_what_it_tells_of(speakers, monkeypatch, cap
     assert run(capsys, prepro.main, *arguments)[0] == 130 and not (speakers / "data" / "manifest.csv").exists()
 
 
-def test_processes_end_with_the_one_that_started_them(tmp_path):
-    """Else they wait for ever, and write into what the next run writes."""
+def test_worker_processes_end_with_their_parent(tmp_path):
+    """Otherwise they would wait forever and write into the files of the next run."""
     code = ("import os, prepro, shutil; os.cpu_count = lambda: 1\n"
             "with prepro.workers() as parallel:\n"
             f"    parallel(os.system, [('echo $PPID > {tmp_path}/pid; sleep 100',)], '')")
@@ -240,8 +240,8 @@ def test_processes_end_with_the_one_that_started_them(tmp_path):
     pytest.fail("a worker goes on")
 
 
-def test_after_an_error_the_rest_is_not_begun():
-    """On a full disk hours of other work would follow first."""
+def test_remaining_work_is_not_started_after_an_error():
+    """Otherwise a full disk would be reported only after hours of other work."""
     code = ("import os, prepro, time; os.cpu_count = lambda: 1\n"
             "with prepro.workers() as parallel:\n"
             "    parallel(time.sleep, [(-1,)] + [(2,)] * 60, '')")
@@ -288,7 +288,7 @@ def test_preparation_on_a_full_disk(speakers, capsys, room, name):
 
 
 @pytest.mark.usefixtures("loaded", "serial")
-def test_two_commands_do_not_write_into_one_folder(speakers, capsys):
+def test_two_commands_cannot_write_into_the_same_folder(speakers, capsys):
     source = speakers / "anna"
     for main, arguments in ((eval_script.main, [source, "--logdir", speakers, "--out", speakers / "results"]),
                             (prepro.main, ["--source", source, "--target", speakers / "bert", "--data",
@@ -302,7 +302,7 @@ def test_two_commands_do_not_write_into_one_folder(speakers, capsys):
 
 
 @pytest.mark.usefixtures("loaded", "serial")
-def test_folders_that_take_no_files(speakers, capsys, monkeypatch):
+def test_read_only_output_folders_are_reported(speakers, capsys, monkeypatch):
     def read_only(path, mode=0o777, **_):
         raise PermissionError(30, "Read-only file system", str(path))
     for main, arguments in ((eval_script.main, [speakers / "anna", "--logdir", speakers, "--out", speakers / "locked"]),
@@ -316,7 +316,7 @@ def test_folders_that_take_no_files(speakers, capsys, monkeypatch):
         assert not (speakers / "locked").exists()
 
 
-def test_a_file_that_is_replaced_stays_when_there_is_no_room(tmp_path):
+def test_full_disk_leaves_an_existing_file_unchanged(tmp_path):
     utils.write_json(tmp_path / "a.json", "before")
     with pytest.raises(utils.CannotWrite, match="a.json: cannot be written .*; free some space"):
         with file_limit(1000):

@@ -1,4 +1,4 @@
-"""Long recordings: in parts, so that memory is bounded, and with the result of the whole."""
+"""Long recordings are processed in parts, which bounds memory and does not change the result."""
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -14,7 +14,7 @@ HP = hyperparams.HyperParams()
 
 
 class Copier:
-    """In place of a converter: gives each spectrogram back, and remembers how many it was given at once."""
+    """A stand-in for a converter: returns each spectrogram unchanged and records how many it was given at once."""
     hp = HP
 
     def __init__(self, cut: int = -1):
@@ -40,14 +40,14 @@ def recording() -> np.ndarray:
 
 
 @pytest.mark.parametrize("seconds", [0.0, 0.01, 1.0, 2.5])
-def test_mel_in_blocks_is_that_of_the_whole(recording, monkeypatch, seconds):
+def test_mel_in_blocks_equals_the_mel_of_the_whole_recording(recording, monkeypatch, seconds):
     monkeypatch.setattr(utils, "BLOCK_FRAMES", 50)
     wav = recording[:round(seconds * HP.sample_rate) + 7]
     np.testing.assert_allclose(utils.mel_in_blocks(wav, HP), utils.spectrograms(wav, HP)[0], atol=1e-5)
 
 
 @pytest.mark.parametrize("cut", [-1, 0, 3])
-def test_pieces_in_groups_are_pieces_at_once(recording, monkeypatch, cut):
+def test_converting_chunks_in_groups_equals_converting_them_all_at_once(recording, monkeypatch, cut):
     monkeypatch.setattr(inference, "CHUNK_SECONDS", 2.0)
     with ThreadPoolExecutor(1) as pool:
         whole = inference.convert_recording(recording, Copier(cut), pool)
@@ -58,6 +58,6 @@ def test_pieces_in_groups_are_pieces_at_once(recording, monkeypatch, cut):
     np.testing.assert_array_equal(grouped.wav, whole.wav)
     np.testing.assert_array_equal(grouped.first.linear, whole.first.linear)
     assert grouped.stopped == whole.stopped == (cut < 0)
-    # Whose voice it is is found once, in all pieces of the first group together
+    # The voice is identified once, from all chunks of the first group together
     n_frames = [1 + len(chunk.wav) // HP.hop_length for chunk in grouped.chunks]
     assert copier.heard == [sum(n_frames[:2])]

@@ -1,4 +1,4 @@
-"""Losses by hand; padding counts for nothing."""
+"""Losses equal values computed by hand, and padding does not affect them."""
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -13,7 +13,7 @@ def arrays(seed: int, *shape: int) -> tuple[np.ndarray, np.ndarray]:
     return tuple(rng.normal(size=shape).astype(np.float32) for _ in range(2))
 
 
-def test_l1_by_hand():
+def test_l1_equals_a_value_computed_by_hand():
     true = np.zeros((2, 3, 2), np.float32)
     predicted = true.copy()
     predicted[0, 0], predicted[0, 2], predicted[1, 0] = (1.0, -3.0), (0.5, 0.0), (0.0, 2.0)
@@ -21,21 +21,21 @@ def test_l1_by_hand():
     assert float(losses.l1(predicted, true, MASK)) == pytest.approx((1.0 + 3.0 + 0.5 + 2.0) / (4 * 2))
 
 
-def test_huber_by_hand():
+def test_huber_equals_a_value_computed_by_hand():
     predicted = np.array([[0.5, -3.0, 1.0], [0.0, 1e6, 1e6]], np.float32)
     expected = (0.125 + 2.5 + 0.5 + 0.0) / 4  # squared within 1, linear beyond, 0.5 where they meet
     assert float(losses.huber(predicted, np.zeros((2, 3), np.float32), MASK)) == pytest.approx(expected)
 
 
-def test_pitch_by_hand():
+def test_pitch_loss_equals_a_value_computed_by_hand():
     true, predicted = np.zeros((2, 2, 3, 2), np.float32)
     true[0, :2, 0], true[0, :2, 1], true[1, 0] = (0.5, 0.0), 1.0, (1.0, 0.0)  # two frames are voiced, two not
     predicted[0, 0], predicted[0, 1], predicted[0, 2] = (1.0, 2.0), (-2.0, -1.0), (7.0, 0.0)
     predicted[1, 0] = -9.0, 3.0  # unvoiced: its octaves do not count
-    true[1, 1:], predicted[1, 1:] = 1.0, -1e6  # padding: nothing does
+    true[1, 1:], predicted[1, 1:] = 1.0, -1e6  # padding: nothing counts
     octaves, voicing = losses.pitch(predicted, true, MASK)
     assert float(octaves) == pytest.approx((0.25 + 4.0) / 2)
-    right = [1.0 / (1.0 + np.exp(-logit)) for logit in (2.0, -1.0, 0.0, -3.0)]  # probability of what is true
+    right = [1.0 / (1.0 + np.exp(-logit)) for logit in (2.0, -1.0, 0.0, -3.0)]  # probabilities of the true voicing
     assert float(voicing) == pytest.approx(-np.log(right).mean(), rel=1e-5)
 
 
@@ -59,7 +59,7 @@ def test_padding_changes_neither_loss_nor_gradient(loss, shape):
     value, gradient = value_and_gradient(predicted, true, MASK)
     assert value > 0 and np.abs(gradient[MASK > 0]).max() > 0 and not gradient[MASK == 0].any()
 
-    mask = np.pad(MASK, ((0, 1), (0, 4)))  # longer, and an utterance that is nothing but padding
+    mask = np.pad(MASK, ((0, 1), (0, 4)))  # longer, and with an additional utterance of padding only
     longer = [np.full((3, 7, *shape[2:]), fill, np.float32) for fill in (1e3, -1e3)]
     for new, old in zip(longer, (predicted, true)):
         new[:2, :3][MASK > 0] = old[MASK > 0]
@@ -69,6 +69,6 @@ def test_padding_changes_neither_loss_nor_gradient(loss, shape):
     assert not longer_gradient[mask == 0].any()
 
 
-def test_a_mask_of_nothing_gives_zero():
+def test_all_zero_mask_gives_zero_loss():
     predicted, true = arrays(3, 2, 3, 4)
     assert float(losses.l1(predicted, true, np.zeros((2, 3), np.float32))) == 0.0

@@ -1,4 +1,4 @@
-"""The Makefile calls scripts that exist, with flags they take, and folders that fit together."""
+"""The Makefile calls existing scripts, with flags that they accept and folders that fit together."""
 import importlib
 import os
 import pathlib
@@ -18,23 +18,23 @@ pytestmark = pytest.mark.skipif(not shutil.which("make"), reason="make is not in
 
 
 def called(*arguments: str) -> dict:
-    """What a target of the Makefile would call: the name of each script, and what it makes of its arguments."""
-    environment = {name: value for name, value in os.environ.items() if not name.startswith("MAKE")}  # of `make test`
+    """Return the scripts that a target of the Makefile would call, each with its parsed arguments."""
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("MAKE")}  # from `make test`
     printed = subprocess.run(["make", "--dry-run", "PYTHON=python3", *arguments], cwd=ROOT, env=environment,
                              capture_output=True, text=True, check=True).stdout.replace("\\\n", " ")
     scripts = {}
     for words in map(shlex.split, printed.splitlines()):
         if words[0] == ".venv/bin/python" and words[1] != "-m":  # not the installation
             script = importlib.import_module(pathlib.Path(words[1]).stem)
-            scripts[words[1]] = script.parse_arguments(words[2:])  # exits on a flag it does not know
+            scripts[words[1]] = script.parse_arguments(words[2:])  # exits on an unknown flag
     return scripts
 
 
-def test_demo(tmp_path, monkeypatch):
+def test_make_demo_calls_all_scripts_with_matching_folders(tmp_path, monkeypatch):
     for module in (train, train_gan, eval_script):
         monkeypatch.setattr(module, "HERE", tmp_path)
     run = tmp_path / "logdir" / "demo"
-    utils.write_json(run / "hparams.json", {})  # train.py was here
+    utils.write_json(run / "hparams.json", {})  # as train.py leaves it
     scripts = called("demo")
     assert list(scripts) == ["prepro.py", "train.py", "eval.py", "train_gan.py", "eval_gan.py"]
     assert scripts["train.py"].logdir == scripts["eval.py"].logdir == scripts["train_gan.py"].init_from == run
@@ -44,7 +44,7 @@ def test_demo(tmp_path, monkeypatch):
 @pytest.mark.parametrize("source, target, name", [("a", "b", "a-b"), ("my/a/", "../her/b", "a-b"),
                                                   ("x/wav", "y/wav", "x_wav-y_wav"), ("x/wav", "y/flac", "wav-flac"),
                                                   ("/x/wav/", "./y/wav/", "x_wav-y_wav")])
-def test_pair(source, target, name):
+def test_make_pair_passes_its_variables_to_the_scripts(source, target, name):
     scripts = called("pair", f"SOURCE={source}", f"TARGET={target}", "OTHERS=c e", "HELDOUT=d")
     assert list(scripts) == ["prepro.py", "train.py", "eval.py"]
     prepro, train, evaluation = scripts.values()
@@ -54,6 +54,6 @@ def test_pair(source, target, name):
     assert str(train.logdir) == str(eval_script.logdir) == f"logdir/{name}" and eval_script.source == source
 
 
-def test_pair_of_two_speakers_alone():
+def test_make_pair_works_without_other_sources_and_heldout_list():
     prepro = called("pair", "SOURCE=a", "TARGET=b")["prepro.py"]
     assert [*map(str, prepro.source)] == ["a"] and prepro.heldout is None

@@ -1,32 +1,32 @@
-"""Which split a stretch of a long recording belongs to."""
+"""Segments of long recordings are assigned to splits."""
 import pytest
 
 import manifest
 from hyperparams import HyperParams
 
 
-def stretches(source: str, utterance: str, total: int, length: int) -> list[manifest.Pair]:
-    """A recording of the target of `total` frames, cut every `length` of them."""
+def segments(source: str, utterance: str, total: int, length: int) -> list[manifest.Pair]:
+    """Pairs from a recording of the target of `total` frames, which is cut into segments of `length` frames."""
     return [manifest.Pair(f"{utterance}-{start}", utterance, source, target_start=start,
                           target_end=min(total, start + length)) for start in range(0, total, length)]
 
 
 @pytest.mark.parametrize("frames", [{"a": 8000}, {"a": 8000, "b": 1500}])
 def test_no_frame_of_the_target_is_in_two_splits(frames):
-    """Each source pauses elsewhere, so its stretches end elsewhere."""
+    """The sources pause at different places, so their segments end at different places."""
     pairs = [pair for utterance, total in frames.items() for source, length in (("anna", 500), ("bert", 610))
-             for pair in stretches(source, utterance, total, length)]
+             for pair in segments(source, utterance, total, length)]
     manifest.assign_splits(pairs, frames, HyperParams(), set())
     said = {split: {(pair.utterance, frame) for pair in pairs if pair.split == split
                     for frame in range(pair.target_start, pair.target_end)} for split in ("train", "val", "test")}
     assert all(said.values())
     assert not said["train"] & said["val"] and not said["train"] & said["test"] and not said["val"] & said["test"]
     dropped = [pair for pair in pairs if pair.split == "dropped"]
-    assert 2 <= len(dropped) <= 4  # at most one of each source at each of the two borders
+    assert 2 <= len(dropped) <= 4  # at most one segment of each source at each of the two borders
     assert {pair.reason for pair in dropped} == {"crosses the border between two splits"}
 
 
-def test_of_one_source_nothing_is_dropped():
-    pairs = stretches("anna", "a", 8000, 610)
+def test_single_source_loses_no_segments():
+    pairs = segments("anna", "a", 8000, 610)
     manifest.assign_splits(pairs, {"a": 8000}, HyperParams(), set())
     assert [pair.split for pair in pairs] == ["train"] * 10 + ["val"] * 2 + ["test"] * 2

@@ -1,4 +1,4 @@
-"""Measures tell content from babble and have the values that can be worked out by hand."""
+"""Measures distinguish content from babble and equal values computed by hand."""
 import numpy as np
 import pytest
 import scipy.ndimage
@@ -19,7 +19,7 @@ def sentences() -> list[np.ndarray]:
 
 
 def retrieved(mels: list[np.ndarray], candidates: list[np.ndarray]) -> int:
-    """How many are nearest to the candidate of the same number."""
+    """Return how many spectrograms are nearest to the candidate with the same index."""
     references = {i: metrics.Speech(metrics.speech_cepstra(mel, HP)) for i, mel in enumerate(candidates)}
     distances = [metrics.retrieve(metrics.Speech(metrics.speech_cepstra(mel, HP)), references) for mel in mels]
     return sum(min(distance, key=distance.get) == i for i, distance in enumerate(distances))
@@ -36,11 +36,11 @@ def test_retrieval_finds_distorted_copies(sentences):
 def test_retrieval_is_not_fooled_by_babble(sentences):
     average = np.concatenate(sentences).mean(axis=0)
     assert retrieved([np.tile(average, (len(mel), 1)) for mel in sentences], sentences) <= 2
-    # The right voice and the right length, another sentence: each is nearest to what it says, not to what it should
+    # Another sentence by the right voice is nearest to what it says, and not to what it should say
     assert retrieved(sentences[1:] + sentences[:1], sentences) == 0
 
 
-def test_retrieval_does_not_hear_the_level(sentences):
+def test_retrieval_ignores_the_level(sentences):
     assert retrieved([mel + 0.1 for mel in sentences], sentences) == len(sentences)
 
 
@@ -66,7 +66,7 @@ def test_distortion_ignores_tempo_and_loudness():
 def test_silent_frames_do_not_count(sentences):
     mel = sentences[0]
     padded = np.concatenate([np.zeros((40, HP.n_mels), np.float32), mel, np.zeros((40, HP.n_mels), np.float32)])
-    # The level that speech reaches is a percentile, which the silence moves: a few frames more pass, none of silence
+    # The level of speech is a percentile, which silence shifts: a few more frames count, but none of the silent ones
     assert metrics.mel_cepstral_distortion(metrics.speech_cepstra(padded, HP), metrics.speech_cepstra(mel, HP)) < 1.0
     assert len(metrics.speech_cepstra(mel, HP)) <= len(metrics.speech_cepstra(padded, HP)) <= len(mel)
 
@@ -74,7 +74,7 @@ def test_silent_frames_do_not_count(sentences):
 def test_path_distance():
     assert metrics.path_distance(np.array([0.0, 1.0, 2.0]), np.array([0.0, 1.0, 2.0])) == 0.0
     assert metrics.path_distance(np.array([1.0, 2.0, 3.0]), np.array([0.0, 1.0, 2.0])) == 1.0
-    # The shorter one stays where it ended: 0 0 0 1 2, whichever it is
+    # The shorter path, whichever it is, stays at its last position: the differences are 0 0 0 1 2
     assert metrics.path_distance(np.arange(3.0), np.arange(5.0)) == pytest.approx(0.6)
     assert metrics.path_distance(np.arange(5.0), np.arange(3.0)) == pytest.approx(0.6)
 
@@ -92,7 +92,7 @@ def test_global_variance_ratio(sentences):
     assert metrics.global_variance_ratio(2.0 * cepstra, cepstra) == pytest.approx(4.0)
 
 
-def test_modulation_distance_hears_smoothing_and_not_the_sentence(sentences):
+def test_modulation_distance_detects_smoothing_for_any_sentences(sentences):
     cepstra = [metrics.speech_cepstra(mel, HP) for mel in sentences]
     assert metrics.modulation_distance(cepstra, cepstra) == 0.0
     smooth = [scipy.ndimage.gaussian_filter1d(x, 2.0, axis=0) for x in cepstra]

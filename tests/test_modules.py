@@ -1,4 +1,4 @@
-"""Building blocks: padding must not be heard, and the attention must walk."""
+"""Building blocks: padding has no effect, and the attention advances through the source."""
 
 import keras
 import numpy as np
@@ -14,7 +14,7 @@ EXTRA = 5  # frames of padding beyond the longest utterance
 
 
 def batch(channels: int, seed: int = 0) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-    """x (2, 7, C) with silence as padding, its mask, and both with more padding, which is full of garbage."""
+    """Return x (2, 7, C) with silence as padding, its mask, and both again with longer padding that holds garbage."""
     rng = np.random.default_rng(seed)
     mask = np.asarray(length_mask(np.array(LENGTHS), max(LENGTHS)))
     x = rng.normal(3.0, 10.0, (2, max(LENGTHS), channels)).astype(np.float32)
@@ -51,7 +51,7 @@ def test_padding_does_not_change_a_norm(kind, training):
     check_padding(MaskedNorm(kind), 3, training, 1e-4)
 
 
-def test_moving_statistics_see_valid_frames_only():
+def test_moving_statistics_use_valid_frames_only():
     _, _, padded, longer = batch(3)
     norm = MaskedNorm("bn", momentum=0.75)
     norm(padded, longer)
@@ -63,7 +63,7 @@ def test_moving_statistics_see_valid_frames_only():
     np.testing.assert_allclose(norm.variance, 0.75 * np.array([4.0, 5.0, 6.0]) + 0.25 * valid.var(axis=0), rtol=1e-4)
 
 
-def test_moving_statistics_stand_still_at_synthesis_and_are_used():
+def test_moving_statistics_are_used_and_unchanged_at_inference():
     x, mask, _, _ = batch(3)
     norm = MaskedNorm("bn")
     norm(x, mask)
@@ -98,7 +98,7 @@ def test_padding_does_not_change_a_cbhg(norm, training):
 
 
 @pytest.mark.parametrize("norm", ["ln", "ins"])
-def test_cbhg_of_an_utterance_does_not_depend_on_its_neighbours(norm):
+def test_cbhg_output_does_not_depend_on_the_rest_of_the_batch(norm):
     x, mask, _, _ = batch(3)
     cbhg = make_cbhg(norm)
     together = np.asarray(cbhg(x, mask, training=True))
@@ -139,7 +139,7 @@ def test_highway_starts_mostly_as_identity():
     assert 0.6 < kept < 1.0
 
 
-def test_prenet_drops_in_training_only():
+def test_prenet_applies_dropout_in_training_only():
     x = np.ones((1, 50, 8), np.float32)
     seeds = keras.random.SeedGenerator(1)
     prenet = PreNet(16, 0.5, seeds)
@@ -180,7 +180,7 @@ def memory_of(seed: int, lengths: list[int]) -> list[np.ndarray]:
 
 
 def look(attention: LocalAttention, *arguments) -> tuple[np.ndarray, np.ndarray]:
-    """What `attention.attend` gives: contexts, and weights over the whole memory (n, r, S)."""
+    """Return the contexts of `attention.attend` and its weights over the whole memory (n, r, S)."""
     contexts, _, origins, weights = (np.asarray(x) for x in attention.attend(*arguments))
     whole = np.zeros((*weights.shape[:2], SPAN), np.float32)
     for i, origin in enumerate(origins.astype(int)):
@@ -193,26 +193,26 @@ def look(attention: LocalAttention, *arguments) -> tuple[np.ndarray, np.ndarray]
 
 @pytest.mark.parametrize("max_advance", [2.0, 3.0, 4.5])
 @pytest.mark.parametrize("smoothing", [0.1, 1.0])
-def test_untrained_attention_walks_one_source_frame_for_each_frame_written(max_advance, smoothing):
+def test_untrained_attention_advances_one_source_frame_per_output_frame(max_advance, smoothing):
     _, state, context = states(1, 6)
     pace = make_attention(max_advance=max_advance, smoothing=smoothing).advance(np.ones(6, np.float32), state, context)
     np.testing.assert_allclose(pace, 1.0, rtol=1e-5)
 
 
 @pytest.mark.parametrize("seed", range(3))
-def test_position_never_goes_back_nor_faster_than_max_advance_whatever_the_weights(seed):
+def test_pace_stays_between_zero_and_max_advance_for_any_weights(seed):
     attention = make_attention()
     rng = np.random.default_rng(seed)
     for weight in attention.weights:
         weight.assign(rng.normal(0.0, 30.0, weight.shape))
     pace = np.asarray(attention.advance(*states(seed, 200)))
     assert pace.min() >= 0.0 and pace.max() <= 3.0 + 1e-4
-    assert pace.min() < 0.02 and pace.max() > 2.98  # these weights do reach both ends
+    assert pace.min() < 0.02 and pace.max() > 2.98  # these weights reach both limits
 
 
 @pytest.mark.parametrize("smoothing", [0.0, 0.1, 0.5])
-def test_a_step_renews_a_share_of_the_pace(smoothing):
-    """However fast it would go now, it goes by so much of the way."""
+def test_smoothing_limits_the_change_of_pace_in_a_step(smoothing):
+    """The pace moves by the share `smoothing` from its last value towards the one that the state asks for."""
     fresh, smooth = make_attention(), make_attention(smoothing=smoothing)
     rng = np.random.default_rng(7)
     for weight, other in zip(fresh.weights, smooth.weights):
@@ -222,13 +222,13 @@ def test_a_step_renews_a_share_of_the_pace(smoothing):
     wanted, found = (np.asarray(attention.advance(pace, state, context)) for attention in (fresh, smooth))
     np.testing.assert_allclose(found, (1.0 - smoothing) * pace + smoothing * wanted, atol=1e-5)
     assert np.abs(wanted - pace).max() > 1.0
-    for _ in range(200):  # and it arrives where it is to go
+    for _ in range(200):  # repeated steps reach the pace that is asked for
         pace = np.asarray(smooth.advance(pace, state, context))
     if smoothing:
         np.testing.assert_allclose(pace, wanted, atol=1e-3)
 
 
-def test_the_base_is_read_at_the_points_themselves_and_not_beyond_the_end():
+def test_base_is_interpolated_at_each_point_up_to_the_end_of_the_source():
     attention, lengths = make_attention(), [SPAN, 25, 12]
     start = np.array([20.25, 10.0, 9.5], np.float32)
     end = start + np.array([10.0, 0.0, 8.0], np.float32)
@@ -245,10 +245,10 @@ def test_the_base_is_read_at_the_points_themselves_and_not_beyond_the_end():
 
 
 @pytest.mark.parametrize("sigma", [0.5, 1.5, 3.0])
-def test_weights_sum_to_1_avoid_padding_and_stay_near_the_centre(sigma):
+def test_attention_weights_sum_to_1_avoid_padding_and_stay_near_the_centre(sigma):
     attention = make_attention(sigma=sigma)
     lengths = [SPAN, 25, 12]
-    start = np.array([20.0, 10.0, 30.0], np.float32)  # the third is past its end
+    start = np.array([20.0, 10.0, 30.0], np.float32)  # the third is past the end of its source
     end = start + np.array([10.0, 0.0, 5.0], np.float32)
     contexts, weights = look(attention, start, end, *memory_of(2, lengths))
     assert contexts.shape == (3, 5, WIDTH) and weights.shape == (3, 5, SPAN)
@@ -264,7 +264,7 @@ def test_weights_sum_to_1_avoid_padding_and_stay_near_the_centre(sigma):
     np.testing.assert_allclose(contexts, np.matmul(weights, memory_of(2, lengths)[1][:, :, :WIDTH]), atol=1e-5)
 
 
-def test_without_a_score_the_expected_position_is_the_centre():
+def test_expected_position_is_the_centre_without_a_score():
     attention = make_attention(sigma=2.0)
     attention.query.kernel.assign(np.zeros(attention.query.kernel.shape))
     start = np.array([15.3, 20.0], np.float32)
@@ -273,7 +273,7 @@ def test_without_a_score_the_expected_position_is_the_centre():
     np.testing.assert_allclose(np.asarray(weights) @ np.arange(SPAN), expected, atol=0.02)
 
 
-def test_score_can_choose_within_the_window():
+def test_score_changes_the_weights_within_the_window():
     attention = make_attention()
     state, memory, lengths = memory_of(4, [SPAN])
     attention.query.kernel.assign(20.0 * attention.query.kernel)
@@ -287,8 +287,8 @@ def test_length_mask():
     assert np.asarray(length_mask(np.array([3]), 5)).dtype == np.float32
 
 
-def test_no_row_that_the_backward_gru_gets_is_masked_as_a_whole(monkeypatch):
-    """cuDNN's GRU refuses such a row; windows and shared batches have them. It comes out as zero all the same."""
+def test_backward_gru_gets_no_fully_masked_row(monkeypatch):
+    """cuDNN's GRU refuses such rows, which windows and shared batches contain. Their output is still zero."""
     cbhg = CBHG(2, 4, (4, 6), 1, "bn")
     x, mask = np.ones((3, 5, 6), np.float32), np.array([[1, 1, 1, 1, 1], [1, 1, 0, 0, 0], [0, 0, 0, 0, 0]], np.float32)
     cbhg(x, mask)

@@ -10,7 +10,7 @@ pytestmark = pytest.mark.skipif(not listening.mos_available(), reason="speechmos
 HP = HyperParams()
 
 
-def test_noise_makes_it_worse_and_level_above_full_scale_does_not():
+def test_noise_lowers_the_score_and_a_level_above_full_scale_does_not():
     wav = demo_wav("slt", "demo_003", HP)
     clean = listening.estimate_mos(wav, HP)
     noisy = listening.estimate_mos(wav + 0.05 * np.random.default_rng(0).normal(size=len(wav)), HP)
@@ -21,12 +21,12 @@ def test_noise_makes_it_worse_and_level_above_full_scale_does_not():
     assert listening.estimate_mos(2.0 * full, HP) == pytest.approx(listening.estimate_mos(full, HP))
 
 
-def test_another_rate_is_the_same_speech():
+def test_score_hardly_depends_on_the_sample_rate():
     wav = demo_wav("slt", "demo_003", HP)
     other = HP.replace(sample_rate=22050)
     assert listening.estimate_mos(demo_wav("slt", "demo_003", other), other)["DNSMOS OVRL"] == pytest.approx(
         listening.estimate_mos(wav, HP)["DNSMOS OVRL"], abs=0.3)
 
 
-def test_nothing_has_no_score():
+def test_empty_recording_has_no_score():
     assert all(map(np.isnan, listening.estimate_mos(np.zeros(0), HP).values()))

@@ -1,4 +1,4 @@
-"""Training on several devices: one step on two is one step on one, and a run goes on and evaluates on any number."""
+"""Training on several devices: a step on two equals a step on one, and any number can resume and evaluate a run."""
 import contextlib
 import json
 import os
@@ -30,17 +30,17 @@ from test_training import variables_of
 
 @pytest.fixture(scope="module")
 def strategies() -> dict:
-    """On one device and on two; a process must not make a second one of the latter, whose reductions would mix."""
+    """Strategies for one and two devices; a process must not make a second one for two: their reductions would mix."""
     return {1: tf.distribute.get_strategy(), 2: tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"])}
 
 
 def plain(hp):
-    """Without any chance: each device draws its own. The first step has a hundredth of the learning rate."""
+    """Remove randomness, which differs between devices. The first step has a hundredth of the learning rate."""
     return hp.replace(dropout=0.0, frame_dropout=0.0, warmup_steps=0, learning_rate=0.1)
 
 
 def step_with(strategy, hp, stage, batch, steps=1, make=train.PairedTrainer):
-    """The variables after a step, or before it, and its scalars."""
+    """Return the variables after a step, or before it if `steps` is 0, and the scalars of the step."""
     corpus = types.SimpleNamespace(split=lambda name: [None], share=(0, 1), base=plain_base(hp), alone=False,
                                    slices=[None] * 99)
     with strategy.scope():
@@ -53,8 +53,8 @@ def step_with(strategy, hp, stage, batch, steps=1, make=train.PairedTrainer):
 
 
 @pytest.mark.parametrize("stage", ["postnet", "mel"])
-def test_a_step_on_two_devices_is_one_on_one(tiny_hp, strategies, stage):
-    """With unequal lengths, so that one device has more valid frames than the other, and three rows for two of them."""
+def test_paired_step_on_two_devices_equals_one_on_one_device(tiny_hp, strategies, stage):
+    """Lengths are unequal, so that one device has more valid frames than the other; two devices share three rows."""
     hp = plain(tiny_hp)
     batch = {name: tf.constant(np.concatenate([value, value[:1][:, ::-1]]), tf.float32)
              for name, value in make_batch(hp).items()}
@@ -74,8 +74,8 @@ def test_a_step_on_two_devices_is_one_on_one(tiny_hp, strategies, stage):
 
 
 @pytest.mark.parametrize("stage", ["warmup", "joint"])
-def test_an_adversarial_step_on_two_devices_is_one_on_one(tiny_hp, strategies, stage):
-    """Also with three rows for two devices, windows of unequal weight and two updates of the generator."""
+def test_adversarial_step_on_two_devices_equals_one_on_one_device(tiny_hp, strategies, stage):
+    """Two devices share three rows, windows have unequal weights, and the generator is updated twice."""
     hp = plain(tiny_hp).replace(k=2, dis_frames=8, gen_learning_rate=0.1, dis_learning_rate=0.1)
     batch = {name: tf.constant(np.concatenate([value, value[:1] if "mask" in name else value[:1][:, ::-1]]), tf.float32)
              for name, value in adversarial_batch(hp).items()}
@@ -92,8 +92,8 @@ def test_an_adversarial_step_on_two_devices_is_one_on_one(tiny_hp, strategies, s
         np.testing.assert_allclose(other, value, atol=1e-5, err_msg=name)
 
 
-def test_a_run_goes_on_and_evaluates_on_any_number_of_devices(tiny_hp, demo_data, demo_base, strategies, tmp_path,
-                                                              monkeypatch):
+def test_any_number_of_devices_can_resume_and_evaluate_a_run(tiny_hp, demo_data, demo_base, strategies, tmp_path,
+                                                               monkeypatch):
     hp = tiny_hp.replace(postnet_steps=2, mel_steps=3, save_steps=99)
     monkeypatch.setattr(train.PairedTrainer, "validate", lambda self, run, stage: {})
     taken, solved, train_step = [], [], train.PairedTrainer.train_step
@@ -115,7 +115,7 @@ def test_a_run_goes_on_and_evaluates_on_any_number_of_devices(tiny_hp, demo_data
     assert outputs and all(np.isfinite(output.linear).all() for output in outputs)
 
 
-def test_without_enough_gpus_it_says_so(monkeypatch, capsys):
+def test_too_few_gpus_are_reported(monkeypatch, capsys):
     names = {"GPU": []}
     monkeypatch.setattr(tf.config, "list_logical_devices", lambda kind: names[kind])
     assert train_multi_gpus.main([]) == 1
@@ -126,8 +126,8 @@ def test_without_enough_gpus_it_says_so(monkeypatch, capsys):
         assert "TensorFlow sees 1" in capsys.readouterr().err
 
 
-def test_two_workers_train_and_go_on_after_one_was_killed(demo_data, tmp_path):
-    """Two processes, a CPU each: the first writes, and killed they go on from the last checkpoint."""
+def test_two_workers_resume_after_one_was_killed(demo_data, tmp_path):
+    """Two processes have a CPU each, and the first one writes. Restarted, they resume from the last checkpoint."""
     logdir = tmp_path / "run"
     settings = ["width=16", "encoder_banks=2", "postnet_banks=2", "highway_layers=1", "batch_size=4",
                 "postnet_window=32", "postnet_steps=3", "mel_steps=100000", "save_steps=10", "n_samples=1"]
@@ -159,7 +159,7 @@ def test_two_workers_train_and_go_on_after_one_was_killed(demo_data, tmp_path):
     try:
         wait_for(lambda: newest() >= 10 or processes[0].poll() is not None)
         processes[1].kill()
-        wait_for(lambda: processes[0].poll() is not None)  # the other does not wait for ever
+        wait_for(lambda: processes[0].poll() is not None)  # the other worker does not wait forever
         assert processes[0].returncode != 0
         reached = newest()
         assert reached >= 10
@@ -167,7 +167,7 @@ def test_two_workers_train_and_go_on_after_one_was_killed(demo_data, tmp_path):
         reads = []
         wait_for(lambda: reads.append(newest()) or reads[-1] > reached + 5 or processes[0].poll() is not None)
         assert reads[-1] > reached + 5
-        assert min(reads) >= reached  # from the beginning it would pass the end of the first stage, and save there
+        assert min(reads) >= reached  # a new run would save a checkpoint at the end of the first stage
     finally:
         for process in processes:
             process.kill()

@@ -1,4 +1,4 @@
-"""The generator: padding, teacher forcing against free running, and what each training stage may change."""
+"""The generator: padding, teacher forcing compared with free running, the base, and conversion."""
 import types
 
 import keras
@@ -20,7 +20,7 @@ SOURCE_LENGTHS, STEPS = (15, 13), (3, 2)  # source frames and decoder steps of t
 
 
 def randomise(generator: Generator, seed: int = 5) -> Generator:
-    """Shake all weights: an untrained model walks at a constant speed, and moving statistics would be 0 and 1."""
+    """Perturb all weights: an untrained model advances at a constant pace, and its moving statistics are 0 and 1."""
     rng = np.random.default_rng(seed)
     for weight in generator.weights:
         weight.assign(weight * rng.uniform(0.5, 1.5, weight.shape) if "variance" in weight.path
@@ -56,7 +56,7 @@ def make_task(hp: hyperparams.HyperParams) -> train.PairedTrainer:
 
 
 def make_batch(hp: hyperparams.HyperParams, more: int = 0, garbage: bool = False, seed: int = 7) -> dict:
-    """A batch as `Corpus.assemble` gives it, with room for `more` steps of padding, which may be garbage."""
+    """Return a batch like `Corpus.assemble`, with `more` additional steps of padding, which may hold garbage."""
     rng, trash = np.random.default_rng(seed), np.random.default_rng(seed + 1)
     n, size, frames = len(STEPS), max(SOURCE_LENGTHS), max(STEPS) * hp.r
     lengths = np.array([frames - 1, STEPS[1] * hp.r - 2])  # the last step of each is not full
@@ -82,7 +82,7 @@ def make_batch(hp: hyperparams.HyperParams, more: int = 0, garbage: bool = False
 
 
 def teach(generator: Generator, batch: dict):
-    """What the decoder writes along the positions of a batch, fed its frames."""
+    """Return the output of the decoder with teacher forcing of the positions and frames of a batch."""
     return generator(batch["source"], batch["mapped"], batch["source_mask"], batch["positions"], batch["mel"])
 
 
@@ -127,7 +127,7 @@ def test_padding_changes_no_output(generator, change, training, teacher):
 
 
 @pytest.mark.parametrize("frame_dropout", [0.0, 0.5])
-def test_free_running_fed_back_as_teacher_gives_the_same(generator, change, frame_dropout):
+def test_teacher_forcing_with_free_running_output_gives_the_same_output(generator, change, frame_dropout):
     change(generator, frame_dropout=frame_dropout)
     batch = make_batch(generator.hp)
     memory = generator.encoder(batch["source"], batch["source_mask"])
@@ -138,7 +138,7 @@ def test_free_running_fed_back_as_teacher_gives_the_same(generator, change, fram
         return generator.decoder(memory, batch["mapped"], batch["source_mask"], start, steps=6, **given)
     free = decode()
     positions = np.concatenate([free.positions[:, :, 0], free.positions[:, -1:, 1]], axis=1)
-    assert np.diff(positions, axis=1).std() > 0.1  # it does not just walk
+    assert np.diff(positions, axis=1).std() > 0.1  # the pace is not constant
     for given in ({"frames": free.mel}, {"positions": positions}, {"frames": free.mel, "positions": positions}):
         for found, expected in zip(decode(**given), free):
             np.testing.assert_allclose(found, expected, atol=1e-5)
@@ -146,13 +146,13 @@ def test_free_running_fed_back_as_teacher_gives_the_same(generator, change, fram
 
 
 def base_at(mapped: np.ndarray, places: np.ndarray) -> np.ndarray:
-    """`carried` (N, S, C) between its frames at `places` (N, T), of each row the first `SOURCE_LENGTHS` frames."""
+    """Interpolate `mapped` (N, S, C) at `places` (N, T); each row is limited to its frames in `SOURCE_LENGTHS`."""
     return np.stack([[np.interp(row, np.arange(length), column[:length]) for column in each.T]
                      for each, row, length in zip(mapped, np.asarray(places), SOURCE_LENGTHS)]).swapaxes(1, 2)
 
 
 @pytest.mark.parametrize("share", [0.0, 0.5, 1.0])
-def test_a_share_of_the_correction_is_heard_and_the_voicing_of_the_source(generator, monkeypatch, share):
+def test_postnet_gets_a_share_of_the_correction_and_the_voicing_of_the_source(generator, monkeypatch, share):
     monkeypatch.setattr(generator, "hp", generator.hp.replace(correction=share))
     batch = make_batch(generator.hp)
     decoded, m = teach(generator, batch), generator.hp.n_mels
@@ -169,11 +169,11 @@ def test_a_share_of_the_correction_is_heard_and_the_voicing_of_the_source(genera
 
 
 @pytest.mark.parametrize("free", [True, False])
-def test_an_untrained_model_writes_the_base_where_it_looks_and_its_texture(tiny_hp, free):
+def test_untrained_model_outputs_the_base_with_its_texture(tiny_hp, free):
     hp, batch = tiny_hp.replace(r=4), make_batch(tiny_hp.replace(r=4))
     generator, mask, m = make_generator(hp), batch["mask"], hp.n_mels
     decoded = teach(generator, batch | {"mel": None} if free else batch)
-    # Each step from where it is told to, at the pace of the source
+    # Each step starts at the given position and advances at the pace of the source
     places = (batch["positions"][:, :-1, None] + np.arange(hp.r)).reshape(2, -1)
     np.testing.assert_allclose(generator.decoder.places(decoded), places, atol=1e-4)
     expected = base_at(batch["mapped"], places)
@@ -184,11 +184,11 @@ def test_an_untrained_model_writes_the_base_where_it_looks_and_its_texture(tiny_
     np.testing.assert_allclose(pitch, expected[:, :, m:m + 2], atol=1e-4)
     textured = np.clip(expected[:, :, :m] + expected[:, :, m + 2:], 0.0, 1.0) * mask[:, :, None]
     np.testing.assert_allclose(mel, textured, atol=1e-4)
-    assert (expected[:, :, :m] + expected[:, :, m + 2:]).max() > 1.1 and np.ptp(mel) == 1.0  # cut at silence and full
+    assert (expected[:, :, :m] + expected[:, :, m + 2:]).max() > 1.1 and np.ptp(mel) == 1.0  # clipped at 0 and 1
 
 
-def test_the_networks_write_a_correction_that_does_not_depend_on_the_base(generator, change, eager):
-    """Nor do the gradients of the weights behind the attention, which do not say where the base is read."""
+def test_correction_by_the_networks_does_not_depend_on_the_base(generator, change, eager):
+    """This also holds for gradients of weights behind the attention, which do not decide where the base is read."""
     change(generator, frame_dropout=0.0)
     batch, cell = make_batch(generator.hp), generator.decoder.cell
     behind = [*cell.residual_grus, cell.mel_of_state, cell.mel_of_context, cell.pitch_of_state, cell.pitch_of_context]
@@ -211,11 +211,11 @@ def test_the_networks_write_a_correction_that_does_not_depend_on_the_base(genera
     assert np.abs(gradients[-1] - others[-1]).max() > 1e-3
 
 
-def test_the_gradient_of_the_pace_comes_through_the_base(generator, change, eager):
-    """Compared with a difference of two outputs."""
+def test_gradient_of_the_pace_flows_through_the_base(generator, change, eager):
+    """The gradient is compared with the difference quotient of two losses."""
     change(generator, frame_dropout=0.0)
     batch, bias = make_batch(generator.hp), generator.decoder.cell.attention.pace_layer.bias
-    # Straight lines, of which it does not matter between which frames they are read
+    # Straight lines, which have the same slope between all frames
     slope = np.random.default_rng(1).normal(0.0, 0.1, generator.hp.n_mels * 2 + 2)
     batch["mapped"] = (np.arange(max(SOURCE_LENGTHS))[None, :, None] * slope).astype(np.float32).repeat(2, axis=0)
 
@@ -248,7 +248,7 @@ def test_free_running_equals_stepping_the_cell_by_hand(generator, change):
         before, state = state, generator.decoder.cell(state, given, memory, lengths)
         np.testing.assert_array_equal(state.start, before.end)
         np.testing.assert_allclose(state.end - state.start, hp.r * state.pace, rtol=1e-5)
-        # A step renews but a share of the pace, which lies between standing still and the fastest
+        # A step renews only a share of the pace, which lies between 0 and `max_advance`
         change_at_most = hp.advance_smoothing * np.maximum(before.pace, hp.max_advance - before.pace)
         assert (np.abs(state.pace - before.pace) <= change_at_most + 1e-6).all()
         frames = slice(step * hp.r, (step + 1) * hp.r)
@@ -257,7 +257,7 @@ def test_free_running_equals_stepping_the_cell_by_hand(generator, change):
         np.testing.assert_allclose(free.positions[:, step, 1], state.end, atol=1e-4)
 
 
-def test_hidden_frames_do_not_matter_and_shown_ones_do(generator, change):
+def test_only_visible_teacher_frames_affect_the_output(generator, change):
     batch = make_batch(generator.hp)
     other = {**batch, "mel": 1.0 - batch["mel"]}
 
@@ -302,7 +302,7 @@ def sources(hp: hyperparams.HyperParams, lengths: list[int], seed: int = 10) -> 
                      rng.uniform(80, 300, length).astype(np.float32)) for length in lengths]
 
 
-def test_untrained_conversion_is_as_long_as_its_source_and_stops(tiny_hp):
+def test_untrained_conversion_has_the_length_of_its_source_and_stops(tiny_hp):
     hp, lengths = tiny_hp.replace(r=2, encoder_stack=3), [40, 17, 31, 5]
     generator = make_generator(hp)
     converter, inputs = Converter(generator, plain_base(hp)), sources(hp, lengths)
@@ -312,27 +312,27 @@ def test_untrained_conversion_is_as_long_as_its_source_and_stops(tiny_hp):
         assert len(result.mel) == len(result.linear) == len(result.positions) == len(result.weights)
         assert result.weights.shape[1] == length
         np.testing.assert_allclose(result.positions, np.arange(len(result.mel)), atol=1e-2)
-        n = min(len(result.mel), length)  # with a base that changes nothing it is the source itself
+        n = min(len(result.mel), length)  # with an identity base the output equals the source
         np.testing.assert_allclose(result.mel[:n], source.mel[:n], atol=1e-2)
         np.testing.assert_allclose(result.pitch[:n, 0], np.log2(source.hertz / hp.pitch_middle)[:n], atol=1e-2)
-    generator.decoder.cell.attention.pace_layer.bias.assign([-9.0])  # hardly moves: cut, and says so
+    generator.decoder.cell.attention.pace_layer.bias.assign([-9.0])  # hardly advances: cut off, and reported as such
     result, = converter(sources(hp, [20]), [VOICE])
     assert not result.stopped and 20 < len(result.mel) <= 3 * 20
 
 
 @pytest.mark.parametrize("frame_dropout", [0.0, 0.5])
-def test_conversion_does_not_depend_on_what_it_is_batched_with(generator, change, frame_dropout):
+def test_conversion_does_not_depend_on_the_rest_of_the_batch(generator, change, frame_dropout):
     change(generator, frame_dropout=frame_dropout)
     inputs = sources(generator.hp, [20, 33, 8])
     converter = Converter(generator, plain_base(generator.hp))
     together = converter(inputs, [VOICE] * 3)
-    for result in together:  # what the decoder writes after the end is not heard
+    for result in together:  # the output of the decoder after the end has no effect
         linear = generator.postnet(result.mel[None], result.pitch[None], np.ones((1, len(result.mel)), np.float32))[0]
         np.testing.assert_allclose(result.linear, linear, atol=1e-4)
     for alone, result in zip(converter(inputs, [VOICE] * 3, batch_size=1), together):
         assert alone.stopped == result.stopped and len(alone.mel) == len(result.mel)
         for field in ("mel", "pitch", "linear", "positions", "weights"):
-            tolerance = 2e-3 if field == "linear" else 1e-4  # the highest harmonics tell the least change of pitch
+            tolerance = 2e-3 if field == "linear" else 1e-4  # the highest harmonics amplify small changes of pitch
             np.testing.assert_allclose(getattr(alone, field), getattr(result, field), atol=tolerance, err_msg=field)
 
 
@@ -340,6 +340,6 @@ def test_conversion_does_not_depend_on_what_it_is_batched_with(generator, change
 def test_presets_can_be_built(hp):
     largest = hp.width == 512
     generator = Generator(hp if largest else hp.replace(encoder_banks=2, postnet_banks=2, highway_layers=1))
-    low, high = (15e6, 40e6) if largest else (0.3e6, 10e6)  # that system had 22.2 million
+    low, high = (15e6, 40e6) if largest else (0.3e6, 10e6)  # the system of 2017 had 22.2 million
     assert low < generator.count_params() < high
     assert generator.decoder.cell.mel_of_state.kernel.shape == (hp.width, hp.r * hp.n_mels)

@@ -1,4 +1,4 @@
-"""The one door to a run: what `run_folder.open_run` decides from the flags and the folder, and what it refuses."""
+"""`run_folder.open_run`: what it decides from the flags and the run folder, and what it refuses."""
 import dataclasses
 import pathlib
 
@@ -19,7 +19,7 @@ WIDE = HyperParams(width=32)
 
 @pytest.fixture
 def folder(tmp_path, monkeypatch) -> pathlib.Path:
-    """Features of two corpora and the demo's, and recordings."""
+    """A folder with features of two corpora and of the demo, and with a folder of recordings."""
     for name in ("mine", "other", "demo"):
         (tmp_path / name).mkdir()
         (tmp_path / name / "manifest.csv").write_text(name)
@@ -36,7 +36,7 @@ def open_run(*flags: str, script=train) -> run_folder.RunPlan:
 
 
 def begin(logdir: str, *flags: str, script=train, checkpoint: int = 1, hp: HyperParams | None = None) -> None:
-    """Leave what a run leaves that was begun with these flags, with a checkpoint of that step unless it is 0."""
+    """Write the files of a run started with these flags, with a checkpoint of step `checkpoint` unless that is 0."""
     plan = open_run("--logdir", logdir, *flags, script=script)
     run = run_folder.Run(plan.logdir, hp or plan.hp, {"generator": []})
     run_folder.write_run_info(plan.logdir, plan.script, plan.data, 9, plan.init_from, plan.unpaired)
@@ -48,19 +48,19 @@ def begin(logdir: str, *flags: str, script=train, checkpoint: int = 1, hp: Hyper
 @pytest.mark.parametrize("flags, preset, data", [
     ([], "demo", "demo"), (["--data", "mine"], "default", "mine"), (["--preset", "2017"], "2017", "demo"),
     (["--data", "mine", "--preset", "demo"], "demo", "mine")])
-def test_a_new_run(folder, flags, preset, data):
+def test_flags_decide_the_preset_and_corpus_of_a_new_run(folder, flags, preset, data):
     plan = open_run("--logdir", "run", *flags)
     assert not plan.is_resuming and (plan.checkpoint, plan.initial_weights, plan.init_from) == (None, None, None)
     assert plan.hp == hyperparams.PRESETS[preset] and plan.data.name == data and plan.script == "train.py"
-    assert not (folder / "run").exists()  # it decides and writes nothing
+    assert not (folder / "run").exists()  # it only decides, and writes nothing
 
 
-def test_overrides_and_seed_of_a_new_run(folder):
+def test_new_run_takes_overrides_and_seed(folder):
     assert open_run("--logdir", "run", "--set", "width=32", "--seed", "3").hp == hyperparams.PRESETS["demo"].replace(
         width=32, seed=3)
 
 
-def test_a_resumed_run_keeps_what_it_was_begun_with(folder):
+def test_resumed_run_keeps_its_hyperparameters_and_corpus(folder):
     begin("run", "--data", "mine", "--set", "width=32")
     for flags in ([], ["--data", "mine"], ["--set", "width=32"], ["--preset", "default", "--set", "width=32"]):
         plan = open_run("--logdir", "run", *flags)
@@ -68,13 +68,13 @@ def test_a_resumed_run_keeps_what_it_was_begun_with(folder):
         assert plan.checkpoint.endswith("step-1") and plan.existing == [plan.checkpoint] and not plan.initial_weights
 
 
-def test_a_corpus_that_moved_may_be_named(folder):
+def test_resuming_accepts_the_new_path_of_a_moved_corpus(folder):
     begin("run", "--data", "mine")
     (folder / "mine").rename(folder / "moved")
     assert open_run("--logdir", "run", "--data", "moved").data.name == "moved"
 
 
-def test_no_resume_is_a_new_run_with_the_corpus_of_the_one_before(folder):
+def test_no_resume_starts_a_new_run_with_the_corpus_of_the_previous_one(folder):
     begin("run", "--data", "mine", "--set", "width=32")
     plan = open_run("--logdir", "run", "--no-resume")
     assert not plan.is_resuming and plan.no_resume and plan.existing == [] and plan.checkpoint is None
@@ -91,7 +91,7 @@ def test_no_resume_is_a_new_run_with_the_corpus_of_the_one_before(folder):
     (["--init-from", "other", "--logdir", "begun"], train, "was begun with --init-from .*run: leave --init-from out"),
     (["--logdir", "gan", "--unpaired", "mine"], train_gan,
      "was begun with --unpaired .*anybody: leave --unpaired out")])
-def test_other_flags_than_those_a_run_was_begun_with_are_refused(folder, flags, script, message):
+def test_resuming_refuses_flags_that_differ_from_those_of_the_run(folder, flags, script, message):
     begin("run", "--data", "mine", "--set", "width=32")
     begin("begun", "--data", "mine", "--init-from", "run")
     begin("gan", "--init-from", "run", "--unpaired", "anybody", script=train_gan)
@@ -99,14 +99,14 @@ def test_other_flags_than_those_a_run_was_begun_with_are_refused(folder, flags, 
         open_run("--logdir", "run", *flags, script=script)
 
 
-def test_a_corpus_that_was_prepared_again_is_refused(folder):
+def test_resuming_refuses_a_corpus_that_was_prepared_again(folder):
     begin("run", "--data", "mine")
     (folder / "mine" / "manifest.csv").write_text("other recordings")
     with pytest.raises(TrainingError, match="mine has changed since run was begun"):
         open_run("--logdir", "run")
 
 
-def test_init_from_gives_its_weights_until_there_is_a_checkpoint(folder):
+def test_init_from_gives_initial_weights_until_the_run_has_a_checkpoint(folder):
     begin("first", "--data", "mine", checkpoint=5)
     plan = open_run("--logdir", "run", "--data", "mine", "--init-from", "first")
     assert plan.initial_weights.endswith("step-5") and plan.init_from == pathlib.Path("first") and not plan.checkpoint
@@ -121,7 +121,7 @@ def test_init_from_gives_its_weights_until_there_is_a_checkpoint(folder):
         open_run("--logdir", "new", "--init-from", "nothing")
 
 
-def test_adversarial_training_takes_networks_and_features_of_the_run_it_begins_from(folder):
+def test_adversarial_training_inherits_networks_and_features_from_the_run_of_init_from(folder):
     begin("paired", "--data", "mine", "--set", "width=32")
     plan = open_run("--logdir", "gan", "--init-from", "paired", "--set", "k=2", script=train_gan)
     assert plan.hp == WIDE.replace(**train_gan.OFTEN, k=2) and plan.data == folder / "mine"
@@ -130,7 +130,7 @@ def test_adversarial_training_takes_networks_and_features_of_the_run_it_begins_f
         open_run("--logdir", "gan", "--init-from", "nothing", script=train_gan)
 
 
-def test_unpaired_recordings_are_remembered_and_must_be_there(folder):
+def test_unpaired_folder_is_remembered_and_must_exist(folder):
     begin("paired", "--data", "mine")
     begin("gan", "--init-from", "paired", "--unpaired", "anybody", script=train_gan)
     assert open_run("--logdir", "gan", script=train_gan).unpaired == folder / "anybody"
@@ -143,7 +143,7 @@ def test_unpaired_recordings_are_remembered_and_must_be_there(folder):
     ("run.json", "{", "run.json is damaged: delete it, and say with --data"),
     ("hparams.json", "{", "hparams.json is damaged"),
     ("hparams.json", None, "another version of this project: unknown .'hidden'")])
-def test_damaged_notes_of_a_run_are_refused(folder, name, text, message):
+def test_damaged_run_files_are_refused(folder, name, text, message):
     begin("run", "--data", "mine")
     path = folder / "run" / name
     if text is None:
@@ -154,7 +154,7 @@ def test_damaged_notes_of_a_run_are_refused(folder, name, text, message):
         open_run("--logdir", "run")
 
 
-def test_the_newest_checkpoint_that_can_be_read(folder, capsys):
+def test_newest_readable_checkpoint_is_used(folder, capsys):
     begin("run", "--data", "mine")
     run = run_folder.Run(folder / "run", WIDE, {"generator": [tf.Variable(1.0)]})
     for step in (2, 3):

@@ -1,4 +1,4 @@
-"""The results page shows all figures side by side and every sentence, and survives hostile names."""
+"""The results page shows all measures side by side and every sentence, and it escapes hostile names."""
 import html.parser
 import urllib.parse
 
@@ -42,7 +42,7 @@ class Page(html.parser.HTMLParser):
                                          (True, "yes"), (np.bool_(False), "no"), (None, "\u2013"),
                                          (np.float32(0.05), "0.0500"), ("text", "text"), ([5.0, 6.25], "5.00, 6.25"),
                                          (float("nan"), "nan")])
-def test_values_are_shown_for_people(value, text):
+def test_values_are_formatted_for_readers(value, text):
     assert page.shown(value) == text
 
 
@@ -65,7 +65,7 @@ def test_page_shows_every_row_and_measure(tmp_path):
     assert sum("aria-sort" in attributes for attributes in parsed.all("th")) == len(parsed.all("button")) == 5
 
 
-def test_page_loads_nothing_from_elsewhere(tmp_path):
+def test_page_loads_no_external_resources(tmp_path):
     page.write_page(tmp_path, "Results", [{"id": "a", "audio": {"source": "s.wav"}, "picture": "p.png",
                                            "measures": {"MCD (dB)": 5.0}}], {"preset": "demo"})
     text = (tmp_path / "index.html").read_text(encoding="utf-8").lower()
@@ -74,7 +74,7 @@ def test_page_loads_nothing_from_elsewhere(tmp_path):
         assert elsewhere not in text
 
 
-def test_page_escapes_names_and_links_to_files_that_exist(tmp_path):
+def test_page_escapes_names_and_links_to_existing_files(tmp_path):
     for name in ("a \"b'c ü&#?%41.wav", "p 1.png"):
         (tmp_path / "so und").mkdir(exist_ok=True)
         (tmp_path / "so und" / name).write_bytes(b"")
@@ -101,13 +101,13 @@ BESIDE = [["", "converted", "source", "copy", "target", "from natural mel"],
           ["content retrieval among the held-out", "2 of 2", None, None, None, None]]
 
 
-def test_what_was_made_of_the_sentences_stands_side_by_side():
+def test_side_by_side_arranges_the_summary_in_columns():
     columns, rows, facts = page.side_by_side(SUMMARY)
     assert [["", *columns], *([name, *values] for name, values in rows.items())] == BESIDE
     assert facts == {"utterances": 2, "words' reference": "true words"}
 
 
-def test_the_page_says_what_each_measure_is_and_which_way_is_better(tmp_path):
+def test_page_explains_each_measure_and_which_direction_is_better(tmp_path):
     page.write_page(tmp_path, "Results", [], SUMMARY)
     parsed = Page(tmp_path / "index.html")
     assert parsed.rows[0] == ["measure", *BESIDE[0][1:], "what it is"]
@@ -118,16 +118,16 @@ def test_the_page_says_what_each_measure_is_and_which_way_is_better(tmp_path):
     assert all("better" in about or "best" in about for about in page.MEASURES.values())
 
 
-def test_the_terminal_shows_the_same_in_columns(capsys):
+def test_terminal_shows_the_same_summary_in_aligned_columns(capsys):
     page.print_summary(SUMMARY)
     lines = capsys.readouterr().out.splitlines()
     assert lines[0].split() == ["utterances", "2"] and len(lines) == 2 + len(BESIDE)
     assert lines[2].split() == " ".join(BESIDE[0]).split()
-    for column, end in (("converted", "12.500"), ("target", " 2.500")):  # the ends of numbers below the ends of names
+    for column, end in (("converted", "12.500"), ("target", " 2.500")):  # numbers end below the ends of names
         assert lines[3].index(end) + len(end) == lines[2].index(column) + len(column)
 
 
-def test_words_that_differ_are_marked_and_are_no_markup(tmp_path):
+def test_differing_words_are_marked_and_escaped(tmp_path):
     alignment = [("equal", "rock & roll", "rock & roll"), ("substitute", "<b>", "<script>"), ("delete", "a<", ""),
                  ("insert", "", "\">")]
     rows = [{"id": "a", "audio": {"source": "s.wav", "converted": "c.wav"}, "measures": {"WER %": 75.0},

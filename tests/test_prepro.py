@@ -1,4 +1,4 @@
-"""Preparation through its command line: pairing, splits, resuming, and a manifest of what became of each pair."""
+"""Preparation through its command line: pairing, splits, resuming, and the manifest with the outcome of each pair."""
 import csv
 import json
 import os
@@ -19,13 +19,13 @@ IDS = ["a", "b", "c", "d", "e"]
 
 
 def record(folder, speaker: str, utterances: list[str], name: str = "{}.wav") -> None:
-    """Synthetic recordings in folder/speaker: an utterance sounds the same by all, at another pitch and pace."""
+    """Write recordings to folder/speaker: all speakers say an utterance alike, each at their own pitch and pace."""
     slow, pitch = {"anna": (1.0, 180.0), "bert": (1.2, 110.0), "carl": (0.9, 130.0)}[speaker]
     for utterance in utterances:
         seed = sum(map(ord, utterance))
         path = write(folder / speaker / name.format(utterance),
                      words(seed, seconds=slow * (1.2 + seed % 7 / 20), pitch=pitch))
-        os.utime(path, (1.6e9, 1.6e9))  # as recordings are, older than what is made of them
+        os.utime(path, (1.6e9, 1.6e9))  # recordings are older than the files made from them
 
 
 @pytest.fixture
@@ -45,7 +45,7 @@ def prepare(folder, *more, data="data", source="anna", target="bert") -> dict[tu
 
 
 def fails(capsys, folder, *more, **kwargs) -> str:
-    """Run the command line, which must refuse; returns what it says."""
+    """Run the command line, which must fail; returns its error message."""
     with pytest.raises(AssertionError):
         prepare(folder, *more, **kwargs)
     assert leftovers(folder) == []
@@ -60,11 +60,11 @@ def read_slices(data) -> list[dict]:
 
 
 def times(data) -> dict[str, int]:
-    """When each feature and path was written."""
+    """Return when each feature and path file was written."""
     return {str(path.relative_to(data)): path.stat().st_mtime_ns for path in data.rglob("*.npy")}
 
 
-def test_files_of_one_name_are_paired_and_missing_partners_are_listed(folder, capsys):
+def test_files_with_the_same_name_are_paired_and_missing_partners_are_listed(folder, capsys):
     record(folder, "anna", ["only_anna"])
     record(folder, "bert", ["only_bert"])
     pairs = prepare(folder)
@@ -77,7 +77,7 @@ def test_files_of_one_name_are_paired_and_missing_partners_are_listed(folder, ca
     assert str(folder / "data" / "manifest.csv") in printed
 
 
-def test_manifest_says_what_was_found(folder):
+def test_manifest_agrees_with_recordings_and_features(folder):
     for pair in prepare(folder).values():
         n_source, n_target = (len(np.load(folder / "data" / "features" / speaker / f"{pair.name}.mel.npy"))
                               for speaker in ("anna", "bert"))
@@ -102,7 +102,7 @@ def test_manifest_says_what_was_found(folder):
 def test_pattern_finds_the_id_in_the_file_name(tmp_path):
     record(tmp_path, "anna", IDS, "anna_{}_take2.wav")
     record(tmp_path, "bert", IDS, "mic1-{}-final.wav")
-    write(tmp_path / "anna" / "noise.wav", words(0))  # does not match: left out
+    write(tmp_path / "anna" / "noise.wav", words(0))  # does not match and is left out
     pairs = prepare(tmp_path, "--pattern", "[-_]([a-e])[-_]")
     assert {name for _, name in pairs} == set(IDS) and not any(pair.reason for pair in pairs.values())
 
@@ -110,7 +110,7 @@ def test_pattern_finds_the_id_in_the_file_name(tmp_path):
 @pytest.mark.parametrize("pattern, message", [
     ("(", "'\\(' is no regular expression"), ("[a-e]", "needs parentheses.*\\(\\[a-e\\]\\)"),
     ("(x)", "anna holds no recordings .*match '\\(x\\)'"), ("()", "a.wav and .*b.wav are both utterance ''; rename")])
-def test_pattern_that_cannot_work(folder, capsys, pattern, message):
+def test_invalid_pattern_is_refused(folder, capsys, pattern, message):
     assert re.search(message, fails(capsys, folder, "--pattern", pattern))
 
 
@@ -121,7 +121,7 @@ def write_csv(folder, text: str, encoding: str = "utf-8") -> list:
 
 
 @pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig"])
-def test_pairs_from_a_csv(tmp_path, encoding):
+def test_pairs_are_read_from_a_csv_file(tmp_path, encoding):
     record(tmp_path, "anna", IDS, "take-{}.wav")
     record(tmp_path, "bert", IDS, "{}.wav")
     rows = "".join(f"../anna/take-{name}.wav,../bert/{name}.wav\n" for name in IDS[:4])
@@ -135,29 +135,29 @@ def test_pairs_from_a_csv(tmp_path, encoding):
     ("source,target\n../anna/a.wav\n", "needs a header"),
     ("source,target\n../anna/a.wav,../bert/z.wav\n", "z.wav does not exist"),
     ("source,target\n../anna/a.wav,../bert/a.wav\n../anna/b.wav,../bert/a.wav\n", "two rows have a target named 'a'")])
-def test_bad_csv_is_named(folder, capsys, text, message):
+def test_error_for_a_bad_csv_file_names_it(folder, capsys, text, message):
     error = fails(capsys, folder, *write_csv(folder, text), source=None)
     assert message in error and "pairs.csv" in error
     assert not (folder / "data" / "manifest.csv").exists()
 
 
-def test_several_sources_for_one_target(folder):
+def test_several_sources_can_share_one_target(folder):
     record(folder, "carl", ["b", "c", "d", "z"])
     pairs = prepare(folder, "--source", folder / "carl")
     assert {key for key, pair in pairs.items() if not pair.reason} == {
         *(("anna", name) for name in IDS), ("carl", "b"), ("carl", "c"), ("carl", "d")}
     assert pairs["carl", "z"].reason == "no recording by bert" and pairs["carl", "a"].reason == "no recording by carl"
-    # A sentence is in one split only, whoever says it
+    # A sentence is in the same split for all speakers
     assert all(pairs["carl", name].split == pairs["anna", name].split for name in "bcd")
 
 
-def test_a_source_without_a_partner_stands_beside_others_who_have_one(folder, capsys):
+def test_source_without_parallel_sentences_is_added_beside_a_parallel_source(folder, capsys):
     record(folder, "carl", ["x", "y", "z"])
     pairs = prepare(folder, "--source", folder / "carl")
     assert {name for source, name in pairs if source == "anna"} == set(IDS)
     assert "carl and bert: no pairs of sentences" in capsys.readouterr().out
     of_carl = {name: pair for (source, name), pair in pairs.items() if source == "carl"}
-    # The target's, spelled with his sounds, in the same split as for anna; and one of his own to test with
+    # The target's sentences, spliced from his sounds, are in the same split as for anna; one of his own is for the test
     spliced = {name.removesuffix(".spliced"): pair for name, pair in of_carl.items() if pair.spliced}
     assert set(spliced) == set(IDS)
     for name, pair in spliced.items():
@@ -167,13 +167,13 @@ def test_a_source_without_a_partner_stands_beside_others_who_have_one(folder, ca
     assert tested.split == "test" and not tested.has_partner and tested.target_file == ""
 
 
-def test_a_source_that_is_only_in_the_test_set(folder):
+def test_source_may_be_in_the_test_set_only(folder):
     (folder / "heldout").write_text("a\n")
     record(folder, "carl", ["a"])
     assert prepare(folder, "--source", folder / "carl", "--heldout", folder / "heldout")["carl", "a"].split == "test"
 
 
-def test_speakers_of_one_folder_name_are_told_apart(tmp_path):
+def test_speakers_with_the_same_folder_name_get_distinct_names(tmp_path):
     for speaker in ("anna", "bert"):
         record(tmp_path, speaker, IDS, "wav/{}.wav")
     assert {source for source, _ in prepare(tmp_path, source="anna/wav", target="bert/wav")} == {"anna_wav"}
@@ -187,10 +187,10 @@ def test_identity_adds_the_target_as_a_source(folder):
         assert (pair.split, pair.source_file, pair.dtw_cost) == (pairs["anna", name].split, pair.target_file, 0.0)
         path = np.load(folder / "data" / "paths" / "bert" / f"{name}.npy")
         np.testing.assert_array_equal(path, np.arange(pair.target_end))
-    assert manifest.read_manifest(folder / "data")  # and it can be read again
+    assert manifest.read_manifest(folder / "data")  # the manifest can be read again
 
 
-def test_split_depends_on_the_seed_and_on_nothing_else(folder, tmp_path_factory):
+def test_split_depends_only_on_the_ids_and_the_seed(folder, tmp_path_factory):
     ids = [f"u{i}" for i in range(100)]
     hp = HyperParams(validation=0.1, test=0.2)
     splits = manifest.split_ids(ids, hp, set())
@@ -225,8 +225,8 @@ def test_second_run_computes_nothing_again(folder, monkeypatch):
 
 
 @pytest.mark.parametrize("age", [60, -3600])
-def test_changed_recording_is_computed_again_with_its_path(folder, age):
-    """Also if it is older than the one whose place it takes."""
+def test_changed_recording_gets_new_features_and_a_new_path(folder, age):
+    """This also holds if it is older than the recording that it replaces."""
     first = prepare(folder)
     before = times(folder / "data")
     path = folder / "anna" / "b.wav"
@@ -243,20 +243,20 @@ def test_changed_recording_is_computed_again_with_its_path(folder, age):
         "paths/anna/b.cost.npy"}
 
 
-def test_interrupted_run_is_completed(folder, monkeypatch):
+def test_interrupted_preparation_is_completed(folder, monkeypatch):
     complete = prepare(folder, data="whole")
     save_array, saved = prepro.save_array, []
 
     def interrupted(*args):
         saved.append(args)
-        if len(saved) == 12:  # with pitch and linear file of the fourth recording, but without its mel
+        if len(saved) == 12:  # after the pitch and linear files of the fourth recording, before its mel file
             raise KeyboardInterrupt
         save_array(*args)
     monkeypatch.setattr(prepro, "save_array", interrupted)
-    with pytest.raises(AssertionError):  # of exit code 130
+    with pytest.raises(AssertionError):  # because the exit code is 130
         prepare(folder)
     assert not (folder / "data" / "manifest.csv").exists()
-    # As if the power had failed, too: a half under a temporary name, and a path without its cost
+    # As after a power failure: a half-written temporary file, and a path without its cost
     (folder / "data" / "features" / "anna" / ".d.mel.npy.tmp").write_bytes(b"half")
     (folder / "data" / "paths" / "anna").mkdir(parents=True)
     np.save(folder / "data" / "paths" / "anna" / "e.npy", np.zeros(3, np.float32))
@@ -274,7 +274,7 @@ def test_interrupted_run_is_completed(folder, monkeypatch):
     (["--set", "hop_length=160"], "prepared with other hop_length:"),
     (["--set", "n_mels=60", "--set", "top_db=20"], "prepared with other n_mels, top_db:"),
     (["--identity"], "prepared with other sources:")])
-def test_other_settings_are_refused(folder, capsys, more, message):
+def test_preparing_again_with_other_settings_is_refused(folder, capsys, more, message):
     prepare(folder)
     before = {path: path.read_bytes() for path in (folder / "data").rglob("*") if path.is_file()}
     error = fails(capsys, folder, *more)
@@ -282,7 +282,7 @@ def test_other_settings_are_refused(folder, capsys, more, message):
     assert before == {path: path.read_bytes() for path in (folder / "data").rglob("*") if path.is_file()}
 
 
-def test_training_and_evaluation_refuse_features_of_another_signal(folder):
+def test_features_with_other_signal_settings_are_refused(folder):
     prepare(folder)
     with pytest.raises(manifest.PreproError, match="prepared with hop_length=200, not 160: run prepro.py again with"):
         manifest.check_signal(folder / "data", HyperParams(hop_length=160))
@@ -291,8 +291,8 @@ def test_training_and_evaluation_refuse_features_of_another_signal(folder):
 
 
 @pytest.mark.parametrize("version", [1, None])
-def test_features_of_another_version_are_refused_with_the_cure(folder, capsys, version):
-    """They would be read without a word: their arrays have the same names and shapes."""
+def test_error_for_features_of_another_version_says_what_to_do(folder, capsys, version):
+    """Without a check they would be read silently, because their arrays have the same names and shapes."""
     prepare(folder)
     path = folder / "data" / "prepro.json"
     settings = json.loads(path.read_text())
@@ -319,7 +319,7 @@ def test_statistics_come_from_training_data_only(folder):
     assert any(pairs["anna", name].dtw_cost != other["anna", name].dtw_cost for name in held_out)
 
 
-def test_slices_are_of_training_pairs_only(folder):
+def test_slices_come_from_training_pairs_only(folder):
     pairs = prepare(folder)
     rows = read_slices(folder / "data")
     assert {row["name"] for row in rows} == {name for (_, name), pair in pairs.items() if pair.split == "train"}
@@ -329,7 +329,7 @@ def test_slices_are_of_training_pairs_only(folder):
         assert 0 <= int(row["source_start"]) < int(row["source_end"]) <= pair.source_end
 
 
-def test_other_words_are_dropped(tmp_path):
+def test_pair_with_different_words_is_dropped(tmp_path):
     names = [*IDS, "f", "g", "h"]
     record(tmp_path, "anna", names)
     record(tmp_path, "bert", names)
@@ -342,7 +342,7 @@ def test_other_words_are_dropped(tmp_path):
 
 @pytest.mark.parametrize("seconds, reason", [(0.2, "shorter than 0.5 s"), (7.0, "durations differ more than 3.5 times"),
                                              (9.0, "longer than 8.0 s without a pause that matches")])
-def test_durations_that_cannot_be_right_are_dropped(folder, seconds, reason):
+def test_pairs_with_implausible_durations_are_dropped(folder, seconds, reason):
     write(folder / "bert" / "c.wav", words(ord("c"), seconds=seconds))
     limits = [x for limit in ("min_seconds=0.5", "max_seconds=8", "max_ratio=3.5") for x in ("--set", limit)]
     dropped = [pair for pair in prepare(folder, *limits).values() if pair.reason]

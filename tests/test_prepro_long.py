@@ -1,4 +1,4 @@
-"""Preparation of recordings that hold many sentences: cut at pauses, and shared out among the splits."""
+"""Recordings of many sentences are cut at pauses, and their segments are distributed among the splits."""
 import numpy as np
 import pytest
 
@@ -13,7 +13,7 @@ SENTENCES = ["demo_001", "demo_003", "demo_004", "demo_006", "demo_007", "demo_0
 
 @pytest.fixture(scope="module")
 def chapter(tmp_path_factory):
-    """One recording of six sentences by each of two speakers, with pauses of their own."""
+    """One recording of six sentences by each of two speakers, who pause differently."""
     folder = tmp_path_factory.mktemp("chapter")
     for speaker, pauses in (("rms", [0.5, 0.3, 0.4, 0.8, 0.4]), ("slt", [0.3, 0.9, 0.6, 0.3, 0.8])):
         parts = [demo_wav(speaker, SENTENCES[0], HyperParams())]
@@ -27,7 +27,7 @@ def cut(folder, *more, data="data", seconds=3.5):
     return prepare(folder, "--set", f"max_seconds={seconds}", *more, data=data, source="rms", target="slt")
 
 
-def test_long_recordings_are_cut_and_each_split_gets_a_part(chapter):
+def test_long_recordings_are_cut_and_every_split_gets_segments(chapter):
     pairs = sorted(cut(chapter).values(), key=lambda pair: pair.target_start)
     assert len(pairs) >= 5 and {pair.utterance for pair in pairs} == {"chapter"}
     usable = [pair for pair in pairs if pair.split != "dropped"]
@@ -42,7 +42,7 @@ def test_long_recordings_are_cut_and_each_split_gets_a_part(chapter):
         assert len(path) == pair.target_end - pair.target_start and path[-1] == pair.source_end - pair.source_start - 1
 
 
-def test_other_cuts_get_paths_of_their_own(chapter):
+def test_preparing_with_another_segment_length_computes_new_paths(chapter):
     cut(chapter, data="twice")
     for pair in cut(chapter, data="twice", seconds=6.0).values():
         if not pair.reason:

@@ -1,4 +1,4 @@
-"""weights.npz: a generator in a small file that holds no code, in place of checkpoints; what export.py makes."""
+"""weights.npz, a small file without code that holds a generator in place of checkpoints, and export.py."""
 import shutil
 
 import numpy as np
@@ -34,7 +34,7 @@ def path(generator, tmp_path):
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
-    """A folder with the features `data` of a pair of speakers, `alone` of one, and an untrained run on the first."""
+    """A folder with features of two speakers in data/, of one speaker in alone/, and an untrained run on data/."""
     folder = tmp_path_factory.mktemp("exported")
     for speaker in ("anna", "bert"):
         record(folder, speaker, IDS)
@@ -52,14 +52,14 @@ def values(generator: Generator) -> list[np.ndarray]:
 
 
 def assert_near(found: list[np.ndarray], expected: list[np.ndarray]) -> None:
-    """Each output of a matrix in 255 steps, vectors as they are."""
+    """Check that each output of a matrix is kept in 255 steps and that vectors are kept exactly."""
     assert any(array.ndim > 1 for array in expected) and any(array.ndim == 1 for array in expected)
     for array, own in zip(found, expected, strict=True):
         step = np.abs(own).max(axis=tuple(range(own.ndim - 1))) / 127.0 if own.ndim > 1 else 0.0
         assert array.shape == own.shape and (np.abs(array - own) <= 0.501 * step).all()
 
 
-def test_what_is_written_is_read_without_pickle_and_a_quarter_as_large(generator, path):
+def test_weights_are_read_without_pickle_and_take_a_quarter_of_the_size(generator, path):
     own = values(generator)
     with np.load(path, allow_pickle=False) as arrays:
         assert all(arrays[f"generator/{i}"].dtype == (np.int8 if array.ndim > 1 else np.float32)
@@ -74,7 +74,7 @@ def test_what_is_written_is_read_without_pickle_and_a_quarter_as_large(generator
     assert path.stat().st_size < 0.26 * 4 * 400 * 300 and not checkpoints.read_weights(path)["generator/1"].any()
 
 
-def test_a_generator_converts_with_them_nearly_as_before(generator, path, run):
+def test_stored_weights_hardly_change_a_conversion(generator, path, run):
     corpus = data_load.Corpus(run / "data", TINY)
     recording, again = corpus.recording(corpus.train[0]), Generator(TINY)
     converter = Converter(again, plain_base())
@@ -94,7 +94,7 @@ def test_a_generator_converts_with_them_nearly_as_before(generator, path, run):
 
 
 def encrypted(path):
-    """A bit that says so: Python raises an error of its own for that."""
+    """Set the bit that marks the file as encrypted, for which Python raises an error of its own."""
     content = bytearray(path.read_bytes())
     content[content.rindex(b"PK\x01\x02") + 8] |= 1
     path.write_bytes(content)
@@ -102,7 +102,7 @@ def encrypted(path):
 
 @pytest.mark.parametrize("spoil", [lambda path: path.unlink(), lambda path: path.write_bytes(b""), cut, flipped,
                                    encrypted, lambda path: np.savez(path, **{"generator/0": np.array({}, object)})])
-def test_damaged_weights_are_named_with_the_cure_and_change_nothing(path, spoil):
+def test_error_for_damaged_weights_says_what_to_do_and_nothing_is_loaded(path, spoil):
     spoil(path)
     again = Generator(TINY)
     before = values(again)
@@ -130,7 +130,7 @@ def exported(folder, out: str, data: str = "data") -> int:
     return export.main(["--logdir", str(folder / "run"), "--out", str(folder / out)])
 
 
-def test_an_exported_folder_converts_and_holds_what_voices_are_learnt_from(run, capsys):
+def test_exported_folder_can_convert_and_holds_speech_for_new_voices(run, capsys):
     assert exported(run, "out") == 0 and "out: 0." in capsys.readouterr().out
     assert {path.name for path in (run / "out").iterdir()} == {".lock", base.FILE, checkpoints.WEIGHTS, voice.FILE,
                                                               "hparams.json"}
@@ -144,14 +144,14 @@ def test_an_exported_folder_converts_and_holds_what_voices_are_learnt_from(run, 
         assert min(np.abs(mel - own).max() for own in spoken if len(own) == len(mel)) < 0.6 / 255 + 1e-3
 
 
-def test_a_voice_alone_is_exported_without_speech_and_an_exported_folder_is_no_run(run, capsys):
+def test_single_voice_is_exported_without_speech_and_cannot_be_exported_again(run, capsys):
     assert exported(run, "voice", "alone") == 0 and not (run / "voice" / voice.FILE).exists()
     assert eval_script.load_converter(run / "voice").hp == TINY
     assert export.main(["--logdir", str(run / "voice"), "--out", str(run / "again")]) == 1
     assert "does not say what it was trained on" in capsys.readouterr().err and not (run / "again").exists()
 
 
-def test_recordings_are_converted_by_the_pretrained_model_unless_another_is_named(run, tmp_path, monkeypatch, capsys):
+def test_pretrained_model_converts_recordings_by_default(run, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(checkpoints, "PRETRAINED", run / "run")
     recording = write(tmp_path / "a.wav", words(1))
     assert eval_script.main([str(recording), "--out", str(tmp_path / "out")]) == 0

@@ -1,4 +1,4 @@
-"""Loops: what they give and their gradients are those of TensorFlow's own, which keeps every step of them."""
+"""Loops give the same values and gradients as TensorFlow's own loop, which keeps every step in memory."""
 from typing import NamedTuple
 
 import keras
@@ -26,7 +26,7 @@ def test_scan_equals_a_loop(compiled):
 
     def run(a, b):
         return scan(step, Pair(tf.ones(3), tf.zeros(3)), Pair(a, b), [])
-    if compiled:  # the number of steps is not known then
+    if compiled:  # the number of steps is then unknown
         run = tf.function(run, input_signature=[tf.TensorSpec((None, 3))] * 2)
     found = run(*map(tf.constant, inputs))
     state, expected = Pair(np.ones(3), np.zeros(3)), []
@@ -39,12 +39,12 @@ def test_scan_equals_a_loop(compiled):
 
 
 def plain(step, state, inputs, constants):
-    """`scan` as TensorFlow has it."""
+    """TensorFlow's own `scan`, with the arguments of ours."""
     return tf.scan(step, inputs, state)
 
 
 class Reader(keras.layers.Layer):
-    """Reads a memory at a place that its own state gives, through all that may stand in a loop."""
+    """Reads a memory at a position given by its own state, with all operations that a loop may contain."""
 
     def __init__(self):
         super().__init__()
@@ -71,7 +71,7 @@ def make(seed: int = 0):
 
 
 @pytest.mark.parametrize("compiled", [False, True])
-def test_gradients_equal_those_of_a_loop_that_keeps_everything(compiled):
+def test_scan_gradients_equal_those_of_tf_scan(compiled):
     reader, memory, start, inputs = make()
     weights = [weight.value for weight in reader.trainable_weights]
 
@@ -89,7 +89,7 @@ def test_gradients_equal_those_of_a_loop_that_keeps_everything(compiled):
         np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-5)
 
 
-def test_what_is_read_twice_in_a_step_gets_both_gradients():
+def test_values_used_twice_in_a_step_get_both_gradients():
     rng = np.random.default_rng(3)
     dense, state, memory = Dense(C), *(tf.constant(rng.normal(size=(N, size, C)), tf.float32) for size in (1, S))
     inputs, state = tf.constant(rng.normal(size=(T, N, C)), tf.float32), state[:, 0]
@@ -110,8 +110,8 @@ def test_what_is_read_twice_in_a_step_gets_both_gradients():
 
 
 @pytest.mark.parametrize("compiled", [False, True])
-def test_products_with_all_of_a_memory_get_their_gradients(compiled):
-    """As an attention reads it: K = 2 scores of keys, and what they weigh."""
+def test_products_with_a_whole_memory_get_their_gradients(compiled):
+    """Attention uses such products: K = 2 rows of scores of the keys, and the weighted sums of the values."""
     rng = np.random.default_rng(5)
     keys, values, state, inputs = (tf.constant(rng.normal(size=shape), tf.float32) for shape in (
         (N, C, S), (N, S, C), (N, C), (T, N, C)))
@@ -132,7 +132,7 @@ def test_products_with_all_of_a_memory_get_their_gradients(compiled):
         np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-5)
 
 
-def test_a_weight_that_the_loop_was_not_told_of_is_an_error():
+def test_weight_not_listed_for_the_loop_is_an_error():
     reader, memory, start, inputs = make()
     with pytest.raises(KeyError):
         scan(lambda state, now: reader(state, now, memory), start, inputs, [memory, *reader.trainable_weights[:-1]])
@@ -140,7 +140,7 @@ def test_a_weight_that_the_loop_was_not_told_of_is_an_error():
 
 @pytest.mark.parametrize("backwards", [False, True])
 @pytest.mark.parametrize("masked", [False, True])
-def test_gru_equals_that_of_keras(backwards, masked):
+def test_gru_equals_the_gru_of_keras(backwards, masked):
     rng = np.random.default_rng(1)
     x = tf.constant(rng.normal(size=(N, T, 5)), tf.float32)
     mask = np.arange(T)[None, :] < np.array([T, 3, 1])[:, None] if masked else None
@@ -161,8 +161,8 @@ def test_gru_equals_that_of_keras(backwards, masked):
         np.testing.assert_allclose(found, expected, rtol=1e-3, atol=2e-5)
 
 
-def test_on_a_gpu_the_gru_is_that_of_keras(monkeypatch):
-    """Which is cuDNN's there."""
+def test_gru_calls_the_gru_of_keras_on_a_gpu(monkeypatch):
+    """The GRU of Keras uses cuDNN there."""
     layer = GRU(C, return_sequences=True)
     layer(tf.zeros((1, 2, 3)))
     monkeypatch.setattr(recurrent.tf.config, "list_logical_devices", lambda kind: ["GPU:0"])
@@ -170,8 +170,8 @@ def test_on_a_gpu_the_gru_is_that_of_keras(monkeypatch):
     assert layer.call(tf.zeros((1, 2, 3))) == "keras"
 
 
-def test_nothing_that_xla_compiles_is_of_cudnn(monkeypatch, tiny_hp):
-    """Which it does not know."""
+def test_cudnn_is_not_used_with_xla(monkeypatch, tiny_hp):
+    """XLA does not support cuDNN's GRU."""
     networks = [make(tiny_hp.replace(xla=1)) for make in (Generator, Discriminator)]
     monkeypatch.setattr(recurrent.tf.config, "list_logical_devices", lambda kind: ["GPU:0"])
     monkeypatch.setattr(keras.layers.GRU, "call", lambda self, *arguments, **named: "keras")

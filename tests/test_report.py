@@ -1,4 +1,4 @@
-"""The report's files appear whole and in the right units."""
+"""The report's figures are complete and have the right units."""
 import struct
 from concurrent.futures import ThreadPoolExecutor
 
@@ -19,7 +19,7 @@ def png_size(path) -> tuple[int, int]:
 
 
 def utterance(path, dtw=True, title="a $1 title $") -> None:
-    """40 frames out of 60, the target 50 frames long."""
+    """Plot an utterance of 40 frames, converted from 60, with a target of 50 frames."""
     rng = np.random.default_rng(0)
     panels = {name: rng.random((frames, HP.n_linear)) for name, frames in (("source", 60), ("out", 40), ("target", 50))}
     positions = np.linspace(0.0, 59.0, 40)
@@ -35,7 +35,7 @@ def figures(monkeypatch) -> list:
     return caught
 
 
-def test_pictures_are_whole_and_nothing_else_remains(tmp_path):
+def test_figures_are_complete_and_no_other_files_remain(tmp_path):
     utterance(tmp_path / "u.png")
     report.plot_curves(tmp_path / "c.png", {"$a$": (np.arange(1, 50), 1 / np.arange(1, 50))}, "Loss $", "L1 ^$ _$")
     report.plot_durations(tmp_path / "d.png", {"rms": [1.0, 2.0, 2.5], "slt": [1.5]})
@@ -45,7 +45,7 @@ def test_pictures_are_whole_and_nothing_else_remains(tmp_path):
         assert 600 <= width <= 2000 and 300 <= height <= 2000
 
 
-def test_empty_curves_and_speakers_still_give_a_picture(tmp_path):
+def test_empty_curves_and_speakers_still_give_a_figure(tmp_path):
     report.plot_curves(tmp_path / "c.png", {}, "Loss", "L1")
     report.plot_durations(tmp_path / "d.png", {"rms": []})
     assert png_size(tmp_path / "c.png") and png_size(tmp_path / "d.png")
@@ -80,7 +80,7 @@ def test_lines_lie_in_the_middle_of_their_frames(figures):
 
 @pytest.mark.parametrize("values, scale", [([1.0, 11.0], "log"), ([1.0, 9.0], "linear"), ([0.0, 11.0], "linear"),
                                            ([np.nan, 1.0, 11.0], "log"), ([-1.0, 20.0], "linear")])
-def test_curves_are_logarithmic_only_where_it_helps(figures, values, scale):
+def test_curves_are_logarithmic_only_for_wide_positive_ranges(figures, values, scale):
     report.plot_curves("unused.png", {"training": (np.arange(len(values)), np.array(values))}, "Loss", "L1")
     assert figures[0].axes[0].get_yscale() == scale
 
@@ -93,7 +93,7 @@ def test_a_curve_has_a_gap_where_nothing_was_logged(figures):
     np.testing.assert_array_equal(line.get_ydata(), [*values[:4], np.nan, *values[4:]])
 
 
-def test_durations_use_common_bins_and_count_all(figures):
+def test_duration_histograms_share_bins_and_count_all_recordings(figures):
     report.plot_durations("unused.png", {"rms": [1.0, 2.0, 3.0], "slt": [2.0, 4.0]})
     texts = [text.get_text() for text in figures[0].axes[0].get_legend().get_texts()]
     assert texts == ["rms: 3 recordings, 0.1 min", "slt: 2 recordings, 0.1 min"]
@@ -101,14 +101,14 @@ def test_durations_use_common_bins_and_count_all(figures):
     assert left == pytest.approx((1.0, 1.0)) and right == pytest.approx((4.0, 4.0))
 
 
-def test_threads_draw_the_same_pictures(tmp_path):
+def test_figures_drawn_in_threads_are_identical(tmp_path):
     with ThreadPoolExecutor(3) as pool:
         list(pool.map(lambda index: utterance(tmp_path / f"{index}.png"), range(3)))
     utterance(tmp_path / "alone.png")
     assert len({path.read_bytes() for path in tmp_path.iterdir()}) == 1
 
 
-def test_failure_leaves_the_old_file_and_no_temporary(tmp_path):
+def test_failed_write_keeps_the_old_file_and_leaves_no_temporary_file(tmp_path):
     path = tmp_path / "x.html"
     path.write_text("old")
     with pytest.raises(ZeroDivisionError), utils.replacing(path) as temporary:

@@ -1,4 +1,4 @@
-"""What the base puts back that averages lack: the source's detail, its formants moved, and the target's movements."""
+"""The base restores what averaging removes: the source's detail, with warped formants, and the target's modulation."""
 import numpy as np
 import pytest
 import scipy.fft
@@ -28,12 +28,12 @@ def test_a_modulation_spectrum_is_the_power_of_each_order_at_each_frequency():
     assert found[:, 2].argmax() == 4 and found[:, 5].argmax() == 20
     assert found[4, 2] / found[20, 5] == pytest.approx(9.0, rel=0.05)
     others = np.delete(np.arange(HP.n_mels), [2, 5])
-    assert found[:, others].max() < 1e-8 and found[0, 5] < 1e-3  # a mean is no movement
+    assert found[:, others].max() < 1e-8 and found[0, 5] < 1e-3  # a mean is no modulation
     short = base.modulation_spectrum([scipy.fft.idct(orders[:20], axis=1, norm="ortho")])
     assert short.shape == found.shape and np.isfinite(short).all()
 
 
-def test_modulation_multiplies_movements_by_their_frequency_and_order_and_leaves_means():
+def test_modulate_scales_each_frequency_and_order_and_keeps_means():
     time, factors = np.arange(128), np.ones((33, HP.n_mels))
     factors[:9, 3], factors[24:, 3] = 2.0, 0.5
     orders = np.zeros((128, HP.n_mels))
@@ -42,7 +42,7 @@ def test_modulation_multiplies_movements_by_their_frequency_and_order_and_leaves
     found = scipy.fft.dct(base.modulate(scipy.fft.idct(orders, axis=1, norm="ortho"), factors), axis=1, norm="ortho")
     expected = orders.copy()
     expected[:, 3] = 0.4 + 0.2 * np.sin(2.0 * np.pi * 4 / 64 * time) + 0.01 * np.sin(2.0 * np.pi * 28 / 64 * time)
-    middle = slice(32, 96)  # at the ends it is mirrored
+    middle = slice(32, 96)  # the signal is mirrored at its ends
     np.testing.assert_allclose(found[middle], expected[middle], atol=5e-3)
     np.testing.assert_allclose(found[:, 6], orders[:, 6], atol=1e-6)
     assert np.abs(found[:, 3].mean() - 0.4) < 0.02
@@ -58,13 +58,13 @@ def test_gains_bring_one_modulation_spectrum_to_another_within_bounds():
     assert np.isfinite(base.gains(np.zeros((33, 12)), np.ones((33, 12)))).all()
 
 
-def test_conversions_of_the_training_move_as_the_target_does():
+def test_converted_training_data_have_the_modulation_of_the_target():
     hp = HP.replace(n_mels=40)
     corpus = Known(hp, n_pairs=12)
     solved = base.solve(corpus)
     np.testing.assert_allclose(solved.target_modulation, base.modulation_spectrum(
         [corpus.target_features(pair, "mel") for pair in corpus.target_pairs]), rtol=1e-5)
-    for number, source in enumerate(VOICES):  # their targets are noise, so another is put in its place
+    for number, source in enumerate(VOICES):  # the targets are noise, so another modulation replaces theirs
         wanted = solved.modulation[number] * np.linspace(3.0, 0.5, 33)[:, None] * np.linspace(0.5, 1.5, 40)
         mapped = [map_source(solved._replace(target_modulation=wanted), corpus.recording(pair), hp, source)
                    for pair in corpus.of(source)]
@@ -73,7 +73,7 @@ def test_conversions_of_the_training_move_as_the_target_does():
         assert apart[0] > 1.0 and apart[1] < 0.2, apart
 
 
-def test_the_post_filter_is_an_exponent_and_0_leaves_movements_as_they_are(corpus, solved):
+def test_postfilter_is_an_exponent_of_the_gains_and_0_disables_it(corpus, solved):
     features, known = corpus.recording(corpus.train[0]), solved
     solved = known._replace(target_modulation=1.5 * known.modulation[0])
     plain, gained = (map_source(solved, features, HP.replace(postfilter=exponent), "anna") for exponent in (0.0, 1.0))
@@ -86,8 +86,8 @@ def test_the_post_filter_is_an_exponent_and_0_leaves_movements_as_they_are(corpu
     assert np.abs(gained.texture - plain.texture).max() > 0.01
 
 
-def test_the_finest_detail_is_that_of_the_source(corpus, solved):
-    """Also where the map gives none of it."""
+def test_finest_detail_comes_from_the_source(corpus, solved):
+    """This also holds where the map gives no detail."""
     rng = np.random.default_rng(3)
     flat = solved._replace(kernels=0.0 * solved.kernels, biases=0.0 * solved.biases + 0.5, warps=np.ones(2),
                            modulation=np.repeat(solved.target_modulation[None], 2, axis=0))
@@ -101,7 +101,7 @@ def test_the_finest_detail_is_that_of_the_source(corpus, solved):
 
 
 def formants(factor: float, hp: HyperParams) -> np.ndarray:
-    """(60, M) three formants that wander, `factor` times as high as they are."""
+    """Return (60, M) with three moving formants, whose frequencies are multiplied by `factor`."""
     rng, hertz = np.random.default_rng(4), utils.mel_centres(hp.sample_rate, hp.n_mels)
     found = np.zeros((60, hp.n_mels))
     for low, high in ((350, 800), (1000, 2000), (2300, 3300)):
@@ -111,19 +111,19 @@ def formants(factor: float, hp: HyperParams) -> np.ndarray:
 
 
 @pytest.mark.parametrize("factor", [0.8, 0.9, 1.0, 1.15, 1.3])
-def test_the_warp_is_the_factor_between_the_formants_of_two_voices(factor):
+def test_warp_is_the_ratio_between_the_formants_of_two_voices(factor):
     hp = HyperParams()
     low, high = formants(1.0, hp), formants(factor, hp)
     assert base.find_warp(low, high, hp) == pytest.approx(factor, abs=0.051)
-    assert base.find_warp(low, 0.5 * high + 0.1, hp) == base.find_warp(low, high, hp)  # whatever the level
+    assert base.find_warp(low, 0.5 * high + 0.1, hp) == base.find_warp(low, high, hp)  # at any level
     warped = base.warp_formants(low, factor, hp)
     assert np.abs(warped - high).mean() < 0.01 and warped.dtype == np.float32
     flat = np.full((5, hp.n_mels), 0.3, np.float32)
-    for known in ((flat, flat), (low[:1], high[:1])):  # of nothing that moves nothing is known
+    for known in ((flat, flat), (low[:1], high[:1])):  # nothing is known without movement over time
         assert base.find_warp(*known, hp) == pytest.approx(1.0)
 
 
-def test_the_warp_of_a_new_voice_is_found_and_that_of_a_known_one_remembered(corpus, solved, monkeypatch):
+def test_warp_is_estimated_for_a_new_voice_and_stored_for_a_known_one(corpus, solved, monkeypatch):
     used = []
     monkeypatch.setattr(base, "find_warp", lambda *_: 1.25)
     monkeypatch.setattr(base, "warp_formants", lambda mel, factor, hp: used.append(factor) or mel)

@@ -1,4 +1,4 @@
-"""A run folder after its process was killed, with damaged files, and while others look at it."""
+"""Run folders after their process was killed, with damaged files, and while other processes use them."""
 import dataclasses
 import errno
 import os
@@ -31,7 +31,7 @@ def begin(logdir: pathlib.Path) -> run_folder.Run:
     return run_folder.Run(logdir, HyperParams(), {"generator": [keras.Variable(1.0)]})
 
 
-def test_what_a_killed_process_left_half_written_is_removed(tmp_path):
+def test_partial_files_of_a_killed_process_are_removed(tmp_path):
     begin(tmp_path).save()
     for half in ("step-99_temp", "best/x_temp"):
         (tmp_path / "checkpoints" / half).mkdir(parents=True)
@@ -40,8 +40,8 @@ def test_what_a_killed_process_left_half_written_is_removed(tmp_path):
     assert not list(tmp_path.rglob("*_temp")) and resume(run)
 
 
-def test_the_best_checkpoint_is_not_written_again(tmp_path):
-    """It is the only copy: what is killed in writing would leave none."""
+def test_best_checkpoint_is_not_written_again_at_the_same_step(tmp_path):
+    """It is the only copy, so that a process killed while writing it would leave none."""
     def written() -> dict[str, int]:
         return {path.name: path.stat().st_mtime_ns for path in (tmp_path / "checkpoints" / "best").glob("best-*")}
     run = begin(tmp_path)
@@ -55,13 +55,13 @@ def test_the_best_checkpoint_is_not_written_again(tmp_path):
     again.step.assign(13)
     again.select(0.9)
     assert written() == before and len(before) == 2 and float(again.best) == pytest.approx(0.9)
-    again.step.assign(3)  # as the other one ends
+    again.step.assign(3)  # 13 ends with the same digit
     again.select(0.8)
     assert all(name.startswith("best-3.") for name in written()) and len(written()) == 2
 
 
-def test_an_earlier_run_is_forgotten_folder_by_folder(tmp_path, monkeypatch):
-    """Whenever it is killed, of each folder all is there under its name, or nothing."""
+def test_clearing_a_run_removes_each_folder_as_a_whole(tmp_path, monkeypatch):
+    """Whenever it is killed, each folder is either complete or absent under its name."""
     files = {tmp_path / name / file for name in ("checkpoints", "train", "validation", "samples") for file in "ab"}
     for path in files:
         path.parent.mkdir(exist_ok=True)
@@ -70,7 +70,7 @@ def test_an_earlier_run_is_forgotten_folder_by_folder(tmp_path, monkeypatch):
     remove, killed = shutil.rmtree, []
 
     def kill(folder, **_):
-        """Killed after the first file, or else to the end."""
+        """Remove one file and stop as if killed; remove a folder without files completely."""
         for path in sorted(pathlib.Path(folder).rglob("?")):
             path.unlink()
             killed.append(path)
@@ -89,8 +89,8 @@ def test_an_earlier_run_is_forgotten_folder_by_folder(tmp_path, monkeypatch):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_curves_are_on_disk_before_the_checkpoint(tmp_path, monkeypatch):
-    """What was logged until then is not done again."""
+def test_curves_are_written_to_disk_before_the_checkpoint(tmp_path, monkeypatch):
+    """Steps before the checkpoint are not repeated, so their scalars must not be lost."""
     run, seen = begin(tmp_path), []
     monkeypatch.setattr(run.newest, "save", lambda **_: seen.extend(
         read_scalars(tmp_path / kind, "a/b") for kind in ("train", "validation")))
@@ -102,7 +102,7 @@ def test_curves_are_on_disk_before_the_checkpoint(tmp_path, monkeypatch):
     assert seen == [([1, 2], [0.5, 0.25]), ([2], [4.0])]
 
 
-def test_the_owner_of_a_folder_is_told_however_often_it_was_locked(tmp_path):
+def test_lock_error_names_the_owner_in_every_attempt(tmp_path):
     for _ in range(2):
         with cli.locked(tmp_path, "--logdir"):
             for _ in range(2):
@@ -112,7 +112,7 @@ def test_the_owner_of_a_folder_is_told_however_often_it_was_locked(tmp_path):
                                                     f"{socket.gethostname()}: choose another --logdir")
 
 
-def test_a_network_drive_that_knows_no_locks_is_used_without(tmp_path, monkeypatch):
+def test_folder_on_a_drive_without_locks_is_used_unlocked(tmp_path, monkeypatch):
     def unknown(*_):
         raise OSError(errno.ENOLCK, "No locks available")
     monkeypatch.setattr(cli.fcntl, "flock", unknown)
@@ -128,7 +128,7 @@ def damage(path: pathlib.Path, how: str) -> None:
     data = path.read_bytes()
     if how == "missing":
         path.unlink()
-    elif how == "flipped":  # all of its bits, at a third of the file
+    elif how == "flipped":  # all bits of a byte, at a third of the file
         path.write_bytes(data[:len(data) // 3] + bytes([data[len(data) // 3] ^ 255]) + data[len(data) // 3 + 1:])
     else:
         path.write_bytes(data[:{"empty": 0, "cut": len(data) - 5}[how]])
@@ -136,7 +136,7 @@ def damage(path: pathlib.Path, how: str) -> None:
 
 @pytest.mark.parametrize("how", ["missing", "flipped", "empty", "cut"])
 @pytest.mark.parametrize("part", ["data-00000-of-00001", "index"])
-def test_the_checkpoint_before_a_damaged_one_is_used_with_a_warning(tmp_path, part, how, capsys):
+def test_training_resumes_from_the_checkpoint_before_a_damaged_one(tmp_path, part, how, capsys):
     go(tmp_path, 4)
     damage(tmp_path / "checkpoints" / f"step-4.{part}", how)
     assert [step for _, _, step in go(tmp_path, 4).seen] == [3]
@@ -148,7 +148,7 @@ def test_the_checkpoint_before_a_damaged_one_is_used_with_a_warning(tmp_path, pa
 
 
 @pytest.mark.parametrize("listed", ["as it was", "empty", "missing"])
-def test_without_a_checkpoint_that_can_be_read_training_does_not_begin_anew(tmp_path, listed):
+def test_training_does_not_restart_if_no_checkpoint_is_readable(tmp_path, listed):
     go(tmp_path, 4)
     for step in (3, 4):
         damage(tmp_path / "checkpoints" / f"step-{step}.index", "cut")
@@ -159,16 +159,16 @@ def test_without_a_checkpoint_that_can_be_read_training_does_not_begin_anew(tmp_
 
 
 @pytest.mark.parametrize("how", ["missing", "empty"])
-def test_without_the_list_of_checkpoints_the_newest_is_found(tmp_path, how):
+def test_newest_checkpoint_is_found_without_the_list_of_checkpoints(tmp_path, how):
     hp = HP.replace(keep_checkpoints=4)
-    go(tmp_path, 12, hp)  # 10 is less than 8 in the order of names
+    go(tmp_path, 12, hp)  # in alphabetical order 10 comes before 8
     (tmp_path / "checkpoints" / "step-12.index").unlink()
     damage(tmp_path / "checkpoints" / "checkpoint", how)
     assert [step for _, _, step in go(tmp_path, 12, hp).seen] == [10, 11]
 
 
 @pytest.mark.parametrize("part", ["data-00000-of-00001", "index"])
-def test_evaluation_of_a_damaged_checkpoint_names_others(tmp_path, part):
+def test_error_for_a_damaged_checkpoint_names_alternatives(tmp_path, part):
     go(tmp_path, 6, scores={4: 1.0})
     damage(tmp_path / "checkpoints" / "best" / f"best-4.{part}", "missing")
     with pytest.raises(TrainingError, match="best-4 is damaged .*--checkpoint: .*step-6, .*step-4"):
@@ -178,7 +178,7 @@ def test_evaluation_of_a_damaged_checkpoint_names_others(tmp_path, part):
 @pytest.mark.parametrize("shapes, message", [
     ([(3,)], r"a/kernel: \(2,\) in the file, \(3,\) in the network"), ([(2, 1)], r"\(2,\) in the file, \(2, 1\) in"),
     ([(2,), (1,)], "1 arrays of generator in the file, 2 in the network"), ([], "1 arrays .* 0 in the network")])
-def test_a_checkpoint_of_another_network_is_refused_with_names_and_values(tmp_path, shapes, message):
+def test_error_for_a_checkpoint_of_another_network_names_the_differences(tmp_path, shapes, message):
     run_folder.Run(tmp_path / "a", HP, {"generator": [keras.Variable(np.ones(2))]}).save()
     weights = [types.SimpleNamespace(value=tf.Variable(np.zeros(shape)), shape=shape, path="a/kernel")
                for shape in shapes]
@@ -195,13 +195,13 @@ def test_a_checkpoint_of_another_network_is_refused_with_names_and_values(tmp_pa
 # The run folder -------------------------------------------------------------------------------------------------------
 
 @pytest.mark.parametrize("text", ["", "[1]", "{}", '{"data": "/a', '{"script": "", "data": "/a", "steps": "x"}'])
-def test_damaged_notes_of_a_run_are_named_with_the_cure(tmp_path, text):
+def test_error_for_a_damaged_run_json_says_what_to_do(tmp_path, text):
     (tmp_path / "run.json").write_text(text)
     with pytest.raises(TrainingError, match="run.json is damaged: delete it, and say with --data"):
         run_folder.read_run_info(tmp_path)
 
 
-def test_a_run_folder_in_use_is_refused_with_its_owner(tmp_path):
+def test_locking_a_run_folder_in_use_fails_and_names_the_owner(tmp_path):
     with cli.locked(tmp_path, "--logdir"):
         with pytest.raises(cli.CannotLock, match=f"in use by process {os.getpid()} on .*another --logdir"):
             with cli.locked(tmp_path, "--logdir"):
@@ -210,7 +210,7 @@ def test_a_run_folder_in_use_is_refused_with_its_owner(tmp_path):
         pass
 
 
-def test_two_commands_do_not_train_into_one_folder(tmp_path, monkeypatch, capsys):
+def test_two_commands_cannot_train_into_the_same_folder(tmp_path, monkeypatch, capsys):
     no_corpus(monkeypatch)
     monkeypatch.setattr(train, "PairedTrainer", lambda hp, corpus: Counting(hp))
     flags = ["--data", str(tmp_path), "--logdir", str(tmp_path / "run"), "--steps"]
@@ -222,7 +222,7 @@ def test_two_commands_do_not_train_into_one_folder(tmp_path, monkeypatch, capsys
     assert train.main([*flags, "3"]) == 0 and kept(tmp_path / "run") == [2, 3]
 
 
-def test_the_lock_of_a_killed_process_does_not_block(tmp_path):
+def test_lock_is_released_when_its_process_is_killed(tmp_path):
     script = (f"import cli, time\nwith cli.locked({str(tmp_path)!r}, '--logdir'):\n"
               " print('locked', flush=True)\n time.sleep(99)")
     with subprocess.Popen([sys.executable, "-c", script], cwd=pathlib.Path(cli.__file__).parent,
@@ -239,7 +239,7 @@ def test_the_lock_of_a_killed_process_does_not_block(tmp_path):
 
 @pytest.fixture
 def nobody():
-    """Not the superuser, whom no permission stops."""
+    """Run as an ordinary user, since permissions do not restrict the superuser."""
     user = os.geteuid()
     if user == 0:
         os.seteuid(65534)
@@ -247,7 +247,7 @@ def nobody():
     os.seteuid(user)
 
 
-def test_a_run_folder_that_cannot_be_written_is_named(tmp_path, nobody):
+def test_error_for_a_run_folder_that_is_not_writable_names_it(tmp_path, nobody):
     folder = pathlib.Path("/") / "logdir"
     with pytest.raises(cli.CannotLock, match=r"/logdir cannot be written \(.*choose another --logdir"):
         with cli.locked(folder, "--logdir"):

@@ -1,4 +1,4 @@
-"""The scripts as a person runs them: help, and the way from recordings to converted speech."""
+"""The scripts as a user runs them: help texts, and all steps from recordings to converted speech."""
 import contextlib
 import html.parser
 import io
@@ -48,9 +48,9 @@ FLAGS = {
 
 @pytest.fixture(scope="module", autouse=True)
 def helping(tmp_path_factory):
-    """Every script, asked for help: in a folder with a space in its path, run from another one.
+    """Run every script with --help: in a folder with a space in its path, and from another folder.
 
-    They run while the other tests do, and the last ones of this file look at what they said.
+    They run in parallel with the other tests; the last tests of this file check their output.
     """
     scripts, elsewhere = (tmp_path_factory.mktemp("scripts") / name for name in ("voice conversion", "another folder"))
     scripts.mkdir()
@@ -69,7 +69,7 @@ def helping(tmp_path_factory):
 
 @pytest.fixture(scope="module", autouse=True)
 def quick_compilation():
-    """No optimisation of graphs: for a few steps it takes longer than it saves."""
+    """Disable the optimisation of graphs, which takes longer than it saves in a few steps."""
     tf.config.optimizer.set_experimental_options({"disable_meta_optimizer": True})
     yield
     tf.config.optimizer.set_experimental_options({"disable_meta_optimizer": False})
@@ -99,7 +99,7 @@ def trained(demo_recordings, tmp_path_factory):
 
 
 class Links(html.parser.HTMLParser):
-    """Collects what a page refers to."""
+    """Collects the links of a page."""
 
     def __init__(self, page: pathlib.Path):
         super().__init__()
@@ -136,7 +136,7 @@ def test_evaluation_of_the_heldout_sentences(trained, capsys):
     metrics = json.loads((out / "metrics.json").read_text(encoding="utf-8"))
     assert sorted(metrics["utterances"]) == [f"rms-{name}" for name in HELDOUT]
     for values in metrics["utterances"].values():
-        assert all(math.isfinite(value) for name, value in values.items() if "F0" not in name)  # may be whisper
+        assert all(math.isfinite(value) for name, value in values.items() if "F0" not in name)  # speech may be unvoiced
         assert 0 <= values["duration difference s"] < 1.0
     summary = metrics["summary"]
     assert summary["utterances"] == len(HELDOUT)
@@ -144,7 +144,7 @@ def test_evaluation_of_the_heldout_sentences(trained, capsys):
     assert any(re.fullmatch(r"content retrieval among \d+", name) for name in summary)
     for name in HELDOUT:
         wavs = {kind: read_wav(out / "audio" / f"rms-{name}.{kind}.wav") for kind in ("source", "converted", "target")}
-        # Hardly trained it walks along the source at about its speed
+        # A hardly trained model advances through the source at about its pace
         assert len(wavs["converted"]) == pytest.approx(len(wavs["source"]), rel=0.2)
     printed = capsys.readouterr().out
     assert "index.html" in printed and re.search("^ +converted +source +copy", printed, re.MULTILINE)
@@ -153,7 +153,7 @@ def test_evaluation_of_the_heldout_sentences(trained, capsys):
 
 
 class Terminal(io.StringIO):
-    """A standard error that somebody looks at."""
+    """A standard error stream that is a terminal."""
 
     def isatty(self) -> bool:
         return True
@@ -174,7 +174,7 @@ def test_oracles_are_measured_beside_the_conversion(trained, tmp_path, monkeypat
         encoding="utf-8"))["utterances"].values() for name in row)
 
 
-def test_words_are_heard_in_all_that_was_made(trained, tmp_path, monkeypatch):
+def test_word_error_rates_are_measured_for_all_kinds_of_audio(trained, tmp_path, monkeypatch):
     pytest.importorskip("jiwer")
     monkeypatch.setattr(listening, "asr_available", lambda: True)
     monkeypatch.setattr(listening, "Recogniser", lambda model, hp: lambda wav: f"{model} heard")
@@ -190,13 +190,13 @@ def test_words_are_heard_in_all_that_was_made(trained, tmp_path, monkeypatch):
     assert "<del>nothing</del>" in page and page.count("<mark>") == 2  # one of them explains the marks
 
 
-def test_another_source_is_refused(trained, capsys):
+def test_unknown_source_is_refused(trained, capsys):
     assert eval_script.main(["--logdir", str(trained.logdir), "--source", "anna"]) == 1
     assert "no held-out sentence of source 'anna'; there are rms" in capsys.readouterr().err
 
 
-def test_adversarial_training_goes_on_from_a_paired_run(trained, tmp_path, capsys):
-    """Its networks and features are taken from there, its samples have their names, and each script loads each run."""
+def test_adversarial_training_starts_from_a_paired_run(trained, tmp_path, capsys):
+    """It uses networks and features of that run, its samples get their own names, and each script loads each run."""
     logdir = tmp_path / "gan"
     small = ["--set=gan_warmup_steps=1", "--set=gan_steps=1", "--set=k=1"]
     assert train_gan.main(["--init-from", str(trained.logdir), "--logdir", str(logdir), *small]) == 0
@@ -222,7 +222,7 @@ def converter(trained):
     return eval_script.load_converter(trained.logdir)
 
 
-def test_one_recording_of_44_kHz_in_stereo(trained, converter, tmp_path, monkeypatch):
+def test_stereo_recording_at_44_kHz_is_converted(trained, converter, tmp_path, monkeypatch):
     monkeypatch.setattr(eval_script, "load_converter", lambda *_: converter)
     wav = demo_wav("rms", "demo_002", trained.hp)
     stereo = np.stack([0.4 * wav, 0.1 * wav], axis=1)
@@ -239,7 +239,7 @@ def test_one_recording_of_44_kHz_in_stereo(trained, converter, tmp_path, monkeyp
 
 @pytest.fixture(scope="module")
 def converted_folder(trained, converter, tmp_path_factory):
-    """Convert a folder: a recording of 20 s with pauses, one in a folder below, and what is no recording."""
+    """Convert a folder with a recording of 20 s with pauses, one in a subfolder, and files that are no recordings."""
     folder, hp = tmp_path_factory.mktemp("folder of recordings"), trained.hp
     parts = []
     for i in range(2, 8):
@@ -261,7 +261,7 @@ def converted_folder(trained, converter, tmp_path_factory):
                                  length=len(long))
 
 
-def test_folder_is_converted_but_for_a_broken_file_that_is_named(converted_folder):
+def test_folder_is_converted_and_a_broken_file_is_reported(converted_folder):
     assert converted_folder.code == 1 and "broken.wav: cannot be read as audio" in converted_folder.errors
     check_page(converted_folder.out, 2, 2)
     results = json.loads((converted_folder.out / "metrics.json").read_text(encoding="utf-8"))
@@ -294,22 +294,22 @@ def check_joints(wav: np.ndarray, chunks: list, voices: list[np.ndarray]) -> Non
     assert jumps[at_joints].max() < 0.5 * jumps[~at_joints].max()
 
 
-def test_no_clicks_where_pieces_are_joined(converted_folder):
+def test_joining_chunks_makes_no_clicks(converted_folder):
     check_joints(read_wav(converted_folder.out / "long.wav"), *max(
         converted_folder.joined, key=lambda joined: len(joined[0])))
 
 
-def test_pieces_that_end_loud_are_joined_without_a_click(trained):
+def test_chunks_with_loud_ends_are_joined_without_clicks(trained):
     hp, rng = trained.hp, np.random.default_rng(1)
     voices = [0.5 + 0.1 * rng.normal(size=n).astype(np.float32) for n in (9000, 300, 12000)]
     chunks = [inference.Chunk(np.zeros(n, np.float32), start) for n, start in ((8000, 100), (500, 8100), (9000, 8700))]
     wav = inference.join(chunks, voices, hp)
     check_joints(wav, chunks, voices)
     assert len(wav) == 100 + 9000 + 0 + 300 + 100 + 12000
-    np.testing.assert_array_equal(wav[100 + 200:100 + 8800], voices[0][200:8800])  # the rest as it was
+    np.testing.assert_array_equal(wav[100 + 200:100 + 8800], voices[0][200:8800])  # the rest is unchanged
 
 
-def test_a_recording_without_a_pause_is_cut_where_it_is_quietest(trained):
+def test_recording_without_pauses_is_cut_at_its_quietest_point(trained):
     hp = trained.hp
     seconds = np.arange(20 * 16000) / 16000
     level = 0.3 - 0.25 * np.exp(-0.5 * ((seconds - 6.0) / 0.2) ** 2)  # a dip, but no silence, at 6 s
@@ -320,7 +320,7 @@ def test_a_recording_without_a_pause_is_cut_where_it_is_quietest(trained):
     assert chunks[1].start / 16000 == pytest.approx(6.0, abs=0.2)
 
 
-def test_the_best_checkpoint_is_used_unless_another_is_named(trained, monkeypatch):
+def test_best_checkpoint_is_loaded_by_default(trained, monkeypatch):
     loaded = []
     monkeypatch.setattr(eval_script.trainer, "load_generator", lambda generator, prefix: loaded.append(prefix))
     monkeypatch.setattr(eval_script, "Generator", lambda hp: types.SimpleNamespace(convert=None, hp=hp))
@@ -338,7 +338,7 @@ def test_the_best_checkpoint_is_used_unless_another_is_named(trained, monkeypatc
     (["--data", "other"], "hop_length"),
     (["--checkpoint", "nothing"], "nothing"),
 ])
-def test_errors_are_for_the_person_who_reads_them(trained, tmp_path, monkeypatch, capsys, arguments, message):
+def test_errors_are_messages_without_a_traceback(trained, tmp_path, monkeypatch, capsys, arguments, message):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "empty").mkdir()
     shutil.copytree(trained.data, tmp_path / "other", ignore=shutil.ignore_patterns("*.npy"))
@@ -355,11 +355,11 @@ def test_errors_are_for_the_person_who_reads_them(trained, tmp_path, monkeypatch
 
 
 @pytest.mark.parametrize("script", FLAGS)
-def test_help_from_another_folder(script, helping):
+def test_help_works_from_another_folder(script, helping):
     running, elsewhere = helping
     printed, errors = running[script].communicate(timeout=120)
     assert (running[script].returncode, errors) == (0, "")
-    assert f"python {script}" in printed  # the cli that run it
+    assert f"python {script}" in printed  # the command that ran it
     for flag in FLAGS[script]:
         assert flag in printed
     assert not list(elsewhere.iterdir())

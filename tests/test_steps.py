@@ -1,4 +1,4 @@
-"""One step of paired training: which network it changes, when none, and in lower precision."""
+"""One step of paired training: which network it changes, when it is skipped, and lower precision."""
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -8,7 +8,7 @@ import train
 from test_networks import STAGES, make_batch, make_generator, make_task, randomise, teach
 
 
-def test_each_stage_trains_its_own_network_and_no_other(tiny_hp, eager):
+def test_each_stage_trains_only_its_own_network(tiny_hp, eager):
     task = make_task(tiny_hp.replace(frame_dropout=0.5, warmup_steps=0))
     generator, batch = randomise(task.generator), make_batch(tiny_hp)
     core = [*generator.encoder.weights, *generator.decoder.weights]
@@ -49,13 +49,13 @@ def test_a_step_without_finite_gradients_is_skipped(tiny_hp, eager, stage, preci
     broken = {name: array.copy() for name, array in batch.items()}
     if reason == "batch":
         broken["mel" if stage == "postnet" else "source"][0, 2, 3] = np.nan
-    else:  # all is well but the gradients, which overflow
+    else:  # everything is finite except the gradients, which overflow
         task.optimizers[stage].dynamic_scale.assign(1e38)
     before, step = state_of(task), tf.Variable(0, dtype=tf.int64)
     scalars = task.train_step(stage, broken, step)
     assert scalars["skipped"] == 1.0 and int(step) == 1
     changed = [name for name, value in state_of(task).items() if not np.array_equal(value, before[name])]
-    # But for the scale of the loss, which is halved, and the number of good steps before it
+    # Only the scale of the loss, which is halved, and the number of good steps before it may change
     assert {name.split()[0] for name in changed} <= {f"optimizer_{stage}"}
     assert sum(state_of(task)[name].size for name in changed) <= 2
     task.optimizers[stage].dynamic_scale.assign(1.0)
@@ -64,7 +64,7 @@ def test_a_step_without_finite_gradients_is_skipped(tiny_hp, eager, stage, preci
 
 
 def movement(hp: hyperparams.HyperParams, stage: str) -> tuple[dict[str, float], np.ndarray]:
-    """Scalars of a step without chance, and by how much each weight moved."""
+    """Return the scalars of a step without randomness, and by how much it changed each weight."""
     task = make_task(hp.replace(dropout=0.0, frame_dropout=0.0, warmup_steps=0, learning_rate=0.1))
     weights = randomise(task.generator).trainable_weights
     before = [weight.numpy() for weight in weights]
@@ -76,7 +76,7 @@ def movement(hp: hyperparams.HyperParams, stage: str) -> tuple[dict[str, float],
 
 @pytest.mark.parametrize("stage", STAGES)
 @pytest.mark.parametrize("precision, tolerance", [("bfloat16", 0.15), ("float16", 0.01)])
-def test_lower_precision_learns_nearly_the_same(tiny_hp, eager, stage, precision, tolerance):
+def test_lower_precision_gives_nearly_the_same_step(tiny_hp, eager, stage, precision, tolerance):
     (expected, moved), (found, also) = (movement(tiny_hp.replace(precision=each), stage)
                                         for each in ("float32", precision))
     assert found == pytest.approx(expected, rel=tolerance) and found["loss"] != expected["loss"]
@@ -85,7 +85,7 @@ def test_lower_precision_learns_nearly_the_same(tiny_hp, eager, stage, precision
     assert np.dot(moved, also) > 0.8 * np.linalg.norm(moved) * np.linalg.norm(also)
 
 
-def test_lower_precision_ends_in_float32(tiny_hp, eager):
+def test_weights_and_outputs_are_float32_in_lower_precision(tiny_hp, eager):
     generator, batch = randomise(make_generator(tiny_hp.replace(precision="bfloat16"))), make_batch(tiny_hp)
     assert {weight.dtype for weight in generator.weights} == {"float32"}
     decoded = teach(generator, batch)
@@ -93,7 +93,7 @@ def test_lower_precision_ends_in_float32(tiny_hp, eager):
     assert decoded.mel.dtype == decoded.weights.dtype == linear.dtype == tf.float32
 
 
-def test_the_encoder_and_the_post_net_compute_in_the_precision_asked_for(tiny_hp):
+def test_encoder_and_postnet_compute_in_the_requested_precision(tiny_hp):
     generator = make_generator(tiny_hp.replace(precision="bfloat16"))
     for cbhg in (generator.encoder.cbhg, generator.postnet.cbhg):
         convolutions = [*cbhg.bank, *(each.conv for each in cbhg.project)]

@@ -1,4 +1,4 @@
-"""What TensorBoard shows: curves in groups, and the hyperparameters of runs beside each other."""
+"""What TensorBoard shows: curves in groups, and the hyperparameters of runs side by side."""
 import pathlib
 
 import numpy as np
@@ -25,14 +25,14 @@ def finish(run: run_folder.Run) -> None:
 
 
 def provider(logdir: pathlib.Path) -> MultiplexerDataProvider:
-    """What TensorBoard reads of all runs below a folder."""
+    """Return the data that TensorBoard reads from all runs below a folder."""
     multiplexer = EventMultiplexer().AddRunsFromDirectory(str(logdir))
     multiplexer.Reload()
     return MultiplexerDataProvider(multiplexer, str(logdir))
 
 
 def compared(logdir: pathlib.Path, metric: tuple[str, str]) -> dict[str, tuple[dict, float | None]]:
-    """The rows of TensorBoard's table of runs: hyperparameters, and the last value of a metric (folder, tag)."""
+    """Return TensorBoard's table of runs: hyperparameters, and the last value of a metric (folder, tag)."""
     data, request = backend_context.Context(TBContext(data_provider=provider(logdir))), context.RequestContext()
     experiment = get_experiment.Handler(request, data, "", api_pb2.GetExperimentRequest()).run()
     columns = [api_pb2.ColParams(metric=info.name) for info in experiment.metric_infos]
@@ -53,7 +53,7 @@ def test_runs_are_compared_by_their_hyperparameters(tmp_path):
         run.log("validation", {"free_running/mcd": 9.0}, step=1)
         run.log("validation", {"free_running/mcd": distortion}, step=2)
         finish(run)
-    begin(tmp_path / "a", HyperParams(norm="ln"))  # it goes on
+    begin(tmp_path / "a", HyperParams(norm="ln"))  # the run is resumed
     rows = compared(tmp_path, ("validation", "free_running/mcd"))
     assert sorted(rows) == ["a", "b"]
     (a, of_a), (b, of_b) = rows["a"], rows["b"]
@@ -62,7 +62,7 @@ def test_runs_are_compared_by_their_hyperparameters(tmp_path):
     assert (b["norm"], b["width"]) == ("bn", 64.0)
 
 
-def test_a_run_that_begins_anew_shows_its_own_hyperparameters_alone(tmp_path):
+def test_restarted_run_shows_only_its_new_hyperparameters(tmp_path):
     for width in (32, 64):
         run_folder.clear_run(tmp_path / "a")
         finish(begin(tmp_path / "a", HyperParams(width=width)))
@@ -70,10 +70,10 @@ def test_a_run_that_begins_anew_shows_its_own_hyperparameters_alone(tmp_path):
     assert compared(tmp_path, ("", ""))["a"][0]["width"] == 64.0
 
 
-def test_everything_is_in_a_group(tmp_path):
+def test_every_tag_is_in_a_group(tmp_path):
     run = begin(tmp_path / "run", HyperParams())
     run.step.assign(7)
-    # What the tasks give: paired and adversarial, training and validation
+    # Scalars of paired and adversarial tasks, from training and validation
     run.log("train", {"loss": 1.0, "loss/mean_loss1": 2.0, "align/position_loss": 3.0, "gradient_norm": 4.0,
                       "gan/gen_loss": 5.0})
     run.log("validation", {"score": 6.0, "free_running/mcd": 7.0})

@@ -19,7 +19,7 @@ from test_training import HP, Counting, events, kept, weight_in
 
 @pytest.fixture
 def run_train(monkeypatch, tmp_path):
-    """Call train.py's main with the model of one weight; returns its exit code and notes what it trained with."""
+    """Call train.py's main with a model of one weight; returns its exit code and records its hyperparameters."""
     used = []
     monkeypatch.setattr(train, "PairedTrainer", lambda hp, corpus: used.append(hp) or Counting(
         hp, scores={3: 1.0, 5: 2.0}))
@@ -39,16 +39,16 @@ def newest(logdir: pathlib.Path) -> tuple[int, float]:
     return kept(logdir)[-1], weight_in(tf.train.latest_checkpoint(logdir / "checkpoints"))
 
 
-def test_steps_says_where_to_stop_and_resuming_is_the_default(run_train, tmp_path):
+def test_steps_sets_the_last_step_and_training_resumes_by_default(run_train, tmp_path):
     assert run_train("a", "--steps", "5") == 0 and newest(tmp_path / "a") == (5, 5.0)
-    assert run_train("a", "--steps", "4") == 0 and newest(tmp_path / "a") == (5, 5.0)  # already there
+    assert run_train("a", "--steps", "4") == 0 and newest(tmp_path / "a") == (5, 5.0)  # already reached
     assert run_train("a", "--steps", "7") == 0 and newest(tmp_path / "a") == (7, 7.0)
     assert run_train("a", "--steps", "99") == 0 and newest(tmp_path / "a") == (12, 12.0)
     assert run_train("b") == 0 and newest(tmp_path / "b") == (12, 12.0)
 
 
 @pytest.mark.parametrize("steps", [2, 5, 7])
-def test_no_resume_begins_anew(run_train, tmp_path, steps):
+def test_no_resume_starts_from_scratch(run_train, tmp_path, steps):
     run_train("a", "--steps", "5")
     assert run_train("a", "--steps", str(steps), "--no-resume") == 0
     assert newest(tmp_path / "a") == (steps, steps)
@@ -58,22 +58,22 @@ def test_no_resume_begins_anew(run_train, tmp_path, steps):
     assert [step for step, _ in curve] == list(range(1, steps + 1))  # nothing of the earlier run
 
 
-def test_no_resume_saves_even_at_the_step_at_which_the_earlier_run_ended(run_train, tmp_path):
+def test_no_resume_saves_even_at_the_last_step_of_the_earlier_run(run_train, tmp_path):
     flags = ("--set=save_steps=9", "--set=postnet_steps=9", "--steps=4")
     for _ in range(2):
         assert run_train("a", *flags, "--no-resume") == 0
         assert newest(tmp_path / "a") == (4, 4.0)
 
 
-def test_init_from_takes_the_best_weights_and_begins_at_step_0(run_train, tmp_path):
-    run_train("a", "--steps", "5")  # the best is that of step 3
+def test_init_from_takes_the_best_weights_and_starts_at_step_0(run_train, tmp_path):
+    run_train("a", "--steps", "5")  # the best checkpoint is that of step 3
     assert run_train("b", "--init-from", str(tmp_path / "a"), "--steps", "2") == 0
     assert newest(tmp_path / "b") == (2, 3.0 + 2.0)
-    assert run_train("b", "--init-from", str(tmp_path / "a"), "--steps", "4") == 0  # begun already: resumed
+    assert run_train("b", "--init-from", str(tmp_path / "a"), "--steps", "4") == 0  # already started, so resumed
     assert newest(tmp_path / "b") == (4, 3.0 + 4.0)
 
 
-def test_a_run_that_goes_on_needs_no_more_what_it_was_begun_from(run_train, tmp_path):
+def test_resuming_does_not_need_the_run_of_init_from(run_train, tmp_path):
     run_train("a", "--steps", "5")
     flags = ("--init-from", str(tmp_path / "a"), "--steps")
     assert run_train("b", *flags, "2") == 0
@@ -83,27 +83,27 @@ def test_a_run_that_goes_on_needs_no_more_what_it_was_begun_from(run_train, tmp_
 
 
 @pytest.mark.parametrize("left", [0, 10])
-def test_a_run_killed_before_its_first_checkpoint_begins_from_the_same_weights_again(run_train, tmp_path, left):
-    """Though --init-from is not said again: train_gan.py gives it by default, but not where a run is."""
+def test_run_killed_before_its_first_checkpoint_restarts_from_the_initial_weights(run_train, tmp_path, left):
+    """This holds without a second --init-from: train_gan.py has a default for it, but not for an existing run."""
     run_train("a", "--steps", "5")
     assert run_train("b", "--init-from", str(tmp_path / "a"), "--steps", "1") == 0
     for path in (tmp_path / "b" / "checkpoints").rglob("*"):
         if path.is_file():
             path.unlink()
-    if left:  # broken off in being written
+    if left:  # killed while it was written
         (tmp_path / "b" / "checkpoints" / "step-1.index").write_bytes(bytes(left))
     assert run_train("b", "--steps", "2") == 0
     assert newest(tmp_path / "b") == (2, 3.0 + 2.0)
 
 
-def test_init_from_together_with_no_resume(run_train, tmp_path):
+def test_init_from_works_with_no_resume(run_train, tmp_path):
     run_train("a", "--steps", "5")
     run_train("b", "--steps", "5")
     assert run_train("b", "--init-from", str(tmp_path / "a"), "--no-resume", "--steps", "1") == 0
     assert newest(tmp_path / "b") == (1, 3.0 + 1.0)
 
 
-def test_init_from_a_folder_without_a_run_is_an_error_and_spares_the_run_that_is_there(run_train, tmp_path, capsys):
+def test_init_from_without_a_run_is_an_error_and_keeps_the_existing_run(run_train, tmp_path, capsys):
     assert run_train("b", "--init-from", str(tmp_path / "nothing")) == 1
     assert "nothing holds no checkpoint" in capsys.readouterr().err
     run_train("a", "--steps", "5")
@@ -111,7 +111,7 @@ def test_init_from_a_folder_without_a_run_is_an_error_and_spares_the_run_that_is
     assert newest(tmp_path / "a") == (5, 5.0)
 
 
-def test_a_run_can_begin_anew_from_its_own_best_weights(run_train, tmp_path):
+def test_run_can_restart_from_its_own_best_weights(run_train, tmp_path):
     run_train("a", "--steps", "5")
     assert run_train("a", "--init-from", str(tmp_path / "a"), "--no-resume", "--steps", "1") == 0
     assert newest(tmp_path / "a") == (1, 3.0 + 1.0)
@@ -119,7 +119,7 @@ def test_a_run_can_begin_anew_from_its_own_best_weights(run_train, tmp_path):
 
 @pytest.fixture
 def solving(monkeypatch):
-    """Bases that tell which corpus they are of; returns the list of those that were solved."""
+    """Mark each base with its corpus; the result lists the bases `solved` and `used`."""
     used = []
     monkeypatch.setattr(data_load, "Corpus", lambda data, hp, share: types.SimpleNamespace(alone=False,
         name=data.name, use_base=lambda found: used.append(bias(found))))
@@ -136,21 +136,21 @@ def solving(monkeypatch):
     return solve
 
 
-def test_the_base_of_a_run_is_solved_once_and_lies_beside_its_checkpoints(run_train, solving, tmp_path):
+def test_base_is_solved_once_and_saved_in_the_run_folder(run_train, solving, tmp_path):
     for steps in ("2", "2", "4"):
         assert run_train("a", "--steps", steps) == 0
     assert solving.solved == [tmp_path.name] and solving.used == [len(tmp_path.name)] * 3
     doctored = base.load(tmp_path / "a")
     base.save(doctored._replace(biases=0.0 * doctored.biases), tmp_path / "a")
-    assert run_train("a", "--steps", "6") == 0 and solving.used[-1] == 0.0  # what is there is used
+    assert run_train("a", "--steps", "6") == 0 and solving.used[-1] == 0.0  # the existing base is used
     assert not base.load(tmp_path / "a").biases.any()
-    assert run_train("a", "--steps", "2", "--no-resume") == 0  # but not for another beginning
+    assert run_train("a", "--steps", "2", "--no-resume") == 0  # but not by a new run
     assert len(solving.solved) == 2 and solving.used[-1] == len(tmp_path.name)
     assert base.load(tmp_path / "a").biases.any()
 
 
 @pytest.mark.parametrize("left", [None, b"half"])
-def test_a_run_that_lost_its_base_solves_it_anew(run_train, solving, tmp_path, left):
+def test_missing_base_is_solved_again_on_resume(run_train, solving, tmp_path, left):
     assert run_train("a", "--steps", "2") == 0
     before = (tmp_path / "a" / base.FILE).read_bytes()
     (tmp_path / "a" / base.FILE).unlink()
@@ -161,7 +161,7 @@ def test_a_run_that_lost_its_base_solves_it_anew(run_train, solving, tmp_path, l
     assert leftovers(tmp_path) == []
 
 
-def test_a_damaged_base_is_named_and_its_cure_works(run_train, solving, tmp_path, capsys):
+def test_damaged_base_is_reported_and_deleting_it_helps(run_train, solving, tmp_path, capsys):
     assert run_train("a", "--steps", "2") == 0
     path = tmp_path / "a" / base.FILE
     before = path.read_bytes()
@@ -174,7 +174,7 @@ def test_a_damaged_base_is_named_and_its_cure_works(run_train, solving, tmp_path
     assert run_train("a", "--steps", "4") == 0 and path.read_bytes() == before and newest(tmp_path / "a") == (4, 4.0)
 
 
-def test_a_run_from_the_weights_of_another_has_the_base_of_its_own_corpus(run_train, solving, tmp_path):
+def test_run_with_init_from_solves_the_base_of_its_own_corpus(run_train, solving, tmp_path):
     (tmp_path / "another corpus").mkdir()
     run_train("a", "--steps", "5")
     flags = ["--data", str(tmp_path / "another corpus"), "--init-from", str(tmp_path / "a")]
@@ -185,7 +185,7 @@ def test_a_run_from_the_weights_of_another_has_the_base_of_its_own_corpus(run_tr
     assert float(base.load(tmp_path / "a").biases[0, 0]) == len(tmp_path.name)
 
 
-def test_other_hyperparameters_on_resume_are_refused_with_names_and_values(run_train, tmp_path, capsys):
+def test_resume_refuses_other_hyperparameters_with_names_and_values(run_train, tmp_path, capsys):
     run_train("a", "--steps", "2")
     assert run_train("a", "--set", "learning_rate=0.5", "--seed", "3") == 1
     message = capsys.readouterr().err
@@ -193,28 +193,28 @@ def test_other_hyperparameters_on_resume_are_refused_with_names_and_values(run_t
         assert part in message
     assert "batch_size" not in message and newest(tmp_path / "a") == (2, 2.0)
     assert json.loads((tmp_path / "a" / "hparams.json").read_text())["seed"] == HP.seed
-    assert run_train("a", "--steps", "3", small=()) == 0  # only --set save_steps=1 is left, and that is so
+    assert run_train("a", "--steps", "3", small=()) == 0  # only --set save_steps=1 is left, which agrees with the run
     assert run_train("a", "--set", "learning_rate=0.5", "--no-resume", "--steps", "1") == 0
     assert json.loads((tmp_path / "a" / "hparams.json").read_text())["learning_rate"] == 0.5
 
 
 @pytest.mark.parametrize("steps", ["0", "-5", "x"])
-def test_a_number_of_steps_is_positive(run_train, capsys, steps):
+def test_number_of_steps_must_be_positive(run_train, capsys, steps):
     with pytest.raises(SystemExit):
         run_train("a", "--steps", steps)
     assert f"invalid positive value: '{steps}'" in capsys.readouterr().err
 
 
-def test_a_run_goes_on_with_its_own_hyperparameters(run_train, tmp_path):
+def test_resumed_run_keeps_its_own_hyperparameters(run_train, tmp_path):
     run_train("a", "--steps", "1", "--set", "width=32", "--seed", "4")
     flags = ["--data", str(tmp_path), "--logdir", str(tmp_path / "a")]
     assert train.main([*flags, "--steps", "2"]) == 0
-    assert run_train("a", "--steps", "3", "--set", "width=32", "--seed", "4") == 0  # the same said again
+    assert run_train("a", "--steps", "3", "--set", "width=32", "--seed", "4") == 0  # the same values repeated
     assert len(set(run_train.used)) == 1 and (run_train.used[0].width, run_train.used[0].seed) == (32, 4)
     assert newest(tmp_path / "a") == (3, 3.0)
 
 
-def test_a_wrong_hyperparameter_is_named(run_train, tmp_path, capsys):
+def test_unknown_hyperparameter_is_reported(run_train, tmp_path, capsys):
     assert run_train("a", "--set", "learning_rat=0.5") == 1
     assert "learning_rate" in capsys.readouterr().err and not (tmp_path / "a").exists()
 
@@ -225,7 +225,7 @@ def test_steps_between_checkpoints_or_scalars_cannot_be_zero(run_train, capsys, 
     assert name in capsys.readouterr().err
 
 
-def test_a_failed_start_does_not_spoil_a_run(run_train, tmp_path, monkeypatch, capsys):
+def test_failed_start_leaves_an_existing_run_unchanged(run_train, tmp_path, monkeypatch, capsys):
     run_train("a", "--steps", "5")
     before = (tmp_path / "a" / "hparams.json").read_text()
 
@@ -250,7 +250,7 @@ def test_learning_rate_rises_and_falls():
     assert [float(constant(step)) for step in range(101)] == pytest.approx([1e-2] * 101)
 
 
-def test_an_interruption_is_no_traceback(run_train, monkeypatch, capsys):
+def test_interruption_prints_no_traceback(run_train, monkeypatch, capsys):
     def interrupt(*_):
         raise KeyboardInterrupt
     monkeypatch.setattr(trainer, "fit", interrupt)

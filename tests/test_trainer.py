@@ -14,8 +14,8 @@ from test_networks import make_batch, make_task, randomise
 
 
 @pytest.mark.parametrize("free", [False, True])
-def test_the_distortion_is_that_of_free_running_and_the_losses_are_not(demo_data, tiny_hp, free):
-    """One of the two writes what the target says, the other silence."""
+def test_distortion_uses_free_running_and_losses_use_teacher_forcing(demo_data, tiny_hp, free):
+    """One of the two outputs equals the target, and the other is silence."""
     task = train.PairedTrainer(tiny_hp, plain_corpus(demo_data, tiny_hp))
     corpus, hp, pairs = task.corpus, task.hp, task.validation
     batch = corpus.assemble([corpus.whole(pair) for pair in pairs])
@@ -47,7 +47,7 @@ def test_the_loss_is_the_weighted_sum_of_its_parts(tiny_hp):
 
 
 @pytest.mark.parametrize("precision", ["float32", "float16"])
-def test_an_update_goes_as_far_as_the_clipped_gradient(tiny_hp, precision):
+def test_update_follows_the_clipped_gradient(tiny_hp, precision):
     hp = tiny_hp.replace(precision=precision)
     task = types.SimpleNamespace(strategy=tf.distribute.get_strategy(),
                                  generator=types.SimpleNamespace(non_trainable_variables=[]))
@@ -64,8 +64,8 @@ def test_an_update_goes_as_far_as_the_clipped_gradient(tiny_hp, precision):
 
 @pytest.fixture
 def known(demo_data, tiny_hp) -> types.SimpleNamespace:
-    """Four pairs, and in the place of the networks what says the target's words, in 1, 1.5, 0.75 and 0.75 times its
-    length, and stops by itself in half of them."""
+    """Four pairs and a stand-in for the networks, whose outputs are the target at 1, 1.5, 0.75 and 0.75 times its
+    length; half of them stop by themselves."""
     corpus = plain_corpus(demo_data, tiny_hp)
     pairs = corpus.train[:4]
 
@@ -87,7 +87,7 @@ def known(demo_data, tiny_hp) -> types.SimpleNamespace:
                                  sample=lambda run, outputs: sampled.extend(outputs), sampled=sampled)
 
 
-def test_a_validation_gives_shares_and_means_of_the_sentences(known):
+def test_validation_averages_over_the_sentences(known):
     scalars, cepstra, outputs = trainer.Trainer.free_running(known, run=None)
     assert scalars["align/stopped"] == 0.5
     assert scalars["align/duration_error"] == pytest.approx(0.25, abs=0.005)
@@ -96,7 +96,7 @@ def test_a_validation_gives_shares_and_means_of_the_sentences(known):
 
 
 @pytest.mark.parametrize("n_slices, alone, steps", [(8, False, 3), (9, False, 4), (999, False, 5), (999, True, 0)])
-def test_stage_2_sees_no_slice_too_often_and_of_a_voice_alone_none(tiny_hp, n_slices, alone, steps):
+def test_mel_stage_is_limited_by_the_slices_and_skipped_for_a_single_voice(tiny_hp, n_slices, alone, steps):
     hp = tiny_hp.replace(mel_steps=5, mel_epochs=1.5, batch_size=4)
     corpus = types.SimpleNamespace(split=lambda name: [None], share=(0, 1), alone=alone, slices=[None] * n_slices,
                                    base=plain_base(hp))

@@ -1,4 +1,4 @@
-"""The training loop: exact resume, what a checkpoint holds, what is kept."""
+"""The training loop: exact resuming, the contents of a checkpoint, and which checkpoints are kept."""
 import math
 import pathlib
 import shutil
@@ -24,7 +24,7 @@ from cli import TrainingError
 
 @pytest.fixture(scope="module", autouse=True)
 def quick_compilation():
-    """No optimisation of graphs: for a few steps it takes longer than it saves."""
+    """Disable the optimisation of graphs, which takes longer than it saves in a few steps."""
     tf.config.optimizer.set_experimental_options({"disable_meta_optimizer": True})
     yield
     tf.config.optimizer.set_experimental_options({"disable_meta_optimizer": False})
@@ -33,7 +33,7 @@ def quick_compilation():
 # A real model ---------------------------------------------------------------------------------------------------------
 
 def make_corpus(data: pathlib.Path, hp: HyperParams) -> data_load.Corpus:
-    """Four pairs, in crops of 25 to 40 frames."""
+    """Four pairs, in slices of 25 to 35 frames."""
     corpus = plain_corpus(data, hp)
     corpus.train = corpus.train[:4]
     corpus.by_length = corpus.target_pairs = corpus.train
@@ -50,9 +50,9 @@ def make_task(data: pathlib.Path, hp: HyperParams) -> train.PairedTrainer:
 
 
 def spy(task: train.PairedTrainer, run: run_folder.Run, save_at: tuple[int, ...]) -> types.SimpleNamespace:
-    """Note what the steps of a task do: their stage, scalars, lengths, the variables after them, and tracings.
+    """Record the stage, scalars, lengths, tracings and resulting variables of the steps of a task.
 
-    Checkpoints are written on the way after the steps `save_at`, without an interruption of the run.
+    Checkpoints are written after the steps `save_at`, without interrupting the run.
     """
     seen = types.SimpleNamespace(scalars=[], lengths=set(), variables=[], tracings=[])
     train_step, forward = task.train_step, task.forward
@@ -80,7 +80,7 @@ def variables_of(task: train.PairedTrainer) -> dict[str, np.ndarray]:
 
 
 def assert_equal(found: dict[str, np.ndarray], expected: dict[str, np.ndarray]) -> None:
-    """Bit by bit."""
+    """Check that two sets of variables are equal bit by bit."""
     assert [key.rsplit(" ", 1)[0] for key in found] == [key.rsplit(" ", 1)[0] for key in expected]
     for (name, value), other in zip(found.items(), expected.values()):
         assert value.tobytes() == other.tobytes(), f"{name} differs by up to {np.abs(value - other).max()}"
@@ -95,19 +95,19 @@ def trained(demo_data, tiny_hp, tmp_path_factory):
     task = make_task(demo_data, hp)
     run = run_folder.Run(logdir, hp, task.parts)
     seen = spy(task, run, save_at=(1, 58))
-    task.sample = lambda run, outputs: None  # pictures take seconds; test_scripts.py sees them
+    task.sample = lambda run, outputs: None  # figures take seconds; test_scripts.py covers them
     trainer.fit(run, task, total_steps(hp))
     return types.SimpleNamespace(logdir=logdir, hp=hp, task=task, seen=seen)
 
 
 def test_training_lowers_the_mel_loss(trained):
-    for name, most in (("loss/mean_loss1", 0.9), ("loss/pitch_octaves", 0.2), ("loss", 0.5)):  # the mel begins near it
+    for name, most in (("loss/mean_loss1", 0.9), ("loss/pitch_octaves", 0.2), ("loss", 0.5)):  # mel starts close
         losses = [scalars[name] for stage, scalars in trained.seen.scalars if stage == "mel"]
         assert len(losses) == 60
         assert np.mean(losses[-10:]) < most * np.mean(losses[:3]), name
 
 
-def test_a_step_is_compiled_once_whatever_the_lengths(trained):
+def test_step_is_compiled_once_for_all_lengths(trained):
     assert len({length for stage, length in trained.seen.lengths if stage == "mel"}) >= 3
     assert sorted(trained.seen.tracings) == ["mel", "postnet"]
 
@@ -115,7 +115,7 @@ def test_a_step_is_compiled_once_whatever_the_lengths(trained):
 @pytest.mark.parametrize("stage, begun, stop", [("postnet", 1, 2), ("mel", 58, 62)])
 def test_resume_within_a_stage_is_exact(trained, demo_data, tmp_path, monkeypatch, stage, begun, stop):
     monkeypatch.setattr(train.PairedTrainer, "validate", lambda self, run, stage: {})
-    for file in (trained.logdir / "checkpoints").glob(f"step-{begun}.*"):  # as if the run had been ended there
+    for file in (trained.logdir / "checkpoints").glob(f"step-{begun}.*"):  # as if the run had ended there
         (tmp_path / "checkpoints").mkdir(exist_ok=True)
         shutil.copy(file, tmp_path / "checkpoints")
     (tmp_path / "checkpoints" / "checkpoint").write_text(f'model_checkpoint_path: "step-{begun}"\n')
@@ -132,7 +132,7 @@ def test_resume_within_a_stage_is_exact(trained, demo_data, tmp_path, monkeypatc
 
 
 def events(folder: pathlib.Path) -> dict[str, list[tuple[int, float]]]:
-    """Curves, name to (step, value), of the TensorBoard events in a folder; not the audio and the pictures."""
+    """Return the curves of the TensorBoard events in a folder, name to (step, value), without audio and images."""
     accumulator = EventAccumulator(str(folder), size_guidance={"tensors": 0})
     accumulator.Reload()
     values = {tag: [(event.step, tf.make_ndarray(event.tensor_proto)) for event in accumulator.Tensors(tag)]
@@ -164,7 +164,7 @@ def test_tensorboard_shows_validation(trained):
 
 
 def contents(prefix: str, part: str) -> list[bytes]:
-    """The stored arrays of a part of a checkpoint, whatever their names, sorted."""
+    """Return the stored arrays of a part of a checkpoint, sorted and without their names."""
     reader = tf.train.load_checkpoint(prefix)
     return sorted(shape_and_bytes(reader.get_tensor(name)) for name in reader.get_variable_to_shape_map()
                   if name.startswith(part + "/"))
@@ -181,7 +181,7 @@ def test_a_checkpoint_holds_every_weight(trained):
     for stage, optimizer in task.optimizers.items():
         assert contents(newest, f"optimizer_{stage}") == sorted(shape_and_bytes(np.array(variable))
                                                                 for variable in optimizer.variables)
-    # The best has all of the generator, too, as it was at that step
+    # The best checkpoint also holds the whole generator, as it was at that step
     best = checkpoints.best_checkpoint(trained.logdir)
     step = int(best.rsplit("-", 1)[1])
     assert contents(best, "generator") == sorted(
@@ -189,8 +189,8 @@ def test_a_checkpoint_holds_every_weight(trained):
         if name.startswith("generator "))
 
 
-def test_the_list_of_weights_is_complete(trained):
-    """What a forward pass uses, found by TensorFlow, against what Keras lists and a checkpoint therefore holds."""
+def test_keras_lists_all_weights_of_the_generator(trained):
+    """The variables that TensorFlow finds in a forward pass are those that Keras lists and a checkpoint holds."""
     generator, hp = trained.task.generator, trained.hp
     batch = trained.task.corpus.paired_batch(0)
     with tf.GradientTape() as tape:
@@ -203,8 +203,8 @@ def test_the_list_of_weights_is_complete(trained):
     assert len({id(weight) for weight in generator.weights}) == len(generator.weights)
 
 
-def test_weights_are_restored_whatever_was_made_before(trained):
-    generator = Generator(trained.hp)  # Keras names the layers of a second one otherwise
+def test_weights_are_restored_into_a_second_generator(trained):
+    generator = Generator(trained.hp)  # Keras names the layers of a second one differently
     assert [weight.path for weight in generator.weights] != [weight.path for weight in trained.task.generator.weights]
     prefix = tf.train.latest_checkpoint(trained.logdir / "checkpoints")
     checkpoints.load_generator(generator, prefix)
@@ -215,7 +215,7 @@ def test_weights_are_restored_whatever_was_made_before(trained):
 # The loop, with a model of one weight --------------------------------------------------------------------------------
 
 class Counting:
-    """A task whose weight counts the steps; scores and broken steps as a test wants them."""
+    """A task whose weight counts the steps; a test chooses its scores and broken steps."""
 
     def __init__(self, hp: HyperParams, corpus=None, scores=None, nan_from: float = math.inf, on_step=None):
         self.weight, self.moment = keras.Variable(0.0), keras.Variable(np.zeros(2))
@@ -252,7 +252,7 @@ def weight_in(prefix) -> float:
 
 
 def kept(logdir: pathlib.Path, folder: str = "checkpoints") -> list[int]:
-    """Steps of which there is a checkpoint."""
+    """Return the steps that have a checkpoint."""
     return sorted(int(path.stem.rsplit("-", 1)[1]) for path in (logdir / folder).glob("*.index"))
 
 
@@ -265,7 +265,7 @@ def go(logdir: pathlib.Path, last: int, hp: HyperParams = HP, **task) -> Countin
     return counting
 
 
-def test_each_stage_sees_each_of_its_batches_once_however_often_it_is_stopped(tmp_path):
+def test_each_batch_is_used_once_in_spite_of_interruptions(tmp_path):
     expected = [*(("postnet", i, i) for i in range(3)), *(("mel", i, i + 3) for i in range(9))]
     assert go(tmp_path / "unbroken", 12).seen == expected
     seen = []
@@ -275,7 +275,7 @@ def test_each_stage_sees_each_of_its_batches_once_however_often_it_is_stopped(tm
     assert seen == expected
 
 
-def test_keep_checkpoints(tmp_path):
+def test_keep_checkpoints_limits_the_number_of_checkpoints(tmp_path):
     go(tmp_path, 12, scores={4: 5.0, 12: 6.0})
     assert kept(tmp_path) == [10, 12]
     go(tmp_path / "more", 12, HP.replace(keep_checkpoints=4))
@@ -286,14 +286,14 @@ def test_the_best_checkpoint_has_the_lowest_score(tmp_path):
     scores = {2: 7.0, 4: 4.0, 6: 5.0, 8: 3.5, 10: 3.6, 12: math.nan}
     go(tmp_path, 7, scores=scores)
     assert weight_in(checkpoints.best_checkpoint(tmp_path)) == 4
-    go(tmp_path, 12, scores=scores)  # the record survives a restart
+    go(tmp_path, 12, scores=scores)  # the best score survives a restart
     assert weight_in(checkpoints.best_checkpoint(tmp_path)) == 8 and kept(tmp_path, "checkpoints/best") == [8]
     go(tmp_path / "worse", 4, scores={2: 4.0, 4: 5.0})
     go(tmp_path / "worse", 8, scores={6: 4.5, 8: 4.2})
     assert weight_in(checkpoints.best_checkpoint(tmp_path / "worse")) == 2
 
 
-def test_without_validation_the_newest_checkpoint_is_the_best(tmp_path):
+def test_newest_checkpoint_is_the_best_without_validation(tmp_path):
     go(tmp_path, 6)
     assert weight_in(checkpoints.best_checkpoint(tmp_path)) == 6
     with pytest.raises(TrainingError, match="empty holds no checkpoint"):
@@ -301,7 +301,7 @@ def test_without_validation_the_newest_checkpoint_is_the_best(tmp_path):
 
 
 @pytest.mark.parametrize("log_steps, save_steps, broken", [(1, 2, 7), (2, 2, 7), (20, 3, 5), (4, 3, 9)])
-def test_a_loss_that_is_not_finite_ends_training_and_spares_what_was_saved(tmp_path, log_steps, save_steps, broken):
+def test_non_finite_loss_stops_training_and_keeps_the_checkpoints(tmp_path, log_steps, save_steps, broken):
     hp = HP.replace(log_steps=log_steps, save_steps=save_steps)
     with pytest.raises(TrainingError, match="not finite at step"):
         go(tmp_path, 12, hp, nan_from=broken, scores={step: float(step) for step in range(1, 13)})
@@ -309,11 +309,11 @@ def test_a_loss_that_is_not_finite_ends_training_and_spares_what_was_saved(tmp_p
     # The first stage ends, and is saved, after step 3
     last_good = max(step for step in range(1, broken) if step % save_steps == 0 or step == 3)
     assert weight_in(newest) == last_good and weight_in(checkpoints.best_checkpoint(tmp_path)) > 0
-    go(tmp_path, 12, hp)  # and it can go on from there
+    go(tmp_path, 12, hp)  # training can resume from there
     assert weight_in(tf.train.latest_checkpoint(tmp_path / "checkpoints")) == 12
 
 
-def test_validation_survives_a_model_that_writes_silence(trained, tmp_path, monkeypatch):
+def test_validation_accepts_silent_output(trained, tmp_path, monkeypatch):
     hp, task = trained.hp, trained.task
     silence = Converted(np.zeros((50, hp.n_mels), np.float32), np.zeros((50, 2), np.float32),
                         np.zeros((50, hp.n_linear), np.float32), np.arange(50.0), np.full((50, 60), 1.0 / 60), True)

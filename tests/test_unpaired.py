@@ -1,4 +1,4 @@
-"""Recordings of the target put together from a source's sounds: which sound is which, the path, what is written."""
+"""Sentences of the target spliced from a source's sounds: matching of sounds, the path, and the features written."""
 import itertools
 import os
 import shutil
@@ -23,7 +23,7 @@ def spectra() -> np.ndarray:
 
 
 def speak(seed: int, n_sentences: int = 8) -> tuple[np.ndarray, list[np.ndarray]]:
-    """Sentences of a voice: which sound each frame is, of all together, and mel spectrograms (T, M)."""
+    """Return sentences of a voice: the sound of each frame of all sentences, and mel spectrograms (T, M)."""
     rng, sounds, mels = np.random.default_rng(seed), [], []
     for _ in range(n_sentences):
         sounds.append(np.repeat(rng.integers(SOUNDS, size=12), rng.integers(6, 12, 12)))
@@ -34,25 +34,25 @@ def speak(seed: int, n_sentences: int = 8) -> tuple[np.ndarray, list[np.ndarray]
 
 
 def other_voice(mel: np.ndarray) -> np.ndarray:
-    """Said by somebody with a shorter vocal tract, another tilt and level."""
+    """Return the speech of a speaker with a shorter vocal tract, another tilt and another level."""
     return (0.9 * base.warp_formants(mel, 1.2, HP) + np.linspace(0.1, -0.05, HP.n_mels)).astype(np.float32)
 
 
-def test_a_voice_has_its_own_sounds():
+def test_voice_is_matched_to_itself_frame_by_frame():
     _, mels = speak(1)
     path = np.concatenate(unpaired.match(mels, mels, HP))
     assert (path == np.arange(len(path))).mean() > 0.97
 
 
-def test_another_voice_says_other_sentences_with_the_same_sounds():
+def test_sounds_are_matched_across_voices_and_sentences():
     sounds, mels = speak(1)
     said, others = speak(2)
     paths = unpaired.match(mels, [other_voice(mel) for mel in others], HP)
     assert list(map(len, paths)) == list(map(len, others))
     path = np.concatenate(paths)
-    assert (sounds[path] == said).mean() > 0.85  # by chance a tenth
+    assert (sounds[path] == said).mean() > 0.85  # a tenth by chance
     assert (np.diff(path) == 1).mean() > 0.7
-    # The voices as they are say next to nothing of it
+    # Descriptions that are not adapted between the voices hardly match
     described = [unpaired.describe_all(group) for group in (mels, [other_voice(mel) for mel in others])]
     source, wanted = (found - found.mean(axis=0) for found in described)
     assert (sounds[unpaired.nearest(wanted, source)[0]] == said).mean() < 0.3
@@ -64,7 +64,7 @@ def cost(path, target: np.ndarray, source: np.ndarray, ends: np.ndarray) -> floa
 
 
 @pytest.mark.parametrize("seed", range(4))
-def test_the_path_is_the_cheapest_of_all(seed):
+def test_path_has_the_lowest_cost_of_all_paths(seed):
     rng = np.random.default_rng(seed)
     source, target, ends = 0.6 * rng.normal(size=(5, 3)), 0.6 * rng.normal(size=(5, 3)), np.arange(5) % 3 == 2
     best = min(itertools.product(range(5), repeat=5), key=lambda path: cost(path, target, source, ends))
@@ -72,14 +72,14 @@ def test_the_path_is_the_cheapest_of_all(seed):
 
 
 @pytest.mark.parametrize("nearer, ends_after, expected", [(0.4, 7, 2), (0.4, 1, 6), (1.4, 7, 6)])
-def test_the_path_goes_on_in_a_recording_until_it_ends_or_a_jump_pays(nearer, ends_after, expected):
+def test_path_stays_in_a_recording_until_it_ends_or_a_jump_is_cheaper(nearer, ends_after, expected):
     source = np.arange(8.0)[:, None] * [0.0, 10.0]
     source[6] = source[2] + [nearer * unpaired.JUMP, 0.0]
     found = unpaired.path_through(source[[0, 1, 6]], source, np.arange(8) == ends_after)
     assert found.tolist() == [0, 1, expected]
 
 
-def test_a_long_source_has_candidates_in_all_of_its_parts(monkeypatch):
+def test_candidates_come_from_all_parts_of_a_long_source(monkeypatch):
     monkeypatch.setattr(unpaired, "BLOCK", 7)
     source = np.random.default_rng(0).normal(size=(9 * unpaired.CANDIDATES, 4)) * 20.0
     rows = np.concatenate([np.arange(11, 30), np.arange(300, 320), [5]])
@@ -92,8 +92,8 @@ POOL = [("f", 3, 80), ("g", 0, 90), ("f", 95, 120)]
 
 @pytest.fixture(scope="module")
 def features(tmp_path_factory):
-    """A source's recordings and the target's, whose linear spectrogram is a number that no other frame has, and what
-    is put together from them."""
+    """Features of a source and a target, whose linear spectrogram is a number that is unique to each frame, and the
+    features spliced from them."""
     folder = tmp_path_factory.mktemp("features")
     numbers, hertz = itertools.count(), {"anna": (200.0, 1.3), "bert": (100.0, 1.1)}
     for speaker, name, mel in zip(["anna"] * 2 + ["bert"] * 2, "fgab", speak(1, 2)[1] + speak(2, 2)[1]):
@@ -112,7 +112,7 @@ def splice(features) -> dict:
     return {path.name: (path.stat().st_mtime_ns, path.read_bytes()) for path in (features / "anna.spliced").iterdir()}
 
 
-def test_written_features_are_frames_of_the_pool_in_step_with_the_target(features):
+def test_spliced_features_are_frames_of_the_pool_aligned_with_the_target(features):
     own = {name: unpaired.load(features, "anna", name) for name in "fg"}
     rows = {int(own[name].linear[i, 0]): own[name].mel[i] for name, start, end in POOL for i in range(start, end)}
     for name in "ab":
@@ -140,7 +140,7 @@ def changed_source(folder):
 
 @pytest.mark.parametrize("change", [damaged_array, changed_source, lambda folder: (
     folder / "anna.spliced" / "made_of.json").unlink()])
-def test_what_is_whole_stays_and_all_else_is_made_anew(features, tmp_path, monkeypatch, change):
+def test_complete_spliced_features_are_kept_and_others_are_made_again(features, tmp_path, monkeypatch, change):
     shutil.copytree(features, tmp_path, dirs_exist_ok=True)
     with monkeypatch.context() as patch:
         patch.setattr(unpaired, "match", None)

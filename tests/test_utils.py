@@ -1,4 +1,4 @@
-"""Signal processing: reshapes are exact, scales are right, and a recording survives the way there and back."""
+"""Signal processing: reshaping is exact, scales are right, and spectrograms can be turned back into a recording."""
 import errno
 import pathlib
 
@@ -48,7 +48,7 @@ def test_tone_lands_in_its_mel_band(tmp_path, hertz, sample_rate, channels):
     assert abs(linear[10:-10].mean(axis=0).argmax() - hertz * HP.n_fft / HP.sample_rate) <= 1
 
 
-def test_all_channels_are_heard(tmp_path):
+def test_all_channels_are_mixed(tmp_path):
     wav = np.stack([tone(440), tone(1000)], axis=1)
     linear = utils.spectrograms(utils.load_wav(write(tmp_path / "stereo.wav", wav), HP), HP)[1][10:-10].mean(axis=0)
     level = [HP.range_db * linear[round(hertz * HP.n_fft / HP.sample_rate)] for hertz in (440, 1000, 2000)]
@@ -56,7 +56,7 @@ def test_all_channels_are_heard(tmp_path):
     assert level[1] - level[0] == pytest.approx(7.0, abs=2.0) and level[0] > level[2] + 40.0
 
 
-def test_filters_of_sum_one_keep_the_level_of_mel_and_linear_equal():
+def test_mel_and_linear_spectrograms_have_the_same_level():
     magnitude = np.full((4, HP.n_linear), 2.0, np.float32)
     np.testing.assert_allclose(utils.mel_of_linear(utils.normalise(magnitude, HP), HP),
                                utils.normalise(magnitude[:, :HP.n_mels], HP), atol=1e-4)
@@ -73,7 +73,7 @@ def test_normalise_and_denormalise_are_inverse():
 def test_speech_fits_into_the_range():
     mel, linear = utils.spectrograms(demo_wav("slt", "demo_001", HP), HP)
     assert mel.shape == (len(linear), HP.n_mels) and linear.shape[1] == HP.n_linear
-    assert (linear == 1.0).mean() < 1e-3 and linear.max() > 0.7  # not cut at the top, and no room wasted
+    assert (linear == 1.0).mean() < 1e-3 and linear.max() > 0.7  # neither clipped nor far below the top
     assert (linear == 0.0).mean() < 0.25
 
 
@@ -81,7 +81,7 @@ def pitch_of(wav: np.ndarray) -> np.ndarray:
     return utils.octaves(analysis.pitch(wav, HP), HP)
 
 
-def test_griffin_lim_copies_speech():
+def test_griffin_lim_reproduces_speech():
     wav = demo_wav("slt", "demo_002", HP)
     copy = utils.griffin_lim(utils.spectrograms(wav, HP)[1], pitch_of(wav), HP.replace(power=1.0))
     assert abs(len(copy) - len(wav)) <= HP.hop_length
@@ -94,8 +94,8 @@ def test_griffin_lim_copies_speech():
     assert voiced.sum() > 50 and np.median(np.abs(pitches[0] - pitches[1])[voiced, 0]) < 0.01
 
 
-def test_the_pitch_gives_griffin_lim_a_start():
-    """Five iterations from the right pitch come nearer than five from noise."""
+def test_griffin_lim_converges_faster_from_the_right_pitch():
+    """Five iterations from the right pitch come closer to the recording than five from noise."""
     wav = demo_wav("slt", "demo_002", HP)
     linear, pitch = utils.spectrograms(wav, HP)[1], pitch_of(wav)
     few = HP.replace(griffin_lim_iters=5, power=1.0)
@@ -116,7 +116,7 @@ def test_excitation_is_pulses_at_the_pitch_and_noise_elsewhere():
     assert np.std(voiced) == pytest.approx(1.0, abs=0.1)
 
 
-def test_a_pitch_beyond_the_limits_is_drawn_at_them():
+def test_excitation_clips_the_pitch_to_its_limits():
     wav = utils.excitation(np.array([[-2000.0, 1.0]] * 40 + [[2000.0, 1.0]] * 41), HP)
     low, high = (np.diff(np.flatnonzero(part > 3.0)) for part in (wav[:39 * HP.hop_length], wav[41 * HP.hop_length:]))
     assert np.median(low) == pytest.approx(HP.sample_rate / HP.pitch_min, abs=1)
@@ -144,11 +144,11 @@ def test_save_wav_is_16_bit_and_never_clips(tmp_path, peak):
     assert (info.subtype, info.format, info.samplerate, info.channels) == ("PCM_16", "WAV", HP.sample_rate, 1)
     written = soundfile.read(path)[0]
     assert np.abs(written).max() <= 0.9901
-    scale = min(1.0, 0.99 / np.abs(wav).max())  # turned down as a whole, not cut, and never turned up
+    scale = min(1.0, 0.99 / np.abs(wav).max())  # attenuated as a whole, and neither clipped nor amplified
     np.testing.assert_allclose(written, wav * scale, atol=1e-4)
 
 
-def test_nothing_half_written_when_writing_fails(tmp_path, monkeypatch):
+def test_failed_write_keeps_the_previous_file(tmp_path, monkeypatch):
     path = tmp_path / "out.wav"
     utils.save_wav(path, tone(440), HP)
     before = path.read_bytes()
@@ -162,7 +162,7 @@ def test_nothing_half_written_when_writing_fails(tmp_path, monkeypatch):
     assert path.read_bytes() == before and leftovers(tmp_path) == []
 
 
-def test_20_db_quieter_gives_the_same_features(tmp_path):
+def test_features_do_not_depend_on_the_level_of_a_recording(tmp_path):
     wav = words(3)
     loud, quiet = (utils.spectrograms(utils.load_wav(write(tmp_path / f"{gain}.wav", gain * wav, subtype="FLOAT"), HP),
                                       HP)[0] for gain in (1.0, 0.1))
@@ -170,7 +170,7 @@ def test_20_db_quieter_gives_the_same_features(tmp_path):
     np.testing.assert_allclose(quiet, loud, atol=1e-3)
 
 
-def test_loudness_is_that_of_the_speech_and_not_of_the_pauses():
+def test_loudness_is_measured_on_speech_and_not_on_pauses():
     speech = words(4)
     alone, paused = utils.normalise_loudness(speech, HP), utils.normalise_loudness(
         np.concatenate([speech, np.zeros(3 * len(speech), np.float32)]), HP)
@@ -189,7 +189,7 @@ def test_offset_and_silence_at_both_ends_are_removed(tmp_path, seconds, noise):
     assert len(utils.load_wav(tmp_path / "a.wav", HP, trim=False)) == len(wav)
 
 
-def test_cepstra_forget_the_level_and_keep_the_shape():
+def test_cepstra_ignore_the_level_and_keep_the_shape():
     mel = utils.spectrograms(words(6), HP)[0]
     np.testing.assert_allclose(utils.cepstra(mel + 0.1, HP), utils.cepstra(mel, HP), atol=1e-3)
     bands = np.arange(HP.n_mels) + 0.5
@@ -198,7 +198,7 @@ def test_cepstra_forget_the_level_and_keep_the_shape():
     np.testing.assert_allclose(distance, 3.0 / np.sqrt(2.0), rtol=1e-3)
 
 
-def test_pitch_is_that_of_a_voice_and_absent_in_noise():
+def test_pitch_is_found_in_a_voice_and_not_in_noise():
     for hertz in (90.0, 220.0):
         found = analysis.pitch(words(2, pitch=hertz), HP)
         assert len(found) == len(utils.spectrograms(words(2, pitch=hertz), HP)[0])
@@ -208,13 +208,13 @@ def test_pitch_is_that_of_a_voice_and_absent_in_noise():
     assert (analysis.pitch(noise, HP) > 0).mean() < 0.2
 
 
-def test_octaves_count_from_the_middle_of_the_range():
+def test_octaves_are_relative_to_the_middle_of_the_range():
     found = utils.octaves(np.array([0.0, HP.pitch_min, HP.pitch_middle, HP.pitch_middle * 2]), HP)
     span = np.log2(HP.pitch_max / HP.pitch_min)
     np.testing.assert_allclose(found, [[0, 0], [-span / 2, 1], [0, 1], [1, 1]], atol=1e-6)
 
 
-def test_mel_spread_over_bins_is_right_at_the_centres_and_between():
+def test_mel_to_bins_interpolates_between_the_centres_of_bands():
     spread = utils.mel_to_bins(HP.sample_rate, HP.n_fft, HP.n_mels)
     np.testing.assert_allclose(spread.sum(axis=0), 1.0, atol=1e-6)
     hertz = np.arange(HP.n_linear) * HP.sample_rate / HP.n_fft

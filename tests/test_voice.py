@@ -1,4 +1,4 @@
-"""A voice from recordings of it alone: two maps made one, the base of a new voice, its training from end to end."""
+"""A voice from recordings of it alone: composed maps, the base of a new voice, and training from end to end."""
 import dataclasses
 import re
 import shutil
@@ -27,7 +27,7 @@ from test_unpaired import HP, other_voice, speak
 
 
 @pytest.mark.parametrize("first, second", [(1, 1), (9, 9), (3, 1), (1, 5)])
-def test_two_maps_made_one_are_the_one_after_the_other(first, second):
+def test_composed_map_equals_one_map_after_the_other(first, second):
     rng, mel = np.random.default_rng(0), np.random.default_rng(1).uniform(size=(40, 6)).astype(np.float32)
     maps = [(rng.normal(0.0, 0.2, (6 * frames, 6)), rng.normal(size=6)) for frames in (first, second)]
     kernel, bias = voice.compose(*maps[0], *maps[1])
@@ -36,12 +36,12 @@ def test_two_maps_made_one_are_the_one_after_the_other(first, second):
     for one, constant in maps:
         expected = base.windows(expected, len(one) // 6 // 2) @ one + constant
     base_of_both = plain_base(HP.replace(n_mels=6))._replace(kernels=kernel[None], biases=bias[None])
-    inside = slice(first + second, -first - second)  # beyond the ends each reads its own nearest frame
+    inside = slice(first + second, -first - second)  # beyond the ends each map repeats its own nearest frame
     np.testing.assert_allclose(base.apply(base_of_both, mel, np.ones(1))[inside], expected[inside], atol=1e-4)
 
 
 class Alone:
-    """A corpus of somebody who says `mels`, an octave above the middle of pitch."""
+    """A corpus of one speaker who says `mels`, an octave above the middle of the pitch range."""
 
     def __init__(self, mels: list[np.ndarray]):
         self.hp, self.data, self.mels = HP, "somewhere", mels
@@ -61,11 +61,11 @@ def pretrained() -> base.Base:
         [[-0.5, 0.1], [0.3, 0.1], [0.0, 0.3]]))
 
 
-def test_a_new_voice_is_what_the_pretrained_model_is_turned_into(pretrained, monkeypatch):
+def test_pretrained_base_is_adapted_to_a_new_voice(pretrained, monkeypatch):
     monkeypatch.setattr(voice, "ENOUGH_SECONDS", 8.0)
     speech, (_, said) = speak(1)[1], speak(2)
     found = voice.fit(pretrained, speech, Alone([other_voice(mel) for mel in said]))
-    for mel in speak(3, 2)[1]:  # whom it hears says what neither of both said
+    for mel in speak(3, 2)[1]:  # a source says sentences that are in neither of the two corpora
         for share in np.eye(2):
             errors = [np.abs(mapped - other_voice(mel)).mean() for mapped in (mel, base.apply(found, mel, share))]
             assert errors[1] < 0.5 * errors[0]
@@ -78,7 +78,7 @@ def test_a_new_voice_is_what_the_pretrained_model_is_turned_into(pretrained, mon
     np.testing.assert_allclose(found.target_modulation, own, rtol=1e-5)
     smooth = [base.smooth(base.apply(found, mel, np.eye(2)[0])) for mel in speech]
     detail = pretrained.modulation - base.modulation_spectrum([base.smooth(mel) for mel in speech])
-    assert detail.max() > 0.1  # what the sources' own detail moves stays
+    assert detail.max() > 0.1  # the modulation of the sources' own detail is kept
     np.testing.assert_allclose(found.modulation, base.modulation_spectrum(smooth) + np.maximum(detail, 0.0), rtol=0.05)
 
 
@@ -89,7 +89,7 @@ def test_too_little_speech_is_refused(pretrained):
 
 
 def save_speech(folder, mels: list[np.ndarray]) -> list[np.ndarray]:
-    """What a base that changes nothing makes of two sources with so many pairs each; returns what it must be."""
+    """Save the output of an identity base for two sources who each say `mels`; returns what it must be."""
     floors = np.array([0.0, 0.35])
     found = plain_base(HP, ("anna", "carl"))._replace(floors=np.repeat(floors[:, None], HP.n_mels, axis=1))
     pairs = [types.SimpleNamespace(source=source, number=i) for source in ("anna", "carl") for i in range(len(mels))]
@@ -98,7 +98,7 @@ def save_speech(folder, mels: list[np.ndarray]) -> list[np.ndarray]:
     return [np.maximum(mel, floor) for floor in floors for mel in mels]
 
 
-def test_speech_is_kept_in_8_bits(tmp_path, monkeypatch):
+def test_speech_is_stored_in_8_bits(tmp_path, monkeypatch):
     expected = save_speech(tmp_path, speak(1, 3)[1])
     found = voice.load_speech(tmp_path)
     assert sorted(map(len, found)) == sorted(map(len, expected)) and leftovers(tmp_path) == []
@@ -110,11 +110,11 @@ def test_speech_is_kept_in_8_bits(tmp_path, monkeypatch):
     assert len(voice.load_speech(tmp_path)) == 4  # two of each source
 
 
-def test_speech_that_is_missing_or_damaged_is_named_with_the_cure(tmp_path):
+def test_error_for_missing_or_damaged_speech_says_what_to_do(tmp_path):
     save_speech(tmp_path, speak(1, 1)[1])
     path = tmp_path / voice.FILE
     whole, message = path.read_bytes(), f"{path} is missing or damaged .*: bring it back .* git checkout"
-    for place in range(100, len(whole) - 200, 101):  # what zlib, zip and numpy notice
+    for place in range(100, len(whole) - 200, 101):  # damage that zlib, zip or NumPy notices
         path.write_bytes(whole[:place] + bytes([whole[place] ^ 255]) + whole[place + 1:])
         with pytest.raises(ValueError, match=message):
             voice.load_speech(tmp_path)
@@ -141,7 +141,7 @@ def prepared(tmp_path_factory):
 
 @pytest.fixture
 def alone(prepared, tmp_path, eager, monkeypatch):
-    """A copy of `prepared` to be trained with."""
+    """A copy of `prepared` for training."""
     shutil.copytree(prepared, tmp_path, dirs_exist_ok=True)
     monkeypatch.setattr(checkpoints, "PRETRAINED", tmp_path / "pretrained")
     monkeypatch.setattr(voice, "ENOUGH_SECONDS", 2.0)
@@ -154,9 +154,9 @@ def training(folder, *flags) -> int:
     return train.main(["--data", str(folder / "data"), "--logdir", str(folder / "run"), *tiny, *flags])
 
 
-def test_a_voice_alone_trains_its_post_net_goes_on_and_says_what_converts_recordings(alone, capsys):
+def test_single_voice_trains_its_postnet_resumes_and_prints_how_to_convert(alone, capsys):
     assert training(alone, "--steps", "2", "--init-from", str(alone / "pretrained")) == 0 and kept(alone / "run") == [2]
-    assert training(alone, "--preset", "default") == 0 and kept(alone / "run") == [2, 3]  # and not one step of "mel"
+    assert training(alone, "--preset", "default") == 0 and kept(alone / "run") == [2, 3]  # and no step of "mel"
     assert re.search(r"trained to its last step, 3\. To convert recordings: python eval.py FILE_OR_FOLDER --logdir",
                      capsys.readouterr().out)
     found = eval_script.load_converter(alone / "run")
@@ -171,7 +171,7 @@ def test_a_voice_alone_trains_its_post_net_goes_on_and_says_what_converts_record
         train_gan.GANTrainer(TINY, corpus)
 
 
-def test_what_a_voice_alone_cannot_be_learnt_from_is_said(alone, capsys, monkeypatch):
+def test_unusable_data_or_model_for_a_single_voice_is_reported(alone, capsys, monkeypatch):
     monkeypatch.setattr(voice, "ENOUGH_SECONDS", 60.0)
     assert training(alone) == 1 and f"{alone / 'data'}: " in capsys.readouterr().err
     utils.write_json(alone / "pretrained" / "hparams.json", dataclasses.asdict(TINY.replace(top_db=30.0)))

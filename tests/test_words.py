@@ -1,4 +1,4 @@
-"""Words heard: counted by hand, read from files, shown; with a real recogniser where there is one.
+"""Recognised words: rates computed by hand, transcripts from files, results; with a real recogniser if there is one.
 
 ASR_MODEL=FOLDER names a Whisper model for the last tests; without it, or without its library, they are skipped.
 """
@@ -44,18 +44,18 @@ def test_numbers_are_written_out(text, expected):
 @counting
 @pytest.mark.parametrize("reference, heard, word_rate, character_rate", [
     ("The cat sat.", "the cat sat", 0.0, 0.0),
-    ("the cat sat on the mat", "the cat sit on mat", 200 / 6, 500 / 22),  # sat, the; a letter and "the "
+    ("the cat sat on the mat", "the cat sit on mat", 200 / 6, 500 / 22),  # "sat" and "the"; a letter and "the "
     ("a", "a b c", 200.0, 400.0),
     ("cat", "", 100.0, 100.0),
     ("two cats", "2 cats", 0.0, 0.0),
     ("", "noise", math.nan, math.nan)])
-def test_error_rates_by_hand(reference, heard, word_rate, character_rate):
+def test_error_rates_equal_values_computed_by_hand(reference, heard, word_rate, character_rate):
     rates = listening.error_rates([listening.compare(reference, heard)])
     assert rates == pytest.approx({"WER %": word_rate, "CER %": character_rate}, nan_ok=True)
 
 
 @counting
-def test_a_long_sentence_counts_more_than_a_short_one():
+def test_error_rates_weight_sentences_by_their_length():
     compared = [listening.compare("one two three four", "one two three four"), listening.compare("x", "y")]
     assert listening.error_rates(compared) == pytest.approx({"WER %": 20.0, "CER %": 100 / 19})
 
@@ -74,7 +74,7 @@ WORDS = {"a0001": 'He said "no, sir" twice.', "a0002": "Second | third"}
     ('( a0001 "He said \\"no, sir\\" twice." )\n\n(a0002 "Second | third")\n', WORDS),
     ("\ufeffa0001|He said 2|He said two\r\na0002|Second\r\n", {"a0001": "He said two", "a0002": "Second"}),
     ("\n" + json.dumps(WORDS), WORDS)])
-def test_three_kinds_of_transcripts(tmp_path, content, expected):
+def test_transcripts_are_read_in_three_formats(tmp_path, content, expected):
     (tmp_path / "words").write_text(content, encoding="utf-8", newline="")
     assert listening.read_transcripts(tmp_path / "words") == expected
 
@@ -86,7 +86,7 @@ def test_three_kinds_of_transcripts(tmp_path, content, expected):
     ('{"a": "b",\n}', "words, line 2: is no JSON"), ('{"a": 1}', "words: must be one JSON object"),
     ('["a"]', "words: must be one JSON object"), ('{"a": " "}', "words, 'a': holds no id"),
     (b"\xff\xfe", "words is no text in UTF-8: save it")])
-def test_a_bad_file_is_named_with_the_cure(tmp_path, content, message):
+def test_error_for_a_bad_transcript_file_says_what_to_do(tmp_path, content, message):
     path = tmp_path / "words"
     path.write_bytes(content if isinstance(content, bytes) else content.encode())
     with pytest.raises(ValueError) as error:
@@ -95,19 +95,19 @@ def test_a_bad_file_is_named_with_the_cure(tmp_path, content, message):
     assert message in str(error.value)
 
 
-def test_missing_transcripts_are_named(tmp_path):
+def test_missing_transcript_file_is_reported(tmp_path):
     with pytest.raises(ValueError, match="nowhere cannot be read"):
         listening.read_transcripts(tmp_path / "nowhere")
 
 
 def pairs(folder: pathlib.Path) -> list[Pair]:
-    """A whole recording, one whose id is a part of its name, and a piece of a long one."""
+    """A whole recording, one whose id is a part of its file name, and a segment of a long one."""
     return [Pair("a1", "a1", "s", target_file=str(folder / "a1.wav")),
             Pair("2", "2", "s", target_file=str(folder / "a2.wav")),
             Pair("a3.000-100", "a3", "s", target_file=str(folder / "a3.wav"))]
 
 
-def test_words_are_found_by_id_or_file_name_and_those_of_a_whole_are_not_its_pieces(tmp_path):
+def test_transcripts_are_found_by_id_or_file_name_and_segments_need_their_own(tmp_path):
     path = tmp_path / "words"
     path.write_text("a1|one\na2|two\na3|three\n")
     assert evaluation.find_words(pairs(tmp_path)[:2], path) == ["one", "two"]
@@ -117,11 +117,11 @@ def test_words_are_found_by_id_or_file_name_and_those_of_a_whole_are_not_its_pie
     assert evaluation.find_words(pairs(tmp_path), path) == ["one", "two", "piece"]
 
 
-def test_arctic_s_own_words_are_found_beside_the_recordings(tmp_path):
+def test_arctic_transcripts_are_found_beside_the_recordings(tmp_path):
     assert evaluation.find_words(pairs(tmp_path), None) is None
     (tmp_path / "txt.done.data").write_text('( a1 "one" )\n( a2 "two" )\n')
     assert evaluation.find_words(pairs(tmp_path)[:2], None) == ["one", "two"]
-    assert evaluation.find_words(pairs(tmp_path), None) is None  # not all are there
+    assert evaluation.find_words(pairs(tmp_path), None) is None  # some are missing
 
 
 SAID = ["the cat sat", "a <b> & dog ran"]
@@ -131,7 +131,7 @@ HEARD = {"": ["the cat sit", "dog ran"], " of the source": SAID, " of the copy":
 
 @pytest.fixture
 def listened(monkeypatch):
-    """What a stand-in recogniser and opinion scores give for two sentences, with true words or without."""
+    """Evaluate two sentences with stand-ins for a recogniser and opinion scores, with or without true words."""
     monkeypatch.setattr(listening, "mos_available", lambda: True)
     monkeypatch.setattr(listening, "estimate_mos", lambda wav, hp: {"DNSMOS OVRL": float(wav[0])})
     wavs = {kind: [np.array([10.0 * number + i]) for i in range(2)] for number, kind in enumerate(HEARD)}
@@ -144,7 +144,7 @@ def listened(monkeypatch):
 
 
 @counting
-def test_true_words_judge_all_that_is_heard(listened):
+def test_true_words_are_the_reference_for_all_audio(listened):
     rows, rates, words = listened(SAID)
     assert rates.pop("words' reference") == "true words"
     assert rates == pytest.approx({"WER %": 100 * 4 / 8, "CER %": 100 * 9 / 26, "WER % of the source": 0.0,
@@ -157,16 +157,16 @@ def test_true_words_judge_all_that_is_heard(listened):
 
 
 @counting
-def test_without_true_words_the_target_is_the_reference(listened):
+def test_target_is_the_reference_without_true_words(listened):
     rows, rates, words = listened(None)
     assert rates["words' reference"] == "heard in the target's recording"
-    assert not any("of the target" in name for name in rates)  # by itself it would be without fault
+    assert not any("of the target" in name for name in rates)  # compared with itself it would have no errors
     assert "DNSMOS OVRL of the target" in rows[0]
     assert words[0]["reference"] == "the cats sat" and rates["WER %"] == pytest.approx(100 * 4 / 7)
 
 
 @counting
-def test_what_is_heard_is_in_the_table_the_numbers_and_the_page(listened, tmp_path, capsys):
+def test_recognised_words_are_in_the_json_file_the_terminal_and_the_page(listened, tmp_path, capsys):
     measures, rates, words = listened(SAID)
     rows = [{"id": f"s-{i}", "audio": {"converted": "c.wav"}, "words": words[i], "measures": {
         name: value for name, value in measures[i].items() if " of the " not in name}} for i in range(2)]
@@ -189,7 +189,7 @@ def test_what_is_heard_is_in_the_table_the_numbers_and_the_page(listened, tmp_pa
     ("small.en", False, True, "not measured: word error rate; it takes pip install -r requirements/asr.txt\n"),
     ("small.en", True, False, "not measured: opinion scores; it takes pip install -r requirements/asr.txt\n"),
     ("small.en", True, True, "")])
-def test_what_is_left_out_is_said_in_a_line(monkeypatch, capsys, model, recogniser, scores, line):
+def test_measures_left_out_are_reported_in_one_line(monkeypatch, capsys, model, recogniser, scores, line):
     monkeypatch.setattr(listening, "asr_available", lambda: recogniser)
     monkeypatch.setattr(listening, "mos_available", lambda: scores)
     monkeypatch.setattr(listening, "Recogniser", lambda *arguments: arguments)
@@ -200,21 +200,21 @@ def test_what_is_left_out_is_said_in_a_line(monkeypatch, capsys, model, recognis
 @pytest.mark.parametrize("arguments, message", [
     (["a.wav", "--out", "x", "--asr", "small.en"], "held-out sentences"),
     (["--transcripts", "x"], "needs --asr MODEL")])
-def test_flags_that_do_not_go_together(capsys, arguments, message):
+def test_incompatible_flags_are_refused(capsys, arguments, message):
     with pytest.raises(SystemExit):
         eval_script.parse_arguments(arguments)
     assert message in capsys.readouterr().err
 
 
 @pytest.mark.skipif(not listening.asr_available(), reason="faster-whisper is optional")
-def test_a_folder_without_a_model_is_named(tmp_path):
+def test_folder_without_a_recogniser_is_reported(tmp_path):
     with pytest.raises(ValueError, match=r"--asr .* cannot be loaded \(.*\); give a name such as small.en"):
         listening.Recogniser(str(tmp_path), HP)
 
 
 @pytest.mark.skipif(not listening.asr_available() or not os.environ.get("ASR_MODEL"),
                     reason="needs faster-whisper and ASR_MODEL")
-def test_a_real_recogniser_hears_a_sentence_and_its_last_word():
+def test_real_recogniser_hears_a_whole_sentence_and_only_a_part_of_a_half():
     from conftest import demo_wav
     recogniser, said = listening.Recogniser(os.environ["ASR_MODEL"], HP), "five white watches for some children"
     wav = demo_wav("slt", "demo_001", HP)
