@@ -108,7 +108,7 @@ def test_damaged_weights_are_named_with_the_cure_and_change_nothing(path, spoil)
     before = values(again)
     with pytest.raises(ValueError, match=f"{path} is missing or damaged .*git checkout"):
         checkpoints.read_weights(path)
-    with pytest.raises(TrainingError, match=f"{path} is missing or damaged .*: bring it back from where it"):
+    with pytest.raises(TrainingError, match=f"{path} is missing or damaged .*: get it again from its source"):
         checkpoints.load_generator(again, str(path))
     assert all(np.array_equal(*pair) for pair in zip(before, values(again)))
 
