@@ -1,6 +1,6 @@
 """CMU Arctic (Kominek and Black 2004): download, check and unpack a speaker; every step can be interrupted and resumed.
 
-A speaker is about 1,130 sentences of 16 kHz mono speech, 70 to 100 MB packed; all read the same sentences.
+A speaker has about 1,130 sentences of 16 kHz mono speech, 70 to 100 MB packed; all speakers read the same sentences.
 """
 import hashlib
 import http.client
@@ -15,7 +15,7 @@ import urllib.request
 
 from tqdm import tqdm
 
-MIRROR = "http://www.festvox.org/cmu_arctic/packed"  # plain http is safe here, the checksums vouch for what arrives
+MIRROR = "http://www.festvox.org/cmu_arctic/packed"  # plain http is safe here, because checksums are compared
 
 # sha256 of cmu_us_{speaker}_arctic.tar.bz2
 SPEAKERS: dict[str, str] = {
@@ -39,21 +39,22 @@ SPEAKERS: dict[str, str] = {
     "slp": "54345ed55e45c23d419e9a823eef427f1cc93c83a710735ec667d068c916abf1",
 }
 
-TRANSCRIPTS = "txt.done.data"  # what is said, a line a sentence
+TRANSCRIPTS = "txt.done.data"  # the texts, one line for each sentence
 KEPT = re.compile(r"(?:\./)?cmu_us_\w+_arctic/(?:wav/(\w+\.wav)|etc/(txt\.done\.data))", re.ASCII)
 RETRIES, PAUSE, TIMEOUT = 3, 2.0, 30.0  # -, s, s
 DROPPED = (urllib.error.URLError, http.client.HTTPException, ConnectionError, TimeoutError, ssl.SSLError)
 
 
 class DownloadError(ValueError):
-    """A speaker that cannot be had; the message names the address or file, what is wrong and the cure."""
+    """A speaker cannot be downloaded; the message names the address or file, what is wrong and the cure."""
 
 
 def download(speaker: str, folder: pathlib.Path, mirror: str = MIRROR, sha256: str | None = None) -> pathlib.Path:
     """Return `folder / speaker` with the wav files of a speaker, fetched from `mirror` unless they are there already.
 
-    TRANSCRIPTS lies beside them. An archive that lies in `folder` is used instead of the network; it is removed once it
-    is unpacked. `sha256` replaces the known checksum, for a mirror that packs its own archives. Raises DownloadError.
+    TRANSCRIPTS is put beside them. An archive that is already in `folder` is used instead of the network, and removed
+    once it is unpacked. `sha256` replaces the known checksum, for a mirror that packs its own archives. Raises
+    DownloadError.
     """
     if speaker not in SPEAKERS:
         raise DownloadError(f"CMU Arctic has no speaker {speaker!r}; choose one of {', '.join(SPEAKERS)}")
@@ -69,7 +70,7 @@ def download(speaker: str, folder: pathlib.Path, mirror: str = MIRROR, sha256: s
     try:
         folder.mkdir(parents=True, exist_ok=True)
         if not archive.exists():
-            # Stopped between the last byte and the renaming: nothing is left to ask the server for.
+            # An earlier download may have been stopped between the last byte and the renaming: `part` is complete then
             if not part.exists() or checksum(part) != expected:
                 fetch(url, part)
             part.replace(archive)
@@ -96,7 +97,7 @@ def checksum(path: pathlib.Path) -> str:
 
 
 def fetch(url: str, part: pathlib.Path) -> None:
-    """Complete `part` from `url`, going on after up to RETRIES dropped connections; raises DownloadError."""
+    """Complete `part` from `url`, with up to RETRIES further tries after dropped connections; raises DownloadError."""
     for retry in range(RETRIES + 1):
         time.sleep(PAUSE if retry else 0.0)
         try:
@@ -105,7 +106,7 @@ def fetch(url: str, part: pathlib.Path) -> None:
             raise DownloadError(f"{url}: {error}; the mirror must be an address like {MIRROR}") from error
         except urllib.error.HTTPError as error:
             error.close()
-            if error.code == 416:  # the server has no such bytes, so `part` is not the beginning of its file
+            if error.code == 416:  # the server has no such bytes, so `part` is not the beginning of this file
                 part.unlink(missing_ok=True)
             elif error.code < 500:
                 raise DownloadError(f"{url}: {error}; check the address or choose another mirror") from error
@@ -117,7 +118,7 @@ def fetch(url: str, part: pathlib.Path) -> None:
 
 
 def receive(url: str, part: pathlib.Path) -> None:
-    """Ask once for the bytes that `part` lacks and append them; raises one of DROPPED if they do not all arrive."""
+    """Request the bytes missing in `part` once and append them; raises one of DROPPED if some do not arrive."""
     have = part.stat().st_size if part.exists() else 0  # bytes
     request = urllib.request.Request(url, headers={"Range": f"bytes={have}-"} if have else {})
     with urllib.request.urlopen(request, timeout=TIMEOUT) as response:
@@ -128,7 +129,7 @@ def receive(url: str, part: pathlib.Path) -> None:
         with part.open("ab" if have else "wb") as file, \
                 tqdm.wrapattr(response, "read", total=total, initial=have, desc=part.stem, disable=None) as body:
             shutil.copyfileobj(body, file)
-    # http.client takes a connection that closes early for the end of the file.
+    # If the connection closes early, http.client treats this as the end of the file
     if total is not None and part.stat().st_size < total:
         raise ConnectionError(f"{part.stat().st_size} of {total} bytes arrived")
 
@@ -146,7 +147,7 @@ def unpack(archive: pathlib.Path, wavs: pathlib.Path) -> None:
         for member in tar:
             match = KEPT.fullmatch(member.name)
             if match and member.isreg():
-                # Only the base name is used, so no path in the archive can lead out of the folder.
+                # Only the base name is used, so that no path in the archive can lead out of the folder
                 with tar.extractfile(member) as source, (temporary / match[match.lastindex]).open("wb") as target:
                     shutil.copyfileobj(source, target)
     if not any(temporary.glob("*.wav")):

@@ -1,7 +1,7 @@
 """Checkpoints of a run, and the weights of a generator as one small file without pickle, as in pretrained/.
 
-A checkpoint counts once TensorFlow has named it in the file `checkpoint`, which is replaced in one step. One that was
-interrupted before that is written again.
+A checkpoint is complete once TensorFlow has named it in the file `checkpoint`, which is replaced in one step. A
+checkpoint whose writing was interrupted before that is written again.
 """
 import contextlib
 import glob
@@ -21,8 +21,8 @@ from cli import TrainingError
 from hyperparams import HyperParams, differences
 
 PRETRAINED = pathlib.Path(__file__).resolve().parent / "pretrained"
-WEIGHTS = "weights.npz"  # in place of checkpoints
-SUFFIX = "/.ATTRIBUTES/VARIABLE_VALUE"  # of the names of arrays in a checkpoint
+WEIGHTS = "weights.npz"  # takes the place of checkpoints
+SUFFIX = "/.ATTRIBUTES/VARIABLE_VALUE"  # ending of the names of arrays in a checkpoint
 
 
 class DamagedCheckpoint(TrainingError):
@@ -30,7 +30,7 @@ class DamagedCheckpoint(TrainingError):
 
 
 def short_message(error: Exception) -> str:
-    """The message of an error in one line, without TensorFlow's name of the operation."""
+    """The message of an error in one line of at most 300 characters, without TensorFlow's name of the operation."""
     return " ".join(re.sub(r"\{\{.*?\}\}", "", str(error)).split())[:300]
 
 
@@ -45,18 +45,18 @@ def writing(path: pathlib.Path) -> Iterator[None]:
 
 
 def trackable(parts: dict[str, list]) -> dict[str, list[tf.Variable]]:
-    """Lists of Keras variables as what tf.train.Checkpoint stores.
+    """Lists of Keras variables in the form that tf.train.Checkpoint stores.
 
-    By place in the list: TensorFlow does not look into the lists of layers that a Keras layer holds, and the names of
-    Keras layers depend on what was made before them.
+    Variables are identified by their place in a list. TensorFlow does not find layers in lists inside a Keras layer,
+    and the names of Keras layers depend on the layers that were made before them.
     """
     return {name: [variable.value for variable in variables] for name, variables in parts.items()}
 
 
 def checkpoints_in(folder: pathlib.Path) -> list[str]:
-    """Prefixes of the checkpoints in a folder, the newest first, whether they can be read or not."""
-    # Not latest_checkpoint(), which finds none where a file is missing: training would begin anew unasked
-    with contextlib.suppress(ValueError):  # the file that lists them is damaged
+    """Prefixes of all checkpoints in a folder, readable or not, the newest first."""
+    # Not latest_checkpoint(): it returns None if a file is missing, and training would begin anew without being asked
+    with contextlib.suppress(ValueError):  # the file that lists the checkpoints is damaged
         state = tf.train.get_checkpoint_state(str(folder))
         if state:
             return list(dict.fromkeys([state.model_checkpoint_path, *reversed(state.all_model_checkpoint_paths)]))
@@ -65,8 +65,8 @@ def checkpoints_in(folder: pathlib.Path) -> list[str]:
 
 
 def newest_readable(prefixes: list[str]) -> str | None:
-    """The first of the checkpoints that can be read, with a warning for each damaged one before it; None if there are
-    none. Raises TrainingError if all are damaged."""
+    """The first of the checkpoints `prefixes` that can be read, or None if there are no checkpoints. Prints a warning
+    for each damaged checkpoint before it; raises TrainingError if all are damaged."""
     damaged = []
     for prefix in prefixes:
         try:
@@ -77,7 +77,7 @@ def newest_readable(prefixes: list[str]) -> str | None:
         for error in damaged:
             print(f"warning: {error}; going on from the one before it, {prefix}", file=sys.stderr)
         return prefix
-    # A single one that is listed nowhere is the first, whose writing was interrupted
+    # A single checkpoint that no file lists is the first one of a run, and its writing was interrupted
     folder = pathlib.Path(prefixes[0]).parent if prefixes else None
     if prefixes and (any(folder.glob("checkpoint*")) or len(prefixes) > 1):
         raise TrainingError(f"no checkpoint in {folder} can be read: {'; '.join(damaged)}. Restore one from a "
@@ -86,9 +86,10 @@ def newest_readable(prefixes: list[str]) -> str | None:
 
 
 def read_shapes(prefix: str) -> dict[str, tuple[int, ...]]:
-    """Names and shapes of the arrays in a checkpoint, after all was read once; raises DamagedCheckpoint.
+    """Names and shapes of the arrays in a checkpoint; raises DamagedCheckpoint.
 
-    TensorFlow compares checksums in reading, and a restore that fails half-way would leave half of the weights.
+    Every array is read once, because TensorFlow compares checksums while it reads. Otherwise a restore could fail
+    half-way and leave half of the weights changed.
     """
     if prefix.endswith(".npz"):
         try:
@@ -109,7 +110,7 @@ def read_shapes(prefix: str) -> dict[str, tuple[int, ...]]:
 
 
 def shape_mismatches(stored: dict[str, tuple[int, ...]], parts: dict[str, list]) -> list[str]:
-    """How the arrays in a checkpoint differ from Keras variables."""
+    """Lines that say how the arrays in a checkpoint differ from the Keras variables of `parts` in number and shape."""
     found = []
     for part, variables in parts.items():
         there = sum(name.rpartition("/")[0] == part for name in stored)
@@ -123,8 +124,8 @@ def shape_mismatches(stored: dict[str, tuple[int, ...]], parts: dict[str, list])
 
 
 def restore(checkpoint: tf.train.Checkpoint, parts: dict[str, list], prefix: str, hp: HyperParams) -> None:
-    """Restore all of `checkpoint`, which holds `parts`; raises DamagedCheckpoint, and TrainingError if the file is of
-    another network."""
+    """Restore all of `checkpoint`, which holds `parts`, from the file `prefix`; raises DamagedCheckpoint, and
+    TrainingError if the file belongs to another network."""
     found = shape_mismatches(read_shapes(prefix), parts)
     if not found and prefix.endswith(".npz"):
         for name, array in read_weights(prefix).items():
@@ -151,7 +152,8 @@ def restore(checkpoint: tf.train.Checkpoint, parts: dict[str, list], prefix: str
 
 
 def clean(folder: pathlib.Path) -> None:
-    """Remove what a killed process left half written among the checkpoints, and set a damaged list of them aside."""
+    """Remove files that a killed process left half written in a folder of checkpoints, and rename a damaged list of the
+    checkpoints."""
     for path in folder.glob("*_temp"):
         shutil.rmtree(path, ignore_errors=True)
     for path in folder.glob("checkpoint.tmp*"):
@@ -165,8 +167,8 @@ def clean(folder: pathlib.Path) -> None:
 
 
 def best_checkpoint(logdir: pathlib.Path) -> str:
-    """Prefix of the best checkpoint of a run, or of its newest if none was validated, or pretrained weights; raises
-    TrainingError."""
+    """Prefix of the best checkpoint of a run, or of its newest if none was selected; or the path of pretrained weights.
+    Raises TrainingError."""
     if (pathlib.Path(logdir) / WEIGHTS).exists():
         return str(pathlib.Path(logdir) / WEIGHTS)
     folder = pathlib.Path(logdir) / "checkpoints"
@@ -184,7 +186,7 @@ def newest_step(logdir: pathlib.Path) -> int:
 
 
 def load_generator(generator: keras.Model, prefix: str) -> None:
-    """Restore the generator alone from any checkpoint that holds one; raises TrainingError."""
+    """Restore the generator alone from any checkpoint that contains a generator; raises TrainingError."""
     parts = {"generator": generator.weights}
     try:
         restore(tf.train.Checkpoint(**trackable(parts)), parts, prefix, generator.hp)
@@ -197,8 +199,8 @@ def load_generator(generator: keras.Model, prefix: str) -> None:
 
 
 def write_weights(path: pathlib.Path, variables: list) -> None:
-    """Write Keras variables. Of matrices and kernels each output has 8 bits and a scale: a quarter of the size, and
-    spectrograms change by a tenth of a decibel."""
+    """Write Keras variables to an .npz file. Matrices and kernels are stored in 8 bits, with one scale for each output
+    channel: the file has a quarter of the size, and spectrograms change by a tenth of a decibel."""
     arrays = {}
     for i, variable in enumerate(variables):
         array = np.asarray(variable)
@@ -211,12 +213,12 @@ def write_weights(path: pathlib.Path, variables: list) -> None:
 
 
 def read_weights(path: str) -> dict[str, np.ndarray]:
-    """What `write_weights` wrote, named as the arrays of a checkpoint are; raises ValueError with the cure."""
+    """Read what `write_weights` wrote; names are those in a checkpoint. Raises ValueError with the cure."""
     try:
         with np.load(path, allow_pickle=False) as stored:
             arrays = dict(stored)
         return {name: array if array.dtype != np.int8 else array * arrays[f"{name}/scale"]
                 for name, array in arrays.items() if not name.endswith("/scale")}
     except utils.BAD_ARRAYS as error:
-        raise ValueError(f"{path} is missing or damaged ({error}): bring it back from where it came, that of this "
-                         "repository by git checkout") from None
+        raise ValueError(f"{path} is missing or damaged ({error}): get it again from its source; the file of this "
+                         "repository comes back by git checkout") from None

@@ -1,5 +1,5 @@
-"""What all commands do in the same way: print errors without a traceback, stop at a safe place when a signal asks for
-it, lock the folder they write into, and use all cores."""
+"""What all commands share: errors without a traceback, a stop at a safe place after a signal, a lock on the folder that
+a command writes into, and the use of all cores."""
 import concurrent.futures.process
 import contextlib
 import fcntl
@@ -19,13 +19,14 @@ from tqdm import tqdm
 
 
 def interrupt_import(number: int, frame) -> None:
-    """Handle Ctrl-C while a command imports its modules: as usual, but recorded, as imports lose some exceptions."""
+    """Handle Ctrl-C while a command imports its modules. The signal is also recorded, because an import may swallow the
+    exception."""
     interrupted.append(number)
     raise KeyboardInterrupt
 
 
 def report_exception(kind: type[BaseException], error: BaseException, trace) -> None:
-    """Print no traceback after Ctrl-C while a command imports its modules; Python then exits as killed by SIGINT."""
+    """Print no traceback if Ctrl-C came while a command imported its modules; Python then exits as killed by SIGINT."""
     if issubclass(kind, KeyboardInterrupt) and interrupted:
         print("\nstopped before it began", file=sys.stderr)
     else:
@@ -40,11 +41,11 @@ if (threading.current_thread() is threading.main_thread()
 
 
 class TrainingError(RuntimeError):
-    """Training, or what needs a trained model, cannot start or go on; the message says why and what to do."""
+    """Training, or a command that needs a trained model, cannot start or go on; the message says why and what to do."""
 
 
 class Stopped(BaseException):
-    """A signal asked for the end, and everything is saved; not an Exception, as KeyboardInterrupt is not."""
+    """A signal stopped the command after everything was saved. Like KeyboardInterrupt, this is no Exception."""
 
     def __init__(self, signal_number: int, message: str):
         super().__init__(message)
@@ -52,17 +53,17 @@ class Stopped(BaseException):
 
 
 class CannotLock(OSError):
-    """A folder that another command writes into, or that cannot be written."""
+    """A folder cannot be locked: another command writes into it, or it cannot be written."""
 
 
 def add_verbose(parser: ArgumentParser) -> None:
-    """The flag that all commands share; devices.py looks for it, too."""
-    parser.add_argument("--verbose", action="store_true", help="show TensorFlow's messages, and where errors come from")
+    """Add --verbose, which all commands have; devices.py also looks for it in sys.argv."""
+    parser.add_argument("--verbose", action="store_true", help="show TensorFlow's messages, and tracebacks of errors")
 
 
 def run_main(name: str, function: Callable[[], int | None]) -> int:
-    """Call `function` and return an exit code: its own; 1 after a ValueError, OSError or TrainingError, which is
-    printed in one line; 128 plus the number of the signal after a signal."""
+    """Call `function` and return the exit code: its return value; 1 after a ValueError, OSError or TrainingError, whose
+    message is printed in one line; or 128 plus the number of a signal."""
     try:
         if interrupted:
             raise KeyboardInterrupt
@@ -72,12 +73,12 @@ def run_main(name: str, function: Callable[[], int | None]) -> int:
         return 128 + stop.signal_number
     except KeyboardInterrupt:
         interrupted.clear()
-        # TensorFlow prints many lines when a compilation is broken off
+        # TensorFlow prints many lines when a compilation is interrupted
         logging.getLogger("tensorflow").setLevel(logging.CRITICAL)
         print(f"\n{name}: stopped; what was finished is kept", file=sys.stderr)
         return 128 + signal.SIGINT
-    except BrokenPipeError:  # as of `| head`
-        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # or Python would fail once more at its end
+    except BrokenPipeError:  # for instance after `| head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # otherwise Python fails again when it exits
         print(f"{name}: standard output was closed; what was finished is kept", file=sys.stderr)
         return 1
     except (ValueError, OSError, TrainingError) as error:
@@ -95,8 +96,8 @@ def recording_signals() -> Iterator[list[int]]:
     def record(number, frame):
         received.append(number)
         signal.signal(signal.SIGINT, signal.SIG_DFL)
-        with contextlib.suppress(OSError):  # standard error was closed: `| tee` was stopped by the same Ctrl-C
-            # Not print(), which must not be called while another one is under way
+        with contextlib.suppress(OSError):  # standard error may be closed: the same Ctrl-C stops a `| tee`
+            # Not print(): the signal may have interrupted another print()
             os.write(2, b"\nstopping after this step; Ctrl-C stops at once, back to the last checkpoint\n")
     before = {number: signal.signal(number, record) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
@@ -108,10 +109,10 @@ def recording_signals() -> Iterator[list[int]]:
 
 @contextlib.contextmanager
 def locked(folder: pathlib.Path, flag: str) -> Iterator[None]:
-    """Keep other commands from writing into `folder`, which `flag` named; raises CannotLock if another one does, or if
-    the folder is read-only.
+    """Keep other commands from writing into `folder`, which the user named by `flag`. Raises CannotLock if another
+    command writes there, or if the folder is read-only.
 
-    The kernel takes the lock away from a process that ends, however it ends.
+    The kernel releases the lock when the process ends, even if it is killed.
     """
     folder = pathlib.Path(folder)
     try:
@@ -127,7 +128,7 @@ def locked(folder: pathlib.Path, flag: str) -> Iterator[None]:
             file.seek(0)
             raise CannotLock(f"{folder} is in use by {file.read() or 'another process'}: choose another {flag}, "
                              "or wait until that ends") from None
-        except OSError:  # a network drive that knows no locks
+        except OSError:  # a network drive without locks
             pass
         file.truncate(0)
         file.write(f"process {os.getpid()} on {socket.gethostname()}")
@@ -136,8 +137,8 @@ def locked(folder: pathlib.Path, flag: str) -> Iterator[None]:
 
 
 def start(pool: concurrent.futures.Executor, function: Callable, items: list) -> Iterator:
-    """`pool.map` whose processes never receive Ctrl-C, because they inherit that it is blocked. During their imports it
-    could only kill them, with one traceback each."""
+    """Call `pool.map`, whose processes inherit that Ctrl-C is blocked. Otherwise Ctrl-C during their imports would kill
+    them, and each would print a traceback."""
     signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
         return pool.map(function, *zip(*items))
@@ -147,9 +148,9 @@ def start(pool: concurrent.futures.Executor, function: Callable, items: list) ->
 
 @contextlib.contextmanager
 def workers() -> Iterator[Callable]:
-    """A process for each core; gives the function (function, items, title) that maps over them with a progress bar,
-    results in order. Raises ChildProcessError if one is lost."""
-    os.environ.setdefault("OMP_NUM_THREADS", "1")  # one process a core: libraries must not start threads of their own
+    """Start a process for each core; yields a function (function, items, title) that maps over the items with a
+    progress bar and returns the results in order. Raises ChildProcessError if a process is lost."""
+    os.environ.setdefault("OMP_NUM_THREADS", "1")  # each core has a process, so libraries must not start more threads
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     context = multiprocessing.get_context("spawn")
     with concurrent.futures.ProcessPoolExecutor(os.cpu_count(), context, end_with_parent) as pool:
@@ -158,14 +159,14 @@ def workers() -> Iterator[Callable]:
                                                            disable=None))
         except concurrent.futures.process.BrokenProcessPool:
             raise ChildProcessError("a process was ended from outside, probably for lack of memory: close other "
-                                    "programs and run the same command again, what is done stays") from None
-        finally:  # map() does so after an error of its own, but not when Ctrl-C comes between two results
+                                    "programs and run the same command again; what is done is kept") from None
+        finally:  # map() does this after an error of its own, but not if Ctrl-C comes between two results
             pool.shutdown(cancel_futures=True)
 
 
 def end_with_parent() -> None:
-    """End this process when its parent is killed. Otherwise it would wait for ever, and meanwhile write the same files
-    as the next run. Ctrl-C is for the parent alone."""
+    """End this process when its parent is killed. Otherwise it would wait for ever, or write the same files as the next
+    run. This process ignores Ctrl-C, which only the parent handles."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
 
     def wait():

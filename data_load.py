@@ -1,7 +1,7 @@
-"""Prepared features to batches.
+"""Make batches from prepared features.
 
-A batch is a function of the seed and the step alone, so training that resumes at step n sees exactly what an unbroken
-run would have seen there, and there is no state to save.
+A batch depends only on the seed and the step. So training that resumes at step n gets exactly the batches of an
+uninterrupted run, and there is no state to save.
 """
 import csv
 import functools
@@ -21,31 +21,32 @@ from hyperparams import HyperParams
 from manifest import Pair, PreproError
 
 POSTNET, PAIRED, ADVERSARIAL = "postnet", "paired", "adversarial"
-MAPPED_AT_MOST = 2048  # recordings whose base is kept in memory, 80 kB each
+MAPPED_AT_MOST = 2048  # recordings whose mapped source is kept in memory, 80 kB each
 
 
-@functools.lru_cache(maxsize=256)  # each holds a file open, and many systems allow no more than 1,024 of them
+@functools.lru_cache(maxsize=256)  # each array keeps a file open, and many systems allow only 1,024 open files
 def open_array(path: pathlib.Path) -> np.ndarray:
-    """Memory-map a .npy file; opening it costs as much as reading a crop, so it stays open for a while."""
+    """Memory-map a .npy file. Opening takes as long as reading a crop, so the file stays open for a while. Raises
+    PreproError."""
     try:
         return np.load(path, mmap_mode="r", allow_pickle=False)
     except (OSError, ValueError) as error:
-        raise PreproError(f"{path} cannot be read ({error}): run prepro.py again, as before; it makes what is missing "
-                          "or cut off") from None
+        raise PreproError(f"{path} cannot be read ({error}): run prepro.py again with the same flags; it makes the "
+                          "files that are missing or cut off") from None
 
 
 class Corpus:
     """The features below `data`, memory-mapped; raises PreproError if they are missing.
 
-    Of `share` (i, n) its batches for training are every n-th row of those of all, from row i on: what one of several
-    machines prepares. Paired batches need a `base`, which is solved from the training pairs (`use_base`).
+    `share` (i, n) is for machine i of n machines: its training batches hold every n-th row, from row i on. Paired
+    batches need a base, which is solved from the training pairs and set by `use_base`.
     """
 
     def __init__(self, data: pathlib.Path, hp: HyperParams, share: tuple[int, int] = (0, 1)):
         self.data, self.hp, self.share = pathlib.Path(data), hp, share
         settings = manifest.check_signal(self.data, hp)
         self.target = settings["target"]
-        # Nobody but the target: a voice for a pretrained model, see voice.py
+        # Whether there is no speaker but the target: a new voice for a pretrained model, see voice.py
         self.alone = settings["sources"] == [self.target]
         self.pairs = {(pair.source, pair.name): pair for pair in manifest.read_manifest(self.data)
                       if pair.split != "dropped"}
@@ -55,13 +56,13 @@ class Corpus:
                 "target_start", "target_end"))) for row in csv.DictReader(file)
                 if self.pairs[row["source"], row["name"]].split == "train"]
         self.by_length = sorted(self.train, key=lambda pair: (pair.target_end - pair.target_start, pair.name))
-        # The target's speech once, however many sources there are
+        # Each recording of the target once, for any number of sources
         self.target_pairs = list({(pair.utterance, pair.target_start): pair for pair in self.train}.values())
-        # Mel (T, M) and pitch (T, 2) that adversarial batches hold windows of
+        # Mel (T, M) and pitch (T, 2) of conversions, for adversarial batches
         self.conversions: list[tuple[np.ndarray, np.ndarray]] = []
 
     def use_base(self, found: base.Base) -> None:
-        """Carry sources over by `found` from now on."""
+        """Set the base that maps the sources to the target's voice."""
         def mapped(number: int) -> np.ndarray:
             pair = numbered[number]
             recording = self.recording(pair)
@@ -72,15 +73,15 @@ class Corpus:
         self._mapped = functools.lru_cache(MAPPED_AT_MOST)(mapped)
 
     def mapped(self, pair: Pair, start: int = 0, end: int | None = None) -> np.ndarray:
-        """(S, 2 M + 2) the source of a pair carried over: `base.MappedSource`, mel, pitch and texture side by side."""
+        """(S, 2 M + 2) the mapped source of a pair: mel, pitch and texture of `base.MappedSource` side by side."""
         return self._mapped(self._numbers[pair.source, pair.name])[start:end].astype(np.float32)
 
     def split(self, name: str, source: str | None = None) -> list[Pair]:
-        """The pairs of a split, of one source, named by itself or its folder, or of all, in a fixed order; raises
-        PreproError if there are none.
+        """The pairs of a split in a fixed order, of all sources or of one source, named by its name or its folder.
+        Raises PreproError if there are none.
 
-        Pairs of the target with itself are left out: to copy is no conversion. Where there is nobody else its
-        recordings tell how well the post-net draws.
+        Pairs of the target with itself are left out, because a copy is no conversion. They stay only if the corpus
+        holds the target alone: then they show how well the post-net draws.
         """
         if self.alone and name == "test":
             raise PreproError(f"{self.data} holds the target alone: name recordings to convert")
@@ -99,7 +100,7 @@ class Corpus:
         return sorted(pairs, key=lambda pair: (pair.source, pair.name))
 
     def features(self, speaker: str, utterance: str, kind: str) -> np.ndarray:
-        """Memory-mapped (T, bins) float16 of `kind` mel or linear."""
+        """Memory-mapped features of `kind`: mel or linear (T, bins) float16, or pitch (T,) float32."""
         return open_array(self.data / "features" / speaker / f"{utterance}.{kind}.npy")
 
     def source(self, pair: Pair, start: int = 0, end: int | None = None) -> np.ndarray:
@@ -118,8 +119,8 @@ class Corpus:
         return frames[start:end].astype(np.float32)
 
     def target_mel(self, pair: Pair, start: int = 0, end: int | None = None) -> np.ndarray:
-        """(T, M) what the decoder is to write of a pair: the mel of envelopes, or with `harmonics=0` that of the linear
-        spectrogram, which has them."""
+        """(T, M) the decoder's goal for a pair: the mel of envelopes, or with `harmonics=0` the mel of the linear
+        spectrogram, which contains the harmonics."""
         if self.hp.harmonics:
             return self.target_features(pair, "mel", start, end)
         return utils.mel_of_linear(self.target_features(pair, "linear", start, end), self.hp)
@@ -137,8 +138,8 @@ class Corpus:
         return open_array(self.data / "paths" / pair.source / f"{pair.name}.npy")
 
     def positions(self, pair: Pair, start: int, steps: int) -> np.ndarray:
-        """(Ty + 1,) source position at the start of each decoder step and at the end of the last; slope 1 past the
-        end of the path."""
+        """(Ty + 1,) source position at the start of each decoder step and at the end of the last step. After the end of
+        the path, positions advance by 1 for each frame."""
         path = self.path(pair)
         frames = start + np.arange(steps + 1) * self.hp.r
         return path[np.minimum(frames, len(path) - 1)] + np.maximum(frames - len(path) + 1, 0)
@@ -147,12 +148,12 @@ class Corpus:
         return np.random.default_rng([self.hp.seed, {POSTNET: 1, PAIRED: 2, ADVERSARIAL: 3}[kind], step, *row])
 
     def shard(self, kind: str, step: int, items: list) -> list[tuple]:
-        """Of the items of a batch those of this share, each with random numbers of its own."""
-        # From 1 on: numpy takes a seed that ends in 0 for the one without it
+        """The items of a batch that belong to this share, each with its own random generator."""
+        # Rows are counted from 1, because numpy treats a seed that ends in 0 like the same seed without the 0
         return [(items[row], self.rng(kind, step, row + 1)) for row in range(self.share[0], len(items), self.share[1])]
 
     def sample(self, items: list, kind: str, step: int) -> list:
-        """The items of batch `step`: all once an epoch, in an order of its own each time."""
+        """The items of batch `step`. Each epoch contains every item once, in a new order."""
         numbers = step * self.hp.batch_size + np.arange(self.hp.batch_size)
         orders = {epoch: self.rng(kind, -1 - int(epoch) + 2 ** 32).permutation(len(items))
                   for epoch in set(numbers // len(items))}
@@ -169,7 +170,7 @@ class Corpus:
         return {"mel": mel, "pitch": pitch, "linear": linear, "mask": mask}
 
     def window(self, length: int, rng: np.random.Generator) -> tuple[int, int]:
-        """Start and end of a window of `postnet_window` somewhere in `length` frames, or of all of them."""
+        """Start and end of a random window of `postnet_window` frames in `length` frames, or of all frames."""
         start = int(rng.integers(max(1, length - self.hp.postnet_window + 1)))
         return start, min(length, start + self.hp.postnet_window)
 
@@ -189,16 +190,16 @@ class Corpus:
         mine = self.shard(PAIRED, step, items)
         crops = [self.jitter(*item, rng) if len(item) > 1 else self.whole(*item) for item, rng in mine]
         batch = self.assemble(crops or [self.whole(items[0][0])], [rng for _, rng in mine])
-        if not mine:  # fewer rows than machines: this one has nothing to say
+        if not mine:  # fewer rows than machines: this machine has no row, so everything is masked
             batch["mask"][:], batch["source_mask"][:] = 0.0, 0.0
         return batch
 
     def paired_items(self, step: int) -> list[tuple]:
-        """What a paired batch is made of: slices (pair, target start, target end) or whole utterances (pair,)."""
+        """The items of a paired batch: slices (pair, target start, target end) or whole utterances (pair,)."""
         rng = self.rng(PAIRED, step)
         if rng.random() >= self.hp.whole_utterances:
             return self.sample(self.slices, PAIRED, step)
-        # As many frames as a batch of slices has, from neighbours in length so that little is padded
+        # As many frames as in a batch of slices, and utterances of similar length, which need little padding
         first = int(rng.integers(len(self.by_length)))
         budget = self.hp.batch_size * self.hp.slice_max_seconds * self.hp.frames_per_second
         chosen: list[tuple] = []
@@ -209,7 +210,8 @@ class Corpus:
         return chosen
 
     def batch_names(self, kind: str, step: int) -> list[str]:
-        """Source and name of the pairs that batch `step` of a kind is made of, those of the target but for PAIRED."""
+        """SPEAKER/NAME of the pairs in batch `step` of a kind. The speaker is the source if `kind` is PAIRED, otherwise
+        the target."""
         if kind != PAIRED:
             return [f"{self.target}/{pair.name}" for pair in self.sample(self.target_pairs, POSTNET, step)]
         return [f"{pair.source}/{pair.name}" for pair, *_ in self.paired_items(step)]
@@ -219,7 +221,8 @@ class Corpus:
 
     def jitter(self, pair: Pair, start: int, end: int,
                rng: np.random.Generator) -> tuple[Pair, int, int, int, int]:
-        """Move a slice by up to `r` frames and add a random margin to its source, so that no edge tells a place."""
+        """Move a slice by up to `r` frames and add a random margin to its source, so that the model cannot learn
+        positions from the edges."""
         path = self.path(pair)
         shift = int(rng.integers(max(-self.hp.r, -start), min(self.hp.r, len(path) - end) + 1))
         start, end = start + shift, end + shift
@@ -230,7 +233,8 @@ class Corpus:
 
     def assemble(self, crops: list[tuple[Pair, int, int, int, int]],
                  rngs: list[np.random.Generator] | None = None) -> dict[str, np.ndarray]:
-        """Crops (pair, target start, target end, source start, source end) to a padded batch, sources varied by `rngs`:
+        """Make a padded batch of crops (pair, target start, target end, source start, source end); with `rngs` the
+        sources are varied at random. The batch holds:
 
         source (N, S, F), mapped (N, S, 2 M + 2), source_mask (N, S), mel (N, T, M), pitch (N, T, 2), linear (N, T, F),
         mask (N, T), positions (N, Ty + 1).
@@ -272,11 +276,11 @@ class Corpus:
         except tf.errors.OpError:
             if not failures:
                 raise
-            raise failures[0] from None  # TensorFlow tells of it in a hundred lines
+            raise failures[0] from None  # TensorFlow's own message has a hundred lines
 
 
 def pad(arrays: list[np.ndarray], multiple: int) -> tuple[np.ndarray, np.ndarray]:
-    """(T_i, C) arrays to (N, T, C), padded with silence to a multiple, and their mask (N, T)."""
+    """Pad arrays (T_i, C) with silence to (N, T, C), T a multiple of `multiple`; also returns the mask (N, T)."""
     length = max(len(array) for array in arrays)
     length += -length % multiple
     padded = np.zeros((len(arrays), length, arrays[0].shape[1]), np.float32)

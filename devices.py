@@ -1,9 +1,9 @@
-"""The devices that TensorFlow sees, a start of TensorFlow without its messages, and training on several devices.
+"""The devices that TensorFlow sees, a quiet start of TensorFlow, and training on several devices.
 
     python devices.py               # what TensorFlow sees on this machine, and what is missing
 
-Imported before anything that imports TensorFlow, this module keeps back the dozen lines that TensorFlow prints when it
-starts. `--verbose` on the command line, or TF_CPP_MIN_LOG_LEVEL=0 in the environment, lets them through.
+This module must be imported before any other module that imports TensorFlow: it hides the dozen lines that TensorFlow
+prints when it starts. `--verbose` on the command line, or TF_CPP_MIN_LOG_LEVEL=0 in the environment, shows them.
 """
 import argparse
 import contextlib
@@ -22,10 +22,10 @@ ECHO = "import sys; sys.stderr.buffer.write(sys.stdin.buffer.read())"
 
 @contextlib.contextmanager
 def captured_stderr() -> Iterator[None]:
-    """Capture what is written to file descriptor 2, by C++ code too, and print it only if the block ends in an error.
+    """Capture what Python or C++ code writes to file descriptor 2, and print it only if the block ends in an error.
 
-    Another process keeps the text, so that it is printed even when this process is aborted, as TensorFlow does on a
-    processor that it was not built for.
+    Another process keeps the text, so that it is printed even when this process is aborted. TensorFlow aborts, for
+    instance, on a processor that it was not built for.
     """
     keeper = subprocess.Popen([sys.executable, "-I", "-S", "-c", ECHO], stdin=subprocess.PIPE, start_new_session=True)
     sys.stderr.flush()
@@ -43,20 +43,20 @@ def captured_stderr() -> Iterator[None]:
         os.close(stderr)
         if not failed:
             keeper.kill()
-        keeper.stdin.close()  # the end of what it reads
+        keeper.stdin.close()  # the other process reads to this end, then prints
         keeper.wait()
 
 
 def start_tensorflow() -> None:
-    """Import TensorFlow and let it look for devices, which is when it prints complaints about drivers."""
-    # Not at the top of the file: its output must be captured before anything of it is imported
+    """Import TensorFlow and let it look for devices; it prints complaints about drivers when it does so."""
+    # Not imported at the top of the file, because the output of the import has to be captured
     import tensorflow as tf
     tf.config.list_physical_devices()
 
 
 if "--verbose" in sys.argv:  # before any script has read its flags
     os.environ["TF_CPP_MIN_LOG_LEVEL"] = "0"
-# Whoever sets a level below 3 wants the messages; without a standard error there is nothing to capture
+# A user who sets a level below 3 wants the messages; without a standard error there is nothing to capture
 if os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3") in ("0", "1", "2") or sys.stderr is None:
     start_tensorflow()
 else:
@@ -67,35 +67,35 @@ import tensorflow as tf  # noqa: E402  after its start
 
 
 def several_machines() -> bool:
-    """Whether TF_CONFIG or Slurm name several machines."""
+    """Whether TF_CONFIG or Slurm names several machines."""
     return bool(os.environ.get("TF_CONFIG")) or int(os.environ.get("SLURM_STEP_NUM_TASKS", 1)) > 1
 
 
 def make_strategy(num_gpus: int | None) -> tf.distribute.Strategy:
-    """A strategy for the machines that TF_CONFIG or Slurm name, or else for the first `num_gpus` GPUs of this one, or
-    all; raises TrainingError if there are not so many."""
+    """A strategy for the machines that TF_CONFIG or Slurm names, or else for the first `num_gpus` GPUs of this machine
+    (default: all); raises TrainingError if there are fewer GPUs."""
     if several_machines():
         if num_gpus is not None:
-            raise TrainingError("--num-gpus is for one machine; of several, all GPUs that each sees are used "
+            raise TrainingError("--num-gpus is for one machine; with several, each uses all GPUs that it sees "
                                 "(CUDA_VISIBLE_DEVICES)")
         return tf.distribute.MultiWorkerMirroredStrategy(
             None if os.environ.get("TF_CONFIG") else tf.distribute.cluster_resolver.SlurmClusterResolver())
     devices = [device.name for device in tf.config.list_logical_devices("GPU")]
     if not devices:
-        raise TrainingError("there is no GPU; train.py trains on the CPU, devices.py says what TensorFlow sees")
+        raise TrainingError("there is no GPU; train.py trains on the CPU, devices.py shows what TensorFlow sees")
     if num_gpus is not None and not 1 <= num_gpus <= len(devices):
         raise TrainingError(f"--num-gpus {num_gpus}: TensorFlow sees {len(devices)}, see devices.py")
     return tf.distribute.MirroredStrategy(devices[:num_gpus])
 
 
 def run_on_all(run, args: argparse.Namespace) -> None:
-    """`run(args, strategy)` on the devices that `args.num_gpus` or the environment name; raises ValueError, OSError and
-    TrainingError."""
+    """Call `run(args, strategy)` with the devices that `args.num_gpus` or the environment names; raises ValueError,
+    OSError and TrainingError."""
     strategy = None
     try:
         strategy = make_strategy(args.num_gpus)
         if worker(strategy)[1] > 1 and args.data is None and args.init_from is None:
-            raise TrainingError("several machines need --data DIR, prepared before")
+            raise TrainingError("several machines need --data DIR, a folder that prepro.py has prepared")
         run(args, strategy)
     except tf.errors.OpError as error:
         if strategy and worker(strategy)[1] == 1:
@@ -105,7 +105,7 @@ def run_on_all(run, args: argparse.Namespace) -> None:
 
 
 def worker(strategy: tf.distribute.Strategy) -> tuple[int, int]:
-    """The number of this process among the workers of its job, and theirs; (0, 1) if it is alone."""
+    """The index of this process among the workers of its job, and how many workers there are; (0, 1) if it is alone."""
     resolver = strategy.cluster_resolver
     if resolver is None or not resolver.task_type:
         return 0, 1
@@ -115,12 +115,12 @@ def worker(strategy: tf.distribute.Strategy) -> tuple[int, int]:
 
 
 def is_chief(strategy: tf.distribute.Strategy) -> bool:
-    """Whether this process writes: it is alone, or the first of its job's workers."""
+    """Whether this process writes the files: it is alone, or it is the first worker of its job."""
     return worker(strategy)[0] == 0
 
 
 def all_workers_agree(strategy: tf.distribute.Strategy, number: int) -> bool:
-    """Whether all workers of a job call this with the same number; waits for all of them."""
+    """Wait for all workers of a job; returns whether all of them called this with the same number."""
     if strategy.cluster_resolver is None:
         return True
 
@@ -133,7 +133,7 @@ def all_workers_agree(strategy: tf.distribute.Strategy, number: int) -> bool:
 
 
 def main(argv: list[str] | None = None) -> int:
-    import keras  # not needed by anything else here
+    import keras  # only needed here
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     cli.add_verbose(parser)
     parser.parse_args(argv)

@@ -1,14 +1,14 @@
 """Convert speech with a trained model.
 
     python eval.py                                         # the held-out sentences of the demo corpus, with measures
-    python eval.py --data DIR --logdir logdir/mine         # those of another corpus
+    python eval.py --data DIR --logdir logdir/mine         # the held-out sentences of another corpus
     python eval.py --asr small.en --transcripts FILE       # count also the words that a recogniser hears wrong
-    python eval.py FILE_OR_FOLDER ... --out DIR            # anybody's recordings, of any length, by pretrained/
-    python eval.py FILE ... --logdir logdir/mine --out DIR # the same by a model of yours
+    python eval.py FILE_OR_FOLDER ... --out DIR            # recordings of any speaker and length, by pretrained/
+    python eval.py FILE ... --logdir logdir/mine --out DIR # recordings, by a model of yours
 
 Writes 16-bit wav files, spectrograms with alignments, metrics.json and index.html, a page to look and listen.
-Everything is free running: the model hears nothing but the source. Of recordings, finished/ below DIR says which are
-done; the same command after an interruption goes on with the others.
+All conversion is free running: the model gets the source and nothing else. finished/ in DIR lists the recordings that
+are done; after an interruption the same command goes on with the others.
 """
 import argparse
 import collections
@@ -39,8 +39,7 @@ FILES_AT_ONCE = 4
 
 
 def find_recordings(paths: list[pathlib.Path], out: pathlib.Path) -> list[pathlib.Path]:
-    """Expand folders to the recordings in them, but for those in a folder `out` below; raises ValueError if there are
-    none."""
+    """Replace folders by the recordings in them, without recordings in `out`; raises ValueError if there are none."""
     found, results = [], pathlib.Path(os.path.realpath(out))
     for path in paths:
         if path.is_dir():
@@ -58,14 +57,15 @@ def find_recordings(paths: list[pathlib.Path], out: pathlib.Path) -> list[pathli
 
 
 def outputs(name: str) -> list[str]:
-    """The files that are made of a recording: conversion, source, picture."""
+    """The files that are made from a recording: conversion, source, picture."""
     return [f"{name}.wav", f"{name}.source.wav", f"{name}.png"]
 
 
 def unique_names(paths: list[pathlib.Path], records: dict[str, dict]) -> list[str]:
-    """What to call the conversions: the stems of the files, numbered where they or what is made of them repeat, but
-    as before for those in the records of earlier cli. Names that differ in their capitals alone repeat, too: they
-    are one file on a Mac."""
+    """Names of the conversions: the stems of the recordings, with a number where output files would have the same name.
+
+    A recording in the `records` of earlier commands keeps its name. Names that differ only in capitals count as the
+    same, because they are one file on a Mac."""
     names, before, taken = [], collections.defaultdict(list), set()
     for name, record in records.items():
         before[record["made_of"]["source"]].append(name)
@@ -86,7 +86,7 @@ def unique_names(paths: list[pathlib.Path], records: dict[str, dict]) -> list[st
 
 
 def fingerprint(converter: Converter) -> str:
-    """Of the weights, the base and the hyperparameters: with the same one a recording becomes the same speech."""
+    """Hash of the weights, the base and the hyperparameters: with the same hash a recording gives the same output."""
     digest = hashlib.sha256(json.dumps(dataclasses.asdict(converter.hp), sort_keys=True).encode())
     for array in (*converter.generator.weights, *converter.base):
         digest.update(np.ascontiguousarray(array).tobytes())
@@ -94,16 +94,16 @@ def fingerprint(converter: Converter) -> str:
 
 
 def origin(path: pathlib.Path, model: str) -> dict:
-    """What a conversion is made of: the recording as it is now and the `fingerprint` of the model."""
+    """What a conversion is made from: the recording in its present state and the `fingerprint` of the model."""
     try:
         found = path.stat()
-    except OSError:  # reading it says what is wrong
+    except OSError:  # load_wav will say what is wrong
         return {}
     return {"source": os.path.realpath(path), "bytes": found.st_size, "changed": found.st_mtime_ns, "model": model}
 
 
 def read_records(out: pathlib.Path) -> dict[str, dict]:
-    """What `convert_file` noted in `out`, by the name of the conversion, of those that are whole."""
+    """The records that `convert_file` wrote in `out`, by name of the conversion, if all their files are complete."""
     records = {}
     for path in sorted((out / "finished").glob("*.json")):
         try:
@@ -111,18 +111,18 @@ def read_records(out: pathlib.Path) -> dict[str, dict]:
             whole = all((out / file).stat().st_size == size for file, size in record["outputs"].items())
             if whole and {"source", "model"} <= record["made_of"].keys() and record["row"]["id"]:
                 records[path.stem] = record
-        except (OSError, ValueError, KeyError, TypeError, AttributeError):  # not ours, or begun anew and cut off
+        except (OSError, ValueError, KeyError, TypeError, AttributeError):  # another program's, or an interrupted file
             continue
     return records
 
 
 def convert_file(path: pathlib.Path, name: str, out: pathlib.Path, converter: Converter, pool, made_of: dict) -> dict:
-    """Convert one recording; returns its row of the results page. Raises BadAudio, CannotWrite."""
+    """Convert one recording; returns its row for the results page. Raises BadAudio and CannotWrite."""
     hp, record = converter.hp, out / "finished" / f"{name}.json"
     wav = utils.load_wav(path, hp)
     voice, chunks, first, stopped = convert_recording(wav, converter, pool)
     if record.exists():
-        utils.write_json(record, None)  # before the first output: what it says of them is no longer so
+        utils.write_json(record, None)  # first, because the record does not describe the new output files
     converted, source, picture = outputs(name)
     utils.save_wav(out / converted, voice, hp)
     utils.save_wav(out / source, wav, hp)
@@ -137,8 +137,8 @@ def convert_file(path: pathlib.Path, name: str, out: pathlib.Path, converter: Co
 
 
 def convert_files(paths: list[pathlib.Path], out: pathlib.Path, converter: Converter, title: str) -> int:
-    """Convert recordings into `out`, those that are not done; a bad one is named and skipped. The page shows also what
-    the same model converted into `out` before. Returns the number of those skipped."""
+    """Convert the recordings that are not done yet into `out`; a bad recording is named and skipped. The page also
+    shows earlier conversions by the same model in `out`. Returns the number of recordings skipped."""
     recordings, records, refused, todo = find_recordings(paths, out), read_records(out), [], []
     names, model = unique_names(recordings, records), fingerprint(converter)
     taken = {*map(os.path.realpath, recordings)} & {os.path.realpath(out / file) for name in names
@@ -157,9 +157,9 @@ def convert_files(paths: list[pathlib.Path], out: pathlib.Path, converter: Conve
               f"again delete {out / 'finished'}")
     if any(record["made_of"]["model"] != model for record in records.values()):
         print(f"warning: {out} holds conversions by another model or with other settings: those of the same name are "
-              "written over, the page lacks the others", file=sys.stderr)
+              "overwritten, the others are not on the page", file=sys.stderr)
     try:
-        # Several at a time: that a decoder step waits for the one before leaves most cores idle
+        # Several files at a time: a decoder step waits for the step before it, so one file leaves most cores idle
         with (cli.locked(out, "--out"), concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool,
               concurrent.futures.ThreadPoolExecutor(min(FILES_AT_ONCE, os.cpu_count())) as files):
             found = {name: files.submit(convert_file, path, name, out, converter, pool, made_of)
@@ -173,12 +173,12 @@ def convert_files(paths: list[pathlib.Path], out: pathlib.Path, converter: Conve
             except KeyboardInterrupt:
                 print("\nstopping when the files under way are done", file=sys.stderr)
                 raise
-            finally:  # after an error the others need not be begun
+            finally:  # after an error the files that have not begun are cancelled
                 files.shutdown(cancel_futures=True)
     finally:  # also when the disk is full
         for reason in refused:
             print(f"refused {reason}", file=sys.stderr)
-    if rows or (out / "index.html").exists():  # which must not show what is no longer so
+    if rows or (out / "index.html").exists():  # an old page must not show outdated results
         order = dict.fromkeys([*names, *rows])
         evaluation.finish(out, title, [rows[name] for name in order if name in rows],
                        {"converted": len(rows), "refused": len(refused)})
@@ -191,40 +191,40 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--out", type=pathlib.Path, metavar="DIR",
                         help="where results go (default: results/ in the run folder)")
     parser.add_argument("--data", type=pathlib.Path, metavar="DIR",
-                        help="what prepro.py wrote (default: what the run was trained on)")
+                        help="folder that prepro.py wrote (default: the one the run was trained on)")
     parser.add_argument("--logdir", type=pathlib.Path, metavar="DIR",
-                        help="run folder (default: for recordings pretrained/, else that of the demo, or with --data "
-                             "that of a run without --logdir)")
+                        help="run folder (default: pretrained/ for recordings; else the demo's run, or with --data "
+                             "the run that training without --logdir makes)")
     parser.add_argument("--source", metavar="NAME",
                         help="held-out sentences of this source speaker, or of this folder, only")
     parser.add_argument("--oracles", action="store_true",
-                        help="measure also what the networks make of a part of the truth")
+                        help="measure also the networks' output when they get a part of the true target")
     parser.add_argument("--asr", metavar="MODEL",
-                        help="count wrong words by this Whisper model: a name such as small.en, or a folder with it")
+                        help="count wrong words with this Whisper model: a name such as small.en, or its folder")
     parser.add_argument("--transcripts", type=pathlib.Path, metavar="FILE",
-                        help="what is said: lines ( id \"text\" ) or id|text, or a JSON object (default: what --asr "
+                        help="true words: lines ( id \"text\" ) or id|text, or a JSON object (default: what --asr "
                              "hears in the target's recordings)")
     parser.add_argument("--set", action="append", default=[], metavar="NAME=VALUE",
                         help="override a hyperparameter of synthesis, for instance power=1.2")
-    parser.add_argument("--checkpoint", metavar="PREFIX", help="another checkpoint than the best one")
+    parser.add_argument("--checkpoint", metavar="PREFIX", help="use this checkpoint instead of the best one")
     cli.add_verbose(parser)
 
 
 def complete(args: argparse.Namespace, parser: argparse.ArgumentParser, run: str) -> argparse.Namespace:
-    """Fill in the folders that were not named, of the run `run` below logdir/."""
+    """Check the flags, and fill in the folders that were not named, for the run logdir/`run`."""
     if args.inputs and not args.out:
         parser.error("--out DIR says where the converted recordings go")
     if args.inputs and (args.asr or args.transcripts):
         parser.error("--asr and --transcripts are for held-out sentences, not for other recordings")
     if args.transcripts and not args.asr:
-        parser.error("--transcripts needs --asr MODEL, which hears what is compared with them")
+        parser.error("--transcripts needs --asr MODEL, the recogniser whose words are compared with them")
     args.logdir = args.logdir or HERE / "logdir" / run
     args.out = args.out or args.logdir / "results"
     return args
 
 
 def evaluate(args: argparse.Namespace, name_files: Callable = evaluation.name_files) -> int:
-    """What both evaluation scripts do; returns the exit code. Raises ValueError, OSError and TrainingError."""
+    """Run an evaluation script; returns the exit code. Raises ValueError, OSError and TrainingError."""
     title = f"Voice conversion, {args.logdir.name}"
     converter = load_converter(args.logdir, args.checkpoint, args.set)
     step, info = checkpoints.newest_step(args.logdir), run_folder.read_run_info(args.logdir)
@@ -236,8 +236,8 @@ def evaluate(args: argparse.Namespace, name_files: Callable = evaluation.name_fi
     data = run_folder.find_data(args.data, info, converter.hp)
     corpus = data_load.Corpus(data, converter.hp)
     if info and info["data"] == data.resolve() and info["manifest"] != manifest.fingerprint(data):
-        print(f"warning: prepro.py found other recordings for {data} since {args.logdir} was trained: of what is held "
-              "out now it may have heard some", file=sys.stderr)
+        print(f"warning: prepro.py found other recordings for {data} since {args.logdir} was trained: the model may "
+              "have been trained on sentences that are held out now", file=sys.stderr)
     recogniser = evaluation.load_recogniser(args.asr, converter.hp)
     with cli.locked(args.out, "--out"):
         evaluation.evaluate(corpus, args.out, converter, title, args.source, args.oracles, name_files, recogniser,

@@ -1,11 +1,11 @@
 """Convert speech with a model that train_gan.py trained.
 
     python eval_gan.py                                      # the held-out sentences of the demo corpus, with measures
-    python eval_gan.py --logdir logdir/mine-gan             # those of another run
+    python eval_gan.py --logdir logdir/mine-gan             # the held-out sentences of another run
     python eval_gan.py FILE_OR_FOLDER ... --out DIR         # any recordings of the source speaker, of any length
 
-Does what eval.py does, and either script loads either model. Held-out sentences are written as gan_{i}_org.wav,
-gan_{i}_act.wav and gan_{i}_gen.wav: source, target, generated.
+This script does the same as eval.py, and each of the two loads both kinds of models. Held-out sentences are written as
+gan_{i}_org.wav (source), gan_{i}_act.wav (target) and gan_{i}_gen.wav (converted).
 """
 import argparse
 import sys
@@ -19,7 +19,7 @@ ENDINGS = {"source": "org", "target": "act", "converted": "gen"}
 
 
 def name_files(number: int, pair: Pair) -> tuple[dict[str, str], str]:
-    """Recordings and picture of the held-out sentence of that number."""
+    """Names of the recordings and the picture of held-out sentence `number`."""
     name = f"audio/gan_{number}"
     return {kind: f"{name}_{ending}.wav" for kind, ending in ENDINGS.items()}, f"{name}.png"
 

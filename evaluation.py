@@ -1,6 +1,7 @@
-"""Convert the held-out sentences of a corpus and measure what comes out: wav files, pictures, metrics.json, a page.
+"""Convert the held-out sentences of a corpus, measure the conversions, and write wav files, pictures, metrics.json and
+a page.
 
-Everything is free running, and every measure is taken from the recordings that are written, vocoder included.
+All conversion is free running. Every measure is taken from the recordings that are written, so it includes the vocoder.
 """
 import concurrent.futures
 import contextlib
@@ -30,11 +31,11 @@ from inference import Converted, Converter
 from manifest import Pair
 from networks import Generator
 
-RETRIEVAL_LIMIT = 200  # sentences of the target that content retrieval chooses among, at most
+RETRIEVAL_LIMIT = 200  # the largest number of target sentences that content retrieval chooses among
 
 
 def name_files(number: int, pair: Pair) -> tuple[dict[str, str], str]:
-    """Where the recordings (source, converted, target) and the picture of a held-out sentence go, below `out`."""
+    """Names, below `out`, of the recordings (source, converted, target) and the picture of a held-out sentence."""
     name = f"audio/{pair.source}-{pair.name}"
     return {kind: f"{name}.{kind}.wav" for kind in ("source", "converted", "target")}, f"{name}.png"
 
@@ -44,8 +45,8 @@ def evaluate(corpus: data_load.Corpus, out: pathlib.Path, converter: Converter, 
              recogniser: Callable | None = None, transcripts: pathlib.Path | None = None) -> dict:
     """Convert the test sentences of one source speaker or of all, measure and write them; returns the summary.
 
-    `name_files` says where the files go. With `oracles` what `synthesize_oracles` gives is measured, too. `recogniser`
-    (listening.Recogniser) writes down what it hears, which is compared with `transcripts`. Raises PreproError if there
+    `name_files` gives the names of the files. With `oracles`, the output of `synthesize_oracles` is measured, too. The
+    words that `recogniser` (listening.Recogniser) hears are compared with `transcripts`. Raises PreproError if there
     are no sentences, ValueError for bad transcripts.
     """
     hp, everything = converter.hp, corpus.split("test", source)
@@ -57,7 +58,7 @@ def evaluate(corpus: data_load.Corpus, out: pathlib.Path, converter: Converter, 
     if len(pairs) < len(everything):
         print(f"{len(everything) - len(pairs)} held-out recordings that the target did not say are left out")
     outputs = converter.convert_pairs(corpus, pairs)
-    targets = {target_key(pair): pair for pair in pairs}  # once, however many sources say the same
+    targets = {target_key(pair): pair for pair in pairs}  # each sentence once, even if several sources say it
     everything = sorted({target_key(pair): pair for pair in corpus.pairs.values() if pair.has_partner}.items())
     n_more = min(len(everything), max(0, RETRIEVAL_LIMIT - len(targets)))
     candidates = targets | dict(random.Random(hp.seed).sample(everything, n_more))
@@ -101,13 +102,14 @@ def evaluate(corpus: data_load.Corpus, out: pathlib.Path, converter: Converter, 
 
 @contextlib.contextmanager
 def threads() -> Iterator[Callable]:
-    """A thread for each core; gives the map (function, items, doing) over them with a progress bar."""
+    """Start a thread for each core; yields a function (function, items, doing) that maps over the items with a progress
+    bar."""
     with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool:
         yield lambda function, items, doing: list(tqdm(pool.map(function, items), doing, len(items), disable=None))
 
 
 def synthesize(pairs: list[Pair], outputs: list[Converted], hp: HyperParams, work: Callable) -> dict[str, list]:
-    """The recordings (samples,) of conversions and of their sources, by the ending of their measures' names."""
+    """The recordings (samples,) of conversions and their sources. A key is the ending of the names of the measures."""
     return {"": work(lambda output: utils.griffin_lim(output.linear, output.pitch, hp), outputs, "Griffin-Lim"),
             " of the source": [load_segment(pair.source_file, pair.source_start, pair.source_end, hp)
                                for pair in tqdm(pairs, "recordings of the source", disable=None)]}
@@ -115,9 +117,9 @@ def synthesize(pairs: list[Pair], outputs: list[Converted], hp: HyperParams, wor
 
 def evaluate_alone(corpus: data_load.Corpus, pairs: list[Pair], out: pathlib.Path, converter: Converter, title: str,
                    name_files: Callable, recogniser: Callable | None, true_words: list[str] | None) -> dict:
-    """`evaluate` for recordings that the target did not say: what can be measured without a partner.
+    """Evaluate sentences that the target did not say, with the measures that need no recording by the target.
 
-    Words are compared with what is heard in the source, the voice with that of the target's training recordings.
+    Words are compared with the words heard in the source, the voice is compared with the target's training recordings.
     """
     hp, outputs = converter.hp, converter.convert_pairs(corpus, pairs)
     natural = [Features(None, corpus.target_features(pair, "mel"), corpus.hertz(pair)) for pair in corpus.target_pairs]
@@ -147,7 +149,7 @@ def evaluate_alone(corpus: data_load.Corpus, pairs: list[Pair], out: pathlib.Pat
 
 
 def compare_voice(recordings: list[Features], natural: list[Features], hp: HyperParams) -> dict[str, float]:
-    """How near recordings are to what a voice is known by: mean spectrum and median pitch of `natural` ones."""
+    """Compare the mean spectrum and the median pitch of recordings with those of `natural` recordings of a voice."""
     shapes = []
     for group in (recordings, natural):
         spectrum = np.mean([base.voiceprint(each, hp)[:-1] for each in group], axis=0)
@@ -158,12 +160,12 @@ def compare_voice(recordings: list[Features], natural: list[Features], hp: Hyper
 
 
 def synthesize_oracles(corpus: data_load.Corpus, pairs: list[Pair], generator: Generator) -> dict[str, list[tuple]]:
-    """Linear spectrogram (T, F) and pitch (T, 2) of each pair with a part of the truth given, to find out which network
-    falls short.
+    """Linear spectrogram (T, F) and pitch (T, 2) of each pair when the networks get a part of the truth, which shows
+    which network falls short.
 
-    Along the DTW path the decoder hears itself but is told where to read, which global attention cannot be; with
-    teacher forcing it finds its own way but is fed the target's frames; from the natural mel and pitch the post-net
-    alone draws.
+    "Along the DTW path", the decoder gets its own output, but reads at the true positions (local attention only). "With
+    teacher forcing", the decoder moves its reading position itself, but gets the target's frames. "From natural mel",
+    the post-net draws from the target's mel and pitch.
     """
     drawn: dict[str, list] = {}
     for pair in tqdm(pairs, "oracles", disable=None):
@@ -183,16 +185,16 @@ def synthesize_oracles(corpus: data_load.Corpus, pairs: list[Pair], generator: G
 
 
 def target_key(pair: Pair) -> tuple[str, int, int]:
-    """What of the target a pair holds."""
+    """Key of the target's segment in a pair."""
     return pair.utterance, pair.target_start, pair.target_end
 
 
 def measure(wavs: dict, natural: dict, keys: list, hp: HyperParams, work: Callable) -> tuple[list[dict], dict]:
-    """Measure recordings against the target's: a dictionary of measures for each of `keys`, and one of all together.
+    """Compare recordings with the target's; returns a dictionary of measures for each of `keys`, and one for all.
 
-    `wavs` gives a kind, the ending of a measure's name, to a recording (samples,) for each of `keys`; `natural` gives
-    a key to the target's recording. Content is retrieved for the conversion, kind "", among the held-out sentences and
-    among all of `natural`. `work(function, items, doing)` is a map.
+    `wavs` maps a kind, which is the ending of a measure's name, to a list with a recording (samples,) for each of
+    `keys`. `natural` maps a key to the target's recording. Content retrieval is measured for conversions (kind ""),
+    among the held-out sentences and among all of `natural`. `work(function, items, doing)` maps in parallel.
     """
     rows, whole = [{} for _ in keys], {}
     sets = [("", metrics.analyse, metrics.compare)]
@@ -218,8 +220,8 @@ def measure(wavs: dict, natural: dict, keys: list, hp: HyperParams, work: Callab
 
 
 def load_recogniser(model: str | None, hp: HyperParams) -> listening.Recogniser | None:
-    """The recogniser of that name, or None without one or its libraries; prints what will not be measured. Raises
-    ValueError."""
+    """Load the recogniser `model`, or return None if no model is named or the libraries are missing. Prints what will
+    not be measured. Raises ValueError."""
     recogniser = listening.Recogniser(model, hp) if model and listening.asr_available() else None
     asr_available, mos_available = listening.asr_available(), listening.mos_available()
     left_out = [] if recogniser else ["word error rate" + (" (--asr MODEL)" if asr_available else "")]
@@ -231,15 +233,15 @@ def load_recogniser(model: str | None, hp: HyperParams) -> listening.Recogniser 
 
 
 def find_words(pairs: list[Pair], transcripts: pathlib.Path | None) -> list[str] | None:
-    """What is said in each pair by a file of transcripts, or by CMU Arctic's own beside the target's recordings; None
-    if there is neither. Raises ValueError."""
+    """The true words of each pair, from the file `transcripts` or from CMU Arctic's own file beside the target's
+    recordings; None if there is neither. Raises ValueError."""
     files = {pair.name: pathlib.Path(pair.target_file or pair.source_file) for pair in pairs}
     path = transcripts or files[pairs[0].name].with_name(arctic.TRANSCRIPTS)
     if not transcripts and not path.exists():
         return None
     known, said = listening.read_transcripts(path), []
     for pair in pairs:
-        # A segment of a long recording has words of its own, if any
+        # The words of a whole recording are not the words of its segments, which need entries under their own names
         names = [pair.name, utils.file_name(files[pair.name].stem)][:1 + (pair.name == pair.utterance)]
         said.append(next((known[name] for name in names if name in known), None))
     missing = [pair.name for pair, words in zip(pairs, said) if words is None]
@@ -251,14 +253,15 @@ def find_words(pairs: list[Pair], transcripts: pathlib.Path | None) -> list[str]
 
 def listen(wavs: dict, true_words: list[str] | None, recogniser: Callable | None, hp: HyperParams,
            work: Callable, natural: str = " of the target") -> tuple[list[dict], dict, list[dict]]:
-    """What listeners would notice: opinion scores and wrong words, as far as there are means to find them.
+    """Count wrong words if there is a `recogniser`, and estimate opinion scores if the libraries are installed.
 
-    `wavs` gives a kind, `natural` among them, to recordings (samples,), one a sentence. Returns a dictionary of
-    measures for each sentence, one of all together, and the words of each: reference, heard (kind to text) and the
-    alignment of the conversion's. Without true words the reference is what is heard in those of kind `natural`.
+    `wavs` maps a kind to recordings (samples,), one for each sentence; `natural` is one of the kinds. Returns a
+    dictionary of measures for each sentence, one for all sentences, and the words of each sentence: reference, heard
+    (kind to text) and the alignment of the conversion's words with the reference. Without true words, the reference is
+    what is heard in the recordings of kind `natural`.
     """
     def once(function: Callable, recordings: list[np.ndarray], doing: str) -> list:
-        different = {id(wav): wav for wav in recordings}  # several sources have the same target
+        different = {id(wav): wav for wav in recordings}  # several sources may share a target's recording
         found = dict(zip(different, work(function, list(different.values()), doing)))
         return [found[id(wav)] for wav in recordings]
     rows, rates = [{} for _ in wavs[""]], {}
@@ -285,7 +288,7 @@ def listen(wavs: dict, true_words: list[str] | None, recogniser: Callable | None
 
 @functools.lru_cache(maxsize=2)
 def load_recording(path: str, hp: HyperParams) -> np.ndarray:
-    """A recording whose segments are asked for one after the other."""
+    """Load a recording and keep it for a while, because its segments are loaded one after the other."""
     return utils.load_wav(path, hp)
 
 
@@ -295,7 +298,7 @@ def load_segment(path: str, start: int, end: int, hp: HyperParams) -> np.ndarray
 
 
 def summarise(rows: list[dict], references: list[dict], n_candidates: int) -> dict:
-    """Means over the utterances, and what they amount to; a measure that one lacks (NaN) is the mean of the others."""
+    """Means over the utterances, without those where a measure is missing (NaN), and figures derived from the means."""
     mean = {name: float(np.nanmean([row[name] for row in table])) if any(np.isfinite(row[name]) for row in table)
             else math.nan for table in (rows, references) for name in table[0]}
     summary = {"utterances": len(rows), "mel-cepstra": "cosine transform of the log-mel spectrum, order 24"}
@@ -310,7 +313,7 @@ def summarise(rows: list[dict], references: list[dict], n_candidates: int) -> di
 
 
 def finish(out: pathlib.Path, title: str, rows: list[dict], summary: dict) -> None:
-    """Write metrics.json and index.html, print the summary and where the page is."""
+    """Write metrics.json and index.html, and print the summary and the page's path."""
     content = {"summary": summary, "utterances": {row["id"]: row["measures"] for row in rows}}
     words = {row["id"]: {"reference": row["words"]["reference"], **{
         page.COLUMNS[kind]: text for kind, text in row["words"]["heard"].items()}} for row in rows if "words" in row}

@@ -1,4 +1,4 @@
-"""Inference: a trained model converts spectrograms in free running, and recordings of any length."""
+"""Inference: a trained model converts spectrograms and recordings of any length in free running."""
 import pathlib
 from typing import NamedTuple
 
@@ -20,7 +20,7 @@ from networks import Generator
 CHUNK_SECONDS = 8.0  # recordings are converted in chunks of at most this length, cut at pauses
 CHUNKS_AT_ONCE = 8
 FADE_SECONDS = 0.005  # at both ends of a chunk, so that joints do not click
-MAX_RATIO = 2.0  # frames at most, in frames of the source: where a conversion that does not end is cut
+MAX_RATIO = 2.0  # a conversion that does not end is cut at this multiple of the source's length
 
 
 class Converted(NamedTuple):
@@ -28,7 +28,7 @@ class Converted(NamedTuple):
     mel: np.ndarray        # (T, M)
     pitch: np.ndarray      # (T, 2) octaves above the middle, voicing from 0 to 1
     linear: np.ndarray     # (T, F)
-    positions: np.ndarray  # (T,) source frame read for each frame
+    positions: np.ndarray  # (T,) source frame that was read for each output frame
     weights: np.ndarray    # (T, S) attention
     stopped: bool          # False if the limit of steps cut it
 
@@ -43,27 +43,27 @@ class Converter:
             tf.TensorSpec((None, None)), tf.TensorSpec((), tf.int32), tf.TensorSpec((None,))])
 
     def find_voice(self, source: Features, speaker: str | None = None) -> base.Voice:
-        """The voice of a `speaker` of the training, or of whoever a recording sounds like."""
+        """The voice of a `speaker` known from training, or else the known voices that the recording sounds like."""
         return base.find_voice(self.base, source, self.hp, speaker)
 
     def convert_pairs(self, corpus: data_load.Corpus, pairs: list[Pair]) -> list[Converted]:
-        """Convert the sources of pairs, who are known by name."""
+        """Convert the sources of pairs; their voices are found by the names of the speakers."""
         recordings = [corpus.recording(pair) for pair in pairs]
         return self(recordings, [self.find_voice(recording, pair.source)
                                  for recording, pair in zip(recordings, pairs)])
 
     def __call__(self, sources: list[Features], voices: list[base.Voice], batch_size: int = 16) -> list[Converted]:
-        """Convert recordings of `voices`; results in their order, each independent of what it is batched with."""
+        """Convert recordings of `voices`; results are in the same order and do not depend on the batch they are in."""
         mapped_sources = [np.concatenate(base.map_source(self.base, source, voice, self.hp), axis=1)
                    for source, voice in zip(sources, voices, strict=True)]
         results: list[Converted | None] = [None] * len(sources)
-        # Neighbours in length: little padding
+        # Batches of recordings of similar length need little padding
         order = sorted(range(len(sources)), key=lambda i: len(sources[i].linear))
         for first in tqdm(range(0, len(order), batch_size), "converting", disable=None, leave=False, delay=2.0):
             chosen = order[first:first + batch_size]
             source, mask = data_load.pad([sources[i].linear for i in chosen], self.hp.encoder_stack)
             mapped, _ = data_load.pad([mapped_sources[i] for i in chosen], self.hp.encoder_stack)
-            # Nothing but the pace of the training says when global attention is done
+            # Global attention does not tell when a sentence ends, so its length is taken from the pace in training
             known = self.hp.attention == "global"
             limits = [round(base.pace(self.base, voices[i]) * len(sources[i].linear)) if known
                       else int(MAX_RATIO * len(sources[i].linear)) + self.hp.r for i in chosen]
@@ -77,7 +77,7 @@ class Converter:
 
 
 def load_converter(logdir: pathlib.Path, checkpoint: str | None = None, overrides: list[str] = ()) -> Converter:
-    """Load the generator of a run, its best checkpoint unless another is named, with `name=value` hyperparameters.
+    """Load the generator of a run from `checkpoint`, or from its best checkpoint, with `name=value` overrides.
 
     Raises TrainingError, and ValueError for a bad override.
     """
@@ -100,11 +100,11 @@ def load_converter(logdir: pathlib.Path, checkpoint: str | None = None, override
 class Chunk(NamedTuple):
     """A part of a recording between pauses."""
     wav: np.ndarray   # (samples,) speech, trimmed
-    start: int        # sample of the recording where it begins
+    start: int        # sample of the recording where the chunk begins
 
 
 def split_at_pauses(wav: np.ndarray, hp: HyperParams) -> list[Chunk]:
-    """Cut a recording (samples,) into chunks of at most CHUNK_SECONDS, at pauses, or else where it is quietest."""
+    """Cut a recording (samples,) into chunks of at most CHUNK_SECONDS, at pauses or else at the quietest frame."""
     mel = utils.mel_in_blocks(wav, hp)
     longest = round(CHUNK_SECONDS * hp.frames_per_second)
     silences = analysis.pauses(mel, hp).mean(axis=1).astype(int)
@@ -137,17 +137,17 @@ def join(chunks: list[Chunk], voices: list[np.ndarray], hp: HyperParams) -> np.n
 
 
 class Conversion(NamedTuple):
-    """A recording, converted."""
+    """A converted recording."""
     wav: np.ndarray       # (samples,)
     chunks: list[Chunk]
-    first: Converted      # the first chunk, to be looked at
+    first: Converted      # the first chunk, for the picture
     stopped: bool         # False if the limit of steps cut one of the chunks
 
 
 def convert_recording(wav: np.ndarray, converter: Converter, pool) -> Conversion:
-    """Convert a recording (samples,) of any length, CHUNKS_AT_ONCE at a time, so that memory does not grow with it.
+    """Convert a recording (samples,) of any length, CHUNKS_AT_ONCE chunks at a time to limit the use of memory.
 
-    It is of one voice, which its first chunks tell.
+    The recording is taken to be of one speaker, whose voice is found from the first CHUNKS_AT_ONCE chunks.
     """
     hp, voices, voice, stopped, first = converter.hp, [], None, True, None
     chunks = split_at_pauses(wav, hp)

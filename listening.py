@@ -1,11 +1,11 @@
-"""What a listener would say: words that are understood, and how natural they sound.
+"""Estimates of what listeners would say: which words they understand, and how natural the speech sounds.
 
-Words: Whisper (Radford et al. 2022) writes recordings down, and the words that differ are counted. Naturalness: DNSMOS
-(Reddy et al. 2021 and 2022) estimates opinion scores from 1 to 5. It learnt from noisy and enhanced speech, not from
-conversions: read it beside the natural recordings and the copies, not by itself.
+Words: Whisper (Radford et al. 2022) transcribes recordings, and the words that differ are counted. Naturalness: DNSMOS
+(Reddy et al. 2021 and 2022) estimates opinion scores from 1 to 5. DNSMOS was trained on noisy and enhanced speech, not
+on conversions: compare its scores with those of the natural recordings and the copies.
 
 Both need the libraries of `pip install -r requirements/asr.txt`. Without them evaluation leaves words and scores out.
-They are imported by the functions that use them, because most commands need none and inflect takes seconds.
+The functions that use these libraries import them, because most commands need none and importing inflect takes seconds.
 """
 import functools
 import importlib.util
@@ -24,11 +24,11 @@ from compiled import librosa
 from hyperparams import HyperParams
 
 LIBRARIES = ("faster_whisper", "jiwer", "inflect")
-SAMPLE_RATE = 16000  # Hz, of all Whisper models and of DNSMOS
+SAMPLE_RATE = 16000  # Hz, for all Whisper models and for DNSMOS
 NUMBER = re.compile(r"[0-9]+(?:,[0-9]{3})*(?:\.[0-9]+)?(?:st|nd|rd|th)?\b|[0-9]+")
-YEAR = re.compile(r"1[1-9][1-9][0-9]")  # read in pairs; 1900 to 1909 and so on are not, or not alike by all
+YEAR = re.compile(r"1[1-9][1-9][0-9]")  # read in pairs; years such as 1900 to 1909 are not read in one agreed way
 ARCTIC_LINE = re.compile(r'\(\s*(\S+)\s+"(.*)"\s*\)')
-MOS_WINDOW = 144160  # samples, 9.01 s, that DNSMOS judges at a time
+MOS_WINDOW = 144160  # samples (9.01 s) that DNSMOS scores at a time
 MOS_SCORES = {"DNSMOS OVRL": "ovrl_mos", "DNSMOS P.808": "p808_mos"}
 
 
@@ -38,24 +38,24 @@ def asr_available() -> bool:
 
 
 class Recogniser:
-    """Writes English recordings down; several threads may ask it at once."""
+    """Transcribes English recordings; several threads may use it at the same time."""
 
     def __init__(self, model: str, hp: HyperParams):
-        """`model` is a name that faster-whisper knows, and downloads, or a folder; raises ValueError."""
+        """Load `model`: a folder, or a name that faster-whisper knows and downloads; raises ValueError."""
         from faster_whisper import WhisperModel
         self.hp = hp
         try:
-            # Sentences are short: a core for each is faster than all cores for one
+            # Sentences are short, so one core for each sentence is faster than all cores for one sentence
             self.model = WhisperModel(model, device="cpu", compute_type="int8", cpu_threads=1,
                                       num_workers=os.cpu_count())
-        except Exception as error:  # a download's errors are of the libraries below the library
+        except Exception as error:  # a failed download raises exceptions of the libraries that faster-whisper uses
             reason = next(iter(str(error).splitlines()), type(error).__name__)
             raise ValueError(f"--asr {utils.printable(model)} cannot be loaded ({reason}); give a name such as "
                              "small.en, which is downloaded, or a folder with the model.bin of a converted "
                              "model") from error
 
     def __call__(self, wav: np.ndarray) -> str:
-        """What is said in a recording (samples,)."""
+        """Transcribe a recording (samples,)."""
         wav = librosa.resample(np.asarray(wav, np.float32), orig_sr=self.hp.sample_rate, target_sr=SAMPLE_RATE)
         segments, _ = self.model.transcribe(wav, language="en", beam_size=5, temperature=0.0, without_timestamps=True,
                                             condition_on_previous_text=False)
@@ -69,14 +69,14 @@ def number_speller():
 
 
 def spell_number(match: re.Match) -> str:
-    """A number in digits, as it is read."""
+    """Write a number in digits out in the words in which it is read."""
     pairs = 2 if YEAR.fullmatch(match[0]) else 0
     return f" {number_speller().number_to_words(match[0].replace(',', ''), andword='', group=pairs)} "
 
 
 def normalise(text: str) -> str:
-    """The words of a text as they are compared: numbers written out, lower case, no punctuation but the apostrophes
-    within words; hyphens are spaces."""
+    """The words of a text in the form in which they are compared: lower case, numbers written out, hyphens replaced by
+    spaces, no punctuation except apostrophes within words."""
     text = unicodedata.normalize("NFKC", text).lower()
     for written, read in (("\u2019", "'"), ("&", " and "), ("per cent", "percent"), ("%", " percent ")):
         text = text.replace(written, read)
@@ -85,7 +85,7 @@ def normalise(text: str) -> str:
 
 
 class Comparison(NamedTuple):
-    """Words heard beside those of the reference; edits are substitutions, deletions and insertions."""
+    """Comparison of heard words with a reference; edits are substitutions, deletions and insertions."""
     word_edits: int
     n_words: int             # of the reference
     character_edits: int
@@ -106,23 +106,23 @@ def compare(reference: str, heard: str) -> Comparison:
 
 
 def error_rates(compared: list[Comparison]) -> dict[str, float]:
-    """Word and character error rate in per cent: all edits by all words, or characters, of the references (NaN if there
-    are none). More words than were said make it more than 100."""
+    """Word and character error rate in per cent: all edits divided by the number of words, or characters, in all
+    references (NaN if there are none). A rate can exceed 100, because inserted words count, too."""
     sums = np.sum([each[:4] for each in compared], axis=0)
     return {name: float(100.0 * edits / total) if total else np.nan
             for name, edits, total in (("WER %", *sums[:2]), ("CER %", *sums[2:]))}
 
 
 def read_transcripts(path: pathlib.Path) -> dict[str, str]:
-    """Utterance id to what is said: lines `( id "text" )` of CMU Arctic, lines `id|text` of LJSpeech, whose last column
-    is the normalised text, or a JSON object. Raises ValueError."""
+    """Read the text of each utterance id: lines `( id "text" )` of CMU Arctic, lines `id|text` of LJSpeech, whose last
+    column is the normalised text, or a JSON object. Raises ValueError."""
     text, name = manifest.read_text(path), utils.printable(path)
     found: dict[str, str] = {}
     if text.lstrip()[:1] in ("{", "["):
         try:
             entries = json.loads(text)
         except json.JSONDecodeError as error:
-            raise ValueError(f"{name}, line {error.lineno}: is no JSON ({error.msg}); correct it there") from None
+            raise ValueError(f"{name}, line {error.lineno}: is no JSON ({error.msg}); correct this line") from None
         if not isinstance(entries, dict) or not all(isinstance(said, str) for said in entries.values()):
             raise ValueError(f'{name}: must be one JSON object of texts, {{"id": "what is said", ...}}')
         lines = [(f"{name}, {key!r}", key, said) for key, said in entries.items()]
@@ -142,7 +142,7 @@ def read_transcripts(path: pathlib.Path) -> dict[str, str]:
 
 
 def split_line(line: str) -> tuple[str, str]:
-    """Id and text of a line; both empty if it has none."""
+    """Id and text of a line; both are empty if the line has another form."""
     arctic = ARCTIC_LINE.fullmatch(line.strip())
     if arctic:
         return arctic[1], arctic[2].replace('\\"', '"')
@@ -158,8 +158,8 @@ def mos_available() -> bool:
 def estimate_mos(wav: np.ndarray, hp: HyperParams) -> dict[str, float]:
     """Scores of a recording (samples,): overall quality (ITU-T P.835) and quality (P.808); NaN if it is empty.
 
-    One shorter than a window is repeated to its end. speechmos would double it and judge it again every second: the
-    same means within 0.02 in four times the time.
+    A recording that is shorter than a window is repeated until it fills the window. speechmos itself would double the
+    recording and score it again at every second, which gives the same means within 0.02 in four times the time.
     """
     from speechmos import dnsmos
     wav = librosa.resample(np.asarray(wav, np.float32), orig_sr=hp.sample_rate, target_sr=SAMPLE_RATE)

@@ -1,4 +1,4 @@
-"""The pairs of a corpus: finding recordings, telling the splits apart, and the table of it all, manifest.csv."""
+"""The pairs of a corpus: find the recordings, assign them to splits, and read the table of pairs, manifest.csv."""
 import contextlib
 import csv
 import dataclasses
@@ -15,16 +15,16 @@ import hyperparams
 import utils
 from hyperparams import HyperParams
 
-ESCAPE = "surrogateescape"  # file names need not be text
-VERSION = 2                 # of the features on disk: others are refused
+ESCAPE = "surrogateescape"  # file names may hold bytes that are invalid as text
+VERSION = 2                 # version of the features on disk; other versions are refused
 
 
 @dataclasses.dataclass
 class Pair:
     """A row of the manifest: one segment of speech by a source and the target.
 
-    The source of a `spliced` one is put together from what the source said elsewhere. A test recording of a source who
-    said other sentences has no partner: no file and no frame of the target.
+    The source of a `spliced` pair is put together from other recordings of the source. If the source said other
+    sentences than the target, a test recording has no partner: no file and no frames of the target.
     """
     name: str                # unique among the pairs of a source
     utterance: str
@@ -40,16 +40,16 @@ class Pair:
     source_file: str = ""
     target_file: str = ""
     reason: str = ""         # why it was dropped
-    spliced: int = 0         # 1: the source's sounds, put together to the target's sentence
+    spliced: int = 0         # 1: the target's sentence, put together from the source's sounds
 
     @property
     def speaker(self) -> str:
-        """Whose features those of the source are."""
+        """The folder of the source's features."""
         return f"{self.source}.spliced" if self.spliced else self.source
 
     @property
     def has_partner(self) -> bool:
-        """Whether the target said it, too."""
+        """Whether the target said this sentence, too."""
         return self.target_end > 0
 
 
@@ -77,7 +77,7 @@ def read_manifest(data: pathlib.Path) -> list[Pair]:
 
 @contextlib.contextmanager
 def reading(path: pathlib.Path) -> Iterator[TextIO]:
-    """Open what prepro.py wrote; raises PreproError also for what is wrong in it."""
+    """Open a file that prepro.py wrote; raises PreproError, also for errors while its content is parsed."""
     try:
         with open(path, newline="", encoding="utf-8", errors=ESCAPE) as file:
             yield file
@@ -87,7 +87,8 @@ def reading(path: pathlib.Path) -> Iterator[TextIO]:
 
 
 def fingerprint(data: pathlib.Path) -> str:
-    """Of the manifest: with the same one the same sentences are trained on and held out; empty if there is none."""
+    """Hash of the manifest, or an empty text without one. With the same hash, the same sentences are trained on and
+    held out."""
     path = pathlib.Path(data) / "manifest.csv"
     return hashlib.sha256(path.read_bytes()).hexdigest() if path.exists() else ""
 
@@ -100,7 +101,8 @@ def read_settings(data: pathlib.Path) -> dict:
 
 
 def check_signal(data: pathlib.Path, hp: HyperParams) -> dict:
-    """Return prepro.json; raises PreproError if `data` is not prepared, or with another signal setting than `hp`."""
+    """Return the settings in prepro.json; raises PreproError if `data` is not prepared, or was prepared with other
+    signal settings than those of `hp`."""
     read_manifest(data)
     settings = read_settings(data)
     if settings["version"] != VERSION:
@@ -115,8 +117,8 @@ def check_signal(data: pathlib.Path, hp: HyperParams) -> dict:
 def list_audio(folder: pathlib.Path, pattern: str) -> dict[str, pathlib.Path]:
     """Map utterance id to file for all recordings below `folder`.
 
-    The id is the file's stem, or group 1 of the regular expression `pattern` where it is found in the stem.
-    Raises PreproError for a missing or empty folder, for two files of one id and for a pattern that cannot work.
+    The id is group 1 of the regular expression `pattern` in the file's stem; files that do not match are left out.
+    Raises PreproError for a missing or empty folder, for two files with the same id and for a pattern that cannot work.
     """
     try:
         groups = re.compile(pattern).groups
@@ -143,9 +145,9 @@ def list_audio(folder: pathlib.Path, pattern: str) -> dict[str, pathlib.Path]:
 
 
 def read_text(path: pathlib.Path) -> str:
-    """What a user wrote; raises PreproError."""
+    """Read a text file that a user wrote; raises PreproError."""
     try:
-        return path.read_text(encoding="utf-8-sig")  # spreadsheets put a mark in front
+        return path.read_text(encoding="utf-8-sig")  # spreadsheets write a byte order mark first
     except OSError as error:
         raise PreproError(f"{utils.printable(path)} cannot be read ({error.strerror})") from None
     except UnicodeDecodeError:
@@ -153,7 +155,7 @@ def read_text(path: pathlib.Path) -> str:
 
 
 def read_ids(path: pathlib.Path) -> set[str]:
-    """Utterance ids, one a line; raises PreproError."""
+    """Read utterance ids, one in each line; raises PreproError."""
     return {utils.file_name(line.strip()) for line in read_text(path).splitlines() if line.strip()}
 
 
@@ -162,7 +164,7 @@ def read_pairs_csv(path: pathlib.Path) -> tuple[dict[str, pathlib.Path], dict[st
     PreproError."""
     rows = list(csv.DictReader(io.StringIO(read_text(path))))
     if not rows or not {"source", "target"} <= set(rows[0]) or not all(row["source"] and row["target"] for row in rows):
-        raise PreproError(f"{path}: needs a header with the columns source and target, and a row a pair")
+        raise PreproError(f"{path}: needs a header with the columns source and target, and a row for each pair")
     sources, targets = {}, {}
     for row in rows:
         source, target = path.parent / row["source"], path.parent / row["target"]
@@ -177,13 +179,14 @@ def read_pairs_csv(path: pathlib.Path) -> tuple[dict[str, pathlib.Path], dict[st
 
 
 def folder_names(folder: str | os.PathLike) -> list[str]:
-    """What a speaker may be called by the folder: its own name, with its parent's in front, and so on."""
+    """Possible names of a speaker: the name of the folder, then with its parent's name in front, and so on."""
     parts = pathlib.Path(folder).resolve().parts
     return [utils.file_name("_".join(parts[-depth:])) for depth in range(1, 8)]
 
 
 def speaker_names(folders: list[pathlib.Path]) -> list[str]:
-    """A short name a folder: its own, with as many parents as are needed to tell all apart."""
+    """A short name for each folder: its own name, with as many parents as are needed to make all names different.
+    Raises PreproError."""
     for names in zip(*map(folder_names, folders)):
         if len(set(names)) == len(names):
             return list(names)
@@ -199,10 +202,10 @@ def gather(source_folders: list[pathlib.Path], target_folder: pathlib.Path,
 
 
 def split_ids(ids: list[str], hp: HyperParams, heldout: set[str]) -> dict[str, str]:
-    """Assign train, val or test to each utterance id: seeded, and independent of paths and order.
+    """Assign train, val or test to each utterance id. The result depends on the seed, not on paths or the order of ids.
 
-    With `heldout` those ids are the test set, else `hp.test` of all. The order is that of a hash of each id, so a
-    corpus that grows keeps nearly all of its ids where they were.
+    The test set is `heldout`, or the share `hp.test` of all ids if `heldout` is empty. The ids are sorted by a hash, so
+    that nearly all ids stay in their split when the corpus grows.
     """
     rest = sorted(set(ids) - heldout, key=lambda name: hashlib.sha256(f"{hp.seed} {name}".encode()).digest())
     n_val = max(1, round(hp.validation * len(rest)))
@@ -213,15 +216,15 @@ def split_ids(ids: list[str], hp: HyperParams, heldout: set[str]) -> dict[str, s
 
 
 def assign_splits(pairs: list[Pair], target_frames: dict[str, int], hp: HyperParams, heldout: set[str]) -> None:
-    """Set the split of each pair: recordings that can be used whole by id, segments of longer ones by time.
+    """Set the split of each pair: by id for recordings that are used whole, by time for segments of longer recordings.
 
-    For that the longer ones of the target stand one behind the other. The end of all is the test set, what comes
-    before it validates, each at least `hp.max_seconds` so that there is a segment in it.
+    The longer recordings of the target are put one after the other. The last part is the test set, and the part before
+    it is the validation set. Each part has at least `hp.max_seconds`, so that it contains a segment.
     """
     longest = hp.max_seconds * hp.frames_per_second
     long = sorted({pair.utterance for pair in pairs if target_frames[pair.utterance] > longest} - heldout)
     splits = split_ids([pair.utterance for pair in pairs if pair.utterance not in long], hp, heldout)
-    after, total = {}, 0  # frames of speech that follow a recording
+    after, total = {}, 0  # `after`: frames of speech that follow a recording
     for utterance in reversed(long):
         after[utterance], total = total, total + target_frames[utterance]
     several = len({pair.source for pair in pairs}) > 1
@@ -233,7 +236,7 @@ def assign_splits(pairs: list[Pair], target_frames: dict[str, int], hp: HyperPar
             end = after[pair.utterance] + target_frames[pair.utterance]
             left = end - (pair.target_start + pair.target_end) / 2
             pair.split = "test" if left < n_test else "val" if left < n_test + n_val else "train"
-            # Each source is cut at pauses of its own: the same target speech must not end up on both sides
+            # Each source is cut at its own pauses, but the same speech of the target must not be in two splits
             if several and any(end - pair.target_end < border < end - pair.target_start
                                for border in (n_test, n_test + n_val)):
                 pair.split, pair.reason = "dropped", "crosses the border between two splits"

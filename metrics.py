@@ -1,7 +1,8 @@
-"""Measures of a conversion. Each works on what came out in free running; none needs more than the fixed packages.
+"""Measures of a conversion in free running; they need no optional packages.
 
 Mel-cepstra here are the cosine transform of the log-mel spectrum (utils.cepstra, order 24, 12.5 ms, loudness
-normalised, zeroth coefficient and silent frames dropped), not WORLD's: figures compare within this project only.
+normalised, zeroth coefficient and silent frames dropped). They are not WORLD's mel-cepstra, so the figures can be
+compared only within this project.
 """
 from typing import NamedTuple
 
@@ -12,19 +13,19 @@ import analysis
 import utils
 from hyperparams import HyperParams
 
-MODULATION_FRAMES = 64  # of a window of the modulation spectrum
-SPEECH_LEVEL = 0.5  # of the level that speech reaches; frames below it are silent
+MODULATION_FRAMES = 64  # frames in a window of the modulation spectrum
+SPEECH_LEVEL = 0.5  # share of the level that speech reaches (80th percentile); frames below it are silent
 
 
 def speech_cepstra(mel: np.ndarray, hp: HyperParams) -> np.ndarray:
-    """Cepstra (T', 24) of the frames of a mel spectrogram (T, M) that are not silent; of all if all are."""
+    """Cepstra (T', 24) of the frames of a mel spectrogram (T, M) that are not silent, or of all frames if all are."""
     level = mel.mean(axis=1)
     speech = mel[level > SPEECH_LEVEL * np.percentile(level, 80)]
     return utils.cepstra(speech if len(speech) else mel, hp)
 
 
 class Speech(NamedTuple):
-    """What is measured of a recording."""
+    """The analysis of a recording that the measures use."""
     cepstra: np.ndarray  # (T', 24)
 
 
@@ -34,7 +35,7 @@ def analyse(wav: np.ndarray, hp: HyperParams) -> Speech:
 
 
 def compare(speech: Speech, reference: Speech) -> dict[str, float]:
-    """Measures of converted speech against the target's."""
+    """Measures of converted speech, compared with the target's."""
     return {"MCD dB": mel_cepstral_distortion(speech.cepstra, reference.cepstra),
             "global variance ratio": global_variance_ratio(speech.cepstra, reference.cepstra)}
 
@@ -42,16 +43,17 @@ def compare(speech: Speech, reference: Speech) -> dict[str, float]:
 def mel_cepstral_distortion(cepstra: np.ndarray, reference: np.ndarray) -> float:
     """Mean distance in dB along the DTW path of two sequences of cepstra (T, 24).
 
-    It favours an output that stalls (more frames to choose from): read it beside duration and retrieval only.
+    It favours an output that stalls, which offers more frames to choose from; read it only together with duration and
+    retrieval.
     """
     return float(analysis.dtw(cepstra, reference)[1].mean())
 
 
 def retrieve(speech: NamedTuple, candidates: dict) -> dict:
-    """Distance in dB of one conversion to each target sentence; content passes if the right one is the nearest.
+    """Distance in dB of one conversion to each target sentence; the content is right if the true sentence is nearest.
 
-    Babble in the target's voice has a good distortion and cannot pass this. `speech` and the values of `candidates`
-    have `cepstra`, of any one analysis.
+    Babble in the target's voice can have a good distortion, but does not pass this test. `speech` and the values of
+    `candidates` have `cepstra`, all of the same analysis.
     """
     return {key: mel_cepstral_distortion(speech.cepstra, candidate.cepstra) for key, candidate in candidates.items()}
 
@@ -59,33 +61,34 @@ def retrieve(speech: NamedTuple, candidates: dict) -> dict:
 def path_distance(positions: np.ndarray, path: np.ndarray) -> float:
     """Mean distance in frames between the positions read in free running (T,) and the DTW path (T').
 
-    Both go on at their last value where the other is longer, so that neither stopping early nor late is rewarded.
+    The shorter one is continued with its last value, so that stopping early or late is not rewarded.
     """
     length = max(len(positions), len(path))
     return float(np.abs(hold(positions, length) - hold(path, length)).mean())
 
 
 def hold(values: np.ndarray, length: int) -> np.ndarray:
-    """Lengthen (T,) to (length,) with its last value."""
+    """Lengthen (T,) to (length,) by repeating its last value."""
     return np.pad(values, (0, length - len(values)), mode="edge")
 
 
 def duration_error(n_frames: int, n_reference: int) -> float:
-    """Difference of durations as a share of the reference's."""
+    """Difference of durations as a share of the reference's duration."""
     return abs(n_frames - n_reference) / n_reference
 
 
 def modulation_spectrum(cepstra: np.ndarray) -> np.ndarray:
-    """Mean power in dB (24, MODULATION_FRAMES / 2) of the movements of each cepstrum of (T, 24), up to half the frame
-    rate and without the constant part (Takamichi et al. 2014, section 3, on windows of 0.8 s)."""
+    """Mean power in dB (24, MODULATION_FRAMES / 2) of the changes over time of each coefficient of cepstra (T, 24), at
+    modulation frequencies up to half the frame rate, without the constant part (Takamichi et al. 2014, section 3, on
+    windows of 0.8 s)."""
     padded = np.pad(cepstra, ((0, max(0, MODULATION_FRAMES - len(cepstra))), (0, 0)), mode="edge")
     power = scipy.signal.welch(padded, window=np.hanning(MODULATION_FRAMES), axis=0)[1][1:]
     return 10.0 * np.log10(power.T + 1e-8)
 
 
 def modulation_distance(cepstra: list[np.ndarray], references: list[np.ndarray]) -> float:
-    """Root mean square difference in dB of the modulation spectra of all conversions and of all references, each
-    averaged over its sentences; over-smooth speech lacks fast movements."""
+    """Root mean square difference in dB between the mean modulation spectrum of all conversions and that of all
+    references; over-smooth speech lacks fast movements."""
     mean = [np.mean([modulation_spectrum(x) for x in group], axis=0) for group in (cepstra, references)]
     return float(np.sqrt(np.mean(np.square(mean[0] - mean[1]))))
 

@@ -1,6 +1,7 @@
-"""The results page of an evaluation, one index.html that opens without a network, and the same figures for a terminal.
+"""The results page of an evaluation: one index.html that opens without a network, and the same figures for a terminal.
 
-The summary sets what was made of the sentences side by side, a row a measure; below it stands an entry a sentence.
+The summary has one row for each measure, with source, converted, copy and target side by side. Below the summary, each
+sentence has an entry.
 """
 import html
 import math
@@ -13,43 +14,44 @@ import numpy as np
 
 import utils
 
-# What was measured, by the ending of the measure's name
+# Columns of the summary: the ending of a measure's name, and which recordings were measured
 COLUMNS = {"": "converted", " of the source": "source", " of the copy": "copy", " of the target": "target",
            " along the DTW path": "along the DTW path", " with teacher forcing": "with teacher forcing",
            " from natural mel": "from natural mel"}
-ABOUT = ("Converted: what the model made of the source. Source: the recordings it heard, as they are. Copy: the "
-         "target's own spectrogram through the same synthesis, the best that a conversion can be. Target: the natural "
+ABOUT = ("Converted: the output of the model. Source: the recordings that the model converted. Copy: speech made from "
+         "the target's own spectrogram by the same synthesis, the best that a conversion can be. Target: the natural "
          "recordings.")
 DASH = "\u2013"  # no value
-WORLD = "WORLD "  # in front of a measure that is taken on WORLD's analysis
+WORLD = "WORLD "  # before the name of a measure on WORLD's analysis
 RETRIEVAL = "content retrieval among "
 MEASURES = {  # in the order of the table
-    "WER %": "Word error rate: words that a recogniser hears wrong, misses or adds, of a hundred that are said. Lower "
-             "is better.",
-    "CER %": "Character error rate, the same of letters: a word heard nearly right counts less. Lower is better.",
+    "WER %": "Word error rate: words that a recogniser hears wrong, misses or adds, for each hundred words that are "
+             "said. Lower is better.",
+    "CER %": "Character error rate: the same for letters, so a word heard nearly right counts less. Lower is better.",
     "DNSMOS OVRL": "Overall quality from 1 to 5 as a network estimates it (P.835). Higher is better.",
     "DNSMOS P.808": "Opinion of listeners from 1 to 5 as a network estimates it (P.808). Higher is better.",
     "MCD dB": "Mel-cepstral distortion, the distance from the target's recording. Lower is better.",
     "MCD gap closed": "How far the distortion comes from the source (0) to the copy (1). Higher is better.",
-    RETRIEVAL: "Conversions to which the right one of so many sentences of the target is nearest. More is better.",
+    RETRIEVAL: "Conversions that are nearer to the right sentence of the target than to any other. More is better.",
     "stops by itself": "Share of conversions that end before the limit of steps. Higher is better.",
-    "stops within 15 %": "Share that end by themselves within 15 % of the target's length. Higher is better.",
+    "stops within 15 %": "Share of conversions that end by themselves within 15 % of the target's length. Higher is "
+                         "better.",
     "duration difference s": "How much longer or shorter than the target's recording, on average. Lower is better.",
     "path distance frames": "How far the reading position is off the path of dynamic time warping. Lower is "
                             "better.",
     "global variance ratio": "How much the spectrum varies, as a share of the target's. 1 is best; below it speech is "
                              "muffled.",
     "modulation distance dB": "How much the movements of the spectrum differ from the target's. Lower is better.",
-    "F0 RMSE Hz": "Error of the pitch where both have one. Lower is better.",
+    "F0 RMSE Hz": "Error of the pitch where both recordings have a pitch. Lower is better.",
     "F0 correlation": "Correlation of the pitch with the target's. Higher, up to 1, is better.",
     "long-term spectrum dB": "How far the mean spectrum of all speech is from the target's in shape. Lower is "
                              "better.",
     "median F0 ratio": "Pitch as a share of the target's. Nearer to 1 is better.",
-    "voicing error": "Share of frames that have a pitch in one and none in the other. Lower is better.",
+    "voicing error": "Share of frames that have a pitch in one recording and none in the other. Lower is better.",
 }
-WORDS = ("Words: the reference, and what a recogniser hears in the conversion. <del>Struck out</del> are words that "
-         "it does not hear, <mark>marked</mark> those that it hears instead, <ins>underlined</ins> those that nobody "
-         "said.")
+WORDS = ("Words: the reference, and what a recogniser hears in the conversion. <del>Struck out</del> words are not "
+         "heard, <mark>marked</mark> words are heard instead of others, and <ins>underlined</ins> words are heard "
+         "although nobody said them.")
 
 STYLE = """
 :root { color-scheme: light dark; --line: #d5d8dc; --soft: #f4f5f7; --text: #1c1e21; --back: #fff; --link: #0b57a4;
@@ -101,7 +103,7 @@ for (const button of document.querySelectorAll("th[aria-sort] button")) button.a
 
 
 def format_value(value: object) -> str:
-    """Text of a value for people: three significant digits, yes or no, a dash for None; not escaped."""
+    """Format a value for readers: three significant digits, yes or no, a dash for None; not escaped for HTML."""
     if value is None or isinstance(value, (bool, np.bool_)):
         return DASH if value is None else "yes" if value else "no"
     if isinstance(value, (list, tuple, np.ndarray)):
@@ -112,12 +114,13 @@ def format_value(value: object) -> str:
 
 
 def address(path: str | os.PathLike) -> str:
-    """Relative path as it stands in an attribute, whatever characters it is made of."""
+    """Escape a relative path, which may hold any characters, for an attribute in HTML."""
     return html.escape(urllib.parse.quote(pathlib.PurePath(path).as_posix()))
 
 
 def measured(name: str) -> tuple[str, str]:
-    """The measure (a key of MEASURES, or empty) of a name in the summary, and the ending that says of what."""
+    """Split a name in the summary into its measure (a key of MEASURES) and its ending (a key of COLUMNS); both are
+    empty if the name is no measure."""
     kind = max((kind for kind in COLUMNS if name.endswith(kind)), key=len)
     measure = name[:len(name) - len(kind)].removeprefix(WORLD)
     measure = RETRIEVAL if measure.startswith(RETRIEVAL) else measure
@@ -125,7 +128,8 @@ def measured(name: str) -> tuple[str, str]:
 
 
 def side_by_side(summary: dict) -> tuple[list[str], dict[str, list], dict]:
-    """Sort a summary into columns, the rows of measures with a value or None for each, and what is no measure."""
+    """Sort a summary into the names of columns, the rows of measures (a value or None for each column), and entries
+    that are no measures."""
     found = [measured(name) for name in summary]
     kinds = [kind for kind in COLUMNS if any(measure and ending == kind for measure, ending in found)]
     order, rows, facts = list(MEASURES), {}, {}
@@ -141,7 +145,7 @@ def side_by_side(summary: dict) -> tuple[list[str], dict[str, list], dict]:
 
 
 def print_summary(summary: dict) -> None:
-    """Print a summary as the page shows it: what is no measure, then a row a measure."""
+    """Print the summary of the page: first entries that are no measures, then one row for each measure."""
     def text(value):
         return "" if value is None else str(value) if isinstance(value, (str, int)) else format(value, ".3f")
     columns, rows, facts = side_by_side(summary)
@@ -155,7 +159,7 @@ def print_summary(summary: dict) -> None:
 
 
 def summary_html(summary: dict) -> str:
-    """The tables above the sentences."""
+    """The HTML of the tables above the sentences."""
     columns, rows, facts = side_by_side(summary)
     lines = []
     for name, values in rows.items():
@@ -178,7 +182,7 @@ def summary_html(summary: dict) -> str:
 
 
 def words_html(alignment: list[tuple[str, str, str]]) -> str:
-    """What is said and what was heard (listening.Comparison), with the words marked that differ."""
+    """The HTML of the reference and the heard words (listening.Comparison), with marks on words that differ."""
     said, heard = [], []
     for kind, reference, found in alignment:
         if reference:
@@ -191,11 +195,11 @@ def words_html(alignment: list[tuple[str, str, str]]) -> str:
 
 
 def write_page(folder: str | os.PathLike, title: str, rows: list[dict], summary: dict[str, float | str | list]) -> None:
-    """Write folder/index.html: a summary, then one sortable entry an utterance.
+    """Write folder/index.html: a summary, then a table with one entry for each utterance, which can be sorted.
 
     row: {"id": str, "audio": {kind: relative path}, "picture": relative path, "measures": {name: float | bool | None},
-    "words": {"alignment": see `words_html`}}; a row may lack a kind, a measure, the picture or the words. Kinds, the
-    conversion first, and measures become columns in the order they first appear.
+    "words": {"alignment": see `words_html`}}; a row may lack a kind, a measure, the picture or the words. Kinds and
+    measures become columns in the order in which they first appear, but the conversion comes first.
     """
     kinds = sorted(dict.fromkeys(kind for row in rows for kind in row["audio"]), key=lambda kind: kind != "converted")
     names = list(dict.fromkeys(name for row in rows for name in row["measures"]))

@@ -1,4 +1,4 @@
-"""Which segments of the recordings belong together: of one name in both folders, or by their sound (unpaired.py)."""
+"""Find segments of the recordings that belong together: by equal names in both folders, or by sound (unpaired.py)."""
 import dataclasses
 import os
 import pathlib
@@ -24,39 +24,40 @@ def load_mel(data: pathlib.Path, speaker: str, utterance: str) -> np.ndarray:
 
 
 class Recordings:
-    """The recordings of a corpus (speaker -> utterance id -> file), how long each is, and why it cannot be used."""
+    """The recordings of a corpus (speaker -> utterance id -> file), their lengths, and why some cannot be used."""
 
     def __init__(self, corpora: dict, frames: dict, bad: dict, data: pathlib.Path, target: str, hp: HyperParams):
         self.corpora, self.frames, self.bad = corpora, frames, bad
         self.data, self.target, self.hp = data, target, hp
-        # Of sources without pairs: what may be learnt from, (utterance, first frame, end)
+        # For sources without pairs: segments that may be used for training, (utterance, first frame, end)
         self.pools: dict[str, list[tuple[str, int, int]]] = {}
 
     def share_sentences(self, source: str, heldout: set[str]) -> bool:
-        """Whether a source and the target have names of files in common, of those, if any, that may be trained on."""
+        """Whether a source and the target have file names in common. Held-out names count only if all recordings of the
+        source are held out."""
         own, its = self.corpora[source].keys(), self.corpora[self.target].keys()
         return bool(own & its - heldout or own & its and own <= heldout)
 
     def describe(self, source: str, alike: bool) -> str:
-        """A line on what belongs together of a source and the target, by name or not at all."""
+        """A line for the user: how the recordings of a source and the target are paired (`alike`: by name)."""
         own, its = self.corpora[source].keys(), self.corpora[self.target].keys()
         if source == self.target:
             return f"{source}: {len(own)} recordings, each a pair with itself"
         if alike:
             return (f"{source} and {self.target}: {len(own & its)} sentences that both said, of {len(own)} and "
-                    f"{len(its)} recordings" + "; --unpaired learns from all, without pairs" * (
+                    f"{len(its)} recordings" + "; with --unpaired all are used, without pairs" * (
                         len(own & its) < min(len(own), len(its))))
         seconds = [sum(n for (name, _), n in self.frames.items() if name == speaker) / self.hp.frames_per_second
                    for speaker in (source, self.target)]
-        few = f"; {min(seconds):.0f} s are little to find all sounds in, a minute is needed, better ten" * (
+        few = f"; {min(seconds):.0f} s are too little to hold all sounds, a minute is needed, better ten" * (
             min(seconds) < 60.0)
-        return f"{source} and {self.target}: no pairs of sentences, what sounds alike is put together{few}"
+        return f"{source} and {self.target}: no pairs of sentences, sounds that are alike are paired{few}"
 
     def seconds(self, n_frames: int) -> float:
         return round(n_frames / self.hp.frames_per_second, 3)
 
     def pairs(self, source: str) -> Iterator[Pair]:
-        """Yield the Pairs of a source who said the same sentences, with the reason in those that cannot be used."""
+        """Yield the Pairs of a source who said the same sentences; a Pair that cannot be used holds the reason."""
         everything = sorted({*self.corpora[source], *self.corpora[self.target]})
         for utterance in tqdm(everything, f"pairs of {source}", disable=None, delay=2.0):
             missing = [speaker for speaker in (source, self.target) if utterance not in self.corpora[speaker]]
@@ -66,13 +67,13 @@ class Recordings:
                 yield from self.segments(Pair(utterance, utterance, source), source, self.target)
 
     def segments(self, pair: Pair, *speakers: str) -> Iterator[Pair]:
-        """Yield the pair of the recordings of two speakers, or what it is cut into if they are long."""
+        """Yield the pair of recordings by two speakers, or the segments into which long recordings are cut."""
         speaker, other = speakers
         pair.source_file, pair.target_file = (os.path.realpath(self.corpora[name][pair.utterance]) for name in speakers)
         pair.source_end, pair.target_end = lengths = [self.frames[name, pair.utterance] for name in speakers]
         pair.source_seconds, pair.target_seconds = map(self.seconds, lengths)
         pair.reason = self.bad[speaker, pair.utterance] or self.bad[other, pair.utterance]
-        # Beside others the target's long recordings are cut where theirs are
+        # The target paired with itself is cut only if it is alone: with sources, their pairs define the cuts
         may_cut = pair.source != self.target or len(self.corpora) == 1
         if not pair.reason and may_cut and max(lengths) > self.hp.max_seconds * self.hp.frames_per_second:
             for segment in self.cut_long_pair(pair, [load_mel(self.data, name, pair.utterance) for name in speakers]):
@@ -84,9 +85,9 @@ class Recordings:
             yield pair
 
     def cut_long_pair(self, pair: Pair, mels: list[np.ndarray]) -> Iterator[Pair]:
-        """Yield the segments of a long recording as Pairs of their own."""
+        """Yield the segments of a long pair of recordings with mel spectrograms `mels`, each as a Pair."""
         for s0, s1, t0, t1 in analysis.cut_long(*mels, self.hp):
-            # Named by its place: with another `max_seconds` the cuts and paths differ
+            # Named by its frames, because with another `max_seconds` the cuts and DTW paths differ
             segment = dataclasses.replace(pair, name=f"{pair.utterance}.{t0:06d}-{t1:06d}", source_start=s0,
                                         source_end=s1, target_start=t0, target_end=t1,
                                         source_seconds=self.seconds(s1 - s0), target_seconds=self.seconds(t1 - t0))
@@ -94,8 +95,10 @@ class Recordings:
             yield segment
 
     def unpaired(self, source: str, heldout: set[str]) -> Iterator[Pair]:
-        """Yield the Pairs of a source who said other sentences: recordings of the target, to be put together from the
-        source's sounds, and, as the test set, recordings of the source, of which few or none have a partner."""
+        """Yield the Pairs of a source who said other sentences than the target; raises PreproError.
+
+        For training, each recording of the target is put together from the source's sounds (spliced). The test set
+        consists of recordings of the source, of which few or none have a partner."""
         own = [segment for utterance in sorted(self.corpora[source])
                for segment in self.segments(Pair(utterance, utterance, source), source, source)]
         frames = {utterance: n for (speaker, utterance), n in self.frames.items() if speaker == source}
@@ -116,13 +119,13 @@ class Recordings:
                 yield dataclasses.replace(pair, name=f"{pair.name}.spliced", source_file="")
 
     def splice(self, source: str, pairs: list[Pair]) -> None:
-        """Write the features of the spliced ones of the pairs of a source."""
+        """Write the features of those pairs of a source that are spliced."""
         utterances = sorted({pair.utterance for pair in pairs if pair.source == source and pair.spliced})
         unpaired.write(self.data / "features", source, self.pools[source], self.target, utterances, self.hp)
 
 
 def length_fault(pair: Pair, hp: HyperParams) -> str:
-    """Say what is wrong with the durations of a pair; empty if nothing is."""
+    """The reason why the durations of a pair are not acceptable, or an empty text."""
     short, long = sorted((pair.source_seconds, pair.target_seconds))
     if short < hp.min_seconds:
         return f"shorter than {hp.min_seconds} s"

@@ -1,22 +1,22 @@
-"""Recordings to features, alignments and a manifest; computed once, resumed after an interruption.
+"""Prepare a corpus: compute features, alignments and a manifest from recordings; resumes after an interruption.
 
     python prepro.py                                                    # the bundled demo corpus
-    python prepro.py --source DIR --target DIR --data OUT               # your own: same file name, same sentence
+    python prepro.py --source DIR --target DIR --data OUT               # your own: same file name for the same sentence
     python prepro.py --source A --source B --target C --data OUT        # several sources for one target
-    python prepro.py --target DIR --data OUT                            # a voice alone, for a pretrained model
+    python prepro.py --target DIR --data OUT                            # the target alone, for a pretrained model
     python prepro.py --download bdl slt                                 # CMU Arctic: bdl is the source, slt the target
 
-Sources who share no file name with the target, or all with --unpaired, said other sentences: each recording of the
-target is put together from their sounds (unpaired.py).
+A source who shares no file name with the target is taken to have said other sentences; with --unpaired this holds for
+every source. Then each recording of the target is put together from sounds of the source (unpaired.py).
 
 Writes below OUT:
 
-    prepro.json              signal settings and speakers; with others OUT is refused
+    prepro.json              signal settings and speakers; OUT is refused if they change
     features/SPEAKER/ID.mel.npy, ID.linear.npy      (T, M) and (T, F) float16 in [0, 1]
     features/SPEAKER/ID.pitch.npy                   (T,) float32, fundamental frequency in Hz, 0 where unvoiced
     paths/SOURCE/NAME.npy    (T,) float32, the source position in frames of each target frame, by dynamic time warping
-    manifest.csv             one row a pair: durations, DTW cost, split, and the reason for what was dropped
-    slices.csv               crops of 1 to 2 s of the training pairs with their counterpart along the path
+    manifest.csv             one row for each pair: durations, DTW cost, split, and why a pair was dropped
+    slices.csv               crops of 1 to 2 s of the training pairs, and their places in the source by the DTW path
     durations.png            histogram of durations
 """
 import argparse
@@ -49,10 +49,10 @@ DEMO_DATA = HERE / "data" / "features-demo"
 
 
 def compute_features(path: pathlib.Path, stem: pathlib.Path, hp: HyperParams) -> tuple[int, str]:
-    """Write the features of one recording unless they are there.
+    """Write the features of one recording unless they exist.
 
-    The linear file gets the recording's time of change, by which it is known again: an older recording that takes the
-    place of another is noticed, too.
+    The linear file gets the modification time of the recording. So a changed recording is noticed, even if it was
+    replaced by an older file.
     Returns the number of frames and, if the recording is unusable, the reason.
     """
     mel_file, linear_file, pitch_file = (stem.with_name(f"{stem.name}.{kind}.npy")
@@ -60,9 +60,9 @@ def compute_features(path: pathlib.Path, stem: pathlib.Path, hp: HyperParams) ->
     try:
         changed = path.stat().st_mtime
         whole = all(map(intact, (mel_file, linear_file, pitch_file)))
-        if whole and abs(linear_file.stat().st_mtime - changed) < 2.0:  # FAT's grain
+        if whole and abs(linear_file.stat().st_mtime - changed) < 2.0:  # s, the resolution of times on FAT drives
             return len(np.load(mel_file, mmap_mode="r", allow_pickle=False)), ""
-    except OSError:  # a link that leads nowhere, for instance: reading it says so
+    except OSError:  # for instance a link that leads nowhere; load_wav will say so
         changed = 0.0
     try:
         wav = utils.load_wav(path, hp)
@@ -73,16 +73,16 @@ def compute_features(path: pathlib.Path, stem: pathlib.Path, hp: HyperParams) ->
     save_array(pitch_file, found.hertz)
     save_array(linear_file, found.linear)
     os.utime(linear_file, (changed, changed))
-    save_array(mel_file, found.mel)  # last: its presence says that all are complete
+    save_array(mel_file, found.mel)  # written last: if this file exists, all files are complete
     return len(found.mel), ""
 
 
 def align(pair: Pair, data: pathlib.Path, target: str, means: dict, hp: HyperParams) -> float:
-    """Write the DTW path of one pair unless it is there; returns its mean cost."""
+    """Write the DTW path of one pair unless it exists; returns its mean cost."""
     if not pair.has_partner:
         return 0.0
     path = data / "paths" / pair.source / f"{pair.name}.npy"
-    cost_path = path.with_suffix(".cost.npy")  # written last: its presence says that the path is complete
+    cost_path = path.with_suffix(".cost.npy")  # written last: if this file exists, the path is complete
     newest = max(mel_path(data, speaker, pair.utterance).stat().st_mtime for speaker in (pair.speaker, target))
     if intact(path) and intact(cost_path) and cost_path.stat().st_mtime > newest:
         return float(np.load(cost_path, allow_pickle=False))
@@ -97,11 +97,11 @@ def align(pair: Pair, data: pathlib.Path, target: str, means: dict, hp: HyperPar
         positions, cost = analysis.warp(*sequences)
     save_array(path, positions)
     save_array(cost_path, np.float32(cost))
-    return float(np.float32(cost))  # what is read again: an interrupted run must give the same manifest
+    return float(np.float32(cost))  # the precision on disk, so that an interrupted run gives the same manifest
 
 
 def check_settings(data: pathlib.Path, settings: dict) -> None:
-    """Keep `settings` beside the features; raises PreproError if features of other settings are there."""
+    """Write `settings` beside the features; raises PreproError if there are features of other settings."""
     path = data / "prepro.json"
     if path.exists():
         before = manifest.read_settings(data)
@@ -116,8 +116,8 @@ def prepare(corpora: dict[str, dict[str, pathlib.Path]], target: str, data: path
             heldout: set[str] = frozenset(), identity: bool = False, pairs_by_name: bool = True) -> list[Pair]:
     """Prepare `corpora` (speaker -> utterance id -> file) of several sources and one target; returns the manifest.
 
-    A source without a name in common with the target, or any without `pairs_by_name`, is taken to have said other
-    sentences. Raises PreproError if not a single pair is usable.
+    A source who shares no file name with the target is taken to have said other sentences; without `pairs_by_name` this
+    holds for every source. With `identity` the target is also a source. Raises PreproError if no pair is usable.
     """
     sources = [speaker for speaker in corpora if speaker != target] + [target] * identity
     unknown = heldout - {utterance for files in corpora.values() for utterance in files}
@@ -125,7 +125,7 @@ def prepare(corpora: dict[str, dict[str, pathlib.Path]], target: str, data: path
         raise PreproError(f"--heldout names {len(unknown)} unknown utterances, for instance {min(unknown)!r}")
     check_settings(data, {"version": manifest.VERSION, **{name: getattr(hp, name) for name in hyperparams.SIGNAL},
                           "target": target, "sources": sources})
-    (data / "manifest.csv").unlink(missing_ok=True)  # until all is done again: it says that features and paths fit
+    (data / "manifest.csv").unlink(missing_ok=True)  # while it is missing, features and paths count as incomplete
     jobs = [(speaker, utterance, path) for speaker, files in corpora.items() for utterance, path in files.items()]
     with workers() as parallel:
         done = parallel(functools.partial(compute_features, hp=hp),
@@ -148,7 +148,7 @@ def prepare(corpora: dict[str, dict[str, pathlib.Path]], target: str, data: path
         manifest.assign_splits([pair for pair in usable if not pair.split], target_frames, hp, set(heldout))
         for pair in usable:
             if pair.split == "test" and {*sources} <= {target, *others} and (pair.spliced or pair.source == target):
-                pair.split = "train"  # no one else says these sentences
+                pair.split = "train"  # no other speaker says these sentences
             elif pair.split == "test" and pair.spliced:
                 pair.split, pair.reason = "dropped", "held out of other sources"
         usable = [pair for pair in usable if not pair.reason]
@@ -172,7 +172,7 @@ def prepare(corpora: dict[str, dict[str, pathlib.Path]], target: str, data: path
 
 
 def speaker_mean(speaker: str, pairs: list[Pair], data: pathlib.Path, hp: HyperParams) -> np.ndarray:
-    """Mean (C,) of the features a speaker is aligned by, over the training utterances, or all if none is."""
+    """Mean (C,) of a speaker's alignment features, over the training utterances, or over all if there are none."""
     own = [pair for pair in pairs if pair.speaker == speaker] or [pair for pair in pairs if pair.has_partner]
     utterances = sorted({pair.utterance for pair in own if pair.split == "train"} or {pair.utterance for pair in own})
     return np.concatenate([analysis.alignment_features(load_mel(data, speaker, utterance), hp)
@@ -180,17 +180,18 @@ def speaker_mean(speaker: str, pairs: list[Pair], data: pathlib.Path, hp: HyperP
 
 
 def drop_mismatches(pairs: list[Pair]) -> None:
-    """Drop those of a source whose path costs far more than usual: the two recordings hardly say the same words."""
+    """Drop the pairs of a source whose DTW path costs far more than usual, because the two recordings probably do not
+    say the same words."""
     costs = np.array([pair.dtw_cost for pair in pairs])
     median = np.median(costs)
-    limit = median + max(6 * np.median(np.abs(costs - median)), 1.0)  # dB; of a few pairs the spread says little
+    limit = median + max(6 * np.median(np.abs(costs - median)), 1.0)  # at least 1 dB: few pairs have no reliable spread
     for pair in pairs:
         if pair.dtw_cost > limit:
             pair.split, pair.reason = "dropped", f"DTW cost {pair.dtw_cost:.2f} dB above {limit:.2f}: other words?"
 
 
 def write_outputs(pairs: list[Pair], data: pathlib.Path, target: str, hp: HyperParams) -> None:
-    """Write slices.csv, durations.png and, last, the manifest that says all is there."""
+    """Write slices.csv, durations.png and, last, the manifest, which shows that everything is complete."""
     slices = []
     for pair in pairs:
         if pair.split == "train":
@@ -209,7 +210,7 @@ def write_outputs(pairs: list[Pair], data: pathlib.Path, target: str, hp: HyperP
 
 
 def print_summary(pairs: list[Pair], data: pathlib.Path) -> None:
-    """Print counts, hours, longest and shortest, and what was dropped and why."""
+    """Print counts, hours, the shortest and longest durations, and the dropped pairs with their reasons."""
     usable = [pair for pair in pairs if not pair.reason]
     for split in ("train", "val", "test"):
         seconds = [pair.target_seconds or pair.source_seconds for pair in usable if pair.split == split]
@@ -225,9 +226,9 @@ def print_summary(pairs: list[Pair], data: pathlib.Path) -> None:
 
 
 def prepare_demo(hp: HyperParams) -> pathlib.Path:
-    """Prepare the bundled corpus unless that is done; returns its features' folder. Raises PreproError."""
+    """Prepare the bundled corpus unless it is prepared; returns the folder of its features. Raises PreproError."""
     if not (DEMO_DATA / "manifest.csv").exists():
-        # As a command of its own: its processes import what the first one did, here TensorFlow
+        # Run as a separate command, because worker processes would import TensorFlow as this process did
         settings = [f"--set={name}={getattr(hp, name)}" for name in hyperparams.SIGNAL]
         if subprocess.run([sys.executable, HERE / "prepro.py", *settings]).returncode:
             raise PreproError("the demo's recordings could not be prepared, see above")
@@ -239,22 +240,22 @@ def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--source", action="append", type=pathlib.Path, metavar="DIR", help="recordings of a source")
     parser.add_argument("--target", type=pathlib.Path, metavar="DIR", help="recordings of the target speaker")
     parser.add_argument("--pairs", type=pathlib.Path, metavar="CSV",
-                        help="instead: columns source and target, a row a pair")
+                        help="instead of folders: a table with columns source and target and a row for each pair")
     parser.add_argument("--download", nargs="+", metavar="SPEAKER", help="CMU Arctic: the sources, then the target")
     parser.add_argument("--mirror", default=arctic.MIRROR, metavar="URL", help="where CMU Arctic is downloaded from")
     parser.add_argument("--data", type=pathlib.Path, metavar="OUT", help="where the features go")
     parser.add_argument("--pattern", default="(.*)", metavar="REGEX",
                         help="group 1, found in the file's stem, is the utterance id; other files are left out")
     parser.add_argument("--heldout", type=pathlib.Path, metavar="FILE",
-                        help="utterance ids of the test set, one a line")
+                        help="utterance ids of the test set, one in each line")
     parser.add_argument("--unpaired", action="store_true",
-                        help="no sentence of a source is one of the target's, whatever the files are called")
-    parser.add_argument("--identity", action="store_true", help="the target is a source of itself, too")
+                        help="sources and target did not say the same sentences, even if file names are equal")
+    parser.add_argument("--identity", action="store_true", help="use the target as a source, too")
     parser.add_argument("--set", action="append", default=[], metavar="NAME=VALUE", help="override a hyperparameter")
     cli.add_verbose(parser)
     args = parser.parse_args(argv)
     if args.source and not args.target:
-        parser.error("--source needs --target, whose voice it is to have")
+        parser.error("--source needs --target, the speaker whose voice the source is converted to")
     if sum(map(bool, (args.source or args.target, args.pairs, args.download))) > 1:
         parser.error("choose one of --source/--target, --pairs and --download")
     if args.download and len(args.download) < 2:

@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 import utils
 from hyperparams import HyperParams
 
-# Okabe and Ito: told apart by colour-blind readers and in front of grey.
+# Colours of Okabe and Ito: colour-blind readers can tell them apart, also in front of grey
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#000000")
 
 
@@ -24,7 +24,7 @@ def save_figure(figure: Figure, path: str | os.PathLike) -> None:
 
 
 def literal(text: str) -> str:
-    """Names come from users: a dollar sign in them is no mathematics."""
+    """Escape dollar signs in names that users gave, because matplotlib takes them for mathematics."""
     return text.replace("$", r"\$")
 
 
@@ -59,7 +59,7 @@ def plot_utterance(path: str | os.PathLike, panels: dict[str, np.ndarray], align
     for frames, label, colour in ((positions, "expected position", COLOURS[0]),
                                   (dtw_path, "DTW path of the target", COLOURS[1])):
         if frames is not None:
-            # Half a frame further: through the middle of the pixels that the image draws for a frame.
+            # Half a frame further, so that the line runs through the middle of each frame's pixels in the image
             axes.plot(second * (np.arange(len(frames)) + 0.5), second * (np.asarray(frames) + 0.5), color=colour,
                       linewidth=0.9, label=label)
     axes.legend(loc="upper left", fontsize=8, framealpha=0.9)
@@ -68,23 +68,24 @@ def plot_utterance(path: str | os.PathLike, panels: dict[str, np.ndarray], align
     axes.set_ylabel("source time (s)", fontsize=9)
     axes.set(xlim=(0.0, end), ylim=(0.0, second * alignment.shape[1]))
     for axes in grid:
-        axes.set_facecolor("#e6e6e6")                                            # after the last frame: not silence
+        axes.set_facecolor("#e6e6e6")                                            # past the last frame; not silence
         axes.tick_params(labelsize=8)
     save_figure(figure, path)
 
 
 def plot_conversion(path: str | os.PathLike, source: np.ndarray, output: NamedTuple, target: np.ndarray | None,
                     dtw_path: np.ndarray | None, hp: HyperParams, title: str) -> None:
-    """Draw one conversion (inference.Converted) between its source (S, F) and, where there is one, target (T, F)."""
+    """Draw a conversion (inference.Converted) below its source (S, F) and above its target (T, F), if there is one."""
     panels = {"source": source, "converted": output.linear} | ({} if target is None else {"target": target})
     plot_utterance(path, panels, output.weights, output.positions, dtw_path, hp, title)
 
 
 def plot_curves(path: str | os.PathLike, curves: dict[str, tuple[np.ndarray, np.ndarray]], title: str,
                 ylabel: str) -> None:
-    """Draw training curves, name to (steps, values); logarithmic if all values are positive and span more than 10x.
+    """Draw training curves, name to (steps, values). The scale is logarithmic if all values are positive and the
+    highest is more than 10 times the lowest.
 
-    Values that are not finite leave a gap, and so does a segment of steps where nothing was logged.
+    A curve has a gap where values are not finite, and where nothing was logged for some steps.
     """
     figure, axes = plain_axes(title, "step", ylabel)
     for index, (name, (steps, values)) in enumerate(curves.items()):

@@ -1,8 +1,8 @@
-"""The run folder: how a command opens it, and what training writes into it. It can be read whenever the process that
-writes it is killed.
+"""The run folder: how a command opens it, and what training writes into it. The folder stays readable even if the
+process that writes it is killed at any time.
 
-`open_run` is the one door: from the flags and the folder it decides whether a run begins or goes on, with which
-hyperparameters, features and weights, or it refuses with the reason.
+All training starts with `open_run`. From the flags and the folder it decides whether a run begins or resumes, and with
+which hyperparameters, features and weights; or it refuses and gives the reason.
 """
 import argparse
 import contextlib
@@ -28,12 +28,12 @@ from tensorboard.plugins.hparams import api as tensorboard_hparams
 from cli import TrainingError
 from hyperparams import HyperParams, differences
 
-# Where TensorBoard shows what a trainer gives without a group
+# Names in TensorBoard of the scalars whose own names have no group
 GROUPS = {"loss": "loss/minimised", "gradient_norm": "loss/gradient_norm", "score": "free_running/score"}
 
 
 def positive(text: str) -> int:
-    """A number of steps; raises ValueError."""
+    """Parse a positive number of steps; raises ValueError."""
     if int(text) < 1:
         raise ValueError
     return int(text)
@@ -42,40 +42,40 @@ def positive(text: str) -> int:
 def add_arguments(parser: argparse.ArgumentParser, default_logdir: str) -> None:
     """The flags that all training scripts share."""
     parser.add_argument("--data", type=pathlib.Path, metavar="DIR",
-                        help="what prepro.py wrote (default: what the run was trained on, or the demo)")
+                        help="folder that prepro.py wrote (default: the one the run was trained on, or the demo)")
     parser.add_argument("--logdir", type=pathlib.Path, metavar="DIR",
                         help=f"run folder; resumed if it holds a checkpoint (default: {default_logdir})")
     parser.add_argument("--preset", choices=hyperparams.PRESETS,
                         help="hyperparameters to start from (default: demo, with --data default)")
     parser.add_argument("--set", action="append", default=[], metavar="NAME=VALUE", help="override a hyperparameter")
-    parser.add_argument("--seed", type=int, help="of weights, data order and dropout (default: that of hyperparams.py)")
-    parser.add_argument("--steps", type=positive, metavar="N", help="stop after step N, to go on another time")
+    parser.add_argument("--seed", type=int, help="seed of weights, data order and dropout (default: the preset's)")
+    parser.add_argument("--steps", type=positive, metavar="N", help="stop after step N; the run can be resumed later")
     parser.add_argument("--init-from", type=pathlib.Path, metavar="DIR", help="begin with the weights of another run")
     parser.add_argument("--no-resume", action="store_true", help="begin anew even if the run folder holds a checkpoint")
     cli.add_verbose(parser)
 
 
 class RunPlan(NamedTuple):
-    """Everything that is decided before the first step."""
+    """Everything that is decided about a run before its first step."""
     logdir: pathlib.Path
-    script: str                      # that trains it
+    script: str                      # the script that trains the run
     is_resuming: bool
-    no_resume: bool                  # what an earlier run left is removed
+    no_resume: bool                  # True: remove the files of an earlier run
     hp: HyperParams
     data: pathlib.Path               # features
-    init_from: pathlib.Path | None   # the run whose weights it began with
-    unpaired: pathlib.Path | None    # recordings that train_gan.py converts, too
-    existing: list[str]              # its checkpoints, the newest first
-    checkpoint: str | None           # the one of them to go on from
-    initial_weights: str | None      # without one: the checkpoint whose generator it begins with
+    init_from: pathlib.Path | None   # the run that gave the initial weights
+    unpaired: pathlib.Path | None    # more recordings for train_gan.py to convert
+    existing: list[str]              # checkpoints of the run, the newest first
+    checkpoint: str | None           # the existing checkpoint to resume from
+    initial_weights: str | None      # if there is none: the checkpoint that gives the generator's initial weights
 
 
 def open_run(args: argparse.Namespace, script: str, inherited: dict | None = None) -> RunPlan:
-    """Decide everything about the run that the flags name. Writes nothing into its folder.
+    """Decide everything about the run that the flags name, without writing into its folder.
 
-    A new run takes the hyperparameters of its preset, or, if `inherited` is a dictionary, those of `--init-from` with
-    these changes, and the features of that run. A resumed one keeps what it was begun with, and is refused if a flag
-    says something else. Raises TrainingError and ValueError.
+    A new run takes the hyperparameters of its preset. If `inherited` is a dictionary, a run with `--init-from` instead
+    takes the features and hyperparameters of that other run, with the changes in `inherited`. A resumed run keeps its
+    settings, and is refused if a flag asks for different ones. Raises TrainingError and ValueError.
     """
     logdir, info, data = args.logdir, read_run_info(args.logdir), args.data
     init_from, unpaired = args.init_from, getattr(args, "unpaired", None)
@@ -84,7 +84,7 @@ def open_run(args: argparse.Namespace, script: str, inherited: dict | None = Non
         default = HyperParams.from_json(logdir / "hparams.json")
     elif init_from and inherited is not None:
         if not (init_from / "hparams.json").exists():
-            raise TrainingError(f"--init-from {init_from} is no run folder; train.py makes one")
+            raise TrainingError(f"--init-from {init_from} is no run folder; train.py makes such a folder")
         default = HyperParams.from_json(init_from / "hparams.json").replace(**inherited)
         data = data or read_run_info(init_from).get("data")
     else:
@@ -104,8 +104,8 @@ def open_run(args: argparse.Namespace, script: str, inherited: dict | None = Non
 
 
 def choose_hyperparams(args: argparse.Namespace, default: HyperParams, is_resuming: bool) -> HyperParams:
-    """The hyperparameters that the flags ask for; without flags `default`. Raises TrainingError if they differ from
-    those of a run that is resumed, which are `default`."""
+    """The hyperparameters that the flags ask for, or `default` without flags. Raises TrainingError if a run is resumed
+    and the flags ask for others than `default`, which then holds the hyperparameters of the run."""
     overrides = args.set + ([f"seed={args.seed}"] if args.seed is not None else [])
     hp = hyperparams.get(args.preset, overrides) if args.preset else default.override(overrides)
     others = differences(default, hp) if is_resuming else []
@@ -116,13 +116,13 @@ def choose_hyperparams(args: argparse.Namespace, default: HyperParams, is_resumi
 
 
 def find_data(data: pathlib.Path | None, info: dict, hp: HyperParams) -> pathlib.Path:
-    """The features to use: `data` if a flag named them, else those in the `info` of a run, else the demo's, which are
-    prepared if they are not there."""
+    """The folder of features: `data` if a flag names it, else the one in the `info` of the run, else the demo's
+    folder, which is prepared if it does not exist."""
     return data or info.get("data") or prepro.prepare_demo(hp)
 
 
 def read_run_info(logdir: pathlib.Path) -> dict:
-    """What `write_run_info` wrote, an empty dictionary if there is nothing; raises TrainingError if it is damaged."""
+    """Read what `write_run_info` wrote; an empty dictionary without a file. Raises TrainingError if it is damaged."""
     path = logdir / "run.json"
     if not path.exists():
         return {}
@@ -138,8 +138,8 @@ def read_run_info(logdir: pathlib.Path) -> dict:
 
 def write_run_info(logdir: pathlib.Path, script: str, data: pathlib.Path, steps: int,
                    init_from: pathlib.Path | None = None, unpaired: pathlib.Path | None = None) -> None:
-    """Write into a run folder which script trains it, with which features, to which last step, from whose weights and
-    with which unpaired recordings."""
+    """Write run.json: the script that trains the run, its features, last step, initial weights and unpaired
+    recordings."""
     folders = {name: str(folder.resolve()) if folder else None
                for name, folder in (("init_from", init_from), ("unpaired", unpaired))}
     utils.write_json(logdir / "run.json", {"script": script, "data": str(data.resolve()), "steps": steps,
@@ -148,8 +148,8 @@ def write_run_info(logdir: pathlib.Path, script: str, data: pathlib.Path, steps:
 
 def check_run_info(info: dict, logdir: pathlib.Path, script: str, data: pathlib.Path, init_from: pathlib.Path | None,
                    unpaired: pathlib.Path | None) -> None:
-    """Raise TrainingError if a run that is resumed was begun by another script, from another run than `init_from`,
-    with other recordings than those in `unpaired`, or with other features than `data`."""
+    """Raise TrainingError if a run that is resumed was begun with another script, `init_from`, `unpaired` or `data`,
+    or if its features have changed."""
     if not info:
         return
     cure = "choose another --logdir, or begin anew with --no-resume"
@@ -164,13 +164,13 @@ def check_run_info(info: dict, logdir: pathlib.Path, script: str, data: pathlib.
         raise TrainingError(f"{logdir} was begun with --data {info['data']}, not {data}: leave --data out, {cure}")
     if info["manifest"] != manifest.fingerprint(data):
         raise TrainingError(f"{data} has changed since {logdir} was begun: prepro.py found other recordings there, "
-                            f"and may have split them otherwise; {cure}")
+                            f"and may have split them differently; {cure}")
 
 
 def clear_run(logdir: pathlib.Path) -> None:
-    """Remove what an earlier run left in a run folder: checkpoints, events, samples."""
+    """Remove the checkpoints, events and samples of an earlier run from a run folder."""
     for name in ("checkpoints", "train", "validation", "samples"):
-        removed = logdir / f".{name}.removed"  # in one step: if killed here, all of the earlier run is left, or nothing
+        removed = logdir / f".{name}.removed"  # renamed first, so that a killed process leaves all of a folder, or none
         shutil.rmtree(removed, ignore_errors=True)
         with contextlib.suppress(FileNotFoundError):
             (logdir / name).rename(removed)
@@ -180,8 +180,9 @@ def clear_run(logdir: pathlib.Path) -> None:
 
 
 class Run:
-    """A run folder: the step, the best validation, TensorBoard, and checkpoints of `parts`, a dictionary of names to
-    lists of Keras variables, one of them "generator"."""
+    """A run folder during training: the step, the best validation score, TensorBoard and checkpoints.
+
+    `parts` is a dictionary of names to lists of Keras variables, which are saved; one name is "generator"."""
 
     def __init__(self, logdir: pathlib.Path, hp: HyperParams, parts: dict):
         self.logdir, self.hp, self.parts = pathlib.Path(logdir), hp, parts
@@ -197,22 +198,23 @@ class Run:
         selected = tf.train.Checkpoint(step=self.step, **checkpoints.trackable({"generator": parts["generator"]}))
         self.selected = tf.train.CheckpointManager(selected, str(self.folder / "best"), 1, checkpoint_name="best")
         with checkpoints.writing(self.logdir), tf.summary.create_file_writer(str(self.logdir)).as_default():
-            # In the folder above train/ and validation/, so that it holds for both
+            # Written into the parent folder of train/ and validation/, so that it applies to both
             tensorboard_hparams.hparams(dataclasses.asdict(hp), trial_id=str(self.logdir.resolve()))
         self.first_step, self.saved_step = 0, -1
-        self.skipped = 0  # steps since the process began
+        self.skipped = 0  # number of skipped steps since the process began
         self.validating = False
 
     @functools.cached_property
     def writers(self) -> dict[str, tf.summary.SummaryWriter]:
-        """TensorBoard's event files, begun with the first scalar; what was logged past the checkpoint is void."""
+        """Writers of TensorBoard's event files, made at the first scalar. TensorBoard then ignores what an earlier
+        process logged after the checkpoint."""
         for kind in ("train", "validation"):
             begin_session(self.logdir / kind, self.first_step)
         with checkpoints.writing(self.logdir):
             return {kind: tf.summary.create_file_writer(str(self.logdir / kind)) for kind in ("train", "validation")}
 
     def resume(self, prefix: str) -> None:
-        """Restore everything from a checkpoint; raises TrainingError if it is of another network."""
+        """Restore everything from a checkpoint; raises TrainingError if it belongs to another network."""
         checkpoints.restore(self.checkpoint, self.parts, prefix, self.hp)
         self.first_step = self.saved_step = int(self.step)
 
@@ -225,22 +227,23 @@ class Run:
         self.saved_step = int(self.step)
 
     def select(self, score: float) -> None:
-        """Keep this step as the best; raises TrainingError."""
+        """Save the generator of this step as the best; raises TrainingError."""
         self.best.assign(score)
-        # A run killed since then, and resumed, comes here again: rewritten, the only copy could be broken off
+        # A resumed run may come here a second time for a step: to write the only copy again could destroy it
         if not (self.selected.latest_checkpoint or "").endswith(f"-{int(self.step)}"):
             with checkpoints.writing(self.folder / "best" / f"best-{int(self.step)}"):
                 self.selected.save(checkpoint_number=self.step)
 
     def log(self, kind: str, scalars: dict[str, float], step: int | None = None) -> None:
-        """Write scalars to TensorBoard as train or validation, on disk at once: no checkpoint may be ahead of them."""
+        """Write scalars to TensorBoard as `kind` "train" or "validation". They reach the disk at once, so that no
+        checkpoint is newer than the scalars."""
         step = int(self.step) if step is None else step
         with checkpoints.writing(self.logdir / kind), self.writers[kind].as_default(step=step):
             for name, value in scalars.items():
                 tf.summary.scalar(GROUPS.get(name, name), value)
 
     def log_sample(self, name: str, wav, picture: pathlib.Path) -> None:
-        """Put (samples,) and a PNG into TensorBoard."""
+        """Show a recording (samples,) and a PNG picture in TensorBoard."""
         folder, writer = self.logdir / "validation", self.writers["validation"]
         with checkpoints.writing(folder), writer.as_default(step=int(self.step)):
             tf.summary.audio(f"audio/{name}", wav[None, :, None], self.hp.sample_rate)
@@ -248,9 +251,9 @@ class Run:
 
 
 def begin_session(folder: pathlib.Path, step: int) -> None:
-    """Tell TensorBoard to forget the events after `step` in a folder: they will be logged again."""
-    # It reads files in the order of their names: after the older ones, before what TensorFlow adds to this name. And it
-    # takes the first start of all for no restart, so that every one has to be told
+    """Tell TensorBoard to forget the events after `step` in a folder, because they will be logged again."""
+    # TensorBoard reads files in the order of their names: this name comes after the older files and before the file
+    # that TensorFlow adds. TensorBoard does not treat the first start as a restart, so every start has to be written
     path = folder / f"events.out.tfevents.{int(time.time()):010d}.{socket.gethostname()}"
     folder.mkdir(parents=True, exist_ok=True)
     start = tf.compat.v1.SessionLog(status=tf.compat.v1.SessionLog.START)
@@ -261,7 +264,7 @@ def begin_session(folder: pathlib.Path, step: int) -> None:
 
 
 def read_scalars(folder: pathlib.Path, tag: str) -> tuple[list[int], list[float]]:
-    """Steps and values of a scalar in the event files of a folder; of a step logged twice, the later one."""
+    """Steps and values of a scalar in the event files of a folder; if a step was logged twice, the later value."""
     values = {}
     for path in sorted(folder.glob("events*")):
         with contextlib.suppress(tf.errors.DataLossError):  # the last event of a run that was killed may be cut off

@@ -6,9 +6,10 @@
     python train.py --set norm=ln --logdir logdir/ln        # other hyperparameters, see hyperparams.py
     python train.py --preset 2017 --data DIR                # the system of 2017 as it was described
 
-First the base is solved, a linear map of the source's own sound. Then two stages, each with an optimizer of its own:
-"postnet" teaches the post-net to draw the target's linear spectrogram from the target's own mel, "mel" the encoder and
-decoder to correct the base. In 2017 there was one, "joint", of all networks at once.
+First the base is solved: a linear map from the source's mel spectrogram to the target's. Then two stages follow, each
+with its own optimizer. In "postnet" the post-net learns to draw the target's linear spectrogram from the target's own
+mel. In "mel" the encoder and decoder learn to correct the base. The system of 2017 had a single stage, "joint", in
+which all networks learn at once.
 """
 import argparse
 import math
@@ -34,16 +35,16 @@ HERE = pathlib.Path(__file__).resolve().parent
 
 
 class PairedTrainer(Trainer):
-    """Paired training in stages, each with an optimizer of its own: post-net, encoder and decoder, and all of them at
-    once, as in 2017; those without steps are left out."""
+    """Paired training in stages, each with its own optimizer: the post-net; encoder and decoder; all networks at once,
+    as in 2017. A stage of 0 steps is left out."""
 
     def __init__(self, hp: HyperParams, corpus: data_load.Corpus):
         if corpus.alone and not (hp.base and hp.attention == "local"):
-            raise ValueError(f"{corpus.data} holds the target alone: for such a voice the base speaks, which takes "
-                             "base=1 and attention=local")
+            raise ValueError(f"{corpus.data} holds the target alone: such a voice is converted by the base, which "
+                             "takes base=1 and attention=local")
         super().__init__(hp, corpus)
         most = math.ceil(hp.mel_epochs * len(corpus.slices) / hp.batch_size)
-        # Of a target alone there is no source to correct a base for
+        # A corpus of the target alone has no pairs from which encoder and decoder could learn
         planned = {"postnet": hp.postnet_steps, "mel": 0 if corpus.alone else min(hp.mel_steps, most),
                    "joint": 0 if corpus.alone else hp.joint_steps}
         self.stages = [(stage, steps) for stage, steps in planned.items() if steps]
@@ -66,8 +67,8 @@ class PairedTrainer(Trainer):
         return data_load.POSTNET if stage == "postnet" else data_load.PAIRED
 
     def decoder_losses(self, decoded: DecoderOutput, batch: dict) -> dict:
-        """Losses of what the decoder wrote along known positions; `loss` is their weighted sum. Global attention has no
-        pace, and without harmonics there is no pitch."""
+        """Losses of the decoder's output at the true positions; `loss` is their weighted sum. There is no pace loss
+        with global attention, and no pitch loss without harmonics."""
         hp, mask = self.hp, batch["mask"]
         loss = mel = losses.l1(decoded.mel, batch["mel"], mask)
         scalars = {"loss/mean_loss1": mel}
@@ -82,7 +83,7 @@ class PairedTrainer(Trainer):
         return {"loss": loss, **scalars}
 
     def forward(self, stage: str, batch: dict) -> dict:
-        """Losses of a stage; `loss` is what is minimised."""
+        """Losses of a stage; `loss` is the one to minimise."""
         generator, mask = self.generator, batch["mask"]
         if stage == "postnet":
             linear = generator.postnet(batch["mel"], batch["pitch"], mask, training=True)
@@ -91,7 +92,7 @@ class PairedTrainer(Trainer):
         decoded = generator(batch["source"], batch["mapped"], batch["source_mask"], batch["positions"], batch["mel"],
                             training=True)
         scalars = self.decoder_losses(decoded, batch)
-        if stage == "joint":  # the post-net draws from what the decoder writes, and its loss goes back to there
+        if stage == "joint":  # the post-net gets the decoder's output, so its loss also trains the decoder
             mel, _ = generator.postnet_inputs(decoded, batch["mapped"], batch["source_mask"], mask)
             linear = losses.l1(generator.postnet(mel, batch["pitch"], mask, training=True), batch["linear"], mask)
             scalars |= {"loss": scalars["loss"] + linear, "loss/mean_loss2": linear,
@@ -99,10 +100,10 @@ class PairedTrainer(Trainer):
         return scalars
 
     def train_step(self, stage: str, batch: dict, step: tf.Variable) -> dict:
-        """One update, which counts `step` up with it."""
+        """Run one update and add 1 to `step`; returns the scalars."""
         def update(batch):
             batch, device = self.shard(batch), tf.distribute.get_replica_context().replica_id_in_sync_group
-            # A step draws a handful of times, and each draw counts the second number up by one
+            # The second number of the seed grows by 1 with each random draw, and a step makes fewer than 16 draws
             seed = tf.stack([tf.cast(self.hp.seed + device, "uint32"), tf.cast(step * 16, "uint32")])
             self.generator.seeds.state.assign(seed)
             return self.update(self.optimizers[stage], self.variables[stage], self.hp.clip_norm,
@@ -111,16 +112,16 @@ class PairedTrainer(Trainer):
         return self.compile(stage, batch, lambda batch: self.on_devices(update, batch, step))(batch)
 
     def validate(self, run: Run, stage: str) -> dict[str, float]:
-        """Losses and, unless the post-net learns alone, measures of free running on the validation sentences."""
+        """Losses on the validation sentences and, except in stage "postnet", measures in free running."""
         if stage != "postnet":
             return self.free_running(run)[0]
         batch = self.corpus.assemble([self.corpus.whole(pair) for pair in self.validation])
         linear = self.postnet(batch["mel"], batch["pitch"], batch["mask"])
-        return {"loss/mean_loss2": float(losses.l1(linear, batch["linear"], batch["mask"]))}  # nothing to select yet
+        return {"loss/mean_loss2": float(losses.l1(linear, batch["linear"], batch["mask"]))}  # without a score
 
 
 def plot_curves(logdir: pathlib.Path) -> None:
-    """Plot the loss curves of a run into its folder, training and validation, as far as there are any."""
+    """Plot the training and validation losses of a run, if there are any, into its folder."""
     for name, meaning in (("mean_loss", "mel and linear"), ("mean_loss1", "mel"), ("mean_loss2", "linear")):
         curves = {kind: run_folder.read_scalars(logdir / kind, f"loss/{name}") for kind in ("train", "validation")}
         curves = {kind: curve for kind, curve in curves.items() if curve[0]}
@@ -129,7 +130,7 @@ def plot_curves(logdir: pathlib.Path) -> None:
 
 
 def parse_arguments(argv: list[str] | None = None, parser: argparse.ArgumentParser | None = None) -> argparse.Namespace:
-    """The flags, after those that `parser` has."""
+    """Add the flags of this script to those of `parser` and parse."""
     parser = parser or argparse.ArgumentParser(description=__doc__,
                                                formatter_class=argparse.RawDescriptionHelpFormatter)
     run_folder.add_arguments(parser, "logdir/demo, with --data logdir/paired")
@@ -139,7 +140,7 @@ def parse_arguments(argv: list[str] | None = None, parser: argparse.ArgumentPars
 
 
 def run(args: argparse.Namespace, strategy: tf.distribute.Strategy | None = None) -> None:
-    """Train, on one device or on those of a `tf.distribute.Strategy`; raises ValueError, OSError and TrainingError."""
+    """Train on one device or on the devices of `strategy`; raises ValueError, OSError and TrainingError."""
     trainer.train(run_folder.open_run(args, "train.py"), PairedTrainer, args.steps, strategy)
     if strategy is None or devices.is_chief(strategy):
         plot_curves(args.logdir)

@@ -2,15 +2,16 @@
 
     python train_gan.py                                     # goes on from the demo's paired run
     python train_gan.py --init-from logdir/mine             # goes on from a paired run of yours
-    python train_gan.py --init-from logdir/mine --unpaired DIR  # anybody's recordings are converted, too
-    python train_gan.py --logdir logdir/gan                 # the same again resumes where it stopped
+    python train_gan.py --init-from logdir/mine --unpaired DIR  # also converts recordings of any speaker
+    python train_gan.py --logdir logdir/gan                 # the same command again resumes where it stopped
     python train_gan.py --num-gpus 2                        # on several GPUs, or machines as train_multi_gpus.py
-    python train_gan.py --preset 2017-gan --data DIR        # nothing but the discriminator teaches, as in 2017
+    python train_gan.py --preset 2017-gan --data DIR        # with the adversarial loss alone, as in 2017
 
-Least-squares GAN (Mao et al. 2017). Two stages: "warmup" teaches the discriminator to tell the target's speech from
-what the post-net draws, "joint" then alternates one update of it with `k` of the post-net on the same batch. The
-post-net draws the target's own mel spectrograms, of which the spectrograms are known, and those of conversions, of
-which nothing needs to be known: no pair teaches here. Encoder and decoder stay as they are.
+Least-squares GAN (Mao et al. 2017) in two stages. In "warmup" the discriminator learns to tell the target's speech from
+the post-net's output. In "joint" one update of the discriminator alternates with `k` updates of the post-net on the
+same batch. The post-net gets two kinds of mel spectrograms: the target's own, for which the true linear spectrograms
+are known, and those of conversions, which need no true spectrogram and therefore no pairs. Encoder and decoder do not
+change.
 """
 import argparse
 import functools
@@ -44,15 +45,15 @@ from run_folder import Run
 from trainer import Trainer
 
 HERE = pathlib.Path(__file__).resolve().parent
-SURE = 0.98       # a discriminator that is right so often has won: it teaches nothing any more
-LOST = 0.55       # and one that is right so seldom has lost
-OFTEN = {"log_steps": 5, "save_steps": 50}  # a step takes several times as long as one of paired training
+SURE = 0.98       # above this accuracy the discriminator has won, and the generator learns nothing from it any more
+LOST = 0.55       # below this accuracy the discriminator has lost
+OFTEN = {"log_steps": 5, "save_steps": 50}  # a step takes several times as long as a step of paired training
 GENERATOR_SCALARS = ("gan/gen_loss", "loss/mean_loss2", "gradient_norm")
-CONVERSIONS_AT_MOST = 2048  # that the discriminator judges, 80 kB each
+CONVERSIONS_AT_MOST = 2048  # conversions kept in memory for the discriminator, 80 kB each
 
 
 def windows(linear: tf.Tensor, mask: tf.Tensor, size: int) -> tuple[tf.Tensor, tf.Tensor]:
-    """Linear (N, T, F), mask (N, T) cut into windows of `size` frames: (W, size, F), (W, size); 0 for no cutting."""
+    """Cut linear (N, T, F) and mask (N, T) into windows of `size` frames, (W, size, F) and (W, size); 0: no cutting."""
     if not size:
         return linear, mask
     missing = -tf.shape(mask)[1] % size
@@ -62,17 +63,17 @@ def windows(linear: tf.Tensor, mask: tf.Tensor, size: int) -> tuple[tf.Tensor, t
 
 
 def postnet_inputs(outputs: list[inference.Converted]) -> list[tuple[np.ndarray, np.ndarray]]:
-    """Mel (T, M) and pitch (T, 2) of conversions, small enough to be kept."""
+    """Mel (T, M) and pitch (T, 2) of conversions, in float16 to save memory."""
     return [(output.mel.astype(np.float16), output.pitch.astype(np.float16)) for output in outputs]
 
 
 class GANTrainer(Trainer):
-    """Adversarial training, one update of the discriminator and `k` of the generator a step."""
+    """Adversarial training; a step is one update of the discriminator and `k` updates of the generator."""
 
     def __init__(self, hp: HyperParams, corpus: data_load.Corpus, unpaired: pathlib.Path | None = None):
         if corpus.alone:
             raise ValueError(f"{corpus.data} holds the target alone: there are no conversions for a discriminator to "
-                             "judge; train.py is all such a voice takes")
+                             "judge; such a voice needs train.py only")
         super().__init__(hp, corpus)
         self.unpaired = unpaired
         self.discriminator = Discriminator(hp)
@@ -85,7 +86,7 @@ class GANTrainer(Trainer):
             return adam
         self.generator_optimizer = optimizer(trainer.cosine_decay(hp.gen_learning_rate, hp.gan_steps * hp.k, hp),
                                              self.learning)
-        # Both fall together: a discriminator that goes on to learn while the generator cannot follow wins
+        # Both learning rates fall together: otherwise the discriminator wins while the generator learns too slowly
         self.discriminator_optimizer = optimizer(
             trainer.cosine_decay(hp.dis_learning_rate, hp.gan_warmup_steps + hp.gan_steps, hp),
             self.discriminator.trainable_variables)
@@ -102,21 +103,21 @@ class GANTrainer(Trainer):
         return data_load.PAIRED if self.hp.gan_networks == "all" else data_load.ADVERSARIAL
 
     def batches(self, stage: str, start: int, stop: int) -> Iterator[dict]:
-        if self.hp.gan_networks == "postnet" and not self.corpus.conversions:  # once: what converts does not learn here
+        if self.hp.gan_networks == "postnet" and not self.corpus.conversions:  # once, as encoder and decoder are fixed
             self.corpus.conversions = self.convert_sources() + self.convert_unpaired()
         return super().batches(stage, start, stop)
 
     def convert_sources(self) -> list[tuple[np.ndarray, np.ndarray]]:
-        """Mel (T, M) and pitch (T, 2) of conversions of training sources, as the post-net gets them at synthesis."""
+        """Convert training sources; returns mel (T, M) and pitch (T, 2) as the post-net gets them at synthesis."""
         pairs = [pair for pair in self.corpus.train if pair.source != self.corpus.target]
         pairs = random.Random(self.hp.seed).sample(pairs, min(len(pairs), CONVERSIONS_AT_MOST))
-        # Some at a time: their linear spectrograms, which nobody needs, are large
+        # 64 at a time, because the linear spectrograms of conversions are large; they are not needed here
         return [inputs for first in tqdm(range(0, len(pairs), 64), "converting", disable=None, leave=False)
                 for inputs in postnet_inputs(self.converter.convert_pairs(self.corpus, pairs[first:first + 64]))]
 
     def convert_unpaired(self) -> list[tuple[np.ndarray, np.ndarray]]:
-        """The same of the recordings that `--unpaired` names, of whoever speaks there; raises TrainingError if none can
-        be used."""
+        """Convert the recordings of `--unpaired`, of any speaker; returns the same as `convert_sources`. Raises
+        TrainingError if no recording can be used."""
         found, paths = [], utils.list_audio(self.unpaired) if self.unpaired else []
         for path in tqdm(paths, "converting unpaired", disable=None, leave=False):
             try:
@@ -134,11 +135,12 @@ class GANTrainer(Trainer):
         return found
 
     def generate(self, batch: dict) -> tuple[tf.Tensor, tf.Tensor]:
-        """Linear spectrograms (N, T, F) by the generator, and their mask (N, T): those of the target's own mel, then
-        those of conversions. All as at synthesis, without dropout: the texture that it leaves would pass for speech.
+        """Linear spectrograms (N, T, F) by the generator, and their mask (N, T).
 
-        Where everything learns, the conversions of the whole generator, which hears itself and knows nothing of the
-        target but its length.
+        If the post-net learns alone, they are drawn from the target's own mel first, then from conversions. If all
+        networks learn, they are conversions by the whole generator, which gets its own output and takes nothing from
+        the target except its length. There is no dropout, as at synthesis: the discriminator could take the texture
+        that dropout leaves for speech.
         """
         generator = self.generator
         if self.hp.gan_networks == "postnet":
@@ -152,7 +154,7 @@ class GANTrainer(Trainer):
         return generator.postnet(mel, pitch, mask), mask
 
     def score(self, linear: tf.Tensor, mask: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-        """The discriminator's scores of all windows (W,) of linear (N, T, F), mask (N, T), and their weights (W,)."""
+        """The discriminator's scores (W,) and weights (W,) of all windows of linear (N, T, F) with mask (N, T)."""
         linear, mask = windows(linear, mask, self.hp.dis_frames)
         return self.discriminator(linear, mask), tf.reduce_mean(mask, axis=1)
 
@@ -163,18 +165,18 @@ class GANTrainer(Trainer):
         return {"loss": loss_real + loss_fake, "gan/dis_loss_real": loss_real, "gan/dis_loss_fake": loss_fake}
 
     def generator_losses(self, batch: dict) -> dict:
-        """The adversarial loss, and L1 where the target is known unless everything learns.
+        """The adversarial loss and, if the post-net learns alone, L1 on the spectrograms whose target is known.
 
-        They are balanced where they meet, at the spectrogram: there the gradient of the adversarial loss is scaled to
-        `gan_weight` times the norm that L1 of all that is generated would have, so that it neither fades as the
-        discriminator wins nor drowns the other. What a tape is given for it is the product of that gradient and the
-        spectrogram.
+        The two losses are balanced by their gradients at the spectrogram. The gradient of the adversarial loss is
+        scaled to `gan_weight` times the norm that the gradient of L1 on everything generated would have. So it neither
+        fades when the discriminator wins, nor outweighs L1. The tape gets this gradient as the loss
+        sum(gradient * spectrogram).
         """
         linear, mask = self.generate(batch)
         with tf.GradientTape(watch_accessed_variables=False) as tape:
             tape.watch(linear)
             adversarial = losses.least_squares(*self.score(linear, mask), goal=1.0)
-            scaled = self.generator_optimizer.scale_loss(adversarial)  # the balance takes the factor out again
+            scaled = self.generator_optimizer.scale_loss(adversarial)  # dividing by the norm removes this factor again
         l1 = losses.l1(linear[:tf.shape(batch["linear"])[0]], batch["linear"], batch["mask"])
         loss = adversarial
         if self.hp.gan_networks == "postnet":
@@ -186,8 +188,8 @@ class GANTrainer(Trainer):
         return {"loss": loss, "gan/gen_loss": adversarial, "loss/mean_loss2": l1}
 
     def train_step(self, stage: str, batch: dict, step: tf.Variable) -> dict:
-        """One update of the discriminator and, in the joint stage, `k` of the generator; counts `step` up with them."""
-        # A loop in the graph is compiled once, but devices cannot meet within one
+        """Update the discriminator once and, in stage "joint", the generator `k` times, and add 1 to `step`."""
+        # A loop in the graph is compiled only once, but several devices cannot synchronise inside such a loop
         repeat = range if self.strategy.num_replicas_in_sync > 1 else tf.range
 
         def updates(batch):
@@ -207,7 +209,8 @@ class GANTrainer(Trainer):
         return self.compile(stage, batch, lambda batch: self.on_devices(updates, batch, step))(batch)
 
     def validate(self, run: Run, stage: str) -> dict[str, float]:
-        """How the conversions of held-out speech do, and the discriminator's accuracy on them and on the target's."""
+        """Measures of conversions of the validation sentences, and the discriminator's accuracy on these conversions
+        and on the target's speech."""
         scalars, cepstra, outputs = self.free_running(run)
         scores = [[np.asarray(x) for x in self.judge(*data_load.pad(spectrograms, 1))] for spectrograms in (
             [self.corpus.target_features(pair, "linear") for pair in self.validation],
@@ -217,16 +220,16 @@ class GANTrainer(Trainer):
         accuracy = (real + fake) / 2
         scalars |= {"gan/accuracy_real": real, "gan/accuracy_fake": fake, "gan/accuracy": accuracy}
         if stage != "joint":
-            scalars.pop("score")  # nothing to select yet
+            scalars.pop("score")  # the generator has not changed yet, so there is nothing to select
             return scalars
         ratio = float(np.mean([metrics.global_variance_ratio(*pair) for pair in cepstra]))
         scalars |= {"free_running/global_variance_ratio": ratio,
                     "free_running/modulation_distance": metrics.modulation_distance(*zip(*cepstra))}
-        # What adversarial training is for counts, too: a tenth of the target's variance as much as 0.1 dB
+        # Adversarial training is to restore the variance: a deviation of 0.1 in its ratio counts as much as 0.1 dB
         scalars["score"] += abs(1.0 - ratio)
         if accuracy > SURE:
             tqdm.write(f"warning: the discriminator is right in {accuracy:.0%}; it has won and the generator does "
-                       "not follow: raise gan_weight or k, or lower dis_learning_rate")
+                       "not keep up: raise gan_weight or k, or lower dis_learning_rate")
         elif accuracy < LOST:
             tqdm.write(f"warning: the discriminator is right in {accuracy:.0%}; it has lost and teaches nothing: "
                        "raise dis_learning_rate, lower k or gan_weight")
@@ -247,9 +250,9 @@ def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--num-gpus", type=int, metavar="N", help="how many to use (default: one)")
     parser.add_argument("--unpaired", type=pathlib.Path, metavar="DIR",
-                        help="recordings of anybody, which the target never said: the discriminator judges also their "
-                             "conversions")
-    run_folder.add_arguments(parser, "that of --init-from and -gan")
+                        help="more recordings, of any speaker and any sentences: the discriminator judges their "
+                             "conversions, too")
+    run_folder.add_arguments(parser, "the name of --init-from with -gan added")
     args = parser.parse_args(argv)
     if args.init_from is None and args.preset is None and not (
             args.logdir and (args.logdir / "hparams.json").exists() and not args.no_resume):
@@ -260,7 +263,7 @@ def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
 
 
 def run(args: argparse.Namespace, strategy: tf.distribute.Strategy | None = None) -> None:
-    """Train, on one device or on those of a `tf.distribute.Strategy`; raises ValueError, OSError and TrainingError."""
+    """Train on one device or on the devices of `strategy`; raises ValueError, OSError and TrainingError."""
     plan = run_folder.open_run(args, "train_gan.py", inherited=OFTEN)
     trainer.train(plan, functools.partial(GANTrainer, unpaired=plan.unpaired), args.steps, strategy)
     if strategy is None or devices.is_chief(strategy):

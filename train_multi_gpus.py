@@ -3,12 +3,12 @@
     python train_multi_gpus.py                              # the demo corpus on all GPUs
     python train_multi_gpus.py --num-gpus 2 --data DIR --logdir logdir/mine
     python train_multi_gpus.py --set batch_size=64          # the rows of a batch are shared out among the GPUs
-    srun python train_multi_gpus.py --data DIR --logdir DIR # a task a machine; or with TF_CONFIG set, see the README
+    srun python train_multi_gpus.py --data DIR --logdir DIR # one task for each machine, or set TF_CONFIG: see README.md
 
-The step, the flags and the run folder are those of train.py: every device takes its rows of the batch, and losses,
-statistics of batch norm and gradients are those of the whole batch, so that n GPUs and one do the same. Either script
-resumes what the other began, and eval.py does not see a difference. Of several machines the first one writes; when one
-fails all stop, and go on from the last checkpoint when they are started again.
+The step, the flags and the run folder are the same as in train.py. Every device takes its rows of the batch. Losses,
+batch norm statistics and gradients are computed over the whole batch, so that n GPUs give the same result as one.
+Either script resumes a run of the other, and eval.py evaluates the runs of both. With several machines, the first one
+writes all files. If one machine fails, all stop; start them again, and they resume from the last checkpoint.
 """
 import argparse
 import sys

@@ -1,7 +1,7 @@
-"""What all training has in common: the trainer's updates and validation, and the loop, which stops at a safe place.
+"""What paired and adversarial training share: updates, validation, and a training loop that stops at a safe place.
 
-A step of paired training is in train.py, one of adversarial training in train_gan.py; run_folder.py has what lies in a
-run folder.
+The step of paired training is in train.py, the step of adversarial training in train_gan.py. run_folder.py reads and
+writes the files of a run folder.
 """
 import contextlib
 import math
@@ -37,30 +37,30 @@ from modules import total
 from networks import Generator
 from run_folder import Run, RunPlan
 
-SKIPPED_AT_MOST = 10  # steps in a row; one is bad luck or a bad recording, ten are a model that is lost
+SKIPPED_AT_MOST = 10  # steps in a row: one may come from a bad recording, but after ten the model has diverged
 
 
 def cosine_decay(peak: float, steps: int, hp: HyperParams) -> keras.optimizers.schedules.LearningRateSchedule:
-    """Learning rate that rises from its share `lowest_rate` to `peak` and falls along a cosine to there again."""
+    """Learning rate that rises from `lowest_rate` * `peak` to `peak`, then falls along a cosine to where it began."""
     warmup = min(hp.warmup_steps, steps // 4)
     return keras.optimizers.schedules.CosineDecay(peak * hp.lowest_rate, max(1, steps - warmup), alpha=hp.lowest_rate,
                                                   warmup_target=peak, warmup_steps=max(1, warmup))
 
 
 def scale_loss(optimizer: keras.optimizers.Optimizer, hp: HyperParams) -> keras.optimizers.LossScaleOptimizer:
-    """An optimizer that leaves everything as it is where a gradient is not finite.
+    """Wrap an optimizer so that it changes nothing in a step whose gradient is not finite.
 
-    Losses are multiplied by its scale, so that small gradients do not vanish in float16; it is halved at such a step
-    and doubled after many others. In other precisions it begins at 1, where it changes nothing.
+    Losses are multiplied by a scale, so that small gradients do not vanish in float16. The scale is halved after a step
+    whose gradient is not finite, and doubled after many good steps. In other precisions the scale begins at 1.
     """
     return keras.optimizers.LossScaleOptimizer(optimizer, 2.0 ** 15 if hp.precision == "float16" else 1.0, 2000)
 
 
 class Trainer:
-    """A generator, its corpus, updates on all devices, and validation in free running. What a step does is defined by
-    the trainers of train.py and train_gan.py.
+    """A generator and its corpus, with updates on all devices and validation in free running.
 
-    Made within the scope of a `tf.distribute.Strategy`, training runs on all devices of that.
+    The subclasses in train.py and train_gan.py define what a step does. A trainer that is made within the scope of a
+    `tf.distribute.Strategy` runs on all devices of this strategy.
     """
 
     def __init__(self, hp: HyperParams, corpus: data_load.Corpus):
@@ -70,7 +70,7 @@ class Trainer:
             raise ValueError(f"batch_size={hp.batch_size} leaves some of {devices} devices without a row; "
                              f"--set batch_size={devices} or more")
         if hp.xla and devices > 1:
-            raise ValueError("xla=1 is for one device, on several leave it 0")
+            raise ValueError("xla=1 is for one device; use xla=0 on several devices")
         keras.utils.set_random_seed(hp.seed)
         self.generator = Generator(hp)
         self.converter = Converter(self.generator, corpus.base)
@@ -80,9 +80,11 @@ class Trainer:
         self._steps = {}
 
     def synthesize_on_path(self, batch: dict):
-        """Mel (N, T, M) and linear (N, T, F) of a decoder that hears itself, but reads along the true positions
-        (N, Ty + 1) of a batch, so that what it writes is in step with the target. The harmonics have the target's
-        pitch. Global attention cannot be told where to read: there it is the target that the decoder hears."""
+        """Mel (N, T, M) and linear (N, T, F) of a decoder that gets its own output, but reads the source at the true
+        positions (N, Ty + 1) of a batch, so that its frames are aligned with the target's.
+
+        The harmonics have the target's pitch. The reading position of global attention cannot be set, so with global
+        attention the decoder gets the target's frames instead of its own output."""
         mask = batch["mask"]
         decoded = self.generator(batch["source"], batch["mapped"], batch["source_mask"], batch["positions"],
                                  batch["mel"] if self.hp.attention == "global" else None)
@@ -90,20 +92,20 @@ class Trainer:
         return decoded.mel, self.generator.postnet(mel, batch["pitch"], mask)
 
     def batches(self, stage: str, start: int, stop: int) -> Iterator[dict]:
-        """The batches of steps `start` to `stop` - 1 of a stage, of the `kind(stage)` that data_load.py names."""
+        """The batches of steps `start` to `stop` - 1 of a stage. `kind(stage)` is a kind of batch of data_load.py."""
         return self.corpus.batches(self.kind(stage), start, stop)
 
     def compile(self, stage: str, batch: dict, function):
-        """Compile `function` of a batch once a stage, whatever the lengths."""
+        """Compile `function` of a batch once for each stage, for batches of any length."""
         if stage not in self._steps:
             signature = {name: tf.TensorSpec((None, None, *array.shape[2:])) for name, array in batch.items()}
             self._steps[stage] = tf.function(function, input_signature=[signature], jit_compile=bool(self.hp.xla))
         return self._steps[stage]
 
     def shard(self, batch: dict) -> dict:
-        """This device's share of what this machine has of a batch: every n-th row, and rows of nothing where there are
-        too few."""
-        devices = self.strategy.num_replicas_in_sync // self.corpus.share[1]  # of this machine
+        """This device's share of the rows that this machine has of a batch: every n-th row. Rows of zeros are added if
+        there are fewer rows than devices."""
+        devices = self.strategy.num_replicas_in_sync // self.corpus.share[1]  # devices of this machine
         if devices == 1:
             return batch
         first, shared = tf.distribute.get_replica_context().replica_id_in_sync_group % devices, {}
@@ -113,12 +115,12 @@ class Trainer:
         return shared
 
     def update(self, optimizer, variables: list, clip_norm: float, loss_of) -> dict:
-        """One update of `variables` by the loss, and other scalars, that `loss_of()` gives for this device's rows.
+        """Update `variables` once. `loss_of()` returns the loss and other scalars of this device's rows.
 
-        Where a gradient is not finite nothing changes, and the scalar "skipped" is 1.
+        If the gradient is not finite, nothing changes and the scalar "skipped" is 1.
         """
         devices, values = self.strategy.num_replicas_in_sync, [variable.value for variable in variables]
-        statistics = self.generator.non_trainable_variables  # of norms, which the forward pass moves
+        statistics = self.generator.non_trainable_variables  # of norms; the forward pass updates them
         before = [tf.identity(variable.value) for variable in statistics]
         with tf.GradientTape(watch_accessed_variables=False) as tape:
             tape.watch(values)
@@ -126,7 +128,7 @@ class Trainer:
             loss = optimizer.scale_loss(scalars["loss"])
         scale = tf.identity(optimizer.dynamic_scale)
         gradients, norm = tf.clip_by_global_norm(total(tape.gradient(loss, values)), clip_norm * scale)
-        # The optimizer adds up what the devices give it, and each gives all
+        # Each device holds the gradient of the whole batch already, and the optimizer sums over the devices
         optimizer.apply(gradients if devices == 1 else [x / devices for x in gradients], variables)
         finite = tf.math.is_finite(norm)
         for variable, value in zip(statistics, before):
@@ -134,14 +136,14 @@ class Trainer:
         return total(scalars) | {"gradient_norm": norm / scale, "skipped": 1.0 - tf.cast(finite, tf.float32)}
 
     def on_devices(self, updates, batch: dict, step: tf.Variable) -> dict:
-        """The scalars of `updates(batch)`, run on all devices; then `step` counts up."""
+        """Run `updates(batch)` on all devices, then add 1 to `step`; returns the scalars."""
         scalars = self.strategy.run(updates, (batch,))
-        step.assign_add(1)  # here, so that an interruption finds weights and step in agreement
+        step.assign_add(1)  # in the same function, so that after an interruption the step agrees with the weights
         return {name: self.strategy.experimental_local_results(value)[0] for name, value in scalars.items()}
 
     def free_running(self, run: Run) -> tuple[dict[str, float], list, list]:
-        """Losses and measures of the validation sentences in free running, their cepstra with the target's, and the
-        conversions; the first ones are written to samples/ and TensorBoard."""
+        """Convert the validation sentences in free running. Returns their losses and measures, pairs of converted and
+        target cepstra, and the conversions. The first conversions are written to samples/ and TensorBoard."""
         hp, corpus, pairs = self.hp, self.corpus, self.validation
         batch = corpus.assemble([corpus.whole(pair) for pair in pairs])
         mel, linear = self.on_path(batch)
@@ -151,21 +153,21 @@ class Trainer:
         rows, cepstra = [], []
         for pair, out in zip(pairs, outputs):
             target, path = corpus.target_features(pair, "linear"), corpus.path(pair)
-            # What will be heard is the linear output, so the distortion is measured on the mel of that
+            # The waveform is made from the linear output, so the distortion is measured on the mel of the linear output
             found, true = (metrics.speech_cepstra(utils.mel_of_linear(x, hp), hp) for x in (out.linear, target))
             cepstra.append((found, true))
             rows.append((metrics.mel_cepstral_distortion(found, true), metrics.path_distance(out.positions, path),
                          metrics.duration_error(len(out.mel), len(target)), out.stopped))
         distortion, distance, duration, stopped = np.mean(rows, axis=0)
         self.sample(run, outputs[:hp.n_samples])
-        # Distortion along a DTW path rewards stalling; the duration's error takes that advantage away.
+        # A conversion that stalls gets a lower distortion along the DTW path; the duration error makes up for it
         return {"score": distortion * (1.0 + duration), "free_running/mcd": distortion,
                 "align/path_distance": distance, "align/duration_error": duration, "align/stopped": stopped,
                 "loss/mean_loss": mel_loss + linear_loss, "loss/mean_loss1": mel_loss,
                 "loss/mean_loss2": linear_loss}, cepstra, outputs
 
     def sample(self, run: Run, outputs: list) -> None:
-        """Put the first validation sentences, converted in free running, into samples/ and TensorBoard."""
+        """Write the first conversions of the validation sentences to samples/ and TensorBoard."""
         folder = run.logdir / "samples" / f"step-{int(run.step):06d}"
         for pair, out in zip(self.validation, outputs):
             name = f"{pair.source}-{pair.name}"
@@ -178,10 +180,11 @@ class Trainer:
 
 
 def find_base(corpus: data_load.Corpus) -> base.Base:
-    """The base of a corpus: solved from its pairs or, of a target alone, fitted to the pretrained one."""
+    """The base of a corpus. It is solved from the pairs; if the corpus holds the target alone, the pretrained base is
+    fitted to this target. Raises TrainingError."""
     if not corpus.alone:
         return base.solve(corpus)
-    speech = voice.load_speech(checkpoints.PRETRAINED)  # the first to be read: it says how the folder comes back
+    speech = voice.load_speech(checkpoints.PRETRAINED)  # first, because its error says how to get the folder back
     trained = HyperParams.from_json(checkpoints.PRETRAINED / "hparams.json")
     others = [text for text in differences(trained, corpus.hp) if text.split()[0] in hyperparams.SIGNAL]
     if others:
@@ -191,8 +194,8 @@ def find_base(corpus: data_load.Corpus) -> base.Base:
 
 
 def train(plan: RunPlan, make_trainer, steps: int | None, strategy: tf.distribute.Strategy | None = None) -> None:
-    """Run the trainer `make_trainer(hp, corpus)` as `plan` says, to its last step or to step `steps`, on the devices of
-    `strategy`; raises TrainingError."""
+    """Train with `make_trainer(hp, corpus)` as `plan` says, on the devices of `strategy`, until the last step or until
+    step `steps`; raises TrainingError."""
     hp, strategy = plan.hp, strategy or tf.distribute.get_strategy()
     corpus = data_load.Corpus(plan.data, hp, devices.worker(strategy))
     has_base = plan.is_resuming and (plan.logdir / base.FILE).exists()
@@ -200,22 +203,22 @@ def train(plan: RunPlan, make_trainer, steps: int | None, strategy: tf.distribut
     corpus.use_base(found)
     with strategy.scope():
         trainer = make_trainer(hp, corpus)
-    if plan.initial_weights:  # before anything is removed: they may be of this very run
+    if plan.initial_weights:  # loaded before --no-resume removes anything: they may belong to this run
         checkpoints.load_generator(trainer.generator, plan.initial_weights)
-    devices.all_workers_agree(strategy, 0)  # the chief removes nothing before all workers have read what they need
+    devices.all_workers_agree(strategy, 0)  # the chief may remove files only after all workers have read theirs
     is_chief, last_step = devices.is_chief(strategy), sum(steps for _, steps in trainer.stages)
     with contextlib.ExitStack() as stack:
         logdir = plan.logdir
         if is_chief:
             stack.enter_context(cli.locked(logdir, "--logdir"))
             if not plan.no_resume and plan.existing != checkpoints.checkpoints_in(logdir / "checkpoints"):
-                raise TrainingError(f"{logdir} was trained by another command meanwhile; the same command goes on")
+                raise TrainingError(f"{logdir} was trained by another command meanwhile; run the same command again")
             if plan.no_resume:
                 run_folder.clear_run(logdir)
-        else:  # the other workers do what the chief does, to stay in step, but what they write is thrown away
+        else:  # the other workers do the same as the chief, to stay in step, but their files are thrown away
             logdir = pathlib.Path(stack.enter_context(tempfile.TemporaryDirectory()))
         base.save(found, logdir)
-        # Needed if killed before the first checkpoint
+        # Written now, because a run that is killed before its first checkpoint needs it to resume
         run_folder.write_run_info(logdir, plan.script, plan.data, last_step, plan.init_from, plan.unpaired)
         run = Run(logdir, hp, trainer.parts)
         if plan.checkpoint:
@@ -233,7 +236,8 @@ def train(plan: RunPlan, make_trainer, steps: int | None, strategy: tf.distribut
 
 
 def report_end(plan: RunPlan, first: int, step: int, last_step: int, alone: bool) -> None:
-    """Print how far a run came that began at step `first`, and what to do next; a voice `alone` has no sentences."""
+    """Print which step a run has reached from step `first`, and what to do next. A target `alone` has no held-out
+    sentences."""
     if step < last_step:
         already = " already" if step == first else ""
         print(f"{plan.logdir} is at step {step}{already} of {last_step}; the same command without --steps goes on")
@@ -246,14 +250,14 @@ def report_end(plan: RunPlan, first: int, step: int, last_step: int, alone: bool
 
 
 def fit(run: Run, trainer: Trainer, last_step: int) -> None:
-    """Run a trainer from the run's step to `last_step`, logging, validating and saving as the hyperparameters say.
+    """Run a trainer from the run's step to `last_step`; log, validate and save as the hyperparameters say.
 
-    The trainer gives `stages`, a list of (name, steps), `batches(stage, start, stop)`, `train_step(stage, batch, step)`
-    that counts `step` up and returns a dictionary of scalars, and `validate(run, stage)` returning the scalars of a
-    validation, with the key "score", lower is better, once there is something to select. A step that changed nothing,
-    because its gradient was not finite, says so by the scalar "skipped". Raises TrainingError when a scalar of another
-    is not finite or too many are skipped in a row, and Stopped after SIGINT or SIGTERM. A checkpoint is written however
-    the loop ends, but for that and for a step or a validation that failed.
+    A trainer has `stages`, a list of (name, steps), and `batches(stage, start, stop)`. `train_step(stage, batch, step)`
+    adds 1 to `step` and returns a dictionary of scalars, in which "skipped" is 1 if the gradient was not finite and
+    nothing changed. `validate(run, stage)` returns the scalars of a validation. Their "score" selects the best
+    checkpoint (lower is better); it is missing while there is nothing to select. Raises TrainingError if a scalar of a
+    step that was not skipped is not finite, or if too many steps in a row are skipped, and Stopped after SIGINT or
+    SIGTERM. When the loop ends a checkpoint is written, except after a TrainingError or a failed step or validation.
     """
     with (cli.recording_signals() as received,
           tqdm(total=last_step, initial=int(run.step), desc="training", disable=None, unit="step") as bar):
@@ -263,8 +267,8 @@ def fit(run: Run, trainer: Trainer, last_step: int) -> None:
                 fit_stage(run, trainer, stage, stage_start, min(stage_start + steps, last_step), bar, received)
                 stage_start += steps
         except BaseException as error:
-            # An error of TensorFlow's may come from the middle of an update; a run that is resumed after a validation
-            # that failed would lack it
+            # An error of TensorFlow may come from the middle of an update. And if a validation failed, no checkpoint
+            # of its step is written, so that a resumed run repeats this validation
             if not isinstance(error, (TrainingError, tf.errors.OpError)) and not run.validating:
                 run.save()
             if isinstance(error, tf.errors.ResourceExhaustedError):
@@ -275,7 +279,7 @@ def fit(run: Run, trainer: Trainer, last_step: int) -> None:
 
 
 def fit_stage(run: Run, trainer: Trainer, stage: str, start: int, stop: int, bar: tqdm, received: list[int]) -> None:
-    """The part of `fit` from the run's step to `stop`, in a stage that began at step `start`, until a signal is
+    """Run one stage of `fit`, which began at step `start`, from the run's step to `stop` or until a signal is
     `received`."""
     first, in_a_row = max(int(run.step), start), 0
     if first >= stop:
@@ -292,7 +296,7 @@ def fit_stage(run: Run, trainer: Trainer, stage: str, start: int, stop: int, bar
             warn_skipped(trainer, stage, step, step - 1 - start, in_a_row, bar)
         elif len(finite) < len(scalars):
             raise TrainingError(f"loss is not finite at step {step} ({scalars}); the last checkpoint is good: "
-                                "begin from it in another --logdir, --init-from, with a lower learning_rate")
+                                "begin from it with --init-from, another --logdir and a lower learning_rate")
         if run.skipped:
             finite["loss/skipped"] = run.skipped
         bar.update()
@@ -300,7 +304,7 @@ def fit_stage(run: Run, trainer: Trainer, stage: str, start: int, stop: int, bar
             run.log("train", finite)
             displayed = {name.split("/")[-1]: f"{value:.4f}" for name, value in finite.items() if "loss" in name}
             bar.set_postfix(displayed)
-            if bar.disable:  # no terminal: a line where the bar would be
+            if bar.disable:  # without a terminal a line is printed instead of the bar
                 left = (time.perf_counter() - began) / (step - first) * (bar.total - step)
                 values = " ".join(f"{name} {value}" for name, value in displayed.items())
                 print(f"step {step} of {bar.total} ({stage}): {values}, {left / 60:.1f} min left at this pace",
@@ -317,17 +321,18 @@ def fit_stage(run: Run, trainer: Trainer, stage: str, start: int, stop: int, bar
 
 
 def warn_skipped(trainer: Trainer, stage: str, step: int, number: int, in_a_row: int, bar: tqdm) -> None:
-    """Say which utterances batch `number` of a stage is made of; raises TrainingError if it is one too many."""
+    """Print a warning with the utterances in batch `number` of a stage, whose step was skipped; raises TrainingError if
+    too many steps in a row were skipped."""
     names = ", ".join(trainer.corpus.batch_names(trainer.kind(stage), number))
     bar.write(f"warning: the gradient of step {step} ({stage}) is not finite, it is skipped; its batch: {names}")
     if in_a_row >= SKIPPED_AT_MOST:
         raise TrainingError(f"{in_a_row} steps in a row had no finite gradient, the last one step {step} ({names}). "
-                            "The last checkpoint is good: begin from it in another --logdir, --init-from, with a lower "
-                            "learning_rate, and if it is always the same utterances listen to them")
+                            "The last checkpoint is good: begin from it with --init-from, another --logdir and a lower "
+                            "learning_rate; if the utterances are always the same, listen to them")
 
 
 def validate(run: Run, trainer: Trainer, stage: str, bar: tqdm) -> None:
-    """Validate, log, and keep the checkpoint if it is the best."""
+    """Validate, log, and keep the weights of this step if they are the best so far."""
     began = time.perf_counter()
     scalars = trainer.validate(run, stage)
     run.log("validation", scalars)

@@ -1,7 +1,7 @@
-"""Signal processing: recordings to normalised spectrograms and back, and the small reshapes around them.
+"""Signal processing: recordings to normalised spectrograms and back, reshaping of frames, and writing of files.
 
-Spectrograms are (T, bins), float32 in [0, 1]: magnitude in dB, `hp.top_db` maps to 1 and `hp.range_db` below it to 0,
-the value of silence and of padding.
+Spectrograms are (T, bins), float32 in [0, 1]: magnitude in dB, where `hp.top_db` maps to 1 and `hp.range_db` below it
+maps to 0. Silence and padding have the value 0.
 """
 import contextlib
 import functools
@@ -26,24 +26,24 @@ from compiled import librosa
 from hyperparams import HyperParams
 
 AUDIO_SUFFIXES = (".wav", ".flac", ".ogg", ".aiff", ".aif", ".mp3", ".opus", ".au", ".caf", ".w64")
-MOST_SAMPLES = 2 ** 28  # of a recording: 1 GiB in memory, 4.6 hours at 16 kHz or 1.5 at 48 kHz
-BLOCK_FRAMES = 2400   # of a long recording that are analysed at a time
-PITCH_FRAMES = 48000  # and whose pitch is found at a time; of a shorter one, that of all
-LONGEST_NAME = 150  # bytes; file systems take 255, endings and the mark of a temporary file included
-# What numpy raises for an .npz file that is missing, cut off or changed
+MOST_SAMPLES = 2 ** 28  # longest recording: 1 GiB in memory, 4.6 hours at 16 kHz or 1.5 hours at 48 kHz
+BLOCK_FRAMES = 2400   # frames of a long recording that are analysed at a time
+PITCH_FRAMES = 48000  # frames whose pitch is found at a time; shorter recordings are analysed as a whole
+LONGEST_NAME = 150  # bytes; file systems allow 255, and endings and the mark of a temporary file are added
+# The exceptions that numpy raises for an .npz file that is missing, cut off or changed
 BAD_ARRAYS = (OSError, ValueError, EOFError, KeyError, TypeError, AttributeError, RuntimeError, zipfile.BadZipFile,
               zlib.error, tokenize.TokenError)
 
 
 class CannotWrite(OSError):
-    """A file that cannot be written; the message names it, what is wrong and the cure."""
+    """A file cannot be written; the message names the file, what is wrong and the cure."""
 
 
 @contextlib.contextmanager
 def replacing(path: str | os.PathLike) -> Iterator[pathlib.Path]:
-    """Give a temporary path beside `path` that takes its name on success and vanishes on failure.
+    """Yield a temporary path beside `path`. The file is renamed to `path` on success and removed on failure.
 
-    All files are written through this, so that a half-written one never appears under its name. Raises CannotWrite.
+    All files are written this way, so that a half-written file never has the final name. Raises CannotWrite.
     """
     path = pathlib.Path(path)
     temporary = path.with_name(f".{path.name}.tmp")
@@ -56,7 +56,7 @@ def replacing(path: str | os.PathLike) -> Iterator[pathlib.Path]:
                           "the permissions of its folder, or choose another one, then run the same command "
                           "again") from error
     finally:
-        with contextlib.suppress(OSError):  # of a folder that cannot be written
+        with contextlib.suppress(OSError):  # raised in a folder that cannot be written
             temporary.unlink(missing_ok=True)
 
 
@@ -72,7 +72,7 @@ def save_array(path: pathlib.Path, array: np.ndarray) -> None:
 
 
 def intact(path: pathlib.Path) -> bool:
-    """Whether an array is there, and whole: when the power fails files may be cut off or empty."""
+    """Whether an array exists and is complete: after a power failure a file may be cut off or empty."""
     try:
         np.load(path, mmap_mode="r", allow_pickle=False)
     except (OSError, EOFError, ValueError):
@@ -81,14 +81,15 @@ def intact(path: pathlib.Path) -> bool:
 
 
 def printable(path: str | os.PathLike) -> str:
-    """A name as it can be shown: quoted, with escapes, if it holds what would garble a terminal or a line of a list."""
+    """A name for messages: quoted and escaped if it contains characters that would garble a terminal or a list."""
     return str(path) if str(path).isprintable() else repr(str(path))
 
 
 def file_name(name: str) -> str:
-    """What files made of a recording `name` are called: that, unless it is too long or holds what garbles lists.
+    """The name of files that are made from the recording `name`: `name` itself, or a shortened and cleaned name if it
+    is too long or contains characters that would garble lists.
 
-    Names that differ stay different, and those of two speakers that agree stay the same.
+    Different names stay different, and the same name gives the same result for every speaker.
     """
     if name.isprintable() and "/" not in name and len(name.encode()) <= LONGEST_NAME:
         return name
@@ -98,9 +99,10 @@ def file_name(name: str) -> str:
 
 
 def list_audio(folder: pathlib.Path) -> list[pathlib.Path]:
-    """All below a folder that is called like a recording or cannot be looked into; `load_wav` refuses what is none.
+    """List all files below a folder with the suffix of a recording, and all folders that cannot be read. `load_wav`
+    refuses whatever is no recording.
 
-    Links to folders are not followed, so they cannot lead in circles.
+    Links to folders are not followed, because they could lead in circles.
     """
     unreadable: list[OSError] = []
     found = [pathlib.Path(parent, name) for parent, _, names in os.walk(folder, onerror=unreadable.append)
@@ -109,14 +111,14 @@ def list_audio(folder: pathlib.Path) -> list[pathlib.Path]:
 
 
 class BadAudio(ValueError):
-    """A recording that cannot be used; the message names the file, what is wrong and the cure."""
+    """A recording cannot be used; the message names the file, what is wrong and the cure."""
 
 
 def load_wav(path: str | os.PathLike, hp: HyperParams, trim: bool = True) -> np.ndarray:
-    """Read a recording of any rate, channel count and format of libsndfile.
+    """Read a recording of any sample rate, channel count and format that libsndfile knows.
 
-    Channels are averaged, the rate becomes `hp.sample_rate`, constant offset is removed, loudness is brought to
-    `hp.loudness_db` and, with `trim`, silence at both ends is cut.
+    Channels are averaged, the signal is resampled to `hp.sample_rate`, a constant offset is removed, loudness is
+    brought to `hp.loudness_db` and, with `trim`, silence at both ends is cut.
 
     Returns (samples,) float32. Raises BadAudio.
     """
@@ -134,26 +136,27 @@ def load_wav(path: str | os.PathLike, hp: HyperParams, trim: bool = True) -> np.
 
 
 def read_audio(path: str | os.PathLike, hp: HyperParams) -> tuple[np.ndarray, int]:
-    """Read a recording, a block at a time, to the mean of its channels (samples,) and its rate; raises BadAudio."""
+    """Read a recording block by block; returns the mean of its channels (samples,) and its sample rate. Raises
+    BadAudio."""
     name, blocks = printable(path), []
     try:
         if os.path.isdir(path):
             raise BadAudio(f"{name}: is a folder that cannot be looked into; check its permissions")
-        if not stat.S_ISREG(os.stat(path).st_mode):  # to open a pipe would wait for ever
+        if not stat.S_ISREG(os.stat(path).st_mode):  # opening a pipe could wait for ever
             raise BadAudio(f"{name}: is a pipe or a device; save the recording to a file")
-        with open(path, "rb"), soundfile.SoundFile(os.fsencode(path)) as file:  # names need not be text
+        with open(path, "rb"), soundfile.SoundFile(os.fsencode(path)) as file:  # a file name may be invalid as text
             sample_rate, promised = file.samplerate, file.frames
             if promised * max(1.0, hp.sample_rate / sample_rate) > MOST_SAMPLES and not missing_bytes(path):
                 raise BadAudio(f"{name}: is too long for the memory, {promised / sample_rate / 60:.0f} minutes at "
                                f"{sample_rate} Hz; cut it into parts or save it at {hp.sample_rate} Hz")
             while len(block := file.read(2 ** 20 // file.channels, dtype="float32", always_2d=True)):
-                if not np.abs(block).max() < 1e10:  # beyond it squares overflow; of nan nothing is true
+                if not np.abs(block).max() < 1e10:  # squares of larger values overflow; NaN fails the comparison, too
                     raise BadAudio(f"{name}: holds samples that are not numbers, or far too large; export it again "
                                    "from its source")
                 blocks.append(block.mean(axis=1))
-    except (soundfile.LibsndfileError, OSError, TypeError) as error:  # TypeError: headerless, nothing says its rate
-        raise BadAudio(f"{name}: cannot be read as audio ({reason(error)}); convert it to wav, check its permissions "
-                       "if it is one") from None
+    except (soundfile.LibsndfileError, OSError, TypeError) as error:  # TypeError: without a header, no sample rate
+        raise BadAudio(f"{name}: cannot be read as audio ({reason(error)}); convert it to wav, or check its "
+                       "permissions if it is a wav file") from None
     if missing_bytes(path):
         raise BadAudio(f"{name}: is cut off, {missing_bytes(path)} bytes that its header promises are missing; "
                        "copy or record it again")
@@ -163,37 +166,39 @@ def read_audio(path: str | os.PathLike, hp: HyperParams) -> tuple[np.ndarray, in
 
 
 def reason(error: Exception) -> str:
-    """What an error says, without the name of the file."""
+    """The message of an error, without the name of the file."""
     return getattr(error, "strerror", None) or getattr(error, "error_string", None) or str(error)
 
 
 def missing_bytes(path: str | os.PathLike) -> int:
-    """How many bytes a wav or aiff file lacks of what its header promises; libsndfile reads the rest without a word."""
+    """How many bytes a wav or aiff file is shorter than its header says; libsndfile reads such a file without an
+    error."""
     with open(path, "rb") as file:
         header = file.read(8)
     promised = int.from_bytes(header[4:], "big" if header[:4] == b"FORM" else "little") + 8
-    # Programs that write to a pipe do not know the size and promise 2 or 4 GiB; others are a few bytes wrong
+    # Programs that write to a pipe do not know the size and write 2 or 4 GiB; other programs are a few bytes wrong
     known = header[:4] in (b"RIFF", b"FORM") and promised < 0x7FFFF000
     return promised - os.path.getsize(path) if known and promised > os.path.getsize(path) + 4096 else 0
 
 
 def trim_silence(wav: np.ndarray, hp: HyperParams) -> tuple[np.ndarray, int]:
-    """Cut silence at both ends of (samples,); returns the rest and the sample where it began.
+    """Cut silence at both ends of (samples,); returns the rest and the number of its first sample.
 
-    Silence is judged by the level of the mel spectrum: energy alone takes hum and breath for speech, and then two
-    speakers' ends do not match.
+    Silence is judged by the level of the mel spectrum. By energy alone, hum and breath would count as speech, and the
+    ends of the same sentence by two speakers would not match.
     """
     level = mel_in_blocks(normalise_loudness(wav, hp), hp).mean(axis=1)                               # (T,)
-    speech = np.percentile(level[level > 0.5 * level.max()], 70)  # of the loud frames: there may be minutes of silence
+    speech = np.percentile(level[level > 0.5 * level.max()], 70)  # loud frames only: there may be minutes of silence
     loud = np.flatnonzero(level > hp.trim_level * speech)
     start, end = max(0, loud[0] - 2), loud[-1] + 3
     return wav[start * hp.hop_length:end * hp.hop_length], start * hp.hop_length
 
 
 def normalise_loudness(wav: np.ndarray, hp: HyperParams) -> np.ndarray:
-    """Scale (samples,) so that the root mean square of its speech is `hp.loudness_db` below full scale.
+    """Scale (samples,) so that the root mean square of its speech is at `hp.loudness_db` relative to full scale.
 
-    Frames more than `hp.quiet_db` below the loudest do not count, so pauses do not make the speech around them louder.
+    Frames more than `hp.quiet_db` below the loudest frame do not count, so that recordings with more pauses do not
+    become louder.
     """
     power = librosa.feature.rms(y=wav, frame_length=hp.win_length, hop_length=hp.hop_length)[0] ** 2
     speech = power[power > power.max() * 10 ** (-hp.quiet_db / 10)]
@@ -212,19 +217,19 @@ def save_wav(path: str | os.PathLike, wav: np.ndarray, hp: HyperParams) -> None:
 
 @functools.lru_cache(maxsize=4)
 def mel_filterbank(sample_rate: int, n_fft: int, n_mels: int) -> np.ndarray:
-    """(M, F) triangular filters, each of sum 1, so that mel and linear magnitudes share one scale in dB."""
+    """(M, F) triangular filters. Each has the sum 1, so that mel and linear magnitudes have the same scale in dB."""
     return librosa.filters.mel(sr=sample_rate, n_fft=n_fft, n_mels=n_mels, norm=1)
 
 
 @functools.lru_cache(maxsize=4)
 def mel_centres(sample_rate: int, n_mels: int) -> np.ndarray:
-    """(M,) Hz, where the filters of `mel_filterbank` have their peaks."""
+    """(M,) Hz, the frequencies at which the filters of `mel_filterbank` have their peaks."""
     return librosa.mel_frequencies(n_mels=n_mels + 2, fmin=0.0, fmax=sample_rate / 2)[1:-1]
 
 
 @functools.lru_cache(maxsize=4)
 def mel_to_bins(sample_rate: int, n_fft: int, n_mels: int) -> np.ndarray:
-    """(M, F) weights that interpolate between mel bands; both are in dB on one scale."""
+    """(M, F) weights that interpolate a mel spectrogram to linear bins; both are in dB on the same scale."""
     hertz = np.arange(n_fft // 2 + 1) * sample_rate / n_fft
     bands = np.eye(n_mels)
     return np.stack([np.interp(hertz, mel_centres(sample_rate, n_mels), band) for band in bands]).astype(np.float32)
@@ -240,9 +245,9 @@ def spectrograms(wav: np.ndarray, hp: HyperParams) -> tuple[np.ndarray, np.ndarr
 
 
 def blocks(wav: np.ndarray, hp: HyperParams, frames: int | None = None):
-    """Yield segments of a recording (samples,) of any length and, of each, the frames (slice) that are not context.
+    """Yield segments of a recording (samples,) of any length, each with the slice of its frames that are not context.
 
-    What is computed of each by itself takes memory that does not grow with the recording. A short one comes as it is.
+    The analysis of one segment takes a limited amount of memory. A short recording is a single segment.
     """
     total, frames, context = 1 + len(wav) // hp.hop_length, frames or BLOCK_FRAMES, math.ceil(hp.n_fft / hp.hop_length)
     for start in range(0, total, frames):
@@ -256,7 +261,8 @@ def mel_in_blocks(wav: np.ndarray, hp: HyperParams) -> np.ndarray:
 
 
 def octaves(hertz: np.ndarray, hp: HyperParams) -> np.ndarray:
-    """Fundamental frequency (T,) in Hz, 0 where unvoiced, to octaves above `hp.pitch_middle` and voicing (T, 2)."""
+    """Convert fundamental frequency (T,) in Hz, 0 where unvoiced, to (T, 2): octaves above `hp.pitch_middle`, and
+    voicing."""
     voiced = hertz > 0.0
     return np.stack([np.where(voiced, np.log2(np.maximum(hertz, 1.0) / hp.pitch_middle), 0.0), voiced],
                     axis=1).astype(np.float32)
@@ -269,38 +275,38 @@ def mel_of_linear(linear: np.ndarray, hp: HyperParams) -> np.ndarray:
 
 
 def normalise(magnitude: np.ndarray, hp: HyperParams) -> np.ndarray:
-    """Magnitude to [0, 1], linear in dB."""
+    """Map magnitude to [0, 1], linearly in dB."""
     db = 20.0 * np.log10(np.maximum(magnitude, 1e-8))
     return np.clip((db - hp.top_db) / hp.range_db + 1.0, 0.0, 1.0).astype(np.float32)
 
 
 def denormalise(spectrogram: np.ndarray, hp: HyperParams) -> np.ndarray:
-    """The inverse of `normalise`; 0 becomes magnitude zero, so that silence is silent."""
+    """The inverse of `normalise`; a value of 0 becomes a magnitude of 0, so that silence is silent."""
     spectrogram = np.clip(spectrogram, 0.0, 1.0)
     db = (spectrogram - 1.0) * hp.range_db + hp.top_db
     return np.where(spectrogram > 0.0, 10.0 ** (db / 20.0), 0.0).astype(np.float32)
 
 
 def excitation(pitch: np.ndarray, hp: HyperParams) -> np.ndarray:
-    """Pulses (samples,) at the pitch (T, 2), octaves and voicing, where it is voiced, and noise elsewhere."""
+    """Excitation (samples,) for a pitch (T, 2), octaves and voicing: pulses in voiced parts, noise elsewhere."""
     time = np.arange((len(pitch) - 1) * hp.hop_length) / hp.hop_length
     octaves, voicing = (np.interp(time, np.arange(len(pitch)), x) for x in pitch.T)
     hertz = np.clip(hp.pitch_middle * 2.0 ** np.clip(octaves, -9.0, 9.0), hp.pitch_min, hp.pitch_max)
     pulses = np.diff(np.floor(np.cumsum(hertz / hp.sample_rate)), prepend=0.0) * np.sqrt(hp.sample_rate / hertz)
     noise = np.random.default_rng(hp.seed).standard_normal(len(time))
-    # A little of it everywhere: a frame between two pulses must not be without phase
+    # A little noise everywhere, because a frame between two pulses needs a phase, too
     return np.where(voicing > 0.5, pulses, 0.0) + np.where(voicing > 0.5, 0.01, 1.0) * noise
 
 
 def griffin_lim(linear: np.ndarray, pitch: np.ndarray, hp: HyperParams) -> np.ndarray:
-    """Linear spectrogram (T, F) with its pitch (T, 2), octaves and voicing, to (samples,) by Griffin-Lim (Griffin & Lim
-    1984) that starts from the phases of `excitation` instead of random ones.
+    """Convert a linear spectrogram (T, F) and its pitch (T, 2), octaves and voicing, to (samples,) by Griffin-Lim
+    (Griffin & Lim 1984), which starts from the phases of `excitation` instead of random phases.
 
-    Speech starts near its end that way, and few iterations do. The magnitude is raised to `hp.power` first (Tacotron,
-    section 3.4), and the level of each frame is kept: what is to be sharp are formants and harmonics, while loud and
-    soft sounds stay as far apart as they are.
+    These phases are close to the result, so that few iterations are enough. The magnitude is first raised to `hp.power`
+    (Tacotron, section 3.4), but each frame keeps its level: formants and harmonics become sharper, and the difference
+    between loud and soft sounds does not change.
 
-    With `harmonics=0` it is that of 2017: all phases are zero at first, and of no frame the level is kept.
+    With `harmonics=0` this is the algorithm of 2017: all phases are zero at first, and frames do not keep their level.
     """
     magnitude = denormalise(linear, hp).T                                                             # (F, T)
     if hp.power != 1.0:
@@ -310,7 +316,7 @@ def griffin_lim(linear: np.ndarray, pitch: np.ndarray, hp: HyperParams) -> np.nd
     framing = {"hop_length": hp.hop_length, "win_length": hp.win_length, "n_fft": hp.n_fft}
     wav = (excitation(pitch, hp).astype(np.float32) if hp.harmonics
            else librosa.istft(magnitude.astype(np.complex64), **framing))
-    for _ in range(hp.griffin_lim_iters + hp.harmonics):  # what pulses begin with is not yet of this magnitude
+    for _ in range(hp.griffin_lim_iters + hp.harmonics):  # one more for pulses, which lack the magnitude at first
         spectrum = librosa.stft(wav, **framing)                                                       # (F, T)
         wav = librosa.istft(magnitude * spectrum / np.maximum(np.abs(spectrum), 1e-12), **framing)
     return scipy.signal.lfilter([1.0], [1.0, -hp.preemphasis], wav).astype(np.float32)
@@ -319,14 +325,14 @@ def griffin_lim(linear: np.ndarray, pitch: np.ndarray, hp: HyperParams) -> np.nd
 def cepstra(mel: np.ndarray, hp: HyperParams, order: int = 24) -> np.ndarray:
     """Mel-cepstra (T, order): cosine transform of the log-mel spectrum in dB, without the zeroth coefficient.
 
-    Scaled so that the Euclidean distance of two frames is the root mean square difference in dB of their smoothed
-    log-mel spectra, which is what the usual mel-cepstral distortion formula gives.
+    They are scaled so that the Euclidean distance of two frames is the root mean square difference in dB of their
+    smoothed log-mel spectra, as in the usual formula of mel-cepstral distortion.
     """
     return scipy.fft.dct(mel * hp.range_db, axis=1, norm="ortho")[:, 1:order + 1] / np.sqrt(mel.shape[1])
 
 
 def shift_by_one(frames: np.ndarray) -> np.ndarray:
-    """(T, C) to (T, C): a frame of silence in front, the last one dropped; what a decoder is fed."""
+    """(T, C) to (T, C): add a frame of silence in front and drop the last frame, to make the input of a decoder."""
     return np.concatenate([np.zeros_like(frames[:1]), frames[:-1]])
 
 

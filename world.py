@@ -1,10 +1,10 @@
-"""Measures on WORLD's analysis of speech (Morise et al. 2016): the field's mel-cepstral distortion, and the pitch.
+"""Measures on WORLD's analysis of speech (Morise et al. 2016): the usual mel-cepstral distortion, and the pitch.
 
-They need pyworld and pysptk, which are built by a C compiler: `pip install -r requirements/world.txt`. Without them
-`eval.py` prints the measures of metrics.py alone.
+They need pyworld and pysptk, which are built by a C compiler: `pip install -r requirements/world.txt`. Without these
+libraries `eval.py` prints only the measures of metrics.py.
 
-WORLD here: F0 by Harvest between 60 and 500 Hz, spectral envelope by CheapTrick every 5 ms, mel-cepstrum of order 24
-with alpha 0.41, the zeroth coefficient and silent frames (more than 40 dB below the loudest) dropped.
+The analysis: F0 by Harvest between 60 and 500 Hz, spectral envelope by CheapTrick every 5 ms, mel-cepstrum of order 24
+with alpha 0.41; the zeroth coefficient and silent frames (more than 40 dB below the loudest) are dropped.
 """
 import warnings
 from typing import NamedTuple
@@ -16,7 +16,7 @@ import metrics
 from hyperparams import HyperParams
 
 try:
-    with warnings.catch_warnings():  # both ask setuptools for their own version
+    with warnings.catch_warnings():  # both libraries use a deprecated part of setuptools to find their own version
         warnings.simplefilter("ignore")
         import pysptk
         import pyworld
@@ -26,11 +26,11 @@ except ImportError:
 FRAME_MS = 5.0
 ORDER, ALPHA = 24, 0.41
 SILENCE_DB = 40.0
-DECIBEL = 10.0 / np.log(10.0) * np.sqrt(2.0)  # of the Euclidean distance of two mel-cepstra
+DECIBEL = 10.0 / np.log(10.0) * np.sqrt(2.0)  # factor from the Euclidean distance of two mel-cepstra to dB
 
 
 class Speech(NamedTuple):
-    """WORLD's analysis of a recording, silent frames left out."""
+    """WORLD's analysis of a recording, without silent frames."""
     cepstra: np.ndarray  # (T, 24) mel-cepstrum, scaled so that Euclidean distances are in dB
     f0: np.ndarray       # (T,) Hz, 0 where unvoiced
 
@@ -51,8 +51,8 @@ def analyse(wav: np.ndarray, hp: HyperParams) -> Speech:
 
 
 def compare(speech: Speech, reference: Speech) -> dict[str, float]:
-    """Measures of converted speech against the target's, in which F0 is compared along the DTW path of the cepstra
-    where both are voiced (NaN where that is nowhere)."""
+    """Measures of converted speech, compared with the target's. F0 is compared along the DTW path of the cepstra, at
+    frames where both are voiced; the result is NaN if there is no such frame."""
     path, distances = analysis.dtw(speech.cepstra, reference.cepstra)
     f0, true = speech.f0[path[:, 0]], reference.f0[path[:, 1]]
     both = (f0 > 0) & (true > 0)

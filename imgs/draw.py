@@ -24,7 +24,7 @@ INK, BACK = "#22272e", "#c0392b"
 
 
 class Sheet:
-    """A figure to draw boxes and arrows on."""
+    """A figure on which boxes and arrows are drawn."""
 
     def __init__(self, width: float, height: float):
         self.figure = Figure(figsize=(width / 10, height / 10))
@@ -37,7 +37,7 @@ class Sheet:
                                                      "linespacing": 1.25, **style})
 
     def box(self, left: float, right: float, bottom: float, top: float, text: str, colour: str = LEARNT) -> None:
-        """A block; the first line of its text is its name."""
+        """Draw a block; the first line of its text is its name, in bold."""
         self.axes.add_patch(FancyBboxPatch((left, bottom), right - left, top - bottom, facecolor=colour, edgecolor=INK,
                                            linewidth=0.9, boxstyle="round,pad=0,rounding_size=0.8", zorder=4))
         name, *rest = text.split("\n")
@@ -53,7 +53,7 @@ class Sheet:
         self.text(left + 1.2, top - 1.9, title, size=10.5, weight="bold", ha="left", color="#44546a")
 
     def arrow(self, *points: tuple[float, float], back: bool = False) -> None:
-        """Along the points; dashed and red if it carries something `back`."""
+        """Draw an arrow through the points; it is dashed and red if its data go `back` to an earlier block."""
         colour, style = (BACK, (0, (3.5, 1.8))) if back else (INK, "-")
         self.axes.plot(*zip(*points), color=colour, linewidth=1.1, linestyle=style, zorder=2, solid_capstyle="butt")
         (x0, y0), (x1, y1) = points[-2:]
@@ -64,12 +64,12 @@ class Sheet:
             "shrinkB": 0})
 
     def line(self, *points: tuple[float, float], back: bool = False) -> None:
-        """A branch without a head, from a dot on another arrow."""
+        """Draw an arrow that branches off another arrow, with a dot at the branch."""
         self.axes.plot(*points[0], "o", markersize=3, color=BACK if back else INK, zorder=3)
         self.arrow(*points, back=back)
 
     def shape(self, x: float, y: float, text: str, **style) -> None:
-        """A label beside an arrow, to the right of x."""
+        """Write the shape of an array beside an arrow, to the right of x."""
         self.text(x, y, text, **{"size": 7.8, "ha": "left", "color": "#44546a", **style})
 
     def sign(self, x: float, y: float, text: str) -> None:
@@ -80,7 +80,7 @@ class Sheet:
         with utils.replacing(path) as temporary:
             self.figure.savefig(temporary, format="png", dpi=180)
             with Image.open(temporary) as image:
-                few = image.convert("RGB").quantize(64)  # a third of the size, and nobody sees it
+                few = image.convert("RGB").quantize(64)  # a third of the file size, with no visible difference
             few.save(temporary, format="png", optimize=True)
 
 
@@ -159,7 +159,7 @@ def draw_decoder(sheet: Sheet, hp: HyperParams) -> None:
     sheet.arrow((45.5, 100.5), (45.5, 103.7))
     sheet.sign(45.5, 105, "+")
     sheet.line((45.5, 77.8), (33, 77.8), (33, 98), (34.7, 98))
-    # What the next step gets
+    # Values that the next step gets
     sheet.line((60.6, 105), (60.6, 34.5), (55.6, 34.5), back=True)
     sheet.shape(60.6, 70, "last of the r frames (N, M)", rotation=90, ha="center", color=BACK, backgroundcolor=PANEL)
     sheet.line((45.5, 86), (58.3, 86), (58.3, 52), (55.6, 52), back=True)

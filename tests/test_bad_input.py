@@ -165,7 +165,7 @@ def test_prepro_reports_that_names_without_a_match_form_no_pairs(speakers, capsy
     (["--source", "nowhere", "--target", "bert", "--data", "data"], 1, "nowhere is not a folder; give the folder"),
     (["--source", "anna/a.wav", "--target", "bert", "--data", "data"], 1, "a.wav is not a folder"),
     (["--source", "anna", "--target", "anna", "--data", "data"], 1, "the same folder is given twice"),
-    (["--source", "anna", "--data", "data"], 2, "--source needs --target, whose voice"),
+    (["--source", "anna", "--data", "data"], 2, "--source needs --target, the speaker whose voice"),
     (["--target", "bert"], 2, "--data OUT says where"),
     (["--target", "bert", "--pairs", "pairs.csv", "--data", "data"], 2, "choose one of"),
     (["--source", "anna", "--target", "bert"], 2, "--data OUT says where"),
@@ -357,7 +357,7 @@ def test_eval_warns_of_a_corpus_changed_since_training(demo_data, run_folder, tm
     monkeypatch.setattr(eval_script.heldout, "evaluate", lambda *_: None)
     for warned in (False, True):
         assert eval_script.main(["--logdir", str(tmp_path / "run")]) == 0
-        assert ("of what is held out now it may have heard some" in capsys.readouterr().err) == warned
+        assert ("may have been trained on sentences that are held out now" in capsys.readouterr().err) == warned
         with open(tmp_path / "data" / "manifest.csv", "ab") as file:
             file.write(b"\r\n")
 

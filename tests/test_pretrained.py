@@ -108,7 +108,7 @@ def test_error_for_damaged_weights_says_what_to_do_and_nothing_is_loaded(path, s
     before = values(again)
     with pytest.raises(ValueError, match=f"{path} is missing or damaged .*git checkout"):
         checkpoints.read_weights(path)
-    with pytest.raises(TrainingError, match=f"{path} is missing or damaged .*: bring it back from where it"):
+    with pytest.raises(TrainingError, match=f"{path} is missing or damaged .*: get it again from its source"):
         checkpoints.load_generator(again, str(path))
     assert all(np.array_equal(*pair) for pair in zip(before, values(again)))
 
