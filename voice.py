@@ -42,8 +42,8 @@ def load_speech(folder: pathlib.Path) -> list[np.ndarray]:
         with np.load(folder / FILE, allow_pickle=False) as arrays:
             return np.split(arrays["mel"].astype(np.float32) / 255.0, np.cumsum(arrays["lengths"])[:-1])
     except utils.BAD_ARRAYS as error:
-        raise ValueError(f"{folder / FILE} is missing or damaged ({error}): bring it back from where it came (that of "
-                         "this repository with git checkout)") from None
+        raise ValueError(f"{folder / FILE} is missing or damaged ({error}): get it again from its source; the file "
+                         "of this repository comes back with git checkout") from None
 
 
 def compose(kernel: np.ndarray, bias: np.ndarray, then: np.ndarray, then_bias: np.ndarray) -> tuple:
