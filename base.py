@@ -223,19 +223,19 @@ def solve(corpus) -> Base:
     found = []
     for source in sources:
         pairs = [pair for pair in corpus.train if pair.source == source]
-        sums, quiet, octaves, own, heard = Sums((2 * CONTEXT + 1) * hp.n_mels, hp.n_mels), [], [], [], 0
+        sums, quiet, octaves, own, n_frames = Sums((2 * CONTEXT + 1) * hp.n_mels, hp.n_mels), [], [], [], 0
         for pair in tqdm(pairs, f"base of {source}", disable=None, leave=False):
             features = corpus.recording(pair)
             sums.add(read_at(windows(features.mel.astype(np.float32)), corpus.path(pair)),
                      corpus.target_features(pair, "mel"))
-            heard += len(features.mel)
+            n_frames += len(features.mel)
             quiet.append(features.mel.min(axis=0))
             octaves.append(analysis.pitch_contour(features.hertz, hp)[features.hertz > 0.0])
             own.append(voiceprint(features, hp))
         kernel, bias = sums.solve(PENALTY)
         floor = np.mean(quiet, axis=0, dtype=np.float32)
         found.append((source, kernel, bias, floor, *restorations(corpus, pairs, kernel, bias, floor), moments(octaves),
-                      np.mean(own, axis=0), radius(np.array(own)), sums.count / heard))
+                      np.mean(own, axis=0), radius(np.array(own)), sums.count / n_frames))
     *maps, octaves, centres, radii, paces = map(np.array, zip(*found))
     target = moments([pitch[pitch[:, 1] > 0.0, 0] for pitch in map(corpus.pitch, corpus.target_pairs)])
     target_modulation = modulation_spectrum([corpus.target_features(pair, "mel") for pair in some(corpus.target_pairs)])

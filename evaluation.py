@@ -70,7 +70,7 @@ def evaluate(corpus: data_load.Corpus, out: pathlib.Path, converter: Converter, 
             "copies of the target")))
         wavs[" of the copy"] = [copies[target_key(pair)] for pair in pairs]
         for kind, linear in (synthesize_oracles(corpus, pairs, converter.generator) if oracles else {}).items():
-            wavs[kind] = work(lambda drawn: utils.griffin_lim(*drawn, hp), linear, f"Griffin-Lim{kind}")
+            wavs[kind] = work(lambda synthesized: utils.griffin_lim(*synthesized, hp), linear, f"Griffin-Lim{kind}")
         natural = {key: load_segment(pair.target_file, pair.target_start, pair.target_end, hp)
                    for key, pair in tqdm(candidates.items(), "recordings of the target", disable=None)}
         measured, whole = measure(wavs, natural, [target_key(pair) for pair in pairs], hp, work)
@@ -167,7 +167,7 @@ def synthesize_oracles(corpus: data_load.Corpus, pairs: list[Pair], generator: G
     teacher forcing", the decoder moves its reading position itself, but gets the target's frames. "From natural mel",
     the post-net draws from the target's mel and pitch.
     """
-    drawn: dict[str, list] = {}
+    synthesized: dict[str, list] = {}
     for pair in tqdm(pairs, "oracles", disable=None):
         batch = corpus.assemble([corpus.whole(pair)])
         source, mapped, mask, true, frames = (batch[name] for name in (
@@ -180,8 +180,8 @@ def synthesize_oracles(corpus: data_load.Corpus, pairs: list[Pair], generator: G
             inputs[kind] = generator.postnet_inputs(decoded, mapped, mask, valid)
         for kind, (mel, pitch) in (inputs | {" from natural mel": (frames, batch["pitch"])}).items():
             linear = np.asarray(generator.postnet(mel, pitch, valid))
-            drawn.setdefault(kind, []).append((linear[0, :length], np.asarray(pitch)[0, :length]))
-    return drawn
+            synthesized.setdefault(kind, []).append((linear[0, :length], np.asarray(pitch)[0, :length]))
+    return synthesized
 
 
 def target_key(pair: Pair) -> tuple[str, int, int]:
@@ -239,16 +239,16 @@ def find_words(pairs: list[Pair], transcripts: pathlib.Path | None) -> list[str]
     path = transcripts or files[pairs[0].name].with_name(arctic.TRANSCRIPTS)
     if not transcripts and not path.exists():
         return None
-    known, said = listening.read_transcripts(path), []
+    known, sentences = listening.read_transcripts(path), []
     for pair in pairs:
         # The words of a whole recording are not the words of its segments, which need entries under their own names
         names = [pair.name, utils.file_name(files[pair.name].stem)][:1 + (pair.name == pair.utterance)]
-        said.append(next((known[name] for name in names if name in known), None))
-    missing = [pair.name for pair, words in zip(pairs, said) if words is None]
+        sentences.append(next((known[name] for name in names if name in known), None))
+    missing = [pair.name for pair, words in zip(pairs, sentences) if words is None]
     if missing and transcripts:
         raise ValueError(f"{utils.printable(path)} lacks {len(missing)} of {len(pairs)} held-out sentences, for "
                          f"instance {missing[0]!r}: add what is said there, or leave --transcripts out")
-    return None if missing else said
+    return None if missing else sentences
 
 
 def listen(wavs: dict, true_words: list[str] | None, recogniser: Callable | None, hp: HyperParams,
@@ -256,20 +256,20 @@ def listen(wavs: dict, true_words: list[str] | None, recogniser: Callable | None
     """Count wrong words if there is a `recogniser`, and estimate opinion scores if the libraries are installed.
 
     `wavs` maps a kind to recordings (samples,), one for each sentence; `natural` is one of the kinds. Returns a
-    dictionary of measures for each sentence, one for all sentences, and the words of each sentence: reference, heard
-    (kind to text) and the alignment of the conversion's words with the reference. Without true words, the reference is
-    what is heard in the recordings of kind `natural`.
+    dictionary of measures for each sentence, one for all sentences, and the words of each sentence: reference,
+    recognised (kind to text) and the alignment of the conversion's words with the reference. Without true words, the
+    reference is what is heard in the recordings of kind `natural`.
     """
     def once(function: Callable, recordings: list[np.ndarray], doing: str) -> list:
         different = {id(wav): wav for wav in recordings}  # several sources may share a target's recording
         found = dict(zip(different, work(function, list(different.values()), doing)))
         return [found[id(wav)] for wav in recordings]
     rows, rates = [{} for _ in wavs[""]], {}
-    heard = {kind: once(recogniser, recordings, f"listening{kind}")
+    recognised = {kind: once(recogniser, recordings, f"listening{kind}")
              for kind, recordings in wavs.items()} if recogniser else {}
-    references = true_words or heard.get(natural, [])
+    references = true_words or recognised.get(natural, [])
     compared = {kind: [listening.compare(reference, text) for reference, text in zip(references, texts)]
-                for kind, texts in heard.items() if true_words or kind != natural}
+                for kind, texts in recognised.items() if true_words or kind != natural}
     for kind, found in compared.items():
         for row, comparison in zip(rows, found):
             row |= {f"{name}{kind}": value for name, value in listening.error_rates([comparison]).items()}
@@ -281,7 +281,7 @@ def listen(wavs: dict, true_words: list[str] | None, recogniser: Callable | None
             scores = once(lambda wav: listening.estimate_mos(wav, hp), recordings, f"opinion scores{kind}")
             for row, found in zip(rows, scores):
                 row |= {f"{name}{kind}": value for name, value in found.items()}
-    words = [{"reference": references[i], "heard": {kind: texts[i] for kind, texts in heard.items()},
+    words = [{"reference": references[i], "recognised": {kind: texts[i] for kind, texts in recognised.items()},
               "alignment": compared[""][i].alignment} for i in range(len(references))]
     return rows, rates, words
 
@@ -316,7 +316,8 @@ def finish(out: pathlib.Path, title: str, rows: list[dict], summary: dict) -> No
     """Write metrics.json and index.html, and print the summary and the page's path."""
     content = {"summary": summary, "utterances": {row["id"]: row["measures"] for row in rows}}
     words = {row["id"]: {"reference": row["words"]["reference"], **{
-        page.COLUMNS[kind]: text for kind, text in row["words"]["heard"].items()}} for row in rows if "words" in row}
+        page.COLUMNS[kind]: text for kind, text in row["words"]["recognised"].items()}}
+        for row in rows if "words" in row}
     utils.write_json(out / "metrics.json", content | ({"words": words} if words else {}))
     page.write_page(out, title, rows, summary)
     page.print_summary(summary)

@@ -237,7 +237,7 @@ DESCRIBED = HyperParams(
 PRESETS: dict[str, HyperParams] = {
     "default": HyperParams(),
     "demo": HyperParams(width=128, encoder_banks=10, postnet_steps=800, mel_steps=600,
-                        gan_warmup_steps=60, gan_steps=60),
+                        gan_warmup_steps=60, gan_steps=60, gen_learning_rate=1e-4, dis_learning_rate=5e-4),
     "2017": DESCRIBED,
     # The same generator, trained from scratch by the discriminator alone
     "2017-gan": DESCRIBED.replace(gan_networks="all", gan_warmup_steps=0, gan_steps=300, k=5, dis_stack=5, dis_frames=0,

@@ -93,15 +93,16 @@ class Comparison(NamedTuple):
     alignment: list[tuple[str, str, str]]  # equal, substitute, delete or insert; words of the reference; words heard
 
 
-def compare(reference: str, heard: str) -> Comparison:
+def compare(reference: str, hypothesis: str) -> Comparison:
     """Align two texts with the fewest edits (Levenshtein), once by words and once by characters."""
     import jiwer
-    reference, heard = normalise(reference), normalise(heard)
-    by_words, by_characters = jiwer.process_words(reference, heard), jiwer.process_characters(reference, heard)
-    said, found = by_words.references[0], by_words.hypotheses[0]
+    reference, hypothesis = normalise(reference), normalise(hypothesis)
+    by_words = jiwer.process_words(reference, hypothesis)
+    by_characters = jiwer.process_characters(reference, hypothesis)
+    true, found = by_words.references[0], by_words.hypotheses[0]
     edits = [each.substitutions + each.deletions + each.insertions for each in (by_words, by_characters)]
-    return Comparison(edits[0], len(said), edits[1], len(reference), [
-        (chunk.type, " ".join(said[chunk.ref_start_idx:chunk.ref_end_idx]),
+    return Comparison(edits[0], len(true), edits[1], len(reference), [
+        (chunk.type, " ".join(true[chunk.ref_start_idx:chunk.ref_end_idx]),
          " ".join(found[chunk.hyp_start_idx:chunk.hyp_end_idx])) for chunk in by_words.alignments[0]])
 
 
@@ -123,19 +124,19 @@ def read_transcripts(path: pathlib.Path) -> dict[str, str]:
             entries = json.loads(text)
         except json.JSONDecodeError as error:
             raise ValueError(f"{name}, line {error.lineno}: is no JSON ({error.msg}); correct this line") from None
-        if not isinstance(entries, dict) or not all(isinstance(said, str) for said in entries.values()):
+        if not isinstance(entries, dict) or not all(isinstance(text, str) for text in entries.values()):
             raise ValueError(f'{name}: must be one JSON object of texts, {{"id": "what is said", ...}}')
-        lines = [(f"{name}, {key!r}", key, said) for key, said in entries.items()]
+        lines = [(f"{name}, {key!r}", key, text) for key, text in entries.items()]
     else:
         lines = [(f"{name}, line {number}", *split_line(line)) for number, line in enumerate(text.splitlines(), 1)
                  if line.strip()]
-    for place, key, said in lines:
+    for place, key, text in lines:
         key = utils.file_name(key.strip())
-        if not key or not said.strip():
+        if not key or not text.strip():
             raise ValueError(f'{place}: holds no id with a text; write ( id "text" ), id|text or a JSON object')
         if key in found:
             raise ValueError(f"{place}: {key!r} is there for the second time; remove one of the two")
-        found[key] = said.strip()
+        found[key] = text.strip()
     if not found:
         raise ValueError(f"{name}: is empty; give a file that says what is said in each recording")
     return found

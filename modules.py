@@ -255,7 +255,7 @@ class DecoderCell(layers.Layer):
         return DecoderState(mel, pitch, seen.start, seen.end, seen.pace, seen.origin, seen.weights, attention, context,
                             lower, upper)
 
-    def write(self, of_state, of_context, said, contexts):
+    def write(self, of_state, of_context, hidden, contexts):
         """`r` frames (N, r, C): a projection of `said` (N, E), plus one of the frames' contexts (N, r, E), if any."""
-        frames = ops.reshape(of_state(said), (-1, self.r, of_state.units // self.r))
+        frames = ops.reshape(of_state(hidden), (-1, self.r, of_state.units // self.r))
         return frames if of_context is None else frames + of_context(contexts)

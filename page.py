@@ -183,15 +183,15 @@ def summary_html(summary: dict) -> str:
 
 def words_html(alignment: list[tuple[str, str, str]]) -> str:
     """The HTML of the reference and the heard words (listening.Comparison), with marks on words that differ."""
-    said, heard = [], []
-    for kind, reference, found in alignment:
-        if reference:
-            text = html.escape(reference)
-            said.append(text if kind == "equal" else f"<del>{text}</del>")
+    reference, hypothesis = [], []
+    for kind, true, found in alignment:
+        if true:
+            text = html.escape(true)
+            reference.append(text if kind == "equal" else f"<del>{text}</del>")
         if found:
             text, tag = html.escape(found), {"substitute": "mark", "insert": "ins"}.get(kind)
-            heard.append(f"<{tag}>{text}</{tag}>" if tag else text)
-    return f'<p><b>reference</b> {" ".join(said) or DASH}</p><p><b>heard</b> {" ".join(heard) or DASH}</p>'
+            hypothesis.append(f"<{tag}>{text}</{tag}>" if tag else text)
+    return f'<p><b>reference</b> {" ".join(reference) or DASH}</p><p><b>heard</b> {" ".join(hypothesis) or DASH}</p>'
 
 
 def write_page(folder: str | os.PathLike, title: str, rows: list[dict], summary: dict[str, float | str | list]) -> None:

@@ -43,7 +43,7 @@ class Page(html.parser.HTMLParser):
                                          (np.float32(0.05), "0.0500"), ("text", "text"), ([5.0, 6.25], "5.00, 6.25"),
                                          (float("nan"), "nan")])
 def test_values_are_formatted_for_readers(value, text):
-    assert page.shown(value) == text
+    assert page.format_value(value) == text
 
 
 def test_page_shows_every_row_and_measure(tmp_path):
@@ -112,7 +112,7 @@ def test_page_explains_each_measure_and_which_direction_is_better(tmp_path):
     parsed = Page(tmp_path / "index.html")
     assert parsed.rows[0] == ["measure", *BESIDE[0][1:], "what it is"]
     for cells, (name, *values) in zip(parsed.rows[1:], BESIDE[1:]):
-        assert cells[:-1] == [name, *("" if value is None else page.shown(value) for value in values)]
+        assert cells[:-1] == [name, *("" if value is None else page.format_value(value) for value in values)]
         assert "better" in cells[-1] and ("WORLD" in cells[-1]) == name.startswith("WORLD")
     assert parsed.rows[len(BESIDE):][:2] == [["utterances", "2"], ["words' reference", "true words"]]
     assert all("better" in about or "best" in about for about in page.MEASURES.values())

@@ -153,7 +153,7 @@ def test_true_words_are_the_reference_for_all_audio(listened):
                                    "CER % of the target": 100 * 5 / 26})
     assert rows[0]["WER %"] == pytest.approx(100 / 3) and rows[1]["WER %"] == 60.0
     assert rows[1]["DNSMOS OVRL"] == 1.0 and rows[0]["DNSMOS OVRL of the target"] == 30.0
-    assert words[0]["heard"][" of the copy"] == "the cat" and words[1]["reference"] == SAID[1]
+    assert words[0]["recognised"][" of the copy"] == "the cat" and words[1]["reference"] == SAID[1]
 
 
 @counting
