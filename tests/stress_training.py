@@ -18,8 +18,6 @@ import sys
 import tempfile
 import time
 import types
-import checkpoints
-import run_folder
 
 HERE = pathlib.Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE.parent))
@@ -178,6 +176,7 @@ def with_delay(process: subprocess.Popen, seconds: float) -> None:
 
 def contents(logdir: pathlib.Path, networks: str) -> dict[str, bytes]:
     """All arrays of the newest and of the best checkpoint, and the curves, as bytes."""
+    import checkpoints
     import run_folder
     import tensorflow as tf
 
@@ -249,6 +248,7 @@ def watch_memory(steps: int) -> None:
     import hyperparams
     import manifest
     import prepro
+    import run_folder
     import train
     import trainer
 

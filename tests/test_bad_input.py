@@ -354,7 +354,7 @@ def test_eval_warns_of_a_corpus_changed_since_training(demo_data, run_folder, tm
     """The model may have been trained on sentences that are held out now."""
     shutil.copytree(run_folder, tmp_path / "run"), shutil.copytree(demo_data, tmp_path / "data")
     write_run_info(tmp_path / "run", "train.py", tmp_path / "data", 0)
-    monkeypatch.setattr(eval_script.heldout, "evaluate", lambda *_: None)
+    monkeypatch.setattr(eval_script.evaluation, "evaluate", lambda *_: None)
     for warned in (False, True):
         assert eval_script.main(["--logdir", str(tmp_path / "run")]) == 0
         assert ("may have been trained on sentences that are held out now" in capsys.readouterr().err) == warned

@@ -47,11 +47,11 @@ def test_make_demo_calls_all_scripts_with_matching_folders(tmp_path, monkeypatch
 def test_make_pair_passes_its_variables_to_the_scripts(source, target, name):
     scripts = called("pair", f"SOURCE={source}", f"TARGET={target}", "OTHERS=c e", "HELDOUT=d")
     assert list(scripts) == ["prepro.py", "train.py", "eval.py"]
-    prepro, train, evaluation = scripts.values()
+    prepro, train, evaluate = scripts.values()
     assert [*map(str, prepro.source)] == [str(pathlib.Path(source)), "c", "e"] and prepro.identity
     assert prepro.target == pathlib.Path(target) and prepro.heldout == pathlib.Path("d")
     assert str(prepro.data) == str(train.data) == f"data/{name}"
-    assert str(train.logdir) == str(eval_script.logdir) == f"logdir/{name}" and eval_script.source == source
+    assert str(train.logdir) == str(evaluate.logdir) == f"logdir/{name}" and evaluate.source == source
 
 
 def test_make_pair_works_without_other_sources_and_heldout_list():

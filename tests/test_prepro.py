@@ -219,7 +219,7 @@ def test_second_run_computes_nothing_again(folder, monkeypatch):
     first = prepare(folder)
     before = times(folder / "data")
     monkeypatch.setattr(prepro.analysis, "extract", None)
-    monkeypatch.setattr(prepro.alignment, "warp", None)
+    monkeypatch.setattr(prepro.analysis, "warp", None)
     assert prepare(folder) == first
     assert times(folder / "data") == before and len(before) == 8 * len(IDS)
 

@@ -219,7 +219,7 @@ def test_adversarial_training_starts_from_a_paired_run(trained, tmp_path, capsys
 @pytest.fixture(scope="module")
 def converter(trained):
     """The trained model, loaded once for all tests that are not about loading it."""
-    return eval_script.load_converter(trained.logdir)
+    return inference.load_converter(trained.logdir)
 
 
 def test_stereo_recording_at_44_kHz_is_converted(trained, converter, tmp_path, monkeypatch):
@@ -322,11 +322,11 @@ def test_recording_without_pauses_is_cut_at_its_quietest_point(trained):
 
 def test_best_checkpoint_is_loaded_by_default(trained, monkeypatch):
     loaded = []
-    monkeypatch.setattr(eval_script.trainer, "load_generator", lambda generator, prefix: loaded.append(prefix))
-    monkeypatch.setattr(eval_script, "Generator", lambda hp: types.SimpleNamespace(convert=None, hp=hp))
-    eval_script.load_converter(trained.logdir)
+    monkeypatch.setattr(inference.checkpoints, "load_generator", lambda generator, prefix: loaded.append(prefix))
+    monkeypatch.setattr(inference, "Generator", lambda hp: types.SimpleNamespace(convert=None, hp=hp))
+    inference.load_converter(trained.logdir)
     newest = sorted((trained.logdir / "checkpoints").glob("step-*.index"))[0].with_suffix("")
-    eval_script.load_converter(trained.logdir, str(newest))
+    inference.load_converter(trained.logdir, str(newest))
     assert pathlib.Path(loaded[0]).parent.name == "best" and loaded[1] == str(newest)
 
 
