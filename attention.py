@@ -55,9 +55,9 @@ class LocalAttention(layers.Layer):
         self.query = Dense(r * width, use_bias=False)
         self.built = True
 
-    def prepare_memory(self, memory, mapped):
+    def prepare_memory(self, memory, base):
         """Join memory (N, S, E) and base (N, S, B) for the decoder's loop: (N, S, E + B)."""
-        return ops.concatenate([memory, mapped], axis=-1)
+        return ops.concatenate([memory, base], axis=-1)
 
     def window_size(self, memory) -> int:
         """W, the number of frames in the window of a step."""
@@ -65,7 +65,7 @@ class LocalAttention(layers.Layer):
 
     def step(self, start, pace, state, context, memory, lengths) -> Attended:
         """Update the pace (N,) from state and last context (N, E), move on from `start` (N,), and read there."""
-        pace = self.advance(pace, state, context)                                                    # (N,)
+        pace = self.advance(pace, state, context)                                                 # (N,)
         end = start + self.r * pace                                                               # (N,)
         contexts, base, origin, weights = self.attend(start, end, state, memory, lengths)
         return Attended(contexts, base, start, end, pace, origin, weights)
@@ -76,7 +76,7 @@ class LocalAttention(layers.Layer):
         A step replaces only a share of the pace. So no single step decides what is read, and the pace does not jump
         within a speech sound, which would garble the sound.
         """
-        advance = self.pace_layer(self.hidden(ops.concatenate([state, context], axis=-1)))[:, 0]     # (N,) in (0, 1)
+        advance = self.pace_layer(self.hidden(ops.concatenate([state, context], axis=-1)))[:, 0]  # (N,) in (0, 1)
         return pace + self.smoothing * (self.max_advance * advance - pace)
 
     def attend(self, start, end, state, memory, lengths):
@@ -128,9 +128,9 @@ class GlobalAttention(layers.Layer):
         self.query = Dense(width, use_bias=False)
         self.built = True
 
-    def prepare_memory(self, memory, mapped):
+    def prepare_memory(self, memory, base):
         """Keys (N, E, Tx), memory (N, Tx, E) and base (N, S, B) for the decoder's loop."""
-        return ops.swapaxes(memory, 1, 2), memory, mapped
+        return ops.swapaxes(memory, 1, 2), memory, base
 
     def window_size(self, memory):
         """W = Tx: a step reads all vectors of the memory."""
@@ -138,7 +138,7 @@ class GlobalAttention(layers.Layer):
 
     def step(self, start, pace, state, context, memory, lengths) -> Attended:
         """Read the memory of `lengths` (N,) frames with a state (N, E); local attention uses the other arguments."""
-        keys, memory, mapped = memory
+        keys, memory, frames_of_base = memory
         frames = self.stack * ops.arange(ops.shape(memory)[1], dtype="float32")                   # (Tx,) first of each
         valid = ops.cast(frames < lengths[:, None], "float32")[:, None, :]                        # (N, 1, Tx)
         score = product(self.query(state)[:, None, :], keys) / self.width ** 0.5                  # (N, 1, Tx)
@@ -149,7 +149,7 @@ class GlobalAttention(layers.Layer):
         origin, size = ops.floor(points[:, 0]), self.stack + 2
         near = origin[:, None] + ops.arange(size, dtype="float32")                                # (N, stack + 2)
         base = between(ops.abs(near[:, None, :] - points[:, :, None]), ops.cast(near < lengths[:, None], "float32"),
-                       window(mapped, ops.cast(origin, "int32"), size))                          # (N, r, B)
+                       window(frames_of_base, ops.cast(origin, "int32"), size))                   # (N, r, B)
         return Attended(product(weights, memory), base, start, start + self.stack,
                     ops.full_like(pace, self.stack / self.r), ops.zeros_like(pace), weights)
 

@@ -1,7 +1,7 @@
 """The base of a conversion: a linear map from the source's mel spectrogram to the target's, solved in closed form.
 
-The networks write a correction of the base. A linear map never turns one speech sound into another, an error of
-networks that know few sentences. It is solved by least squares along the DTW paths in seconds, the same every time.
+The networks write a correction of the base. Networks trained on few sentences may replace one phone by
+another; a linear map cannot. It is solved by least squares along the DTW paths in seconds, the same every time.
 
 The output of least squares is an average: it lacks all that the map cannot predict, and is too smooth. So `map_source`
 takes the finest detail from the source itself, after scaling its vocal tract to the target's length. Then it makes
@@ -27,10 +27,10 @@ from manifest import Pair
 FILE = "base.npz"            # in a run folder
 CONTEXT = 4                  # source frames before and after each frame that a map also reads
 PENALTY = 30.0               # weight of a map's squared coefficients; mel spectrograms lie in [0, 1]
-DETAIL = (3.0, 1.0)          # frames and bands, deviations of the Gaussian that removes the detail of the source
+DETAIL_SIGMA = (3.0, 1.0)          # frames and bands, deviations of the Gaussian that removes the detail of the source
 MEASURED = 50                # recordings (up to twice as many) on which modulation and warp are measured
 MOST_GAIN = 4.0              # of a movement; the least gain is 1 / MOST_GAIN
-NEAR = 0.15                  # a source whose voiceprint is nearer by this distance gets e times the weight
+TEMPERATURE = 0.15                  # temperature of the softmax over distances of voiceprints
 FORMANTS = 4.0               # bands, deviation of the Gaussian; the spectrum less its smoothed copy shows the formants
 # Lengths of vocal tracts, as factors of frequency, the nearest to 1 first
 WARPS = np.array(sorted(np.arange(0.75, 1.351, 0.05), key=lambda factor: abs(np.log(factor))))
@@ -48,7 +48,7 @@ class Base(NamedTuple):
     pitch: np.ndarray      # (K + 1, 2) mean and deviation of the octaves of each source and, last, of the target
     centres: np.ndarray    # (K, M + 1) mean `voiceprint` of each source
     radii: np.ndarray      # (K,) distance from its centre within which most recordings of a source lie
-    paces: np.ndarray      # (K,) target frames per source frame, on average
+    length_ratios: np.ndarray      # (K,) target frames per source frame, on average
 
 
 class MappedSource(NamedTuple):
@@ -62,10 +62,10 @@ class Voice(NamedTuple):
     """The voice of a recording."""
     weights: np.ndarray  # (K,) shares of the sources' maps: one map for a known source, a mixture for a stranger
     warp: float          # factor of frequency that brings the recording's formants to the target's
-    octave: float        # mean of the recording's pitch
+    mean_octave: float        # mean of the recording's pitch
 
 
-def windows(mel: np.ndarray, context: int = CONTEXT) -> np.ndarray:
+def splice(mel: np.ndarray, context: int = CONTEXT) -> np.ndarray:
     """(S, M) to (S, W): each frame with its neighbours on both sides; the end frames are repeated."""
     padded = np.pad(mel, ((context, context), (0, 0)), mode="edge")
     return np.concatenate([padded[i:i + len(mel)] for i in range(2 * context + 1)], axis=1)
@@ -116,7 +116,7 @@ def modulate(mel: np.ndarray, factors: np.ndarray) -> np.ndarray:
 
 
 def smooth(mel: np.ndarray) -> np.ndarray:
-    return scipy.ndimage.gaussian_filter(mel, DETAIL, mode="nearest")
+    return scipy.ndimage.gaussian_filter(mel, DETAIL_SIGMA, mode="nearest")
 
 
 def warp_formants(mel: np.ndarray, factor: float, hp: HyperParams) -> np.ndarray:
@@ -145,7 +145,7 @@ def find_voice(base: Base, features: Features, hp: HyperParams, speaker: str | N
     number = known.index(speaker) if speaker in known else recognise(base, distances)
     if number is not None:
         return Voice(np.eye(len(known))[number], float(base.warps[number]), float(base.pitch[number, 0]))
-    weights = np.exp((distances.min() - distances) / NEAR)
+    weights = np.exp((distances.min() - distances) / TEMPERATURE)
     weights /= weights.sum()
     # Warp and pitch of a stranger are measured on this recording, the only one known
     source, voiced = features.mel.astype(np.float32), features.hertz > 0.0
@@ -154,9 +154,9 @@ def find_voice(base: Base, features: Features, hp: HyperParams, speaker: str | N
                  float(octaves.mean() if len(octaves) else weights @ base.pitch[:-1, 0]))
 
 
-def pace(base: Base, voice: Voice) -> float:
+def length_ratio(base: Base, voice: Voice) -> float:
     """Target frames per source frame, for a source with that voice."""
-    return float(voice.weights @ base.paces)
+    return float(voice.weights @ base.length_ratios)
 
 
 def recognise(base: Base, distances: np.ndarray) -> int | None:
@@ -168,7 +168,7 @@ def recognise(base: Base, distances: np.ndarray) -> int | None:
 def apply(base: Base, source: np.ndarray, weights: np.ndarray) -> np.ndarray:
     """Map a source (S, M) by the mixture of all maps with `weights` (K,)."""
     kernel = np.tensordot(weights, base.kernels, 1).astype(np.float32)
-    return windows(source, len(kernel) // source.shape[1] // 2) @ kernel + (weights @ base.biases).astype(np.float32)
+    return splice(source, len(kernel) // source.shape[1] // 2) @ kernel + (weights @ base.biases).astype(np.float32)
 
 
 def map_source(base: Base, features: Features, voice: Voice, hp: HyperParams) -> MappedSource:
@@ -178,8 +178,8 @@ def map_source(base: Base, features: Features, voice: Voice, hp: HyperParams) ->
     source = np.maximum(features.mel.astype(np.float32), (voice.weights @ base.floors).astype(np.float32))
     mel = apply(base, source, voice.weights)
     factors = gains(np.tensordot(voice.weights, base.modulation, 1), base.target_modulation) ** hp.postfilter
-    vivid = np.clip(modulate(detailed(mel, source, voice.warp, hp), factors), 0.0, 1.0)
-    return MappedSource(mel, map_pitch(base, features, voice, hp), vivid - mel)
+    restored = np.clip(modulate(detailed(mel, source, voice.warp, hp), factors), 0.0, 1.0)
+    return MappedSource(mel, map_pitch(base, features, voice, hp), restored - mel)
 
 
 def detailed(mel: np.ndarray, source: np.ndarray, warp: float, hp: HyperParams) -> np.ndarray:
@@ -191,8 +191,8 @@ def detailed(mel: np.ndarray, source: np.ndarray, warp: float, hp: HyperParams) 
 def map_pitch(base: Base, features: Features, voice: Voice, hp: HyperParams) -> np.ndarray:
     """The pitch (S, 2) of a recording in the target's range: mapped in octaves by mean and deviation."""
     voiced, (mean, deviation) = features.hertz > 0.0, base.pitch[-1]
-    octaves = analysis.pitch_contour(features.hertz, hp) if voiced.any() else np.full(len(voiced), voice.octave)
-    mapped = mean + (octaves - voice.octave) * deviation / (voice.weights @ base.pitch[:-1, 1])
+    octaves = analysis.pitch_contour(features.hertz, hp) if voiced.any() else np.full(len(voiced), voice.mean_octave)
+    mapped = mean + (octaves - voice.mean_octave) * deviation / (voice.weights @ base.pitch[:-1, 1])
     return np.stack([mapped, voiced], axis=1).astype(np.float32)
 
 
@@ -226,7 +226,7 @@ def solve(corpus) -> Base:
         sums, quiet, octaves, own, n_frames = Sums((2 * CONTEXT + 1) * hp.n_mels, hp.n_mels), [], [], [], 0
         for pair in tqdm(pairs, f"base of {source}", disable=None, leave=False):
             features = corpus.recording(pair)
-            sums.add(read_at(windows(features.mel.astype(np.float32)), corpus.path(pair)),
+            sums.add(read_at(splice(features.mel.astype(np.float32)), corpus.path(pair)),
                      corpus.target_features(pair, "mel"))
             n_frames += len(features.mel)
             quiet.append(features.mel.min(axis=0))
@@ -236,13 +236,14 @@ def solve(corpus) -> Base:
         floor = np.mean(quiet, axis=0, dtype=np.float32)
         found.append((source, kernel, bias, floor, *restorations(corpus, pairs, kernel, bias, floor), moments(octaves),
                       np.mean(own, axis=0), radius(np.array(own)), sums.count / n_frames))
-    *maps, octaves, centres, radii, paces = map(np.array, zip(*found))
+    *maps, octaves, centres, radii, length_ratios = map(np.array, zip(*found))
     target = moments([pitch[pitch[:, 1] > 0.0, 0] for pitch in map(corpus.pitch, corpus.target_pairs)])
-    target_modulation = modulation_spectrum([corpus.target_features(pair, "mel") for pair in some(corpus.target_pairs)])
-    return Base(*maps, target_modulation, np.vstack([octaves, target]), centres, radii, paces)
+    target_mels = [corpus.target_features(pair, "mel") for pair in subset(corpus.target_pairs)]
+    target_modulation = modulation_spectrum(target_mels)
+    return Base(*maps, target_modulation, np.vstack([octaves, target]), centres, radii, length_ratios)
 
 
-def some(pairs: list[Pair]) -> list[Pair]:
+def subset(pairs: list[Pair]) -> list[Pair]:
     """Pairs spread over the whole corpus, enough to measure a few numbers; more pairs do not change these."""
     return pairs[::max(1, len(pairs) // MEASURED)]
 
@@ -266,8 +267,8 @@ def moments(octaves: list[np.ndarray]) -> tuple[float, float]:
 def restorations(corpus, pairs: list[Pair], kernel: np.ndarray, bias: np.ndarray, floor: np.ndarray) -> tuple:
     """What `map_source` needs to restore detail: the warp of the source's formants, and the modulation spectrum (P, M)
     of the map's output with the source's detail."""
-    sources = [np.maximum(corpus.recording(pair).mel.astype(np.float32), floor) for pair in some(pairs)]
-    mapped = [windows(source) @ kernel + bias for source in tqdm(sources, "modulation", disable=None, leave=False)]
+    sources = [np.maximum(corpus.recording(pair).mel.astype(np.float32), floor) for pair in subset(pairs)]
+    mapped = [splice(source) @ kernel + bias for source in tqdm(sources, "modulation", disable=None, leave=False)]
     warp = float(np.median([find_warp(source, mel, corpus.hp) for source, mel in zip(sources, mapped)]))
     return warp, modulation_spectrum([detailed(mel, source, warp, corpus.hp) for mel, source in zip(mapped, sources)])
 

@@ -47,7 +47,7 @@ class Corpus:
         settings = manifest.check_signal(self.data, hp)
         self.target = settings["target"]
         # Whether there is no speaker but the target: a new voice for a pretrained model, see voice.py
-        self.alone = settings["sources"] == [self.target]
+        self.has_target_only = settings["sources"] == [self.target]
         self.pairs = {(pair.source, pair.name): pair for pair in manifest.read_manifest(self.data)
                       if pair.split != "dropped"}
         self.train = [pair for pair in self.pairs.values() if pair.split == "train"]
@@ -83,10 +83,10 @@ class Corpus:
         Pairs of the target with itself are left out, because a copy is no conversion. They stay only if the corpus
         holds the target alone: then they show how well the post-net draws.
         """
-        if self.alone and name == "test":
+        if self.has_target_only and name == "test":
             raise PreproError(f"{self.data} holds the target alone: name recordings to convert")
         pairs = [pair for pair in self.pairs.values() if pair.split == name and (
-            self.alone or pair.source != self.target)]
+            self.has_target_only or pair.source != self.target)]
         if source is not None:
             sources = sorted({pair.source for pair in pairs})
             source = next((name for name in (source, *manifest.folder_names(source)) if name in sources), source)
@@ -147,7 +147,7 @@ class Corpus:
     def rng(self, kind: str, step: int, *row: int) -> np.random.Generator:
         return np.random.default_rng([self.hp.seed, {POSTNET: 1, PAIRED: 2, ADVERSARIAL: 3}[kind], step, *row])
 
-    def shard(self, kind: str, step: int, items: list) -> list[tuple]:
+    def shard_for_machine(self, kind: str, step: int, items: list) -> list[tuple]:
         """The items of a batch that belong to this share, each with its own random generator."""
         # Rows are counted from 1, because numpy treats a seed that ends in 0 like the same seed without the 0
         return [(items[row], self.rng(kind, step, row + 1)) for row in range(self.share[0], len(items), self.share[1])]
@@ -162,7 +162,7 @@ class Corpus:
     def postnet_batch(self, step: int) -> dict[str, np.ndarray]:
         """Windows of the target's speech: blurred mel (N, T, M), pitch (N, T, 2), linear (N, T, F), mask (N, T)."""
         windows = []
-        for pair, rng in self.shard(POSTNET, step, self.sample(self.target_pairs, POSTNET, step)):
+        for pair, rng in self.shard_for_machine(POSTNET, step, self.sample(self.target_pairs, POSTNET, step)):
             start, end = self.window(pair.target_end - pair.target_start, rng)
             windows.append((augment.blur(self.target_mel(pair, start, end), rng, self.hp),
                             self.pitch(pair, start, end), self.target_features(pair, "linear", start, end)))
@@ -178,7 +178,8 @@ class Corpus:
         """A `postnet_batch` and as many windows of conversions: converted (N, T, M), converted_pitch (N, T, 2),
         converted_mask (N, T)."""
         windows = []
-        for (mel, pitch), rng in self.shard(ADVERSARIAL, step, self.sample(self.conversions, ADVERSARIAL, step)):
+        items = self.sample(self.conversions, ADVERSARIAL, step)
+        for (mel, pitch), rng in self.shard_for_machine(ADVERSARIAL, step, items):
             start, end = self.window(len(mel), rng)
             windows.append((mel[start:end], pitch[start:end]))
         (mel, mask), (pitch, _) = (pad(arrays, self.hp.postnet_window) for arrays in zip(*windows))
@@ -187,7 +188,7 @@ class Corpus:
     def paired_batch(self, step: int) -> dict[str, np.ndarray]:
         """Slices with their counterparts, or whole utterances of similar length; see `assemble`."""
         items = self.paired_items(step)
-        mine = self.shard(PAIRED, step, items)
+        mine = self.shard_for_machine(PAIRED, step, items)
         crops = [self.jitter(*item, rng) if len(item) > 1 else self.whole(*item) for item, rng in mine]
         batch = self.assemble(crops or [self.whole(items[0][0])], [rng for _, rng in mine])
         if not mine:  # fewer rows than machines: this machine has no row, so everything is masked

@@ -1,7 +1,8 @@
 """Every number of the system: one table, presets, strict overrides.
 
-Letters for shapes, used in every docstring and comment: N batch, Tx source steps (of `r` frames), Ty target steps
-(of `r` frames), T frames, r reduction factor, M mel bands, F linear bins, E model width, C channels.
+Letters for shapes, used in docstrings and comments: N batch, S source frames, T target frames, Tx source steps (of
+`encoder_stack` frames), Ty target steps (of `r` frames), r reduction factor, M mel bands, F linear bins, E model width,
+C channels.
 
 "paper" is Tacotron (Wang et al. 2017, arXiv:1703.10135, table 1); "2017" is the system that this project remakes.
 """
@@ -85,7 +86,7 @@ class HyperParams:
 
     # Adversarial training
     gan_networks: str = "postnet"   # postnet | all: networks that learn from the discriminator               (2017 all)
-    gan_warmup_steps: int = 100     # steps that train the discriminator alone
+    dis_pretrain_steps: int = 100   # steps that train the discriminator alone
     gan_steps: int = 400            # steps of one update of the discriminator and `k` of the generator
     k: int = 1                      #                                         (2017 5)
     dis_stack: int = 1              # frames per step of the discriminator    (2017 5)
@@ -175,7 +176,7 @@ class HyperParams:
         for field in dataclasses.fields(self):
             value = getattr(self, field.name)
             may_be_zero = field.name in ("base", "harmonics", "postnet_steps", "mel_steps", "joint_steps",
-                                         "warmup_steps", "seed", "slice_context", "gan_warmup_steps", "gan_steps",
+                                         "warmup_steps", "seed", "slice_context", "dis_pretrain_steps", "gan_steps",
                                          "dis_frames", "xla")
             if field.type is int and value < (0 if may_be_zero else 1):
                 raise ValueError(f"{field.name}={value}: must be positive")
@@ -225,7 +226,7 @@ def differences(there: HyperParams, here: HyperParams) -> list[str]:
 
 
 # The system of 2017 as it was described; docs/design.md describes it and what is left out of it on purpose.
-DESCRIBED = HyperParams(
+SYSTEM_2017 = HyperParams(
     base=0, attention="global", harmonics=0, r=5, encoder_stack=5, width=512, norm="ins", encoder_banks=10,
     highway_layers=2, dropout=0.5, frame_dropout=0.0,
     # Batches of whole utterances, as many as there would be slices, without augmentation
@@ -237,10 +238,11 @@ DESCRIBED = HyperParams(
 PRESETS: dict[str, HyperParams] = {
     "default": HyperParams(),
     "demo": HyperParams(width=128, encoder_banks=10, postnet_steps=800, mel_steps=600,
-                        gan_warmup_steps=60, gan_steps=60, gen_learning_rate=1e-4, dis_learning_rate=5e-4),
-    "2017": DESCRIBED,
+                        dis_pretrain_steps=60, gan_steps=60, gen_learning_rate=1e-4, dis_learning_rate=5e-4),
+    "2017": SYSTEM_2017,
     # The same generator, trained from scratch by the discriminator alone
-    "2017-gan": DESCRIBED.replace(gan_networks="all", gan_warmup_steps=0, gan_steps=300, k=5, dis_stack=5, dis_frames=0,
+    "2017-gan": SYSTEM_2017.replace(gan_networks="all", dis_pretrain_steps=0, gan_steps=300, k=5, dis_stack=5,
+                                    dis_frames=0,
                                   gen_learning_rate=1e-3, dis_learning_rate=1e-3, gan_clip_norm=5.0, log_steps=1,
                                   save_steps=20),
 }

@@ -65,7 +65,7 @@ class Converter:
             mapped, _ = data_load.pad([mapped_sources[i] for i in chosen], self.hp.encoder_stack)
             # Global attention does not tell when a sentence ends, so its length is taken from the pace in training
             known = self.hp.attention == "global"
-            limits = [round(base.pace(self.base, voices[i]) * len(sources[i].linear)) if known
+            limits = [round(base.length_ratio(self.base, voices[i]) * len(sources[i].linear)) if known
                       else int(MAX_RATIO * len(sources[i].linear)) + self.hp.r for i in chosen]
             steps = int((max(limits) if known else MAX_RATIO * source.shape[1]) / self.hp.r) + 2
             out = [np.asarray(x) for x in self._convert(source, mapped, mask, steps, np.float32(limits))]

@@ -45,6 +45,6 @@ def least_squares(scores: Tensor, weights: Tensor, goal: float) -> Tensor:
 
 
 def huber(predicted: Tensor, true: Tensor, mask: Tensor) -> Tensor:
-    """Masked Huber loss of positions (N, T): squared within 1 and linear beyond, so a jump of the path weighs less."""
+    """Masked Huber loss of paces (N, Ty): squared within 1 and linear beyond, so a jump of the DTW path weighs less."""
     error = ops.abs(predicted - true)
     return masked_mean(ops.where(error < 1.0, 0.5 * ops.square(error), error - 0.5), mask)

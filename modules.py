@@ -191,8 +191,8 @@ class StepInput(NamedTuple):
     frame: object         # (N, M) true frame before this step
     use_frame: object     # (N, 1) 1: feed `frame`; 0: feed the frame that the model wrote last
     is_frame_visible: object    # (N, 1) 0 hides the previous frame, whether true or written
-    drop: object          # (N, 3 E / 2) dropout masks of the pre-net's two layers
-    position: object      # (N,) true position in source frames, noise included
+    dropout_mask: object  # (N, 3 E / 2) dropout masks of the pre-net's two layers
+    position: object      # (N,) true position in source frames
     use_position: object  # (N,) 1: start from `position`; 0: from the model's own position
 
 
@@ -236,8 +236,8 @@ class DecoderCell(layers.Layer):
     def call(self, state: DecoderState, given: StepInput, memory, lengths) -> DecoderState:
         """One step on a memory of `lengths` (N,) frames, as `prepare_memory` of the attention returns it."""
         frame = given.use_frame * given.frame + (1.0 - given.use_frame) * state.mel[:, -1]        # (N, M)
-        x = self.prenet[0](frame * given.is_frame_visible) * given.drop[:, :self.width]                 # (N, E)
-        x = self.prenet[1](x) * given.drop[:, self.width:]                                        # (N, E/2)
+        x = self.prenet[0](frame * given.is_frame_visible) * given.dropout_mask[:, :self.width]   # (N, E)
+        x = self.prenet[1](x) * given.dropout_mask[:, self.width:]                                # (N, E/2)
         attention = self.attention_gru(ops.concatenate([x, state.context], axis=-1), state.attention)
         start = given.use_position * given.position + (1.0 - given.use_position) * state.end      # (N,)
         seen = self.attention.step(start, state.pace, attention, state.context, memory, lengths)
@@ -256,6 +256,6 @@ class DecoderCell(layers.Layer):
                             lower, upper)
 
     def write(self, of_state, of_context, hidden, contexts):
-        """`r` frames (N, r, C): a projection of `said` (N, E), plus one of the frames' contexts (N, r, E), if any."""
+        """`r` frames (N, r, C): a projection of `hidden` (N, E), plus one of the frames' contexts (N, r, E), if any."""
         frames = ops.reshape(of_state(hidden), (-1, self.r, of_state.units // self.r))
         return frames if of_context is None else frames + of_context(contexts)

@@ -1,6 +1,6 @@
 """The networks: encoder, decoder and post-net joined in `Generator`.
 
-Letters of shapes: see hyperparams.py; S is the source length in frames, a multiple of `r`.
+Letters of shapes: see hyperparams.py; S is the source length in frames, a multiple of `encoder_stack`.
 """
 import math
 from typing import NamedTuple
@@ -54,7 +54,7 @@ class Encoder(layers.Layer):
     def call(self, linear, mask, training=False):
         """Linear (N, S, F), mask (N, S) to memory (N, S, E), or (N, Tx, E) for global attention."""
         n, length = ops.shape(linear)[0], ops.shape(linear)[1]
-        x, step_mask = stack_frames(linear, mask, self.stack)                      # (N, Tx, F * stack), (N, Tx)
+        x, step_mask = stack_frames(linear, mask, self.stack)                              # (N, Tx, F * stack), (N, Tx)
         x = self.cbhg(self.prenet(x, training=training), step_mask, training=training)   # (N, Tx, E)
         if not self.unfolds:
             return ops.cast(x, "float32")
@@ -119,12 +119,14 @@ class Decoder(layers.Layer):
             return keras.random.uniform(shape, seed=self.seeds)
 
         if training:
-            drop = ops.cast(uniform(steps, n, width + width // 2) >= hp.dropout, "float32") / (1.0 - hp.dropout)
-            show = ops.cast(uniform(steps, n, 1) >= hp.frame_dropout, "float32")
+            dropout_mask = ops.cast(uniform(steps, n, width + width // 2) >= hp.dropout, "float32")
+            dropout_mask = dropout_mask / (1.0 - hp.dropout)
+            is_frame_visible = ops.cast(uniform(steps, n, 1) >= hp.frame_dropout, "float32")
         else:  # as often as in training, but evenly spaced, not random
-            drop = ops.ones((steps, n, width + width // 2))
-            shown = ops.floor(ops.arange(steps + 1, dtype="float32") * (1.0 - hp.frame_dropout) + 1e-4)
-            show = (shown[1:] - shown[:-1])[:, None, None] * ones
+            dropout_mask = ops.ones((steps, n, width + width // 2))
+            # Visible at every step at which the number of steps times the share of visible ones reaches another integer
+            n_visible = ops.floor(ops.arange(steps + 1, dtype="float32") * (1.0 - hp.frame_dropout) + 1e-4)
+            is_frame_visible = (n_visible[1:] - n_visible[:-1])[:, None, None] * ones
         frame, use_frame = ops.zeros((steps, n, hp.n_mels)), 0.0 * ones
         if frames is not None:
             last = ops.reshape(frames, (n, steps, hp.r, hp.n_mels))[:, :-1, -1]                     # (N, Ty-1, M)
@@ -133,7 +135,7 @@ class Decoder(layers.Layer):
         position, use_position = ops.zeros((steps, n)), ops.zeros((steps, n))
         if positions is not None:
             position, use_position = ops.transpose(positions[:, :-1]), ops.ones((steps, n))
-        return StepInput(frame, use_frame, show, drop, position, use_position)
+        return StepInput(frame, use_frame, is_frame_visible, dropout_mask, position, use_position)
 
     def call(self, memory, mapped, mask, start, steps, frames=None, positions=None, training=False) -> DecoderOutput:
         """Decode `steps` steps from position `start` (N,); memory as the encoder gives it, mapped (N, S, 2 M + 2),
@@ -263,7 +265,7 @@ class Generator(keras.Model):
             pitch = ops.concatenate([decoded.pitch[:, :, :1], ops.sigmoid(decoded.pitch[:, :, 1:])], axis=-1)
             return ops.clip(decoded.mel, 0.0, 1.0) * mask[:, :, None], pitch
         places = ops.clip(self.decoder.places(decoded), 0.0, ops.sum(source_mask, axis=1, keepdims=True) - 1.0)
-        m, read = self.hp.n_mels, read_at(mapped, places)                                     # (N, T, 2 M + 2)
+        m, read = self.hp.n_mels, read_at(mapped, places)                                         # (N, T, 2 M + 2)
         mel, octaves, voicing, texture = ops.split(read, (m, m + 1, m + 2), axis=-1)
         mel = mel + self.hp.correction * (decoded.mel - mel) + texture                         # (N, T, M)
         octaves = octaves + self.hp.correction * (decoded.pitch[:, :, :1] - octaves)           # (N, T, 1)
@@ -285,5 +287,5 @@ class Generator(keras.Model):
         mel, pitch = self.postnet_inputs(decoded, mapped, mask, inside)
         linear = self.postnet(mel, pitch, inside)
         attention, size = self.decoder.cell.attention, ops.shape(source)[1]
-        weights = attention.spread(decoded.weights, decoded.origins, size)                     # (N, T, S)
+        weights = attention.spread(decoded.weights, decoded.origins, size)                        # (N, T, S)
         return Conversion(mel, pitch, linear, lengths, stopped, positions, weights)

@@ -39,24 +39,25 @@ def positive(text: str) -> int:
     return int(text)
 
 
-def add_arguments(parser: argparse.ArgumentParser, default_logdir: str) -> None:
+def add_arguments(parser: argparse.ArgumentParser, default_logdir: str,
+                  init_from_help: str = "begin with the weights of another run of the same hyperparameters") -> None:
     """The flags that all training scripts share."""
     parser.add_argument("--data", type=pathlib.Path, metavar="DIR",
                         help="folder that prepro.py wrote (default: the one the run was trained on, or the demo)")
     parser.add_argument("--logdir", type=pathlib.Path, metavar="DIR",
-                        help=f"run folder; resumed if it holds a checkpoint (default: {default_logdir})")
+                        help=f"run folder; if it holds a run, that run is resumed (default: {default_logdir})")
     parser.add_argument("--preset", choices=hyperparams.PRESETS,
-                        help="hyperparameters to start from (default: demo, with --data default)")
+                        help="hyperparameters to start from (default: the preset demo; with --data the preset default)")
     parser.add_argument("--set", action="append", default=[], metavar="NAME=VALUE", help="override a hyperparameter")
     parser.add_argument("--seed", type=int, help="seed of weights, data order and dropout (default: the preset's)")
     parser.add_argument("--steps", type=positive, metavar="N", help="stop after step N; the run can be resumed later")
-    parser.add_argument("--init-from", type=pathlib.Path, metavar="DIR", help="begin with the weights of another run")
+    parser.add_argument("--init-from", type=pathlib.Path, metavar="DIR", help=init_from_help)
     parser.add_argument("--no-resume", action="store_true", help="begin anew even if the run folder holds a checkpoint")
     cli.add_verbose(parser)
 
 
 class RunPlan(NamedTuple):
-    """Everything that is decided about a run before its first step."""
+    """What the flags and the run folder decide: new or resumed, hyperparameters, features, initial weights."""
     logdir: pathlib.Path
     script: str                      # the script that trains the run
     is_resuming: bool
@@ -70,22 +71,29 @@ class RunPlan(NamedTuple):
     initial_weights: str | None      # if there is none: the checkpoint that gives the generator's initial weights
 
 
-def open_run(args: argparse.Namespace, script: str, inherited: dict | None = None) -> RunPlan:
-    """Decide everything about the run that the flags name, without writing into its folder.
+def open_run(args: argparse.Namespace, script: str, inherit_with: dict | None = None) -> RunPlan:
+    """Decide everything about the run that the flags name, without writing into its folder. The demo's features are
+    prepared if they are needed and missing.
 
-    A new run takes the hyperparameters of its preset. If `inherited` is a dictionary, a run with `--init-from` instead
-    takes the features and hyperparameters of that other run, with the changes in `inherited`. A resumed run keeps its
+    A new run takes the hyperparameters of its preset. If `inherit_with` is a dictionary, a run with `--init-from`
+    instead takes the features and hyperparameters of that other run, with these changes. A resumed run keeps its
     settings, and is refused if a flag asks for different ones. Raises TrainingError and ValueError.
     """
     logdir, info, data = args.logdir, read_run_info(args.logdir), args.data
     init_from, unpaired = args.init_from, getattr(args, "unpaired", None)
     is_resuming = (logdir / "hparams.json").exists() and not args.no_resume
+    existing = [] if args.no_resume else checkpoints.checkpoints_in(logdir / "checkpoints")
+    if existing and not is_resuming:
+        raise TrainingError(f"{logdir} holds checkpoints but no hparams.json: restore that file, or begin anew with "
+                            "--no-resume")
     if is_resuming:
+        if not info and not data:
+            raise TrainingError(f"{logdir} has no run.json: say with --data what the run was trained on")
         default = HyperParams.from_json(logdir / "hparams.json")
-    elif init_from and inherited is not None:
+    elif init_from and inherit_with is not None:
         if not (init_from / "hparams.json").exists():
             raise TrainingError(f"--init-from {init_from} is no run folder; train.py makes such a folder")
-        default = HyperParams.from_json(init_from / "hparams.json").replace(**inherited)
+        default = HyperParams.from_json(init_from / "hparams.json").replace(**inherit_with)
         data = data or read_run_info(init_from).get("data")
     else:
         is_demo = not data and info.get("data", prepro.DEMO_DATA) == prepro.DEMO_DATA
@@ -97,7 +105,6 @@ def open_run(args: argparse.Namespace, script: str, inherited: dict | None = Non
         init_from, unpaired = init_from or info.get("init_from"), unpaired or info.get("unpaired")
     if unpaired and not unpaired.is_dir():
         raise TrainingError(f"--unpaired {unpaired} is no folder of recordings")
-    existing = [] if args.no_resume else checkpoints.checkpoints_in(logdir / "checkpoints")
     checkpoint = checkpoints.newest_readable(existing)
     return RunPlan(logdir, script, is_resuming, args.no_resume, hp, data, init_from, unpaired, existing, checkpoint,
                    checkpoints.best_checkpoint(init_from) if init_from and not checkpoint else None)

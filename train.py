@@ -39,14 +39,15 @@ class PairedTrainer(Trainer):
     as in 2017. A stage of 0 steps is left out."""
 
     def __init__(self, hp: HyperParams, corpus: data_load.Corpus):
-        if corpus.alone and not (hp.base and hp.attention == "local"):
+        if corpus.has_target_only and not (hp.base and hp.attention == "local"):
             raise ValueError(f"{corpus.data} holds the target alone: such a voice is converted by the base, which "
                              "takes base=1 and attention=local")
         super().__init__(hp, corpus)
-        most = math.ceil(hp.mel_epochs * len(corpus.slices) / hp.batch_size)
+        max_mel_steps = math.ceil(hp.mel_epochs * len(corpus.slices) / hp.batch_size)
         # A corpus of the target alone has no pairs from which encoder and decoder could learn
-        planned = {"postnet": hp.postnet_steps, "mel": 0 if corpus.alone else min(hp.mel_steps, most),
-                   "joint": 0 if corpus.alone else hp.joint_steps}
+        planned = {"postnet": hp.postnet_steps}
+        if not corpus.has_target_only:
+            planned |= {"mel": min(hp.mel_steps, max_mel_steps), "joint": hp.joint_steps}
         self.stages = [(stage, steps) for stage, steps in planned.items() if steps]
         core = self.generator.encoder.trainable_variables + self.generator.decoder.trainable_variables
         postnet = self.generator.postnet.trainable_variables
@@ -101,15 +102,15 @@ class PairedTrainer(Trainer):
 
     def train_step(self, stage: str, batch: dict, step: tf.Variable) -> dict:
         """Run one update and add 1 to `step`; returns the scalars."""
-        def update(batch):
-            batch, device = self.shard(batch), tf.distribute.get_replica_context().replica_id_in_sync_group
+        def step_on_device(batch):
+            batch, device = self.shard_for_device(batch), tf.distribute.get_replica_context().replica_id_in_sync_group
             # The second number of the seed grows by 1 with each random draw, and a step makes fewer than 16 draws
             seed = tf.stack([tf.cast(self.hp.seed + device, "uint32"), tf.cast(step * 16, "uint32")])
             self.generator.seeds.state.assign(seed)
             return self.update(self.optimizers[stage], self.variables[stage], self.hp.clip_norm,
                                lambda: self.forward(stage, batch))
 
-        return self.compile(stage, batch, lambda batch: self.on_devices(update, batch, step))(batch)
+        return self.compile(stage, batch, lambda batch: self.run_on_devices(step_on_device, batch, step))(batch)
 
     def validate(self, run: Run, stage: str) -> dict[str, float]:
         """Losses on the validation sentences and, except in stage "postnet", measures in free running."""

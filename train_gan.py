@@ -7,8 +7,8 @@
     python train_gan.py --num-gpus 2                        # on several GPUs, or machines as train_multi_gpus.py
     python train_gan.py --preset 2017-gan --data DIR        # with the adversarial loss alone, as in 2017
 
-Least-squares GAN (Mao et al. 2017) in two stages. In "warmup" the discriminator learns to tell the target's speech from
-the post-net's output. In "joint" one update of the discriminator alternates with `k` updates of the post-net on the
+Least-squares GAN (Mao et al. 2017) in two stages. In "discriminator" that network alone learns to tell the target's
+speech from the post-net's output. In "adversarial" one update of it alternates with `k` updates of the post-net on the
 same batch. The post-net gets two kinds of mel spectrograms: the target's own, for which the true linear spectrograms
 are known, and those of conversions, which need no true spectrogram and therefore no pairs. Encoder and decoder do not
 change.
@@ -47,12 +47,12 @@ from trainer import Trainer
 HERE = pathlib.Path(__file__).resolve().parent
 SURE = 0.98       # above this accuracy the discriminator has won, and the generator learns nothing from it any more
 LOST = 0.55       # below this accuracy the discriminator has lost
-OFTEN = {"log_steps": 5, "save_steps": 50}  # a step takes several times as long as a step of paired training
+GAN_SETTINGS = {"log_steps": 5, "save_steps": 50}  # a step takes several times as long as a step of paired training
 GENERATOR_SCALARS = ("gan/gen_loss", "loss/mean_loss2", "gradient_norm")
 CONVERSIONS_AT_MOST = 2048  # conversions kept in memory for the discriminator, 80 kB each
 
 
-def windows(linear: tf.Tensor, mask: tf.Tensor, size: int) -> tuple[tf.Tensor, tf.Tensor]:
+def cut_windows(linear: tf.Tensor, mask: tf.Tensor, size: int) -> tuple[tf.Tensor, tf.Tensor]:
     """Cut linear (N, T, F) and mask (N, T) into windows of `size` frames, (W, size, F) and (W, size); 0: no cutting."""
     if not size:
         return linear, mask
@@ -62,7 +62,7 @@ def windows(linear: tf.Tensor, mask: tf.Tensor, size: int) -> tuple[tf.Tensor, t
             tf.reshape(tf.pad(mask, ((0, 0), (0, missing))), (-1, size)))
 
 
-def postnet_inputs(outputs: list[inference.Converted]) -> list[tuple[np.ndarray, np.ndarray]]:
+def compress(outputs: list[inference.Converted]) -> list[tuple[np.ndarray, np.ndarray]]:
     """Mel (T, M) and pitch (T, 2) of conversions, in float16 to save memory."""
     return [(output.mel.astype(np.float16), output.pitch.astype(np.float16)) for output in outputs]
 
@@ -71,24 +71,25 @@ class GANTrainer(Trainer):
     """Adversarial training; a step is one update of the discriminator and `k` updates of the generator."""
 
     def __init__(self, hp: HyperParams, corpus: data_load.Corpus, unpaired: pathlib.Path | None = None):
-        if corpus.alone:
+        if corpus.has_target_only:
             raise ValueError(f"{corpus.data} holds the target alone: there are no conversions for a discriminator to "
                              "judge; such a voice needs train.py only")
         super().__init__(hp, corpus)
         self.unpaired = unpaired
         self.discriminator = Discriminator(hp)
-        self.stages = [("warmup", hp.gan_warmup_steps), ("joint", hp.gan_steps)]
-        self.learning = (self.generator if hp.gan_networks == "all" else self.generator.postnet).trainable_variables
+        self.stages = [("discriminator", hp.dis_pretrain_steps), ("adversarial", hp.gan_steps)]
+        learning = self.generator if hp.gan_networks == "all" else self.generator.postnet
+        self.generator_variables = learning.trainable_variables
 
         def optimizer(schedule, variables: list) -> keras.optimizers.LossScaleOptimizer:
             adam = trainer.scale_loss(keras.optimizers.Adam(schedule, beta_1=0.5), hp)
             adam.build(variables)
             return adam
         self.generator_optimizer = optimizer(trainer.cosine_decay(hp.gen_learning_rate, hp.gan_steps * hp.k, hp),
-                                             self.learning)
+                                             self.generator_variables)
         # Both learning rates fall together: otherwise the discriminator wins while the generator learns too slowly
         self.discriminator_optimizer = optimizer(
-            trainer.cosine_decay(hp.dis_learning_rate, hp.gan_warmup_steps + hp.gan_steps, hp),
+            trainer.cosine_decay(hp.dis_learning_rate, hp.dis_pretrain_steps + hp.gan_steps, hp),
             self.discriminator.trainable_variables)
         self.judge = tf.function(self.score)
 
@@ -113,7 +114,7 @@ class GANTrainer(Trainer):
         pairs = random.Random(self.hp.seed).sample(pairs, min(len(pairs), CONVERSIONS_AT_MOST))
         # 64 at a time, because the linear spectrograms of conversions are large; they are not needed here
         return [inputs for first in tqdm(range(0, len(pairs), 64), "converting", disable=None, leave=False)
-                for inputs in postnet_inputs(self.converter.convert_pairs(self.corpus, pairs[first:first + 64]))]
+                for inputs in compress(self.converter.convert_pairs(self.corpus, pairs[first:first + 64]))]
 
     def convert_unpaired(self) -> list[tuple[np.ndarray, np.ndarray]]:
         """Convert the recordings of `--unpaired`, of any speaker; returns the same as `convert_sources`. Raises
@@ -127,7 +128,7 @@ class GANTrainer(Trainer):
                 continue
             chunks = [analysis.extract(chunk.wav, self.hp) for chunk in inference.split_at_pauses(wav, self.hp)]
             voice = self.converter.find_voice(Features(*map(np.concatenate, zip(*chunks))))
-            found += postnet_inputs(self.converter(chunks, [voice] * len(chunks)))
+            found += compress(self.converter(chunks, [voice] * len(chunks)))
             if len(found) >= CONVERSIONS_AT_MOST:
                 break
         if self.unpaired and not found:
@@ -155,7 +156,7 @@ class GANTrainer(Trainer):
 
     def score(self, linear: tf.Tensor, mask: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         """The discriminator's scores (W,) and weights (W,) of all windows of linear (N, T, F) with mask (N, T)."""
-        linear, mask = windows(linear, mask, self.hp.dis_frames)
+        linear, mask = cut_windows(linear, mask, self.hp.dis_frames)
         return self.discriminator(linear, mask), tf.reduce_mean(mask, axis=1)
 
     def discriminator_losses(self, batch: dict) -> dict:
@@ -188,25 +189,25 @@ class GANTrainer(Trainer):
         return {"loss": loss, "gan/gen_loss": adversarial, "loss/mean_loss2": l1}
 
     def train_step(self, stage: str, batch: dict, step: tf.Variable) -> dict:
-        """Update the discriminator once and, in stage "joint", the generator `k` times, and add 1 to `step`."""
+        """Update the discriminator once and, in stage "adversarial", the generator `k` times, and add 1 to `step`."""
         # A loop in the graph is compiled only once, but several devices cannot synchronise inside such a loop
         repeat = range if self.strategy.num_replicas_in_sync > 1 else tf.range
 
-        def updates(batch):
-            batch = self.shard(batch)
+        def step_on_device(batch):
+            batch = self.shard_for_device(batch)
             scalars = self.update(self.discriminator_optimizer, self.discriminator.trainable_variables,
                                   self.hp.gan_clip_norm, lambda: self.discriminator_losses(batch))
             scalars["gan/dis_loss"] = scalars.pop("loss")
-            if stage == "joint":
+            if stage == "adversarial":
                 last, skipped = tf.zeros(len(GENERATOR_SCALARS)), scalars["skipped"]
                 for _ in repeat(self.hp.k):
-                    found = self.update(self.generator_optimizer, self.learning,
+                    found = self.update(self.generator_optimizer, self.generator_variables,
                                         self.hp.gan_clip_norm, lambda: self.generator_losses(batch))
                     last = tf.stack([found[name] for name in GENERATOR_SCALARS])
                     skipped = tf.maximum(skipped, found["skipped"])
                 scalars |= dict(zip(GENERATOR_SCALARS, tf.unstack(last))) | {"skipped": skipped}
             return scalars
-        return self.compile(stage, batch, lambda batch: self.on_devices(updates, batch, step))(batch)
+        return self.compile(stage, batch, lambda batch: self.run_on_devices(step_on_device, batch, step))(batch)
 
     def validate(self, run: Run, stage: str) -> dict[str, float]:
         """Measures of conversions of the validation sentences, and the discriminator's accuracy on these conversions
@@ -219,7 +220,7 @@ class GANTrainer(Trainer):
                       for (score, weights), right in zip(scores, (True, False)))
         accuracy = (real + fake) / 2
         scalars |= {"gan/accuracy_real": real, "gan/accuracy_fake": fake, "gan/accuracy": accuracy}
-        if stage != "joint":
+        if stage != "adversarial":
             scalars.pop("score")  # the generator has not changed yet, so there is nothing to select
             return scalars
         ratio = float(np.mean([metrics.global_variance_ratio(*pair) for pair in cepstra]))
@@ -252,7 +253,8 @@ def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--unpaired", type=pathlib.Path, metavar="DIR",
                         help="more recordings, of any speaker and any sentences: the discriminator judges their "
                              "conversions, too")
-    run_folder.add_arguments(parser, "the name of --init-from with -gan added")
+    run_folder.add_arguments(parser, "logdir/NAME-gan, where NAME is the folder of --init-from",
+                             "begin with the weights, hyperparameters and features of another run")
     args = parser.parse_args(argv)
     if args.init_from is None and args.preset is None and not (
             args.logdir and (args.logdir / "hparams.json").exists() and not args.no_resume):
@@ -264,7 +266,7 @@ def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
 
 def run(args: argparse.Namespace, strategy: tf.distribute.Strategy | None = None) -> None:
     """Train on one device or on the devices of `strategy`; raises ValueError, OSError and TrainingError."""
-    plan = run_folder.open_run(args, "train_gan.py", inherited=OFTEN)
+    plan = run_folder.open_run(args, "train_gan.py", inherit_with=GAN_SETTINGS)
     trainer.train(plan, functools.partial(GANTrainer, unpaired=plan.unpaired), args.steps, strategy)
     if strategy is None or devices.is_chief(strategy):
         plot_curves(args.logdir)
@@ -272,8 +274,8 @@ def run(args: argparse.Namespace, strategy: tf.distribute.Strategy | None = None
 
 def main(argv: list[str] | None = None) -> int:
     args = parse_arguments(argv)
-    one = args.num_gpus is None and not devices.several_machines()
-    return cli.run_main("train_gan.py", lambda: run(args) if one else devices.run_on_all(run, args))
+    on_one_device = args.num_gpus is None and not devices.several_machines()
+    return cli.run_main("train_gan.py", lambda: run(args) if on_one_device else devices.run_on_all(run, args))
 
 
 if __name__ == "__main__":

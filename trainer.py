@@ -1,7 +1,10 @@
 """What paired and adversarial training share: updates, validation, and a training loop that stops at a safe place.
 
 The step of paired training is in train.py, the step of adversarial training in train_gan.py. run_folder.py reads and
-writes the files of a run folder.
+writes the files of a run folder. The calls of one step are:
+
+    fit_stage -> PairedTrainer.train_step -> Trainer.compile, run_on_devices
+        on each device: step_on_device -> Trainer.shard_for_device, Trainer.update -> PairedTrainer.forward
 """
 import contextlib
 import math
@@ -65,11 +68,11 @@ class Trainer:
 
     def __init__(self, hp: HyperParams, corpus: data_load.Corpus):
         self.hp, self.corpus, self.strategy = hp, corpus, tf.distribute.get_strategy()
-        devices = self.strategy.num_replicas_in_sync
-        if hp.batch_size < devices:
-            raise ValueError(f"batch_size={hp.batch_size} leaves some of {devices} devices without a row; "
-                             f"--set batch_size={devices} or more")
-        if hp.xla and devices > 1:
+        n_devices = self.strategy.num_replicas_in_sync
+        if hp.batch_size < n_devices:
+            raise ValueError(f"batch_size={hp.batch_size} leaves some of {n_devices} devices without a row; "
+                             f"--set batch_size={n_devices} or more")
+        if hp.xla and n_devices > 1:
             raise ValueError("xla=1 is for one device; use xla=0 on several devices")
         keras.utils.set_random_seed(hp.seed)
         self.generator = Generator(hp)
@@ -102,7 +105,7 @@ class Trainer:
             self._steps[stage] = tf.function(function, input_signature=[signature], jit_compile=bool(self.hp.xla))
         return self._steps[stage]
 
-    def shard(self, batch: dict) -> dict:
+    def shard_for_device(self, batch: dict) -> dict:
         """This device's share of the rows that this machine has of a batch: every n-th row. Rows of zeros are added if
         there are fewer rows than devices."""
         devices = self.strategy.num_replicas_in_sync // self.corpus.share[1]  # devices of this machine
@@ -135,7 +138,7 @@ class Trainer:
             variable.assign(tf.where(finite, variable.value, value))
         return total(scalars) | {"gradient_norm": norm / scale, "skipped": 1.0 - tf.cast(finite, tf.float32)}
 
-    def on_devices(self, updates, batch: dict, step: tf.Variable) -> dict:
+    def run_on_devices(self, updates, batch: dict, step: tf.Variable) -> dict:
         """Run `updates(batch)` on all devices, then add 1 to `step`; returns the scalars."""
         scalars = self.strategy.run(updates, (batch,))
         step.assign_add(1)  # in the same function, so that after an interruption the step agrees with the weights
@@ -182,7 +185,7 @@ class Trainer:
 def find_base(corpus: data_load.Corpus) -> base.Base:
     """The base of a corpus. It is solved from the pairs; if the corpus holds the target alone, the pretrained base is
     fitted to this target. Raises TrainingError."""
-    if not corpus.alone:
+    if not corpus.has_target_only:
         return base.solve(corpus)
     speech = voice.load_speech(checkpoints.PRETRAINED)  # first, because its error says how to get the folder back
     trained = HyperParams.from_json(checkpoints.PRETRAINED / "hparams.json")
@@ -199,14 +202,14 @@ def train(plan: RunPlan, make_trainer, steps: int | None, strategy: tf.distribut
     hp, strategy = plan.hp, strategy or tf.distribute.get_strategy()
     corpus = data_load.Corpus(plan.data, hp, devices.worker(strategy))
     has_base = plan.is_resuming and (plan.logdir / base.FILE).exists()
-    found = base.load(plan.logdir) if has_base else find_base(corpus)
-    corpus.use_base(found)
+    base_map = base.load(plan.logdir) if has_base else find_base(corpus)
+    corpus.use_base(base_map)
     with strategy.scope():
         trainer = make_trainer(hp, corpus)
     if plan.initial_weights:  # loaded before --no-resume removes anything: they may belong to this run
         checkpoints.load_generator(trainer.generator, plan.initial_weights)
     devices.all_workers_agree(strategy, 0)  # the chief may remove files only after all workers have read theirs
-    is_chief, last_step = devices.is_chief(strategy), sum(steps for _, steps in trainer.stages)
+    is_chief, last_step = devices.is_chief(strategy), sum(n for _, n in trainer.stages)
     with contextlib.ExitStack() as stack:
         logdir = plan.logdir
         if is_chief:
@@ -217,7 +220,7 @@ def train(plan: RunPlan, make_trainer, steps: int | None, strategy: tf.distribut
                 run_folder.clear_run(logdir)
         else:  # the other workers do the same as the chief, to stay in step, but their files are thrown away
             logdir = pathlib.Path(stack.enter_context(tempfile.TemporaryDirectory()))
-        base.save(found, logdir)
+        base.save(base_map, logdir)
         # Written now, because a run that is killed before its first checkpoint needs it to resume
         run_folder.write_run_info(logdir, plan.script, plan.data, last_step, plan.init_from, plan.unpaired)
         run = Run(logdir, hp, trainer.parts)
@@ -232,7 +235,7 @@ def train(plan: RunPlan, make_trainer, steps: int | None, strategy: tf.distribut
             print(f"{plan.logdir} {how} {last_step} steps with {plan.data}")
         fit(run, trainer, stop)
     if is_chief:
-        report_end(plan, first, int(run.step), last_step, corpus.alone)
+        report_end(plan, first, int(run.step), last_step, corpus.has_target_only)
 
 
 def report_end(plan: RunPlan, first: int, step: int, last_step: int, alone: bool) -> None:

@@ -60,7 +60,7 @@ def nearest(a: np.ndarray, b: np.ndarray) -> tuple[np.ndarray, float]:
     return found, float(distances / len(a))
 
 
-def some(mels: list[np.ndarray], n_frames: int, seed: int) -> list[int]:
+def subset(mels: list[np.ndarray], n_frames: int, seed: int) -> list[int]:
     """Numbers of random recordings with about `n_frames` frames together, or of all recordings if they have fewer."""
     order, chosen, total = np.random.default_rng(seed).permutation(len(mels)).tolist(), [], 0
     while order and total < n_frames:
@@ -77,7 +77,7 @@ class Map(NamedTuple):
     factors: np.ndarray  # (M,) gain of the deviation of each order of the mel-cepstra
 
     def __call__(self, mel: np.ndarray) -> np.ndarray:
-        orders = base.cepstra(base.windows(mel) @ self.kernel + self.bias)
+        orders = base.cepstra(base.splice(mel) @ self.kernel + self.bias)
         mean = orders.mean(axis=0)
         return scipy.fft.idct(mean + (orders - mean) * self.factors, axis=1, norm="ortho").astype(np.float32)
 
@@ -106,7 +106,7 @@ def find_map(sources: list[np.ndarray], targets: list[np.ndarray], hp: HyperPara
         return (found - found.mean(axis=0)) / np.maximum(found.std(axis=0), 1e-6) * spread
     # A tenth of the frames is enough to find the length of the vocal tract
     described = normalised(min(base.WARPS, key=lambda factor: nearest(normalised(factor)[::10], wanted)[1]))
-    windows = np.concatenate([base.windows(mel) for mel in sources])
+    windows = np.concatenate([base.splice(mel) for mel in sources])
     for _ in range(ITERATIONS):
         found = solve(windows, natural, nearest(described, wanted)[0], nearest(wanted, described)[0])
         described = describe_all([found(mel) for mel in sources])
@@ -147,9 +147,9 @@ def match(sources: list[np.ndarray], targets: list[np.ndarray], hp: HyperParams)
     """For each mel spectrogram (T, M) of a target, the source frames (T,) that sound like its frames. Frames are
     numbered through all source recordings, one after the other."""
     lengths = [len(mel) for mel in sources]
-    chosen = some(sources, POOL, hp.seed)
+    chosen = subset(sources, POOL, hp.seed)
     places = np.concatenate([np.arange(lengths[i]) + sum(lengths[:i]) for i in chosen])
-    found = find_map(*([mels[i] for i in some(mels, FRAMES, hp.seed)] for mels in (sources, targets)), hp)
+    found = find_map(*([mels[i] for i in subset(mels, FRAMES, hp.seed)] for mels in (sources, targets)), hp)
     source = describe_all([found(sources[i]) for i in chosen])
     ends = np.zeros(len(source), bool)
     ends[np.cumsum([lengths[i] for i in chosen]) - 1] = True

@@ -66,14 +66,14 @@ def fit(pretrained: Base, speech: list[np.ndarray], corpus) -> Base:
         raise ValueError(f"{corpus.data}: {seconds:.0f} s of speech are too little to learn a voice; record a minute "
                          "at least, better ten")
     spoken = [corpus.target_features(pair, "mel") for pair in corpus.train]
-    chosen = [spoken[i] for i in unpaired.some(spoken, unpaired.FRAMES, hp.seed)]
+    chosen = [spoken[i] for i in unpaired.subset(spoken, unpaired.FRAMES, hp.seed)]
     onward = unpaired.find_map(speech, chosen, hp)
     kernels, biases = map(np.array, zip(*(compose(kernel, bias, onward.kernel, onward.bias) for kernel, bias in zip(
         pretrained.kernels, pretrained.biases))))
     warp = np.median([base.find_warp(mel, onward(mel), hp) for mel in speech[::4]])
     # The sources' detail adds as much modulation to the output of the new maps as to that of the pretrained maps
     before = base.modulation_spectrum([base.smooth(mel) for mel in speech])
-    after = base.modulation_spectrum([base.smooth(base.windows(mel) @ onward.kernel + onward.bias) for mel in speech])
+    after = base.modulation_spectrum([base.smooth(base.splice(mel) @ onward.kernel + onward.bias) for mel in speech])
     modulation = after + np.maximum(pretrained.modulation - before, 0.0)
     octaves = base.moments([analysis.pitch_contour(hertz, hp)[hertz > 0.0]
                             for hertz in map(corpus.hertz, corpus.train)])

@@ -218,9 +218,10 @@ def batch_of_joined(corpus: data_load.Corpus, n: int, seconds: float) -> dict:
 
 def bench_adversarial(table: Table, hp: hyperparams.HyperParams, corpus: data_load.Corpus) -> None:
     task, step = train_gan.GANTrainer(hp, corpus), tf.Variable(0, dtype=tf.int64)
-    batch = next(task.batches("joint", 0, 1))
-    table.time("update of the discriminator", lambda: task.train_step("warmup", batch, step))
-    table.time(f"adversarial iteration, 1 + {hp.k} updates", lambda: task.train_step("joint", batch, step), repeats=3)
+    batch = next(task.batches("adversarial", 0, 1))
+    table.time("update of the discriminator", lambda: task.train_step("discriminator", batch, step))
+    table.time(f"adversarial iteration, 1 + {hp.k} updates", lambda: task.train_step("adversarial", batch, step),
+               repeats=3)
 
 
 def bench_2017(table: Table, corpus: data_load.Corpus, product) -> None:
@@ -238,7 +239,7 @@ def bench_2017(table: Table, corpus: data_load.Corpus, product) -> None:
         bench_paired_step(table, f"paired step, {name}", PairedTrainer(paired, known), batch, product)
         task, step = train_gan.GANTrainer(judged, known), tf.Variable(0, dtype=tf.int64)
         table.time(f"adversarial iteration, 1 + {judged.k}, {name}", lambda task=task, batch=batch, step=step:
-                   task.train_step("joint", batch, step), repeats=2)
+                   task.train_step("adversarial", batch, step), repeats=2)
 
 
 def bench_conversion(table: Table, hp: hyperparams.HyperParams, base_map: base.Base) -> None:

@@ -84,7 +84,8 @@ def plain_corpus(data: pathlib.Path, hp: hyperparams.HyperParams = TINY, share: 
 
 def no_corpus(monkeypatch) -> None:
     """Train without features, for a task that reads none; its base is a small file."""
-    monkeypatch.setattr(data_load, "Corpus", lambda *_: types.SimpleNamespace(use_base=lambda found: None, alone=False))
+    monkeypatch.setattr(data_load, "Corpus", lambda *_: types.SimpleNamespace(
+        use_base=lambda found: None, has_target_only=False))
     monkeypatch.setattr(base, "solve", lambda corpus: plain_base(TINY.replace(n_mels=2)))
 
 

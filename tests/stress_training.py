@@ -29,7 +29,7 @@ STEPS = {"postnet_steps": 25, "mel_steps": 225}
 TINY = {"width": 16, "encoder_banks": 2, "postnet_banks": 2, "highway_layers": 1, "batch_size": 4, "postnet_window": 32,
         "n_samples": 1, "griffin_lim_iters": 4, "validation_limit": 1}
 SETTINGS = {"small": STEPS, "train": TINY | {"postnet_steps": 15, "mel_steps": 75},
-            "train_gan": {"gan_warmup_steps": 15, "gan_steps": 45}}
+            "train_gan": {"dis_pretrain_steps": 15, "gan_steps": 45}}
 CURVES = {"small": ["loss/minimised"], "train": ["loss/minimised", "loss/mean_loss2"],
           "train_gan": ["gan/dis_loss", "gan/gen_loss"]}
 
@@ -115,7 +115,7 @@ def make_small():
 
         def validate(self, run, stage):
             return {"score": float(tf.reduce_mean(tf.abs(self.generator(np.ones((4, 8), "f")))))}
-    data_load.Corpus = lambda *_: types.SimpleNamespace(use_base=lambda found: None, alone=False)
+    data_load.Corpus = lambda *_: types.SimpleNamespace(use_base=lambda found: None, has_target_only=False)
     base.solve = lambda corpus: base.Base(*np.zeros((len(base.Base._fields), 2)))
     return Small
 

@@ -115,7 +115,7 @@ def test_a_target_alone_is_its_own_source(folder, serial):
         path = np.load(folder / "alone" / "paths" / "bert" / f"{pair.name}.npy")
         np.testing.assert_array_equal(path, np.arange(pair.target_end))
     corpus = data_load.Corpus(folder / "alone", TINY)
-    assert corpus.alone and [pair.split for pair in corpus.split("val")] == ["val"]
+    assert corpus.has_target_only and [pair.split for pair in corpus.split("val")] == ["val"]
     with pytest.raises(manifest.PreproError, match="alone holds the target alone: name recordings to convert"):
         corpus.split("test")
     assert not data_load.Corpus(folder / "data", TINY).alone

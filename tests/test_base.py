@@ -136,8 +136,8 @@ def test_penalty_shrinks_the_weights_and_not_the_bias(corpus, solved):
 
 def test_map_repeats_the_outermost_frames_beyond_the_ends():
     mel = np.random.default_rng(0).uniform(0.0, 1.0, (7, 3)).astype(np.float32)
-    np.testing.assert_array_equal(base.windows(mel), neighbours(mel))
-    np.testing.assert_array_equal(base.windows(mel[:1]), np.tile(mel[:1], 2 * base.CONTEXT + 1))
+    np.testing.assert_array_equal(base.splice(mel), neighbours(mel))
+    np.testing.assert_array_equal(base.splice(mel[:1]), np.tile(mel[:1], 2 * base.CONTEXT + 1))
 
 
 @pytest.mark.parametrize("n_frames", [1, 2, 9])
@@ -230,7 +230,8 @@ def test_unknown_voice_is_a_mixture_with_larger_weights_for_nearer_sources(solve
     voice = base.find_voice(solved, near_anna, HP)
     distances = np.linalg.norm(solved.centres - base.voiceprint(near_anna, HP), axis=1)
     assert voice.weights[0] > voice.weights[1] > 0.0 and voice.weights.sum() == pytest.approx(1.0)
-    assert np.log(voice.weights[0] / voice.weights[1]) == pytest.approx((distances[1] - distances[0]) / base.NEAR)
+    assert np.log(voice.weights[0] / voice.weights[1]) == pytest.approx(
+        (distances[1] - distances[0]) / base.TEMPERATURE)
     halves = np.array([0.5, 0.5])
     mel = near_anna.mel.astype(np.float32)
     np.testing.assert_allclose(base.apply(solved, mel, halves), 0.5 * base.apply(solved, mel, np.eye(2)[0])

@@ -143,7 +143,7 @@ def test_batches_contain_whole_utterances_without_augmentation(demo_data):
 
 
 def test_corpus_of_the_target_alone_is_refused():
-    corpus = types.SimpleNamespace(alone=True, data="her")
+    corpus = types.SimpleNamespace(has_target_only=True, data="her")
     with pytest.raises(ValueError, match="her holds the target alone"):
         train.PairedTrainer(HP, corpus)
 
@@ -170,7 +170,7 @@ def test_the_preset_trains_resumes_evaluates_and_converts(demo_data, tmp_path, c
     for more in (["--steps", "1"], []):
         assert script.main([*flags, "--logdir", str(tmp_path / "a"), *more]) == 0, capsys.readouterr().err
     assert kept(tmp_path / "a")[-1] == 2
-    assert float(base.load(tmp_path / "a").paces[0]) == pytest.approx(1.0, abs=0.5)
+    assert float(base.load(tmp_path / "a").length_ratios[0]) == pytest.approx(1.0, abs=0.5)
     logdir, held, out = ["--logdir", str(tmp_path / "a")], tmp_path / "held", tmp_path / "out"
     assert evaluate.main(["--data", str(demo_data), *logdir, "--out", str(held)]) == 0
     assert (held / "metrics.json").exists() and list((held / "audio").glob("*.wav"))

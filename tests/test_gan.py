@@ -26,7 +26,7 @@ from test_training import assert_equal, variables_of
 def make_task(hp, **changes) -> train_gan.GANTrainer:
     """The task without a corpus and with random weights; its discriminator judges whole windows by default."""
     corpus = types.SimpleNamespace(split=lambda name: [None], share=(0, 1), base=plain_base(hp), target="slt",
-                                   alone=False)
+                                   has_target_only=False)
     task = train_gan.GANTrainer(hp.replace(**{"warmup_steps": 0, "dis_frames": 0, **changes}), corpus)
     randomise(task.generator)
     return task
@@ -51,14 +51,14 @@ def test_each_update_leaves_the_other_network_unchanged(tiny_hp, eager):
     task = make_task(tiny_hp, k=2)
     batch, step = adversarial_batch(tiny_hp), tf.Variable(0, dtype=tf.int64)
     generator, discriminator = snapshot(task.generator), snapshot(task.discriminator)
-    task.train_step("warmup", batch, step)
+    task.train_step("discriminator", batch, step)
     assert snapshot(task.generator) == generator and snapshot(task.discriminator) != discriminator
     discriminator, fixed = snapshot(task.discriminator), snapshot(task.generator.encoder) + snapshot(
         task.generator.decoder)
-    task.update(task.generator_optimizer, task.learning, tiny_hp.gan_clip_norm,
+    task.update(task.generator_optimizer, task.generator_variables, tiny_hp.gan_clip_norm,
                 lambda: task.generator_losses(tensors(batch)))
     assert snapshot(task.discriminator) == discriminator and snapshot(task.generator) != generator
-    task.train_step("joint", batch, step)
+    task.train_step("adversarial", batch, step)
     assert snapshot(task.generator.encoder) + snapshot(task.generator.decoder) == fixed
     assert snapshot(task.discriminator) != discriminator and int(step) == 2
 
@@ -73,8 +73,8 @@ def test_skipped_update_of_the_generator_is_reported(tiny_hp, eager, monkeypatch
         done.append(float((found := update(optimizer, *arguments))["skipped"]))
         return found
     monkeypatch.setattr(task, "update", overflowing)
-    assert task.train_step("joint", batch, step)["skipped"] == 1.0 and done == [0.0, 1.0, 0.0]
-    assert task.train_step("joint", batch, step)["skipped"] == 0.0 and done[3:] == [0.0, 0.0, 0.0]
+    assert task.train_step("adversarial", batch, step)["skipped"] == 1.0 and done == [0.0, 1.0, 0.0]
+    assert task.train_step("adversarial", batch, step)["skipped"] == 0.0 and done[3:] == [0.0, 0.0, 0.0]
 
 
 @pytest.mark.parametrize("stack", [5, 4, 1])
@@ -104,7 +104,7 @@ def test_the_adversarial_loss_alone_reaches_the_first_layer(tiny_hp, eager, netw
     encoder, postnet = task.generator.encoder, task.generator.postnet
     first = ([*encoder.prenet.trainable_variables, *encoder.frame_prenet.trainable_variables] if everything
              else postnet.cbhg.bank[0].trainable_variables)
-    assert (len(task.learning) == len(task.generator.trainable_variables)) == everything
+    assert (len(task.generator_variables) == len(task.generator.trainable_variables)) == everything
     with tf.GradientTape() as tape:
         batch = tensors(make_batch(tiny_hp) if everything else adversarial_batch(tiny_hp))
         loss = task.generator_losses(batch)["gan/gen_loss"]
@@ -176,7 +176,7 @@ def test_judged_conversions_equal_those_of_the_converter(demo_data, tiny_hp):
     for mel, pitch in conversions:
         out, = (out for out in expected if len(out.mel) == len(mel) and np.abs(out.mel - mel).max() < 1e-3)
         np.testing.assert_allclose(pitch, out.pitch, atol=2e-3)
-    next(task.batches("joint", 0, 1))
+    next(task.batches("adversarial", 0, 1))
     drawn = task.corpus.adversarial_batch(0)
     for row, mask in zip(drawn["converted"], drawn["converted_mask"]):
         window = row[mask > 0].astype(np.float16)
@@ -201,7 +201,7 @@ def test_unpaired_recordings_are_converted_and_judged(demo_data, tiny_hp, tmp_pa
         np.testing.assert_allclose(mel, expected.mel, atol=2e-3)
         np.testing.assert_allclose(pitch, expected.pitch, atol=2e-3)
     paired = len(task.convert_sources())
-    next(task.batches("joint", 0, 1))
+    next(task.batches("adversarial", 0, 1))
     assert len(task.corpus.conversions) == paired + 2
     for path in tmp_path.glob("?.wav"):
         path.unlink()
@@ -236,7 +236,7 @@ def test_adversarial_losses_are_least_squares():
 
 
 def test_resume_within_the_joint_stage_ends_like_an_uninterrupted_run(demo_data, tiny_hp, tmp_path, monkeypatch):
-    hp = tiny_hp.replace(gan_warmup_steps=1, gan_steps=3, k=2, save_steps=99)
+    hp = tiny_hp.replace(dis_pretrain_steps=1, gan_steps=3, k=2, save_steps=99)
     monkeypatch.setattr(train_gan.GANTrainer, "validate", lambda self, run, stage: {})
 
     def go(logdir, stop):
@@ -270,7 +270,7 @@ def test_warning_names_a_discriminator_out_of_balance(tiny_hp, capsys, real, fak
 
     def validate(real, fake):
         task.judge = lambda linear, mask: ({1.0: real, 2.0: fake}[linear[0, 0, 0]], np.ones(len(real)))
-        return task.validate(None, "joint")
+        return task.validate(None, "adversarial")
     scalars = validate(np.full(4, real), np.full(4, fake))
     assert advice in capsys.readouterr().out
     assert scalars["free_running/global_variance_ratio"] == pytest.approx(0.5)

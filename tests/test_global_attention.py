@@ -135,9 +135,9 @@ def test_teacher_forcing_with_free_running_output_gives_the_same(generator):
 @pytest.mark.parametrize("batch_size", [1, 16])
 def test_conversion_length_is_the_source_length_times_the_pace(generator, batch_size):
     inputs, lengths = sources(generator.hp, [40, 17, 31, 5]), [52, 22, 40, 6]
-    results = Converter(generator, plain_base(generator.hp)._replace(paces=np.array([1.3])))(
+    results = Converter(generator, plain_base(generator.hp)._replace(length_ratios=np.array([1.3])))(
         inputs, [VOICE] * 4, batch_size)
-    whole = Converter(generator, plain_base(generator.hp)._replace(paces=np.array([1.3])))(inputs, [VOICE] * 4)
+    whole = Converter(generator, plain_base(generator.hp)._replace(length_ratios=np.array([1.3])))(inputs, [VOICE] * 4)
     for length, source, result, other in zip(lengths, inputs, results, whole):
         assert result.stopped and len(result.mel) == len(result.linear) == len(result.positions) == length
         assert result.weights.shape == (length, len(source.mel))
@@ -152,9 +152,9 @@ def test_pace_of_a_source_is_that_of_all_its_training_pairs(demo_data, demo_base
     pairs = data_load.Corpus(demo_data, tiny_hp).train
     spoken, heard = (sum(getattr(pair, f"{kind}_end") - getattr(pair, f"{kind}_start") for pair in pairs)
                      for kind in ("target", "source"))
-    assert base.pace(demo_base, VOICE) == pytest.approx(spoken / heard) and spoken != heard
-    two = plain_base(tiny_hp)._replace(paces=np.array([0.8, 1.2]))
-    assert base.pace(two, VOICE._replace(weights=np.array([0.25, 0.75]))) == pytest.approx(1.1)
+    assert base.length_ratio(demo_base, VOICE) == pytest.approx(spoken / heard) and spoken != heard
+    two = plain_base(tiny_hp)._replace(length_ratios=np.array([0.8, 1.2]))
+    assert base.length_ratio(two, VOICE._replace(weights=np.array([0.25, 0.75]))) == pytest.approx(1.1)
 
 
 def test_pace_of_one_keeps_the_length_of_the_source(generator):

@@ -41,7 +41,7 @@ def plain(hp):
 
 def step_with(strategy, hp, stage, batch, steps=1, make=train.PairedTrainer):
     """Return the variables after a step, or before it if `steps` is 0, and the scalars of the step."""
-    corpus = types.SimpleNamespace(split=lambda name: [None], share=(0, 1), base=plain_base(hp), alone=False,
+    corpus = types.SimpleNamespace(split=lambda name: [None], share=(0, 1), base=plain_base(hp), has_target_only=False,
                                    slices=[None] * 99)
     with strategy.scope():
         task = make(hp, corpus)
@@ -73,7 +73,7 @@ def test_paired_step_on_two_devices_equals_one_on_one_device(tiny_hp, strategies
         np.testing.assert_allclose(other, value, atol=1e-5, err_msg=name)
 
 
-@pytest.mark.parametrize("stage", ["warmup", "joint"])
+@pytest.mark.parametrize("stage", ["discriminator", "adversarial"])
 def test_adversarial_step_on_two_devices_equals_one_on_one_device(tiny_hp, strategies, stage):
     """Two devices share three rows, windows have unequal weights, and the generator is updated twice."""
     hp = plain(tiny_hp).replace(k=2, dis_frames=8, gen_learning_rate=0.1, dis_learning_rate=0.1)
@@ -81,11 +81,11 @@ def test_adversarial_step_on_two_devices_equals_one_on_one_device(tiny_hp, strat
              for name, value in adversarial_batch(hp).items()}
     one, scalars = step_with(strategies[1], hp, stage, batch, make=train_gan.GANTrainer)
     two, others = step_with(strategies[2], hp, stage, batch, make=train_gan.GANTrainer)
-    assert scalars.keys() == others.keys() and ("gan/gen_loss" in scalars) == (stage == "joint")
+    assert scalars.keys() == others.keys() and ("gan/gen_loss" in scalars) == (stage == "adversarial")
     for name in scalars:
         assert others[name] == pytest.approx(scalars[name], rel=1e-4), name
     before, _ = step_with(strategies[1], hp, stage, batch, 0, make=train_gan.GANTrainer)
-    for part in ("discriminator", "generator")[:1 + (stage == "joint")]:
+    for part in ("discriminator", "generator")[:1 + (stage == "adversarial")]:
         moved = [name for name in one if name.startswith(f"{part} ") and np.abs(one[name] - before[name]).max() > 2e-4]
         assert len(moved) > 10, part
     for (name, value), other in zip(one.items(), two.values()):

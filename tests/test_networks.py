@@ -51,7 +51,7 @@ def change(monkeypatch):
 
 def make_task(hp: hyperparams.HyperParams) -> train.PairedTrainer:
     """The training task without a corpus."""
-    return train.PairedTrainer(hp, types.SimpleNamespace(split=lambda name: [None], share=(0, 1), alone=False,
+    return train.PairedTrainer(hp, types.SimpleNamespace(split=lambda name: [None], share=(0, 1), has_target_only=False,
                                                   slices=[None] * 99, base=plain_base(hp)))
 
 
@@ -274,10 +274,10 @@ def test_only_visible_teacher_frames_affect_the_output(generator, change):
 @pytest.mark.parametrize("dropout", [0.2, 0.5])
 def test_dropout_keeps_the_mean(generator, change, dropout):
     change(generator, dropout=dropout)
-    drop = np.asarray(generator.decoder.inputs(16, 200, True).drop)
+    drop = np.asarray(generator.decoder.inputs(16, 200, True).dropout_mask)
     assert set(np.unique(drop)) == {np.float32(0.0), np.float32(1.0) / np.float32(1.0 - dropout)}
     assert drop.mean() == pytest.approx(1.0, abs=0.02) and np.ptp(drop.mean(axis=0)) > 0.0
-    assert (np.asarray(generator.decoder.inputs(2, 3, False).drop) == 1.0).all()
+    assert (np.asarray(generator.decoder.inputs(2, 3, False).dropout_mask) == 1.0).all()
 
 
 def test_only_the_last_frame_of_a_group_is_fed_back(generator, change):

@@ -31,8 +31,8 @@ def folder(tmp_path, monkeypatch) -> pathlib.Path:
 
 
 def open_run(*flags: str, script=train) -> run_folder.RunPlan:
-    inherited = train_gan.OFTEN if script is train_gan else None
-    return run_folder.open_run(script.parse_arguments([*flags]), f"{script.__name__}.py", inherited)
+    inherit_with = train_gan.GAN_SETTINGS if script is train_gan else None
+    return run_folder.open_run(script.parse_arguments([*flags]), f"{script.__name__}.py", inherit_with)
 
 
 def begin(logdir: str, *flags: str, script=train, checkpoint: int = 1, hp: HyperParams | None = None) -> None:
@@ -124,7 +124,7 @@ def test_init_from_gives_initial_weights_until_the_run_has_a_checkpoint(folder):
 def test_adversarial_training_inherits_networks_and_features_from_the_run_of_init_from(folder):
     begin("paired", "--data", "mine", "--set", "width=32")
     plan = open_run("--logdir", "gan", "--init-from", "paired", "--set", "k=2", script=train_gan)
-    assert plan.hp == WIDE.replace(**train_gan.OFTEN, k=2) and plan.data == folder / "mine"
+    assert plan.hp == WIDE.replace(**train_gan.GAN_SETTINGS, k=2) and plan.data == folder / "mine"
     assert open_run("--init-from", "paired", "--data", "other", script=train_gan).data.name == "other"
     with pytest.raises(TrainingError, match="--init-from nothing is no run folder"):
         open_run("--logdir", "gan", "--init-from", "nothing", script=train_gan)
@@ -164,3 +164,15 @@ def test_newest_readable_checkpoint_is_used(folder, capsys):
     plan = open_run("--logdir", "run")
     assert plan.checkpoint.endswith("step-2") and plan.existing[0].endswith("step-3")
     assert "step-3 is damaged" in capsys.readouterr().err
+
+
+def test_a_run_that_lost_one_of_its_files_is_refused(folder):
+    begin("run", "--data", "mine")
+    (folder / "run" / "run.json").unlink()
+    with pytest.raises(TrainingError, match="run has no run.json: say with --data"):
+        open_run("--logdir", "run")
+    assert open_run("--logdir", "run", "--data", "mine").is_resuming
+    (folder / "run" / "hparams.json").unlink()
+    with pytest.raises(TrainingError, match="run holds checkpoints but no hparams.json"):
+        open_run("--logdir", "run", "--data", "mine")
+    assert not open_run("--logdir", "run", "--data", "mine", "--no-resume").is_resuming

@@ -198,7 +198,7 @@ def test_unknown_source_is_refused(trained, capsys):
 def test_adversarial_training_starts_from_a_paired_run(trained, tmp_path, capsys):
     """It uses networks and features of that run, its samples get their own names, and each script loads each run."""
     logdir = tmp_path / "gan"
-    small = ["--set=gan_warmup_steps=1", "--set=gan_steps=1", "--set=k=1"]
+    small = ["--set=dis_pretrain_steps=1", "--set=gan_steps=1", "--set=k=1"]
     assert train_gan.main(["--init-from", str(trained.logdir), "--logdir", str(logdir), *small]) == 0
     printed = capsys.readouterr()
     assert "accuracy_real" in printed.out + printed.err

@@ -34,7 +34,7 @@ def test_composed_map_equals_one_map_after_the_other(first, second):
     assert kernel.dtype == bias.dtype == np.float32 and len(kernel) == 6 * (first + second - 1)
     expected = mel
     for one, constant in maps:
-        expected = base.windows(expected, len(one) // 6 // 2) @ one + constant
+        expected = base.splice(expected, len(one) // 6 // 2) @ one + constant
     base_of_both = plain_base(HP.replace(n_mels=6))._replace(kernels=kernel[None], biases=bias[None])
     inside = slice(first + second, -first - second)  # beyond the ends each map repeats its own nearest frame
     np.testing.assert_allclose(base.apply(base_of_both, mel, np.ones(1))[inside], expected[inside], atol=1e-4)
