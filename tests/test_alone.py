@@ -118,7 +118,7 @@ def test_a_target_alone_is_its_own_source(folder, serial):
     assert corpus.has_target_only and [pair.split for pair in corpus.split("val")] == ["val"]
     with pytest.raises(manifest.PreproError, match="alone holds the target alone: name recordings to convert"):
         corpus.split("test")
-    assert not data_load.Corpus(folder / "data", TINY).alone
+    assert not data_load.Corpus(folder / "data", TINY).has_target_only
 
 
 def test_conversion_without_a_partner_is_measured_by_its_voice(corpus, tmp_path, monkeypatch, capsys):

@@ -243,7 +243,8 @@ def test_free_running_equals_stepping_the_cell_by_hand(generator, change):
     state = generator.decoder.cell.start(start, memory)
     for step in range(steps):
         given = StepInput(frame=np.full((2, hp.n_mels), 9.0, np.float32), use_frame=np.zeros((2, 1), np.float32),
-                          is_frame_visible=np.ones((2, 1), np.float32), drop=np.ones((2, width), np.float32),
+                          is_frame_visible=np.ones((2, 1), np.float32),
+                          dropout_mask=np.ones((2, width), np.float32),
                           position=np.full(2, 9.0, np.float32), use_position=np.zeros(2, np.float32))
         before, state = state, generator.decoder.cell(state, given, memory, lengths)
         np.testing.assert_array_equal(state.start, before.end)

@@ -132,6 +132,8 @@ def test_adversarial_training_inherits_networks_and_features_from_the_run_of_ini
 
 def test_unpaired_folder_is_remembered_and_must_exist(folder):
     begin("paired", "--data", "mine")
+    with pytest.raises(TrainingError, match="--unpaired nowhere is no folder"):
+        open_run("--logdir", "gan", "--init-from", "paired", "--unpaired", "nowhere", script=train_gan)
     begin("gan", "--init-from", "paired", "--unpaired", "anybody", script=train_gan)
     assert open_run("--logdir", "gan", script=train_gan).unpaired == folder / "anybody"
     (folder / "anybody").rmdir()
