@@ -51,7 +51,7 @@ class LocalAttention(layers.Layer):
         # Zero weights and this bias make an untrained model advance one source frame per output frame.
         walk = -float(ops.log(max_advance - 1.0))
         self.pace_layer = Dense(1, "sigmoid", kernel_initializer="zeros",
-                                    bias_initializer=keras.initializers.Constant(walk))
+                                bias_initializer=keras.initializers.Constant(walk))
         self.query = Dense(r * width, use_bias=False)
         self.built = True
 
@@ -151,7 +151,7 @@ class GlobalAttention(layers.Layer):
         base = between(ops.abs(near[:, None, :] - points[:, :, None]), ops.cast(near < lengths[:, None], "float32"),
                        window(frames_of_base, ops.cast(origin, "int32"), size))                   # (N, r, B)
         return Attended(product(weights, memory), base, start, start + self.stack,
-                    ops.full_like(pace, self.stack / self.r), ops.zeros_like(pace), weights)
+                        ops.full_like(pace, self.stack / self.r), ops.zeros_like(pace), weights)
 
     def spread(self, weights, origins, length):
         """Spread weights (N, Ty, 1, Tx) over `length` source frames: (N, Ty*r, S). Each output frame gets the weights

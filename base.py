@@ -1,7 +1,7 @@
 """The base of a conversion: a linear map from the source's mel spectrogram to the target's, solved in closed form.
 
-The networks write a correction of the base. Networks trained on few sentences may replace one phone by
-another; a linear map cannot. It is solved by least squares along the DTW paths in seconds, the same every time.
+The networks write a correction of the base. Networks trained on few sentences may replace one phone by another; a
+linear map cannot. The map is solved by least squares along the DTW paths in seconds, the same every time.
 
 The output of least squares is an average: it lacks all that the map cannot predict, and is too smooth. So `map_source`
 takes the finest detail from the source itself, after scaling its vocal tract to the target's length. Then it makes
@@ -27,10 +27,10 @@ from manifest import Pair
 FILE = "base.npz"            # in a run folder
 CONTEXT = 4                  # source frames before and after each frame that a map also reads
 PENALTY = 30.0               # weight of a map's squared coefficients; mel spectrograms lie in [0, 1]
-DETAIL_SIGMA = (3.0, 1.0)          # frames and bands, deviations of the Gaussian that removes the detail of the source
+DETAIL_SIGMA = (3.0, 1.0)    # frames and bands, deviations of the Gaussian that removes the detail of the source
 MEASURED = 50                # recordings (up to twice as many) on which modulation and warp are measured
 MOST_GAIN = 4.0              # of a movement; the least gain is 1 / MOST_GAIN
-TEMPERATURE = 0.15                  # temperature of the softmax over distances of voiceprints
+TEMPERATURE = 0.15           # of the softmax over distances of voiceprints
 FORMANTS = 4.0               # bands, deviation of the Gaussian; the spectrum less its smoothed copy shows the formants
 # Lengths of vocal tracts, as factors of frequency, the nearest to 1 first
 WARPS = np.array(sorted(np.arange(0.75, 1.351, 0.05), key=lambda factor: abs(np.log(factor))))
@@ -48,7 +48,7 @@ class Base(NamedTuple):
     pitch: np.ndarray      # (K + 1, 2) mean and deviation of the octaves of each source and, last, of the target
     centres: np.ndarray    # (K, M + 1) mean `voiceprint` of each source
     radii: np.ndarray      # (K,) distance from its centre within which most recordings of a source lie
-    length_ratios: np.ndarray      # (K,) target frames per source frame, on average
+    length_ratios: np.ndarray  # (K,) target frames per source frame, on average
 
 
 class MappedSource(NamedTuple):
@@ -62,7 +62,7 @@ class Voice(NamedTuple):
     """The voice of a recording."""
     weights: np.ndarray  # (K,) shares of the sources' maps: one map for a known source, a mixture for a stranger
     warp: float          # factor of frequency that brings the recording's formants to the target's
-    mean_octave: float        # mean of the recording's pitch
+    mean_octave: float   # mean of the recording's pitch
 
 
 def splice(mel: np.ndarray, context: int = CONTEXT) -> np.ndarray:

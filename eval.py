@@ -181,7 +181,7 @@ def convert_files(paths: list[pathlib.Path], out: pathlib.Path, converter: Conve
     if rows or (out / "index.html").exists():  # an old page must not show outdated results
         order = dict.fromkeys([*names, *rows])
         evaluation.finish(out, title, [rows[name] for name in order if name in rows],
-                       {"converted": len(rows), "refused": len(refused)})
+                          {"converted": len(rows), "refused": len(refused)})
     return len(refused)
 
 
@@ -241,7 +241,7 @@ def evaluate(args: argparse.Namespace, name_files: Callable = evaluation.name_fi
     recogniser = evaluation.load_recogniser(args.asr, converter.hp)
     with cli.locked(args.out, "--out"):
         evaluation.evaluate(corpus, args.out, converter, title, args.source, args.oracles, name_files, recogniser,
-                         args.transcripts)
+                            args.transcripts)
     return 0
 
 

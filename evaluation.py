@@ -266,7 +266,7 @@ def listen(wavs: dict, true_words: list[str] | None, recogniser: Callable | None
         return [found[id(wav)] for wav in recordings]
     rows, rates = [{} for _ in wavs[""]], {}
     recognised = {kind: once(recogniser, recordings, f"listening{kind}")
-             for kind, recordings in wavs.items()} if recogniser else {}
+                  for kind, recordings in wavs.items()} if recogniser else {}
     references = true_words or recognised.get(natural, [])
     compared = {kind: [listening.compare(reference, text) for reference, text in zip(references, texts)]
                 for kind, texts in recognised.items() if true_words or kind != natural}

@@ -55,7 +55,7 @@ class Converter:
     def __call__(self, sources: list[Features], voices: list[base.Voice], batch_size: int = 16) -> list[Converted]:
         """Convert recordings of `voices`; results are in the same order and do not depend on the batch they are in."""
         mapped_sources = [np.concatenate(base.map_source(self.base, source, voice, self.hp), axis=1)
-                   for source, voice in zip(sources, voices, strict=True)]
+                          for source, voice in zip(sources, voices, strict=True)]
         results: list[Converted | None] = [None] * len(sources)
         # Batches of recordings of similar length need little padding
         order = sorted(range(len(sources)), key=lambda i: len(sources[i].linear))
@@ -63,7 +63,7 @@ class Converter:
             chosen = order[first:first + batch_size]
             source, mask = data_load.pad([sources[i].linear for i in chosen], self.hp.encoder_stack)
             mapped, _ = data_load.pad([mapped_sources[i] for i in chosen], self.hp.encoder_stack)
-            # Global attention does not tell when a sentence ends, so its length is taken from the pace in training
+            # Global attention does not tell when a sentence ends, so it comes from the length ratio of the training
             known = self.hp.attention == "global"
             limits = [round(base.length_ratio(self.base, voices[i]) * len(sources[i].linear)) if known
                       else int(MAX_RATIO * len(sources[i].linear)) + self.hp.r for i in chosen]

@@ -89,8 +89,8 @@ class Recordings:
         for s0, s1, t0, t1 in analysis.cut_long(*mels, self.hp):
             # Named by its frames, because with another `max_seconds` the cuts and DTW paths differ
             segment = dataclasses.replace(pair, name=f"{pair.utterance}.{t0:06d}-{t1:06d}", source_start=s0,
-                                        source_end=s1, target_start=t0, target_end=t1,
-                                        source_seconds=self.seconds(s1 - s0), target_seconds=self.seconds(t1 - t0))
+                                          source_end=s1, target_start=t0, target_end=t1,
+                                          source_seconds=self.seconds(s1 - s0), target_seconds=self.seconds(t1 - t0))
             segment.reason = length_fault(segment, self.hp)
             yield segment
 

@@ -206,7 +206,7 @@ def write_outputs(pairs: list[Pair], data: pathlib.Path, target: str, hp: HyperP
         seconds[source] = [pair.source_seconds for pair in usable if pair.source == source]
     report.plot_durations(data / "durations.png", seconds)
     manifest.write_csv(data / "manifest.csv", [field.name for field in dataclasses.fields(Pair)],
-              [dataclasses.astuple(pair) for pair in pairs])
+                       [dataclasses.astuple(pair) for pair in pairs])
 
 
 def print_summary(pairs: list[Pair], data: pathlib.Path) -> None:

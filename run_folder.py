@@ -71,6 +71,11 @@ class RunPlan(NamedTuple):
     initial_weights: str | None      # if there is none: the checkpoint that gives the generator's initial weights
 
 
+def is_resuming(args: argparse.Namespace) -> bool:
+    """Whether the run folder holds a run that the flags resume."""
+    return (args.logdir / "hparams.json").exists() and not args.no_resume
+
+
 def open_run(args: argparse.Namespace, script: str, inherit_with: dict | None = None) -> RunPlan:
     """Decide everything about the run that the flags name, without writing into its folder. The demo's features are
     prepared if they are needed and missing.
@@ -81,12 +86,12 @@ def open_run(args: argparse.Namespace, script: str, inherit_with: dict | None = 
     """
     logdir, info, data = args.logdir, read_run_info(args.logdir), args.data
     init_from, unpaired = args.init_from, getattr(args, "unpaired", None)
-    is_resuming = (logdir / "hparams.json").exists() and not args.no_resume
+    resuming = is_resuming(args)
     existing = [] if args.no_resume else checkpoints.checkpoints_in(logdir / "checkpoints")
-    if existing and not is_resuming:
+    if existing and not resuming:
         raise TrainingError(f"{logdir} holds checkpoints but no hparams.json: restore that file, or begin anew with "
                             "--no-resume")
-    if is_resuming:
+    if resuming:
         if not info and not data:
             raise TrainingError(f"{logdir} has no run.json: say with --data what the run was trained on")
         default = HyperParams.from_json(logdir / "hparams.json")
@@ -98,24 +103,24 @@ def open_run(args: argparse.Namespace, script: str, inherit_with: dict | None = 
     else:
         is_demo = not data and info.get("data", prepro.DEMO_DATA) == prepro.DEMO_DATA
         default = hyperparams.PRESETS["demo" if is_demo else "default"]
-    hp = choose_hyperparams(args, default, is_resuming)
+    hp = choose_hyperparams(args, default, resuming)
     data = find_data(data, info, hp)
-    if is_resuming:
+    if resuming:
         check_run_info(info, logdir, script, data, init_from, unpaired)
         init_from, unpaired = init_from or info.get("init_from"), unpaired or info.get("unpaired")
     if unpaired and not unpaired.is_dir():
         raise TrainingError(f"--unpaired {unpaired} is no folder of recordings")
     checkpoint = checkpoints.newest_readable(existing)
-    return RunPlan(logdir, script, is_resuming, args.no_resume, hp, data, init_from, unpaired, existing, checkpoint,
+    return RunPlan(logdir, script, resuming, args.no_resume, hp, data, init_from, unpaired, existing, checkpoint,
                    checkpoints.best_checkpoint(init_from) if init_from and not checkpoint else None)
 
 
-def choose_hyperparams(args: argparse.Namespace, default: HyperParams, is_resuming: bool) -> HyperParams:
+def choose_hyperparams(args: argparse.Namespace, default: HyperParams, resuming: bool) -> HyperParams:
     """The hyperparameters that the flags ask for, or `default` without flags. Raises TrainingError if a run is resumed
     and the flags ask for others than `default`, which then holds the hyperparameters of the run."""
     overrides = args.set + ([f"seed={args.seed}"] if args.seed is not None else [])
     hp = hyperparams.get(args.preset, overrides) if args.preset else default.override(overrides)
-    others = differences(default, hp) if is_resuming else []
+    others = differences(default, hp) if resuming else []
     if others:
         raise TrainingError(f"{args.logdir} was begun with other hyperparameters: {', '.join(others)}; "
                             "choose another --logdir, or --no-resume to begin anew")
@@ -241,11 +246,10 @@ class Run:
             with checkpoints.writing(self.folder / "best" / f"best-{int(self.step)}"):
                 self.selected.save(checkpoint_number=self.step)
 
-    def log(self, kind: str, scalars: dict[str, float], step: int | None = None) -> None:
+    def log(self, kind: str, scalars: dict[str, float]) -> None:
         """Write scalars to TensorBoard as `kind` "train" or "validation". They reach the disk at once, so that no
         checkpoint is newer than the scalars."""
-        step = int(self.step) if step is None else step
-        with checkpoints.writing(self.logdir / kind), self.writers[kind].as_default(step=step):
+        with checkpoints.writing(self.logdir / kind), self.writers[kind].as_default(step=int(self.step)):
             for name, value in scalars.items():
                 tf.summary.scalar(GROUPS.get(name, name), value)
 

@@ -55,7 +55,7 @@ class PairedTrainer(Trainer):
         self.optimizers = {}
         for stage, steps in self.stages:
             adam = keras.optimizers.Adam(trainer.cosine_decay(hp.learning_rate, steps, hp))
-            self.optimizers[stage] = trainer.scale_loss(adam, hp)
+            self.optimizers[stage] = trainer.with_loss_scale(adam, hp)
             self.optimizers[stage].build(self.variables[stage])
 
     @property
@@ -64,7 +64,7 @@ class PairedTrainer(Trainer):
         return {"generator": self.generator.weights,
                 **{f"optimizer_{stage}": optimizer.variables for stage, optimizer in self.optimizers.items()}}
 
-    def kind(self, stage: str) -> str:
+    def batch_kind(self, stage: str) -> str:
         return data_load.POSTNET if stage == "postnet" else data_load.PAIRED
 
     def decoder_losses(self, decoded: DecoderOutput, batch: dict) -> dict:

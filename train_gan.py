@@ -82,7 +82,7 @@ class GANTrainer(Trainer):
         self.generator_variables = learning.trainable_variables
 
         def optimizer(schedule, variables: list) -> keras.optimizers.LossScaleOptimizer:
-            adam = trainer.scale_loss(keras.optimizers.Adam(schedule, beta_1=0.5), hp)
+            adam = trainer.with_loss_scale(keras.optimizers.Adam(schedule, beta_1=0.5), hp)
             adam.build(variables)
             return adam
         self.generator_optimizer = optimizer(trainer.cosine_decay(hp.gen_learning_rate, hp.gan_steps * hp.k, hp),
@@ -100,7 +100,7 @@ class GANTrainer(Trainer):
                 "optimizer_generator": self.generator_optimizer.variables,
                 "optimizer_discriminator": self.discriminator_optimizer.variables}
 
-    def kind(self, stage: str) -> str:
+    def batch_kind(self, stage: str) -> str:
         return data_load.PAIRED if self.hp.gan_networks == "all" else data_load.ADVERSARIAL
 
     def batches(self, stage: str, start: int, stop: int) -> Iterator[dict]:
@@ -256,8 +256,7 @@ def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
     run_folder.add_arguments(parser, "logdir/NAME-gan, where NAME is the folder of --init-from",
                              "begin with the weights, hyperparameters and features of another run")
     args = parser.parse_args(argv)
-    if args.init_from is None and args.preset is None and not (
-            args.logdir and (args.logdir / "hparams.json").exists() and not args.no_resume):
+    if args.init_from is None and args.preset is None and not (args.logdir and run_folder.is_resuming(args)):
         paired = HERE / "logdir" / ("paired" if args.data else "demo")
         args.init_from = paired if (paired / "hparams.json").exists() else None
     args.logdir = args.logdir or HERE / "logdir" / (f"{args.init_from.name}-gan" if args.init_from else "gan")

@@ -50,7 +50,7 @@ def cosine_decay(peak: float, steps: int, hp: HyperParams) -> keras.optimizers.s
                                                   warmup_target=peak, warmup_steps=max(1, warmup))
 
 
-def scale_loss(optimizer: keras.optimizers.Optimizer, hp: HyperParams) -> keras.optimizers.LossScaleOptimizer:
+def with_loss_scale(optimizer: keras.optimizers.Optimizer, hp: HyperParams) -> keras.optimizers.LossScaleOptimizer:
     """Wrap an optimizer so that it changes nothing in a step whose gradient is not finite.
 
     Losses are multiplied by a scale, so that small gradients do not vanish in float16. The scale is halved after a step
@@ -95,8 +95,8 @@ class Trainer:
         return decoded.mel, self.generator.postnet(mel, batch["pitch"], mask)
 
     def batches(self, stage: str, start: int, stop: int) -> Iterator[dict]:
-        """The batches of steps `start` to `stop` - 1 of a stage. `kind(stage)` is a kind of batch of data_load.py."""
-        return self.corpus.batches(self.kind(stage), start, stop)
+        """The batches of steps `start` to `stop` - 1 of a stage. `batch_kind(stage)` names a kind of data_load.py."""
+        return self.corpus.batches(self.batch_kind(stage), start, stop)
 
     def compile(self, stage: str, batch: dict, function):
         """Compile `function` of a batch once for each stage, for batches of any length."""
@@ -108,13 +108,13 @@ class Trainer:
     def shard_for_device(self, batch: dict) -> dict:
         """This device's share of the rows that this machine has of a batch: every n-th row. Rows of zeros are added if
         there are fewer rows than devices."""
-        devices = self.strategy.num_replicas_in_sync // self.corpus.share[1]  # devices of this machine
-        if devices == 1:
+        n_devices = self.strategy.num_replicas_in_sync // self.corpus.share[1]  # devices of this machine
+        if n_devices == 1:
             return batch
-        first, shared = tf.distribute.get_replica_context().replica_id_in_sync_group % devices, {}
+        first, shared = tf.distribute.get_replica_context().replica_id_in_sync_group % n_devices, {}
         for name, array in batch.items():
-            missing = -tf.shape(array)[0] % devices
-            shared[name] = tf.pad(array, [(0, missing)] + [(0, 0)] * (len(array.shape) - 1))[first::devices]
+            missing = -tf.shape(array)[0] % n_devices
+            shared[name] = tf.pad(array, [(0, missing)] + [(0, 0)] * (len(array.shape) - 1))[first::n_devices]
         return shared
 
     def update(self, optimizer, variables: list, clip_norm: float, loss_of) -> dict:
@@ -122,7 +122,7 @@ class Trainer:
 
         If the gradient is not finite, nothing changes and the scalar "skipped" is 1.
         """
-        devices, values = self.strategy.num_replicas_in_sync, [variable.value for variable in variables]
+        n_devices, values = self.strategy.num_replicas_in_sync, [variable.value for variable in variables]
         statistics = self.generator.non_trainable_variables  # of norms; the forward pass updates them
         before = [tf.identity(variable.value) for variable in statistics]
         with tf.GradientTape(watch_accessed_variables=False) as tape:
@@ -132,7 +132,7 @@ class Trainer:
         scale = tf.identity(optimizer.dynamic_scale)
         gradients, norm = tf.clip_by_global_norm(total(tape.gradient(loss, values)), clip_norm * scale)
         # Each device holds the gradient of the whole batch already, and the optimizer sums over the devices
-        optimizer.apply(gradients if devices == 1 else [x / devices for x in gradients], variables)
+        optimizer.apply(gradients if n_devices == 1 else [x / n_devices for x in gradients], variables)
         finite = tf.math.is_finite(norm)
         for variable, value in zip(statistics, before):
             variable.assign(tf.where(finite, variable.value, value))
@@ -320,13 +320,13 @@ def fit_stage(run: Run, trainer: Trainer, stage: str, start: int, stop: int, bar
         if received:
             run.save()
             raise cli.Stopped(received[0], f"stopped by {signal.Signals(received[0]).name} after step {step}, of which "
-                                   "a checkpoint was written; the same command, without --no-resume, goes on")
+                              "a checkpoint was written; the same command, without --no-resume, goes on")
 
 
 def warn_skipped(trainer: Trainer, stage: str, step: int, number: int, in_a_row: int, bar: tqdm) -> None:
     """Print a warning with the utterances in batch `number` of a stage, whose step was skipped; raises TrainingError if
     too many steps in a row were skipped."""
-    names = ", ".join(trainer.corpus.batch_names(trainer.kind(stage), number))
+    names = ", ".join(trainer.corpus.batch_names(trainer.batch_kind(stage), number))
     bar.write(f"warning: the gradient of step {step} ({stage}) is not finite, it is skipped; its batch: {names}")
     if in_a_row >= SKIPPED_AT_MOST:
         raise TrainingError(f"{in_a_row} steps in a row had no finite gradient, the last one step {step} ({names}). "

@@ -131,8 +131,8 @@ def path_through(target: np.ndarray, source: np.ndarray, ends: np.ndarray) -> np
         best = np.argsort(cost)[:CANDIDATES]  # costlier ones hardly ever win in the end
         last, cost = rows[-1][best], cost[best]
         row = np.unique(np.concatenate([candidates[t], np.minimum(last + 1, len(source) - 1)]))
-        is_resuming = (row == last[:, None] + 1) & ~ends[last][:, None]
-        total = cost[:, None] + np.where(is_resuming, 0.0, JUMP)
+        is_next = (row == last[:, None] + 1) & ~ends[last][:, None]
+        total = cost[:, None] + np.where(is_next, 0.0, JUMP)
         winner = total.argmin(axis=0)
         cost = total.min(axis=0) + np.sqrt(squared_distances(target[t:t + 1], source[row])[0])
         rows.append(row)

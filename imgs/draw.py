@@ -146,7 +146,7 @@ def draw_decoder(sheet: Sheet, hp: HyperParams) -> None:
     sheet.arrow((45.5, 63.5), (45.5, 68))
     sheet.shape(44.7, 65.7, "p, p' (N,)", ha="right")
     sheet.box(34.7, 55.6, 68, 75, f"local attention, r = {hp.r} looks\nat points from p to p', query h,\n"
-                              f"Gaussian window, {hp.sigma:g} frames")
+              f"Gaussian window, {hp.sigma:g} frames")
     sheet.arrow((45.5, 75), (45.5, 79.5))
     sheet.shape(46.3, 76.3, "contexts (N, r, E)")
     sheet.box(34.7, 55.6, 79.5, 84, "FC E, tanh\nof [contexts; h]")
@@ -275,11 +275,11 @@ def draw_discriminator(hp: HyperParams) -> Sheet:
     sheet.arrow((29, 68.5), (18, 68.5), (18, 71.5))
     sheet.arrow((29, 68.5), (43, 68.5), (43, 71.5))
     sheet.box(4, 32, 71.5, 79, "the discriminator learns\nD(target) → 1, D(converted) → 0\n"
-                              "mean (D(target) − 1)² + mean D(converted)²", DATA)
+              "mean (D(target) − 1)² + mean D(converted)²", DATA)
     sheet.box(34, 54, 71.5, 79, "the generator learns\nD(converted) → 1\nmean (D(converted) − 1)²", DATA)
     sheet.arrow((54, 75), (95, 75), (95, 12), (54, 12), back=True)
     sheet.text(57.5, 78.2, "its gradient at the spectrogram, scaled\n"
-                             f"to {hp.gan_weight:g} times the norm of the L1 loss's", ha="left", color=BACK)
+               f"to {hp.gan_weight:g} times the norm of the L1 loss's", ha="left", color=BACK)
     sheet.text(57.5, 14.2, "to post-net, decoder and encoder", ha="left", color=BACK)
     sheet.text(1.5, 2.4, f"N sentences · T frames · W windows · F = {hp.n_linear} bins · E = {hp.width} · one "
                          f"update of the discriminator, then {hp.k} of the generator · CBHG: see the generator",

@@ -162,7 +162,7 @@ def test_voices_are_compared_by_spectrum_and_pitch():
 
     def compared(change, pitch):
         return evaluation.compare_voice([Features(None, change(each.mel.astype(np.float32)), pitch * each.hertz)
-                                      for each in natural], natural, TINY)
+                                         for each in natural], natural, TINY)
     assert compared(lambda mel: mel, 1.0) == {"long-term spectrum dB": pytest.approx(0.0, abs=1e-4),
                                               "median F0 ratio": 1.0}
     assert compared(lambda mel: mel + 0.05, 1.5) == {"long-term spectrum dB": pytest.approx(0.0, abs=1e-2),

@@ -73,13 +73,13 @@ class Known:
         return [pair for pair in self.train if pair.source == source]
 
 
-@pytest.fixture(scope="module")
-def corpus() -> Known:
+@pytest.fixture(scope="module", name="corpus")  # under other names than the arguments, so that they can be imported
+def known_corpus() -> Known:
     return Known()
 
 
-@pytest.fixture(scope="module")
-def solved(corpus) -> base.Base:
+@pytest.fixture(scope="module", name="solved")
+def known_base(corpus) -> base.Base:
     return base.solve(corpus)
 
 

@@ -51,7 +51,7 @@ def test_the_content_of_another_sentence_is_not_retrieved(tiny_hp):
 
     def measured(*said):
         return evaluation.measure({"": [natural[key] for key in said]}, natural, ["a", "b"], tiny_hp,
-                               lambda function, items, doing: list(map(function, items)))[0]
+                                  lambda function, items, doing: list(map(function, items)))[0]
 
     def retrieved(*said):
         return [(row["retrieved"], row["retrieved among all"]) for row in measured(*said)]

@@ -168,7 +168,7 @@ def states(seed: int, n: int) -> list[np.ndarray]:
     """Paces (n,), states (n, E) and contexts (n, E)."""
     rng = np.random.default_rng(seed)
     return [rng.uniform(0, 3, n).astype(np.float32), *(rng.normal(size=(n, WIDTH)).astype(np.float32)
-                                                        for _ in range(2))]
+                                                       for _ in range(2))]
 
 
 def memory_of(seed: int, lengths: list[int]) -> list[np.ndarray]:

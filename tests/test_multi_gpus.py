@@ -93,7 +93,7 @@ def test_adversarial_step_on_two_devices_equals_one_on_one_device(tiny_hp, strat
 
 
 def test_any_number_of_devices_can_resume_and_evaluate_a_run(tiny_hp, demo_data, demo_base, strategies, tmp_path,
-                                                               monkeypatch):
+                                                             monkeypatch):
     hp = tiny_hp.replace(postnet_steps=2, mel_steps=3, save_steps=99)
     monkeypatch.setattr(train.PairedTrainer, "validate", lambda self, run, stage: {})
     taken, solved, train_step = [], [], train.PairedTrainer.train_step

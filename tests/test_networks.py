@@ -52,7 +52,7 @@ def change(monkeypatch):
 def make_task(hp: hyperparams.HyperParams) -> train.PairedTrainer:
     """The training task without a corpus."""
     return train.PairedTrainer(hp, types.SimpleNamespace(split=lambda name: [None], share=(0, 1), has_target_only=False,
-                                                  slices=[None] * 99, base=plain_base(hp)))
+                                                         slices=[None] * 99, base=plain_base(hp)))
 
 
 def make_batch(hp: hyperparams.HyperParams, more: int = 0, garbage: bool = False, seed: int = 7) -> dict:

@@ -133,7 +133,7 @@ def exported(folder, out: str, data: str = "data") -> int:
 def test_exported_folder_can_convert_and_holds_speech_for_new_voices(run, capsys):
     assert exported(run, "out") == 0 and "out: 0." in capsys.readouterr().out
     assert {path.name for path in (run / "out").iterdir()} == {".lock", base.FILE, checkpoints.WEIGHTS, voice.FILE,
-                                                              "hparams.json"}
+                                                               "hparams.json"}
     found, expected = eval_script.load_converter(run / "out"), eval_script.load_converter(run / "run")
     assert_near(values(found.generator), values(expected.generator))
     assert found.hp == expected.hp and all(map(np.array_equal, found.base, expected.base))

@@ -6,17 +6,7 @@ import scipy.fft
 import base
 import utils
 from hyperparams import HyperParams
-from test_base import HP, VOICES, Known, map_source, smooth_noise
-
-
-@pytest.fixture(scope="module")
-def corpus() -> Known:
-    return Known()
-
-
-@pytest.fixture(scope="module")
-def solved(corpus) -> base.Base:
-    return base.solve(corpus)
+from test_base import HP, VOICES, Known, known_base, known_corpus, map_source, smooth_noise  # noqa: F401  fixtures
 
 
 def test_a_modulation_spectrum_is_the_power_of_each_order_at_each_frequency():
@@ -67,7 +57,7 @@ def test_converted_training_data_have_the_modulation_of_the_target():
     for number, source in enumerate(VOICES):  # the targets are noise, so another modulation replaces theirs
         wanted = solved.modulation[number] * np.linspace(3.0, 0.5, 33)[:, None] * np.linspace(0.5, 1.5, 40)
         mapped = [map_source(solved._replace(target_modulation=wanted), corpus.recording(pair), hp, source)
-                   for pair in corpus.of(source)]
+                  for pair in corpus.of(source)]
         apart = [np.abs(base.gains(base.modulation_spectrum(mels), wanted) - 1.0).mean()
                  for mels in ([one.mel for one in mapped], [one.mel + one.texture for one in mapped])]
         assert apart[0] > 1.0 and apart[1] < 0.2, apart

@@ -94,8 +94,9 @@ def test_curves_are_written_to_disk_before_the_checkpoint(tmp_path, monkeypatch)
     run, seen = begin(tmp_path), []
     monkeypatch.setattr(run.newest, "save", lambda **_: seen.extend(
         read_scalars(tmp_path / kind, "a/b") for kind in ("train", "validation")))
+    run.step.assign(1)
+    run.log("train", {"a/b": 0.5})
     run.step.assign(2)
-    run.log("train", {"a/b": 0.5}, step=1)
     run.log("train", {"a/b": 0.25})
     run.log("validation", {"a/b": 4.0})
     run.save()
@@ -184,7 +185,7 @@ def test_error_for_a_checkpoint_of_another_network_names_the_differences(tmp_pat
                for shape in shapes]
     generator = types.SimpleNamespace(weights=weights, hp=HP.replace(width=32))
     with pytest.raises(TrainingError, match=f"step-0 does not fit this network: .*{message}.*; width "
-                                                    rf"\({HP.width} there, 32 asked for\)"):
+                       rf"\({HP.width} there, 32 asked for\)"):
         checkpoints.load_generator(generator, checkpoints.best_checkpoint(tmp_path / "a"))
     values = dataclasses.asdict(HP) | {"hidden": 3}
     utils.write_json(tmp_path / "a" / "hparams.json", values)

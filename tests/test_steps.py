@@ -30,7 +30,7 @@ def test_each_stage_trains_only_its_own_network(tiny_hp, eager):
             assert changed == (id(weight) in own), f"{stage}: {weight.path} {'changed' if changed else 'stood still'}"
         for name, optimizer in task.optimizers.items():
             changed = any((variable.numpy() != old).any() for variable, old in zip(optimizer.variables,
-                                                                                  optimizers[name]))
+                                                                                   optimizers[name]))
             assert changed == (name == stage), f"{stage}: optimizer of {name}"
 
 

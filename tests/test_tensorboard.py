@@ -50,8 +50,9 @@ def compared(logdir: pathlib.Path, metric: tuple[str, str]) -> dict[str, tuple[d
 def test_runs_are_compared_by_their_hyperparameters(tmp_path):
     for name, hp, distortion in (("a", HyperParams(norm="ln"), 5.5), ("b", HyperParams(width=64), 7.5)):
         run = begin(tmp_path / name, hp)
-        run.log("validation", {"free_running/mcd": 9.0}, step=1)
-        run.log("validation", {"free_running/mcd": distortion}, step=2)
+        for step, mcd in ((1, 9.0), (2, distortion)):
+            run.step.assign(step)
+            run.log("validation", {"free_running/mcd": mcd})
         finish(run)
     begin(tmp_path / "a", HyperParams(norm="ln"))  # the run is resumed
     rows = compared(tmp_path, ("validation", "free_running/mcd"))

@@ -39,7 +39,7 @@ def test_the_loss_is_the_weighted_sum_of_its_parts(tiny_hp):
     task = make_task(tiny_hp.replace(pace_weight=0.3, pitch_weight=0.7, voicing_weight=2.0))
     batch = make_batch(tiny_hp)
     decoded = randomise(task.generator)(batch["source"], batch["mapped"], batch["source_mask"],
-                                             batch["positions"])
+                                        batch["positions"])
     found = {name: float(value) for name, value in task.decoder_losses(decoded, batch).items()}
     parts = {"loss/mean_loss1": 1.0, "align/pace_loss": 0.3, "loss/pitch_octaves": 0.7, "loss/voicing": 2.0}
     assert found.keys() == {"loss", *parts} and min(found.values()) > 0.01
@@ -53,7 +53,7 @@ def test_update_follows_the_clipped_gradient(tiny_hp, precision):
                                  generator=types.SimpleNamespace(non_trainable_variables=[]))
     for clip_norm, expected in ((1e-3, 1e-3), (100.0, 10.0)):  # of a gradient of norm 10
         weights = [keras.Variable([3.0, 0.0]), keras.Variable(4.0)]
-        optimizer = trainer.scale_loss(keras.optimizers.SGD(0.5), hp)
+        optimizer = trainer.with_loss_scale(keras.optimizers.SGD(0.5), hp)
         optimizer.build(weights)
         scalars = trainer.Trainer.update(task, optimizer, weights, clip_norm, lambda weights=weights: {
             "loss": sum(tf.reduce_sum(weight.value ** 2) for weight in weights)})

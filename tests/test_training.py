@@ -224,7 +224,7 @@ class Counting:
         self.stages = [("postnet", hp.postnet_steps), ("mel", hp.mel_steps)]
         self.scores, self.nan_from, self.on_step, self.seen = scores or {}, nan_from, on_step or {}, []
 
-    def kind(self, stage):
+    def batch_kind(self, stage):
         return {"postnet": "postnet", "mel": "paired"}[stage]
 
     def batches(self, stage, start, stop):

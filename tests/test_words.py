@@ -139,7 +139,7 @@ def listened(monkeypatch):
 
     def listen(true_words):
         return evaluation.listen(wavs, true_words, lambda wav: texts[float(wav[0])], HP,
-                              lambda function, items, doing: list(map(function, items)))
+                                 lambda function, items, doing: list(map(function, items)))
     return listen
 
 
