@@ -122,7 +122,7 @@ def draw_base(sheet: Sheet, hp: HyperParams) -> None:
     sheet.shape(30.3, 118, "(N, S, M + 2)", ha="center")
     sheet.box(34.7, 56.3, 114, 119.5, f"linear map\n{2 * base.CONTEXT + 1} frames to one, pitch to pitch", FIXED)
     sheet.arrow((56.3, 116.7), (62.5, 116.7))
-    sheet.box(62.5, 84.5, 114, 119.5, "texture\nlost variance, source's detail", FIXED)
+    sheet.box(62.5, 84.5, 114, 119.5, "texture\nlost movement, source's detail", FIXED)
     sheet.arrow((45.5, 114), (45.5, 106.4))
     sheet.shape(46.3, 110.5, "read from p to p' (N, r, M + 2)")
     sheet.arrow((73.5, 114), (73.5, 97.8))
@@ -157,6 +157,7 @@ def draw_decoder(sheet: Sheet, hp: HyperParams) -> None:
     sheet.shape(46.3, 93.7, "(N, E)")
     sheet.box(34.7, 55.6, 95.5, 100.5, "correction, r frames at once\nFC, + FC of each context")
     sheet.arrow((45.5, 100.5), (45.5, 103.7))
+    sheet.shape(44.7, 102.1, f"× {hp.correction:g} at synthesis", ha="right")
     sheet.sign(45.5, 105, "+")
     sheet.line((45.5, 77.8), (33, 77.8), (33, 98), (34.7, 98))
     # Values that the next step gets
@@ -263,7 +264,7 @@ def draw_discriminator(hp: HyperParams) -> Sheet:
              (f"CBHG\nK = {hp.encoder_banks}, C = E/2, layer norm", LEARNT, f"(W, {hp.dis_frames}, E)",
               "Layer norm: statistics of a batch would tell\na batch of speech from one of conversions."),
              ("last valid time step", FIXED, "(W, E)", "Of both directions of the GRU, by the mask."),
-             ("FC 1", LEARNT, "scores (W,)", "Linear: least squares wants no sigmoid."))
+             ("FC 1", LEARNT, "scores (W,)", "Linear: a least-squares loss needs no sigmoid."))
     for number, (text, colour, shape, note) in enumerate(chain):
         bottom = 21.5 + 9 * number
         sheet.box(16, 42, bottom, bottom + 5, text, colour)
@@ -280,7 +281,7 @@ def draw_discriminator(hp: HyperParams) -> Sheet:
     sheet.arrow((54, 75), (95, 75), (95, 12), (54, 12), back=True)
     sheet.text(57.5, 78.2, "its gradient at the spectrogram, scaled\n"
                f"to {hp.gan_weight:g} times the norm of the L1 loss's", ha="left", color=BACK)
-    sheet.text(57.5, 14.2, "to post-net, decoder and encoder", ha="left", color=BACK)
+    sheet.text(57.5, 14.2, "to the post-net", ha="left", color=BACK)
     sheet.text(1.5, 2.4, f"N sentences · T frames · W windows · F = {hp.n_linear} bins · E = {hp.width} · one "
                          f"update of the discriminator, then {hp.k} of the generator · CBHG: see the generator",
                size=8, ha="left")
