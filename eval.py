@@ -205,7 +205,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
                         help="true words: lines ( id \"text\" ) or id|text, or a JSON object (default: what --asr "
                              "hears in the target's recordings)")
     parser.add_argument("--set", action="append", default=[], metavar="NAME=VALUE",
-                        help="override a hyperparameter of synthesis, for instance power=1.2")
+                        help="override a hyperparameter of synthesis, for instance power=1")
     parser.add_argument("--checkpoint", metavar="PREFIX", help="use this checkpoint instead of the best one")
     cli.add_verbose(parser)
 

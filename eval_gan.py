@@ -2,7 +2,7 @@
 
     python eval_gan.py                                      # the held-out sentences of the demo corpus, with measures
     python eval_gan.py --logdir logdir/mine-gan             # the held-out sentences of another run
-    python eval_gan.py FILE_OR_FOLDER ... --out DIR         # any recordings of the source speaker, of any length
+    python eval_gan.py FILE_OR_FOLDER ... --out DIR         # recordings of any speaker and length
 
 This script does the same as eval.py, and each of the two loads both kinds of models. Held-out sentences are written as
 gan_{i}_org.wav (source), gan_{i}_act.wav (target) and gan_{i}_gen.wav (converted).
