@@ -91,7 +91,7 @@ class HyperParams:
     k: int = 1                      #                                         (2017 5)
     dis_stack: int = 1              # frames per step of the discriminator    (2017 5)
     dis_frames: int = 32            # frames per window of the discriminator; 0: no windows                     (2017 0)
-    gen_learning_rate: float = 2e-4 # peak; warm-up, then a cosine decay
+    gen_learning_rate: float = 1e-4 # peak; warm-up, then a cosine decay
     dis_learning_rate: float = 1e-4 # peak; likewise
     gan_clip_norm: float = 5.0      #                                         (2017 5)
     gan_weight: float = 6.0         # of the adversarial loss relative to L1, see train_gan.py
@@ -238,7 +238,7 @@ SYSTEM_2017 = HyperParams(
 PRESETS: dict[str, HyperParams] = {
     "default": HyperParams(),
     "demo": HyperParams(width=128, encoder_banks=10, postnet_steps=800, mel_steps=600,
-                        dis_pretrain_steps=60, gan_steps=60, gen_learning_rate=1e-4, dis_learning_rate=5e-4),
+                        dis_pretrain_steps=60, gan_steps=60, dis_learning_rate=5e-4),
     "2017": SYSTEM_2017,
     # The same generator, trained from scratch by the discriminator alone
     "2017-gan": SYSTEM_2017.replace(gan_networks="all", dis_pretrain_steps=0, gan_steps=300, k=5, dis_stack=5,
