@@ -125,6 +125,7 @@ def test_adversarial_training_inherits_networks_and_features_from_the_run_of_ini
     begin("paired", "--data", "mine", "--set", "width=32")
     plan = open_run("--logdir", "gan", "--init-from", "paired", "--set", "k=2", script=train_gan)
     assert plan.hp == WIDE.replace(**train_gan.GAN_SETTINGS, k=2) and plan.data == folder / "mine"
+    assert plan.hp.power < WIDE.power  # an adversarial run needs less sharpening
     assert open_run("--init-from", "paired", "--data", "other", script=train_gan).data.name == "other"
     with pytest.raises(TrainingError, match="--init-from nothing is no run folder"):
         open_run("--logdir", "gan", "--init-from", "nothing", script=train_gan)
