@@ -1,5 +1,5 @@
 # make demo   train on the bundled corpus, paired and adversarial, convert held-out sentences, measure, write pages
-# make pair   prepare, train, convert and measure your own recordings: make pair SOURCE=DIR TARGET=DIR [OTHERS="DIR DIR"] [HELDOUT=FILE]
+# make pair   the same for your own, without adversarial training: make pair SOURCE=DIR TARGET=DIR [OTHERS="DIR DIR"] [HELDOUT=FILE]
 # make voice  a voice from recordings of it alone, for anybody to speak with: make voice TARGET=DIR
 # make test   run the tests
 # make check  say what TensorFlow sees on this machine

@@ -34,7 +34,7 @@ def captured_stderr() -> Iterator[None]:
     failed = False
     try:
         yield
-    except Exception:
+    except Exception:  # any error is raised again; Ctrl-C is none, and prints nothing
         failed = True
         raise
     finally:

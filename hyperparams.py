@@ -242,9 +242,8 @@ PRESETS: dict[str, HyperParams] = {
     "2017": SYSTEM_2017,
     # The same generator, trained from scratch by the discriminator alone
     "2017-gan": SYSTEM_2017.replace(gan_networks="all", dis_pretrain_steps=0, gan_steps=300, k=5, dis_stack=5,
-                                    dis_frames=0,
-                                    gen_learning_rate=1e-3, dis_learning_rate=1e-3, gan_clip_norm=5.0, log_steps=1,
-                                    save_steps=20),
+                                    dis_frames=0, gen_learning_rate=1e-3, dis_learning_rate=1e-3, gan_clip_norm=5.0,
+                                    log_steps=1, save_steps=20),
 }
 
 # Hyperparameters that conversion may change in a trained model.
