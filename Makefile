@@ -48,7 +48,7 @@ test: .venv/installed-test
 	.venv/bin/python -m pytest -n auto --dist loadfile
 
 check: .venv/installed
-	.venv/bin/python devices.py
+	.venv/bin/python -m backend.devices
 
 .venv/bin/python:
 	@test -n "$(PYTHON)" || { echo "no Python 3.10 to 3.12 found; install one, or: make PYTHON=/path/to/python3.11"; exit 1; }

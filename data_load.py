@@ -8,17 +8,16 @@ import functools
 import pathlib
 from collections.abc import Iterator
 
-import devices  # noqa: F401  before TensorFlow
+from backend import devices  # noqa: F401  before TensorFlow
+import utils
+from conversion import base
+from corpus import augment, manifest
 import numpy as np
 import tensorflow as tf
 
-import augment
-import base
-import manifest
-import utils
-from analysis import Features
+from corpus.analysis import Features
+from corpus.manifest import Pair, PreproError
 from hyperparams import HyperParams
-from manifest import Pair, PreproError
 
 POSTNET, PAIRED, ADVERSARIAL = "postnet", "paired", "adversarial"
 MAPPED_AT_MOST = 2048  # recordings whose mapped source is kept in memory, 80 kB each

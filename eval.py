@@ -21,18 +21,17 @@ import pathlib
 import sys
 from collections.abc import Callable
 
-import checkpoints
-import cli
-import data_load
-import evaluation
-import manifest
-import report
-import run_folder
-import utils
 import numpy as np
 from tqdm import tqdm
 
-from inference import Converter, convert_recording, load_converter
+import data_load
+import utils
+from backend import checkpoints
+from common import audio_files, cli, storage
+from corpus import manifest
+from evaluation import figures, heldout
+from training import run_folder
+from conversion.inference import Converter, convert_recording, load_converter
 
 HERE = pathlib.Path(__file__).resolve().parent
 FILES_AT_ONCE = 4
@@ -44,15 +43,15 @@ def find_recordings(paths: list[pathlib.Path], out: pathlib.Path) -> list[pathli
     for path in paths:
         if path.is_dir():
             within = results != pathlib.Path(os.path.realpath(path))
-            found += [file for file in utils.list_audio(path)
+            found += [file for file in audio_files.list_audio(path)
                       if not (within and results in pathlib.Path(os.path.realpath(file.parent), "x").parents)]
         elif path.exists():
             found.append(path)
         else:
-            raise ValueError(f"{utils.printable(path)} does not exist; give a recording or a folder of recordings")
+            raise ValueError(f"{storage.printable(path)} does not exist; give a recording or a folder of recordings")
     if not found:
-        raise ValueError(f"no recordings ({', '.join(utils.AUDIO_SUFFIXES)}) in "
-                         f"{', '.join(map(utils.printable, paths))}")
+        raise ValueError(f"no recordings ({', '.join(audio_files.AUDIO_SUFFIXES)}) in "
+                         f"{', '.join(map(storage.printable, paths))}")
     return found
 
 
@@ -76,7 +75,7 @@ def unique_names(paths: list[pathlib.Path], records: dict[str, dict]) -> list[st
         if same:
             name = same.pop(0)
         else:
-            stem = name = utils.file_name(path.stem)
+            stem = name = storage.file_name(path.stem)
             n = 2
             while not taken.isdisjoint(outputs(name.casefold())):
                 name, n = f"{stem}_{n}", n + 1
@@ -85,7 +84,7 @@ def unique_names(paths: list[pathlib.Path], records: dict[str, dict]) -> list[st
     return names
 
 
-def fingerprint(converter: Converter) -> str:
+def model_hash(converter: Converter) -> str:
     """Hash of the weights, the base and the hyperparameters: with the same hash a recording gives the same output."""
     digest = hashlib.sha256(json.dumps(dataclasses.asdict(converter.hp), sort_keys=True).encode())
     for array in (*converter.generator.weights, *converter.base):
@@ -122,16 +121,16 @@ def convert_file(path: pathlib.Path, name: str, out: pathlib.Path, converter: Co
     wav = utils.load_wav(path, hp)
     voice, chunks, first, stopped = convert_recording(wav, converter, pool)
     if record.exists():
-        utils.write_json(record, None)  # first, because the record does not describe the new output files
+        storage.write_json(record, None)  # first, because the record does not describe the new output files
     converted, source, picture = outputs(name)
-    utils.save_wav(out / converted, voice, hp)
-    utils.save_wav(out / source, wav, hp)
+    audio_files.save_wav(out / converted, voice, hp)
+    audio_files.save_wav(out / source, wav, hp)
     title = name if len(chunks) == 1 else f"{name}, first of {len(chunks)} chunks"
-    report.plot_conversion(out / picture, utils.spectrograms(chunks[0].wav, hp)[1], first, None, None, hp, title)
+    figures.plot_conversion(out / picture, utils.spectrograms(chunks[0].wav, hp)[1], first, None, None, hp, title)
     row = {"id": name, "audio": {"source": source, "converted": converted}, "picture": picture,
            "measures": {"source s": len(wav) / hp.sample_rate, "converted s": len(voice) / hp.sample_rate,
                         "stops by itself": stopped}}
-    utils.write_json(record, {"made_of": made_of, "row": row,
+    storage.write_json(record, {"made_of": made_of, "row": row,
                               "outputs": {file: (out / file).stat().st_size for file in outputs(name)}})
     return row
 
@@ -140,11 +139,11 @@ def convert_files(paths: list[pathlib.Path], out: pathlib.Path, converter: Conve
     """Convert the recordings that are not done yet into `out`; a bad recording is named and skipped. The page also
     shows earlier conversions by the same model in `out`. Returns the number of recordings skipped."""
     recordings, records, refused, todo = find_recordings(paths, out), read_records(out), [], []
-    names, model = unique_names(recordings, records), fingerprint(converter)
+    names, model = unique_names(recordings, records), model_hash(converter)
     taken = {*map(os.path.realpath, recordings)} & {os.path.realpath(out / file) for name in names
                                                     for file in outputs(name)}
     if taken:
-        raise ValueError(f"{utils.printable(min(taken))} would be overwritten by its own conversion; choose another "
+        raise ValueError(f"{storage.printable(min(taken))} would be overwritten by its own conversion; choose another "
                          "--out")
     rows = {name: record["row"] for name, record in records.items() if record["made_of"]["model"] == model}
     for path, name in zip(recordings, names):
@@ -168,7 +167,7 @@ def convert_files(paths: list[pathlib.Path], out: pathlib.Path, converter: Conve
                 for name, future in tqdm(found.items(), "converting", disable=None):
                     try:
                         rows[name] = future.result()
-                    except utils.BadAudio as error:
+                    except audio_files.BadAudio as error:
                         refused.append(str(error))
             except KeyboardInterrupt:
                 print("\nstopping when the files under way are done", file=sys.stderr)
@@ -180,7 +179,7 @@ def convert_files(paths: list[pathlib.Path], out: pathlib.Path, converter: Conve
             print(f"refused {reason}", file=sys.stderr)
     if rows or (out / "index.html").exists():  # an old page must not show outdated results
         order = dict.fromkeys([*names, *rows])
-        evaluation.finish(out, title, [rows[name] for name in order if name in rows],
+        heldout.finish(out, title, [rows[name] for name in order if name in rows],
                           {"converted": len(rows), "refused": len(refused)})
     return len(refused)
 
@@ -223,7 +222,7 @@ def complete(args: argparse.Namespace, parser: argparse.ArgumentParser, run: str
     return args
 
 
-def evaluate(args: argparse.Namespace, name_files: Callable = evaluation.name_files) -> int:
+def evaluate(args: argparse.Namespace, name_files: Callable = heldout.name_files) -> int:
     """Run an evaluation script; returns the exit code. Raises ValueError, OSError and TrainingError."""
     title = f"Voice conversion, {args.logdir.name}"
     converter = load_converter(args.logdir, args.checkpoint, args.set)
@@ -238,9 +237,9 @@ def evaluate(args: argparse.Namespace, name_files: Callable = evaluation.name_fi
     if info and info["data"] == data.resolve() and info["manifest"] != manifest.fingerprint(data):
         print(f"warning: prepro.py found other recordings for {data} since {args.logdir} was trained: the model may "
               "have been trained on sentences that are held out now", file=sys.stderr)
-    recogniser = evaluation.load_recogniser(args.asr, converter.hp)
+    recogniser = heldout.load_recogniser(args.asr, converter.hp)
     with cli.locked(args.out, "--out"):
-        evaluation.evaluate(corpus, args.out, converter, title, args.source, args.oracles, name_files, recogniser,
+        heldout.evaluate(corpus, args.out, converter, title, args.source, args.oracles, name_files, recogniser,
                             args.transcripts)
     return 0
 

@@ -10,10 +10,9 @@ gan_{i}_org.wav (source), gan_{i}_act.wav (target) and gan_{i}_gen.wav (converte
 import argparse
 import sys
 
-import cli
 import eval as eval_script
-
-from manifest import Pair
+from common import cli
+from corpus.manifest import Pair
 
 ENDINGS = {"source": "org", "target": "act", "converted": "gen"}
 

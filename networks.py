@@ -10,9 +10,9 @@ import numpy as np
 from keras import layers, ops
 
 import utils
+from backend.recurrent import scan, take
 from hyperparams import HyperParams
 from modules import CBHG, DecoderCell, PreNet, StepInput, length_mask
-from recurrent import scan, take
 
 
 def stack_frames(linear, mask, size: int):

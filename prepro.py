@@ -24,28 +24,22 @@ import dataclasses
 import functools
 import os
 import pathlib
-import subprocess
 import sys
 
 import numpy as np
 
-import analysis
-import arctic
-import cli
 import hyperparams
-import manifest
-import pairing
-import report
 import utils
-from cli import workers
+from common import audio_files, cli, storage
+from corpus import alignment, analysis, arctic, demo, manifest, pairing
+from evaluation import figures
+from common.cli import workers
+from common.storage import intact, save_array
+from corpus.manifest import Pair, PreproError
+from corpus.pairing import load_mel, mel_path
 from hyperparams import HyperParams
-from manifest import Pair, PreproError
-from pairing import load_mel, mel_path
-from utils import intact, save_array
 
 HERE = pathlib.Path(__file__).resolve().parent
-DEMO = HERE / "data" / "demo"
-DEMO_DATA = HERE / "data" / "features-demo"
 
 
 def compute_features(path: pathlib.Path, stem: pathlib.Path, hp: HyperParams) -> tuple[int, str]:
@@ -66,7 +60,7 @@ def compute_features(path: pathlib.Path, stem: pathlib.Path, hp: HyperParams) ->
         changed = 0.0
     try:
         wav = utils.load_wav(path, hp)
-    except utils.BadAudio as error:
+    except audio_files.BadAudio as error:
         return 0, str(error)
     found = analysis.extract(wav, hp)
     mel_file.unlink(missing_ok=True)
@@ -93,8 +87,8 @@ def align(pair: Pair, data: pathlib.Path, target: str, means: dict, hp: HyperPar
         for speaker, start, end in ((pair.source, pair.source_start, pair.source_end),
                                     (target, pair.target_start, pair.target_end)):
             mel = load_mel(data, speaker, pair.utterance)[start:end]
-            sequences.append(analysis.alignment_features(mel, hp) - means[speaker])
-        positions, cost = analysis.warp(*sequences)
+            sequences.append(alignment.alignment_features(mel, hp) - means[speaker])
+        positions, cost = alignment.warp(*sequences)
     save_array(path, positions)
     save_array(cost_path, np.float32(cost))
     return float(np.float32(cost))  # the precision on disk, so that an interrupted run gives the same manifest
@@ -109,7 +103,7 @@ def check_settings(data: pathlib.Path, settings: dict) -> None:
         if changed:
             raise PreproError(f"{data} was prepared with other {', '.join(changed)}: "
                               "delete it or choose another --data")
-    utils.write_json(path, settings)
+    storage.write_json(path, settings)
 
 
 def prepare(corpora: dict[str, dict[str, pathlib.Path]], target: str, data: pathlib.Path, hp: HyperParams,
@@ -175,7 +169,7 @@ def speaker_mean(speaker: str, pairs: list[Pair], data: pathlib.Path, hp: HyperP
     """Mean (C,) of a speaker's alignment features, over the training utterances, or over all if there are none."""
     own = [pair for pair in pairs if pair.speaker == speaker] or [pair for pair in pairs if pair.has_partner]
     utterances = sorted({pair.utterance for pair in own if pair.split == "train"} or {pair.utterance for pair in own})
-    return np.concatenate([analysis.alignment_features(load_mel(data, speaker, utterance), hp)
+    return np.concatenate([alignment.alignment_features(load_mel(data, speaker, utterance), hp)
                            for utterance in utterances]).mean(axis=0)
 
 
@@ -197,14 +191,14 @@ def write_outputs(pairs: list[Pair], data: pathlib.Path, target: str, hp: HyperP
         if pair.split == "train":
             path = np.load(data / "paths" / pair.source / f"{pair.name}.npy", allow_pickle=False)
             slices += [(pair.name, pair.source, *row)
-                       for row in analysis.make_slices(path, f"{hp.seed} {pair.source} {pair.name}", hp)]
+                       for row in alignment.make_slices(path, f"{hp.seed} {pair.source} {pair.name}", hp)]
     manifest.write_csv(data / "slices.csv", ["name", "source", "target_start", "target_end", "source_start",
                                              "source_end"], slices)
     usable = [pair for pair in pairs if not pair.reason]
     seconds = {target: [pair.target_seconds for pair in usable if pair.source == usable[0].source]}
     for source in sorted({pair.source for pair in usable} - {target}):
         seconds[source] = [pair.source_seconds for pair in usable if pair.source == source]
-    report.plot_durations(data / "durations.png", seconds)
+    figures.plot_durations(data / "durations.png", seconds)
     manifest.write_csv(data / "manifest.csv", [field.name for field in dataclasses.fields(Pair)],
                        [dataclasses.astuple(pair) for pair in pairs])
 
@@ -223,16 +217,6 @@ def print_summary(pairs: list[Pair], data: pathlib.Path) -> None:
     if len(dropped) > 20:
         print(f"... and {len(dropped) - 20} more, all in {data / 'manifest.csv'}")
     print(f"wrote {data / 'manifest.csv'}, slices.csv and durations.png")
-
-
-def prepare_demo(hp: HyperParams) -> pathlib.Path:
-    """Prepare the bundled corpus unless it is prepared; returns the folder of its features. Raises PreproError."""
-    if not (DEMO_DATA / "manifest.csv").exists():
-        # Run as a separate command, because worker processes would import TensorFlow as this process did
-        settings = [f"--set={name}={getattr(hp, name)}" for name in hyperparams.SIGNAL]
-        if subprocess.run([sys.executable, HERE / "prepro.py", *settings]).returncode:
-            raise PreproError("the demo's recordings could not be prepared, see above")
-    return DEMO_DATA
 
 
 def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
@@ -268,7 +252,7 @@ def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
 def run(args: argparse.Namespace) -> None:
     """Prepare what the flags name; raises ValueError, OSError and DownloadError."""
     hp = hyperparams.get("default", args.set)
-    data = args.data or DEMO_DATA
+    data = args.data or demo.FEATURES
     if args.download:
         folder = HERE / "data" / "arctic"
         *sources, target = [arctic.download(speaker, folder, args.mirror) for speaker in args.download]
@@ -281,8 +265,8 @@ def run(args: argparse.Namespace) -> None:
         corpora, target = manifest.gather(args.source or [], args.target, args.pattern)
         args.identity = args.identity or not args.source
     else:
-        corpora, target = manifest.gather([DEMO / "rms"], DEMO / "slt", args.pattern)
-        args.heldout = args.heldout or DEMO / "heldout.txt"
+        corpora, target = manifest.gather([demo.RECORDINGS / "rms"], demo.RECORDINGS / "slt", args.pattern)
+        args.heldout = args.heldout or demo.RECORDINGS / "heldout.txt"
     heldout = manifest.read_ids(args.heldout) if args.heldout else set()
     with cli.locked(data, "--data"):
         print_summary(prepare(corpora, target, data, hp, heldout, args.identity, not args.unpaired), data)

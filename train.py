@@ -16,20 +16,18 @@ import math
 import pathlib
 import sys
 
-import cli
+from backend import devices
 import data_load
-import devices
-import losses
-import report
-import run_folder
-import trainer
+from common import cli
+from evaluation import figures
+from training import losses, run_folder, trainer
 import keras
 import tensorflow as tf
 
 from hyperparams import HyperParams
 from networks import DecoderOutput
-from run_folder import Run
-from trainer import Trainer
+from training.run_folder import Run
+from training.trainer import Trainer
 
 HERE = pathlib.Path(__file__).resolve().parent
 
@@ -127,7 +125,7 @@ def plot_curves(logdir: pathlib.Path) -> None:
         curves = {kind: run_folder.read_scalars(logdir / kind, f"loss/{name}") for kind in ("train", "validation")}
         curves = {kind: curve for kind, curve in curves.items() if curve[0]}
         if curves:
-            report.plot_curves(logdir / f"{name}.png", curves, f"{name}: L1 of {meaning} spectrograms", "L1")
+            figures.plot_curves(logdir / f"{name}.png", curves, f"{name}: L1 of {meaning} spectrograms", "L1")
 
 
 def parse_arguments(argv: list[str] | None = None, parser: argparse.ArgumentParser | None = None) -> argparse.Namespace:

@@ -20,29 +20,26 @@ import random
 import sys
 from collections.abc import Iterator
 
-import analysis
-import cli
+from backend import devices
 import data_load
-import devices
-import inference
-import losses
-import metrics
-import report
-import run_folder
-import trainer
 import utils
+from common import audio_files, cli
+from conversion import inference
+from corpus import analysis
+from evaluation import figures, metrics
+from training import losses, run_folder, trainer
 import keras
 import numpy as np
 import tensorflow as tf
 from tqdm import tqdm
 
-from analysis import Features
-from cli import TrainingError
+from common.cli import TrainingError
+from corpus.analysis import Features
 from hyperparams import HyperParams
 from modules import total
 from networks import Discriminator
-from run_folder import Run
-from trainer import Trainer
+from training.run_folder import Run
+from training.trainer import Trainer
 
 HERE = pathlib.Path(__file__).resolve().parent
 SURE = 0.98       # above this accuracy the discriminator has won, and the generator learns nothing from it any more
@@ -121,11 +118,11 @@ class GANTrainer(Trainer):
     def convert_unpaired(self) -> list[tuple[np.ndarray, np.ndarray]]:
         """Convert the recordings of `--unpaired`, of any speaker; returns the same as `convert_sources`. Raises
         TrainingError if no recording can be used."""
-        found, paths = [], utils.list_audio(self.unpaired) if self.unpaired else []
+        found, paths = [], audio_files.list_audio(self.unpaired) if self.unpaired else []
         for path in tqdm(paths, "converting unpaired", disable=None, leave=False):
             try:
                 wav = utils.load_wav(path, self.hp)
-            except utils.BadAudio as error:
+            except audio_files.BadAudio as error:
                 tqdm.write(f"skipped {error}")
                 continue
             chunks = [analysis.extract(chunk.wav, self.hp) for chunk in inference.split_at_pauses(wav, self.hp)]
@@ -245,7 +242,7 @@ def plot_curves(logdir: pathlib.Path) -> None:
               for name in ("dis_loss_real", "dis_loss_fake", "gen_loss")}
     curves = {name: curve for name, curve in curves.items() if curve[0]}
     if curves:
-        report.plot_curves(logdir / "gan_loss.png", curves, "least-squares losses of discriminator and generator",
+        figures.plot_curves(logdir / "gan_loss.png", curves, "least-squares losses of discriminator and generator",
                            "loss")
 
 

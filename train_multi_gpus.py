@@ -13,9 +13,9 @@ writes all files. If one machine fails, all stop; start them again, and they res
 import argparse
 import sys
 
-import cli
-import devices
+from backend import devices
 import train
+from common import cli
 
 
 def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:

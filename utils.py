@@ -3,115 +3,22 @@
 Spectrograms are (T, bins), float32 in [0, 1]: magnitude in dB, where `hp.top_db` maps to 1 and `hp.range_db` below it
 maps to 0. Silence and padding have the value 0.
 """
-import contextlib
 import functools
-import hashlib
-import io
-import json
 import math
 import os
-import pathlib
-import stat
-import tokenize
-import zipfile
-import zlib
-from collections.abc import Iterator
 
 import numpy as np
 import scipy.fft
 import scipy.signal
-import soundfile
 
-from compiled import librosa
+from common import audio_files, storage
+from common.compiled import librosa
 from hyperparams import HyperParams
 
-AUDIO_SUFFIXES = (".wav", ".flac", ".ogg", ".aiff", ".aif", ".mp3", ".opus", ".au", ".caf", ".w64")
-MOST_SAMPLES = 2 ** 28  # longest recording: 1 GiB in memory, 4.6 hours at 16 kHz or 1.5 hours at 48 kHz
 BLOCK_FRAMES = 2400   # frames of a long recording that are analysed at a time
+MODULATION_FRAMES = 64  # frames in a window of the modulation spectrum
+SPEECH_LEVEL = 0.5  # share of the level that speech reaches (80th percentile); frames below it are silent
 PITCH_FRAMES = 48000  # frames whose pitch is found at a time; shorter recordings are analysed as a whole
-LONGEST_NAME = 150  # bytes; file systems allow 255, and endings and the mark of a temporary file are added
-# The exceptions that numpy raises for an .npz file that is missing, cut off or changed
-BAD_ARRAYS = (OSError, ValueError, EOFError, KeyError, TypeError, AttributeError, RuntimeError, zipfile.BadZipFile,
-              zlib.error, tokenize.TokenError)
-
-
-class CannotWrite(OSError):
-    """A file cannot be written; the message names the file, what is wrong and the cure."""
-
-
-@contextlib.contextmanager
-def replacing(path: str | os.PathLike) -> Iterator[pathlib.Path]:
-    """Yield a temporary path beside `path`. The file is renamed to `path` on success and removed on failure.
-
-    All files are written this way, so that a half-written file never has the final name. Raises CannotWrite.
-    """
-    path = pathlib.Path(path)
-    temporary = path.with_name(f".{path.name}.tmp")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        yield temporary
-        temporary.replace(path)
-    except OSError as error:
-        raise CannotWrite(f"{printable(path)}: cannot be written ({error.strerror or error}); free some space, check "
-                          "the permissions of its folder, or choose another one, then run the same command "
-                          "again") from error
-    finally:
-        with contextlib.suppress(OSError):  # raised in a folder that cannot be written
-            temporary.unlink(missing_ok=True)
-
-
-def write_json(path: str | os.PathLike, content: object) -> None:
-    with replacing(path) as temporary:
-        temporary.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
-
-
-def save_array(path: pathlib.Path, array: np.ndarray) -> None:
-    """Write an array as .npy."""
-    with replacing(path) as temporary, open(temporary, "wb") as file:
-        np.save(file, array, allow_pickle=False)
-
-
-def intact(path: pathlib.Path) -> bool:
-    """Whether an array exists and is complete: after a power failure a file may be cut off or empty."""
-    try:
-        np.load(path, mmap_mode="r", allow_pickle=False)
-    except (OSError, EOFError, ValueError):
-        return False
-    return True
-
-
-def printable(path: str | os.PathLike) -> str:
-    """A name for messages: quoted and escaped if it contains characters that would garble a terminal or a list."""
-    return str(path) if str(path).isprintable() else repr(str(path))
-
-
-def file_name(name: str) -> str:
-    """The name of files that are made from the recording `name`: `name` itself, or a shortened and cleaned name if it
-    is too long or contains characters that would garble lists.
-
-    Different names stay different, and the same name gives the same result for every speaker.
-    """
-    if name.isprintable() and "/" not in name and len(name.encode()) <= LONGEST_NAME:
-        return name
-    digest = hashlib.sha256(name.encode("utf-8", "surrogatepass")).hexdigest()[:10]
-    kept = "".join(character if character.isprintable() and character != "/" else "_" for character in name)
-    return f"{kept.encode()[:LONGEST_NAME - 11].decode(errors='ignore')}-{digest}"
-
-
-def list_audio(folder: pathlib.Path) -> list[pathlib.Path]:
-    """List all files below a folder with the suffix of a recording, and all folders that cannot be read. `load_wav`
-    refuses whatever is no recording.
-
-    Links to folders are not followed, because they could lead in circles.
-    """
-    unreadable: list[OSError] = []
-    found = [pathlib.Path(parent, name) for parent, _, names in os.walk(folder, onerror=unreadable.append)
-             for name in names if pathlib.Path(name).suffix.lower() in AUDIO_SUFFIXES and not name.startswith(".")]
-    return sorted(found + [pathlib.Path(error.filename) for error in unreadable])
-
-
-class BadAudio(ValueError):
-    """A recording cannot be used; the message names the file, what is wrong and the cure."""
 
 
 def load_wav(path: str | os.PathLike, hp: HyperParams, trim: bool = True) -> np.ndarray:
@@ -122,63 +29,17 @@ def load_wav(path: str | os.PathLike, hp: HyperParams, trim: bool = True) -> np.
 
     Returns (samples,) float32. Raises BadAudio.
     """
-    name = printable(path)
-    wav, sample_rate = read_audio(path, hp)
+    name = storage.printable(path)
+    wav, sample_rate = audio_files.read_audio(path, hp)
     wav -= wav.mean()
     if sample_rate != hp.sample_rate:
         wav = librosa.resample(wav, orig_sr=sample_rate, target_sr=hp.sample_rate)
     peak = np.abs(wav).max(initial=0.0)
     if peak < 1e-4:
-        raise BadAudio(f"{name}: is silent (peak {peak:.1e}); check the recording level")
+        raise audio_files.BadAudio(f"{name}: is silent (peak {peak:.1e}); check the recording level")
     if trim:
         wav, _ = trim_silence(wav, hp)
     return normalise_loudness(wav, hp)
-
-
-def read_audio(path: str | os.PathLike, hp: HyperParams) -> tuple[np.ndarray, int]:
-    """Read a recording block by block; returns the mean of its channels (samples,) and its sample rate. Raises
-    BadAudio."""
-    name, blocks = printable(path), []
-    try:
-        if os.path.isdir(path):
-            raise BadAudio(f"{name}: is a folder that cannot be looked into; check its permissions")
-        if not stat.S_ISREG(os.stat(path).st_mode):  # opening a pipe could wait for ever
-            raise BadAudio(f"{name}: is a pipe or a device; save the recording to a file")
-        with open(path, "rb"), soundfile.SoundFile(os.fsencode(path)) as file:  # a file name may be invalid as text
-            sample_rate, promised = file.samplerate, file.frames
-            if promised * max(1.0, hp.sample_rate / sample_rate) > MOST_SAMPLES and not missing_bytes(path):
-                raise BadAudio(f"{name}: is too long for the memory, {promised / sample_rate / 60:.0f} minutes at "
-                               f"{sample_rate} Hz; cut it into parts or save it at {hp.sample_rate} Hz")
-            while len(block := file.read(2 ** 20 // file.channels, dtype="float32", always_2d=True)):
-                if not np.abs(block).max() < 1e10:  # squares of larger values overflow; NaN fails the comparison, too
-                    raise BadAudio(f"{name}: holds samples that are not numbers, or far too large; export it again "
-                                   "from its source")
-                blocks.append(block.mean(axis=1))
-    except (soundfile.LibsndfileError, OSError, TypeError) as error:  # TypeError: without a header, no sample rate
-        raise BadAudio(f"{name}: cannot be read as audio ({reason(error)}); convert it to wav, or check its "
-                       "permissions if it is a wav file") from None
-    if missing_bytes(path):
-        raise BadAudio(f"{name}: is cut off, {missing_bytes(path)} bytes that its header promises are missing; "
-                       "copy or record it again")
-    if sum(map(len, blocks)) * hp.sample_rate < sample_rate:
-        raise BadAudio(f"{name}: holds no samples; record it again or remove it")
-    return np.concatenate(blocks), sample_rate
-
-
-def reason(error: Exception) -> str:
-    """The message of an error, without the name of the file."""
-    return getattr(error, "strerror", None) or getattr(error, "error_string", None) or str(error)
-
-
-def missing_bytes(path: str | os.PathLike) -> int:
-    """How many bytes a wav or aiff file is shorter than its header says; libsndfile reads such a file without an
-    error."""
-    with open(path, "rb") as file:
-        header = file.read(8)
-    promised = int.from_bytes(header[4:], "big" if header[:4] == b"FORM" else "little") + 8
-    # Programs that write to a pipe do not know the size and write 2 or 4 GiB; other programs are a few bytes wrong
-    known = header[:4] in (b"RIFF", b"FORM") and promised < 0x7FFFF000
-    return promised - os.path.getsize(path) if known and promised > os.path.getsize(path) + 4096 else 0
 
 
 def trim_silence(wav: np.ndarray, hp: HyperParams) -> tuple[np.ndarray, int]:
@@ -203,16 +64,6 @@ def normalise_loudness(wav: np.ndarray, hp: HyperParams) -> np.ndarray:
     power = librosa.feature.rms(y=wav, frame_length=hp.win_length, hop_length=hp.hop_length)[0] ** 2
     speech = power[power > power.max() * 10 ** (-hp.quiet_db / 10)]
     return (wav * (10 ** (hp.loudness_db / 20) / np.sqrt(speech.mean()))).astype(np.float32)
-
-
-def save_wav(path: str | os.PathLike, wav: np.ndarray, hp: HyperParams) -> None:
-    """Write (samples,) as a 16-bit wav; a signal above full scale is turned down, not clipped."""
-    wav = wav / max(1.0, np.abs(wav).max(initial=0.0) / 0.99)
-    content = io.BytesIO()  # libsndfile does not say why it cannot write a file
-    soundfile.write(content, wav, hp.sample_rate, format="WAV", subtype="PCM_16")
-    with replacing(path) as temporary:
-        # Not getbuffer(): Python 3.12.0 and 3.12.1 crash when it is in the traceback of an error (CPython, gh-111049)
-        temporary.write_bytes(content.getvalue())
 
 
 @functools.lru_cache(maxsize=4)

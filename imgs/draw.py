@@ -15,8 +15,8 @@ from PIL import Image
 HERE = pathlib.Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE.parent))
 
-import base  # noqa: E402
-import utils  # noqa: E402
+from common import storage  # noqa: E402
+from corpus import linear_map  # noqa: E402
 from hyperparams import HyperParams  # noqa: E402
 
 DATA, LEARNT, FIXED, PANEL = "#fff2cc", "#dbe9f6", "#e9e9e9", "#f8f9fb"
@@ -77,7 +77,7 @@ class Sheet:
         self.text(x, y - 0.05, text, size=10)
 
     def save(self, path: pathlib.Path) -> None:
-        with utils.replacing(path) as temporary:
+        with storage.replacing(path) as temporary:
             self.figure.savefig(temporary, format="png", dpi=180)
             with Image.open(temporary) as image:
                 few = image.convert("RGB").quantize(64)  # a third of the file size, with no visible difference
@@ -120,7 +120,7 @@ def draw_base(sheet: Sheet, hp: HyperParams) -> None:
     sheet.box(4, 26, 114, 119.5, "source speech\nmel without harmonics, pitch", DATA)
     sheet.arrow((26, 116.7), (34.7, 116.7))
     sheet.shape(30.3, 118, "(N, S, M + 2)", ha="center")
-    sheet.box(34.7, 56.3, 114, 119.5, f"linear map\n{2 * base.CONTEXT + 1} frames to one, pitch to pitch", FIXED)
+    sheet.box(34.7, 56.3, 114, 119.5, f"linear map\n{2 * linear_map.CONTEXT + 1} frames to one, pitch to pitch", FIXED)
     sheet.arrow((56.3, 116.7), (62.5, 116.7))
     sheet.box(62.5, 84.5, 114, 119.5, "texture\nlost movement, source's detail", FIXED)
     sheet.arrow((45.5, 114), (45.5, 106.4))

@@ -19,19 +19,21 @@ import pytest
 import soundfile
 import tensorflow as tf
 
-import base
-import checkpoints
+from common import storage
+from corpus import demo
+from corpus import linear_map
+from conversion import base
+from backend import checkpoints
 import data_load
 import eval as eval_script
 import hyperparams
-import manifest
-import metrics
+from corpus import manifest
 import prepro
 import utils
 from networks import Generator
-from run_folder import Run
+from training.run_folder import Run
 
-DEMO = prepro.DEMO
+DEMO = demo.RECORDINGS
 # A second logical device, used only by the tests of several GPUs
 tf.config.set_logical_device_configuration(tf.config.list_physical_devices("CPU")[0],
                                            [tf.config.LogicalDeviceConfiguration()] * 2)
@@ -66,10 +68,10 @@ def plain_base(hp: hyperparams.HyperParams = TINY, speakers: tuple[str, ...] = (
     """A base that leaves the source unchanged: its maps pick the middle frame, and it neither warps nor adds movement.
     Every recording is recognised as the first of `speakers`."""
     n = len(speakers)
-    kernel = np.zeros(((2 * base.CONTEXT + 1) * hp.n_mels, hp.n_mels), np.float32)
-    kernel[base.CONTEXT * hp.n_mels:(base.CONTEXT + 1) * hp.n_mels] = np.eye(hp.n_mels)
+    kernel = np.zeros(((2 * linear_map.CONTEXT + 1) * hp.n_mels, hp.n_mels), np.float32)
+    kernel[linear_map.CONTEXT * hp.n_mels:(linear_map.CONTEXT + 1) * hp.n_mels] = np.eye(hp.n_mels)
     bands = np.zeros((n, hp.n_mels), np.float32)
-    movements = np.ones((n, metrics.MODULATION_FRAMES // 2 + 1, hp.n_mels), np.float32)
+    movements = np.ones((n, utils.MODULATION_FRAMES // 2 + 1, hp.n_mels), np.float32)
     return base.Base(np.array(speakers), np.repeat(kernel[None], n, axis=0), bands, bands, np.ones(n), movements,
                      movements[0], np.array([[0.0, 1.0]] * (n + 1)), np.zeros((n, hp.n_mels + 1)), np.full(n, np.inf),
                      np.ones(n))
@@ -91,7 +93,7 @@ def no_corpus(monkeypatch) -> None:
 
 def untrained_run(folder: pathlib.Path, hp: hyperparams.HyperParams = TINY) -> pathlib.Path:
     """Make a run folder with the checkpoint of an untrained network and a plain base; returns it."""
-    utils.write_json(folder / "hparams.json", dataclasses.asdict(hp))
+    storage.write_json(folder / "hparams.json", dataclasses.asdict(hp))
     base.save(plain_base(hp), folder)
     Run(folder, hp, {"generator": Generator(hp).weights}).selected.save(checkpoint_number=1)
     return folder

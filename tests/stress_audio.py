@@ -23,8 +23,9 @@ import soundfile
 
 import conftest
 import eval as eval_script
-import manifest
 import utils
+from common import audio_files, storage
+from corpus import manifest
 
 ROOT = pathlib.Path(utils.__file__).resolve().parent
 ONE_PROCESS = "import os, sys; os.cpu_count = lambda: 1; import {0}; sys.exit({0}.main())"
@@ -150,12 +151,12 @@ def check_eval(folder: pathlib.Path, must: list, must_not: list, logdir: pathlib
     refused = [line for line in result.stderr.splitlines() if line.startswith("refused ")]
     records = [json.loads(path.read_text()) for path in (out / "finished").iterdir()]
     converted = {record["made_of"]["source"] for record in records}
-    everything = utils.list_audio(folder)
+    everything = audio_files.list_audio(folder)
     assert len(records) + len(refused) == len(everything) and result.returncode == int(bool(refused)), result.stderr
     assert {os.path.realpath(path) for path in must} <= converted, result.stderr
     for path in must_not:
         assert os.path.realpath(path) not in converted, path
-        assert any(line.startswith(f"refused {utils.printable(path)}: ") for line in refused), path
+        assert any(line.startswith(f"refused {storage.printable(path)}: ") for line in refused), path
     names = [name for record in records for name in record["outputs"]]
     assert len(names) == len(set(names))
     for name in names:
@@ -178,7 +179,7 @@ def check_prepro(folder: pathlib.Path, count: int, seed: int) -> dict:
     assert result.returncode == 0, result.stderr
     assert {path.name for path in folder.iterdir()} == {"anna", "bert", "data"} and not conftest.leftovers(folder)
     pairs = {pair.name: pair for pair in manifest.read_manifest(folder / "data")}
-    keys = [[{utils.file_name(path.stem) for path in paths} for paths in side] for side in sides]
+    keys = [[{storage.file_name(path.stem) for path in paths} for paths in side] for side in sides]
     for name in keys[0][0] & keys[1][0]:
         assert not pairs[name].reason or pairs[name].reason.startswith("DTW cost"), pairs[name]
     for name in keys[0][1] | keys[1][1]:

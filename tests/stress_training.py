@@ -19,6 +19,8 @@ import tempfile
 import time
 import types
 
+from corpus import demo
+
 HERE = pathlib.Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE.parent))
 os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"
@@ -77,9 +79,9 @@ def make_small():
     import numpy as np
     import tensorflow as tf
 
-    import base
+    from conversion import base
     import data_load
-    import trainer
+    from training import trainer
 
     class Small:
         """A regression of noise, so that every step changes every weight, with ballast that makes checkpoints slow."""
@@ -123,12 +125,12 @@ def make_small():
 def prepare(folder: pathlib.Path, networks: str) -> None:
     """Make the features and the paired run that a child reads beside its run folder."""
     import hyperparams
-    import manifest
+    from corpus import manifest
     import prepro
 
     if networks == "small":
         return
-    corpora, target = manifest.gather([prepro.DEMO / "rms"], prepro.DEMO / "slt", "demo_00(.)")
+    corpora, target = manifest.gather([demo.RECORDINGS / "rms"], demo.RECORDINGS / "slt", "demo_00(.)")
     prepro.prepare(corpora, target, folder / "features", hyperparams.HyperParams())
     if networks == "train_gan" and start(folder / "paired", "train").wait():
         raise RuntimeError("there is no paired run to begin with")
@@ -176,8 +178,8 @@ def with_delay(process: subprocess.Popen, seconds: float) -> None:
 
 def contents(logdir: pathlib.Path, networks: str) -> dict[str, bytes]:
     """All arrays of the newest and of the best checkpoint, and the curves, as bytes."""
-    import checkpoints
-    import run_folder
+    from backend import checkpoints
+    from training import run_folder
     import tensorflow as tf
 
     found = {}
@@ -243,18 +245,18 @@ def resident_mib() -> float:
 
 def watch_memory(steps: int) -> None:
     """Print the resident memory at a tenth, at each quarter and at the end of `steps` steps in the longest stage."""
-    import base
+    from conversion import base
     import data_load
     import hyperparams
-    import manifest
+    from corpus import manifest
     import prepro
-    import run_folder
+    from training import run_folder
     import train
-    import trainer
+    from training import trainer
 
     hp = hyperparams.HyperParams(**TINY, postnet_steps=5, mel_steps=steps, log_steps=10, save_steps=200)
     with tempfile.TemporaryDirectory() as folder:
-        corpora, target = manifest.gather([prepro.DEMO / "rms"], prepro.DEMO / "slt", "demo_00(.)")
+        corpora, target = manifest.gather([demo.RECORDINGS / "rms"], demo.RECORDINGS / "slt", "demo_00(.)")
         prepro.prepare(corpora, target, pathlib.Path(folder) / "features", hp)
         corpus = data_load.Corpus(pathlib.Path(folder) / "features", hp)
         corpus.use_base(base.solve(corpus))

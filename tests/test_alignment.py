@@ -2,8 +2,8 @@
 import numpy as np
 import pytest
 
-import analysis
 import utils
+from corpus import alignment
 from conftest import demo_wav
 from hyperparams import HyperParams
 
@@ -19,14 +19,14 @@ def speech() -> np.ndarray:
 
 
 def features(speaker: str, utterance: str) -> np.ndarray:
-    x = analysis.alignment_features(utils.spectrograms(demo_wav(speaker, utterance, HP), HP)[0], HP)
+    x = alignment.alignment_features(utils.spectrograms(demo_wav(speaker, utterance, HP), HP)[0], HP)
     return x - x.mean(axis=0)
 
 
 def test_same_sentence_of_another_speaker_has_the_lowest_dtw_cost():
     """Otherwise the path would be no better than a straight line."""
     source, target = ([features(speaker, utterance) for utterance in SENTENCES] for speaker in ("rms", "slt"))
-    costs = np.array([[analysis.warp(said, heard)[1] for heard in target] for said in source])
+    costs = np.array([[alignment.warp(said, heard)[1] for heard in target] for said in source])
     np.testing.assert_array_equal(costs.argmin(axis=1), np.arange(len(SENTENCES)))
     assert np.diag(costs).mean() < 0.85 * costs[~np.eye(len(costs), dtype=bool)].mean()
 
@@ -44,7 +44,7 @@ def stretch(sequence: np.ndarray, slopes: list[float]) -> tuple[np.ndarray, np.n
 @pytest.mark.parametrize("slopes", [[0.5, 1.6, 0.8], [2.0, 0.6], [1.0, 0.5, 2.0, 1.0]])
 def test_warp_recovers_a_known_stretch(speech, slopes):
     target, true = stretch(speech, slopes)
-    positions, _ = analysis.warp(speech, target)
+    positions, _ = alignment.warp(speech, target)
     assert positions.shape == true.shape
     assert np.abs(positions - true).mean() < 1.0 and np.abs(positions - true).max() < 5.0
     walk = np.linspace(0, len(speech) - 1, len(true))
@@ -52,7 +52,7 @@ def test_warp_recovers_a_known_stretch(speech, slopes):
 
 
 def test_warp_of_a_recording_with_itself_is_the_identity(speech):
-    positions, cost = analysis.warp(speech, speech)
+    positions, cost = alignment.warp(speech, speech)
     np.testing.assert_allclose(positions, np.arange(len(speech)), atol=1.5)
     assert cost == 0.0
 
@@ -60,7 +60,7 @@ def test_warp_of_a_recording_with_itself_is_the_identity(speech):
 @pytest.mark.parametrize("n_source, n_target", [(40, 90), (90, 40), (60, 60), (1, 5), (5, 1), (2, 2)])
 def test_warp_is_monotonic_from_the_first_frame_to_the_last(n_source, n_target):
     rng = np.random.default_rng(0)
-    positions, _ = analysis.warp(rng.normal(size=(n_source, 4)), rng.normal(size=(n_target, 4)))
+    positions, _ = alignment.warp(rng.normal(size=(n_source, 4)), rng.normal(size=(n_target, 4)))
     assert len(positions) == n_target
     assert (np.diff(positions) >= 0).all() and positions.min() >= 0 and positions[-1] == n_source - 1
     assert n_target == 1 or positions[0] == 0
@@ -82,7 +82,7 @@ def test_cut_long_cuts_at_matching_pauses():
     source, source_middles = long_recording("rms", [2.0, 0.3, 0.0, 2.0, 0.4, 0.2])
     target, target_middles = long_recording("slt", [0.3, 0.9, 0.6, 0.3, 0.8, 0.0])
     hp = HP.replace(max_seconds=6.0)
-    stretches = analysis.cut_long(source, target, hp)
+    stretches = alignment.cut_long(source, target, hp)
     assert len(stretches) >= 4
     assert [row[0] for row in stretches] == [0] + [row[1] for row in stretches[:-1]]  # no frame is lost between them
     assert [row[2] for row in stretches] == [0] + [row[3] for row in stretches[:-1]]
@@ -98,7 +98,7 @@ def test_cut_long_cuts_at_matching_pauses():
 
 def test_short_recordings_stay_whole():
     mel = utils.spectrograms(demo_wav("rms", "demo_001", HP), HP)[0]
-    assert analysis.cut_long(mel, mel[:-20], HP) == [(0, len(mel), 0, len(mel) - 20)]
+    assert alignment.cut_long(mel, mel[:-20], HP) == [(0, len(mel), 0, len(mel) - 20)]
 
 
 def test_recordings_without_a_pause_are_not_cut():
@@ -106,20 +106,20 @@ def test_recordings_without_a_pause_are_not_cut():
     paused = mel.copy()
     paused[600:640] = 0.0
     for source, target in ((mel, mel), (mel, paused), (paused, mel)):
-        assert analysis.cut_long(source, target, HP) == [(0, 1200, 0, 1200)]
+        assert alignment.cut_long(source, target, HP) == [(0, 1200, 0, 1200)]
 
 
 def test_pauses_are_found_at_the_right_frames():
     mel = np.full((200, HP.n_mels), 0.6, np.float32)
     mel[50:80] = mel[120:124] = 0.0  # 0.375 s, and 0.05 s: too short
-    np.testing.assert_allclose(analysis.pauses(mel, HP), [[50, 79]], atol=1)
+    np.testing.assert_allclose(alignment.pauses(mel, HP), [[50, 79]], atol=1)
 
 
 @pytest.mark.parametrize("n_frames", [30, 80, 81, 119, 121, 200, 533, 960])
 @pytest.mark.parametrize("seed", ["a", "b", "c"])
 def test_slices_cover_the_utterance(n_frames, seed):
     path = 1.3 * np.arange(n_frames)
-    rows = analysis.make_slices(path, seed, HP)
+    rows = alignment.make_slices(path, seed, HP)
     shortest, longest = (seconds * HP.frames_per_second for seconds in (HP.slice_min_seconds, HP.slice_max_seconds))
     covered = np.zeros(n_frames, int)
     for start, end, source_start, source_end in rows:
@@ -128,5 +128,5 @@ def test_slices_cover_the_utterance(n_frames, seed):
         covered[start:end] += 1
     assert covered.min() >= 1 and covered.mean() < 3
     assert len(set(rows)) == len(rows)
-    assert rows == analysis.make_slices(path, seed, HP)
-    assert n_frames < 200 or rows != analysis.make_slices(path, seed + "x", HP)
+    assert rows == alignment.make_slices(path, seed, HP)
+    assert n_frames < 200 or rows != alignment.make_slices(path, seed + "x", HP)

@@ -4,20 +4,17 @@ import types
 
 import numpy as np
 import pytest
-
-import analysis
-import data_load
-import evaluation
-import listening
-import manifest
-import prepro
-import report
-import unpaired
-import utils
-from analysis import Features
-from conftest import TINY, leftovers, no_workers, plain_base, words
-from inference import Converted
 from test_prepro import IDS, prepare, read_slices, record
+
+import data_load
+import prepro
+import utils
+from common import audio_files
+from corpus import analysis, manifest, unpaired
+from evaluation import figures, heldout, listening
+from conftest import TINY, leftovers, no_workers, plain_base, words
+from conversion.inference import Converted
+from corpus.analysis import Features
 
 OTHERS = ["f", "g", "h", "i", "j", "k"]
 
@@ -88,7 +85,7 @@ def test_source_without_a_usable_test_recording_is_used_for_training(folder, tmp
     record(tmp_path, "anna", ["f"])
     record(tmp_path, "bert", IDS)
     if held_out:
-        utils.save_wav(tmp_path / "anna" / "c.wav", words(1, seconds=0.3), TINY)
+        audio_files.save_wav(tmp_path / "anna" / "c.wav", words(1, seconds=0.3), TINY)
     pairs = prepare(tmp_path, "--unpaired", *["--heldout", folder / "heldout"][:2 * held_out]).values()
     assert not [pair for pair in pairs if pair.split == "test"]
     check_spliced(tmp_path / "data", pairs, "anna", {"f"})
@@ -96,7 +93,7 @@ def test_source_without_a_usable_test_recording_is_used_for_training(folder, tmp
 
 def test_single_long_recording_of_a_target_is_cut_at_its_pauses(tmp_path, serial):
     silence = np.zeros(6400, np.float32)
-    utils.save_wav(tmp_path / "bert" / "long.wav", np.concatenate([
+    audio_files.save_wav(tmp_path / "bert" / "long.wav", np.concatenate([
         part for seed in range(12) for part in (words(seed, seconds=1.3), silence)]), TINY)
     pairs = prepare(tmp_path, "--target", tmp_path / "bert", "--set", "max_seconds=4", source=None).values()
     usable = [pair for pair in pairs if not pair.reason]
@@ -136,8 +133,8 @@ def test_conversion_without_a_partner_is_measured_by_its_voice(corpus, tmp_path,
         def convert_pairs(self, read, pairs):
             assert read is corpus and pairs == [tested]
             return [output]
-    monkeypatch.setattr(report, "plot_conversion", lambda *arguments: drawn.append(arguments))
-    summary = evaluation.evaluate(corpus, tmp_path, Known(), "a title")
+    monkeypatch.setattr(figures, "plot_conversion", lambda *arguments: drawn.append(arguments))
+    summary = heldout.evaluate(corpus, tmp_path, Known(), "a title")
     assert summary["median F0 ratio"] == pytest.approx(1.0, abs=0.02)
     assert summary["median F0 ratio of the source"] == pytest.approx(180 / 110, abs=0.03)
     assert summary["long-term spectrum dB"] < 1.5 < 3.0 < summary["long-term spectrum dB of the source"]
@@ -152,7 +149,7 @@ def test_conversion_without_a_partner_is_measured_by_its_voice(corpus, tmp_path,
     assert shown is output and np.array_equal(source, corpus.source(tested)) and unknown == [None, None]
     for kind, wav in (("source", utils.load_wav(tested.source_file, TINY)[:tested.source_end * TINY.hop_length]),
                       ("converted", utils.griffin_lim(linear, pitch, Known.hp))):
-        utils.save_wav(tmp_path / "expected.wav", wav, TINY)
+        audio_files.save_wav(tmp_path / "expected.wav", wav, TINY)
         written = tmp_path / "audio" / f"other-{tested.name}.{kind}.wav"
         assert written.read_bytes() == (tmp_path / "expected.wav").read_bytes(), kind
 
@@ -161,7 +158,7 @@ def test_voices_are_compared_by_spectrum_and_pitch():
     natural = [analysis.extract(words(seed, seconds=0.6), TINY) for seed in (1, 2)]
 
     def compared(change, pitch):
-        return evaluation.compare_voice([Features(None, change(each.mel.astype(np.float32)), pitch * each.hertz)
+        return heldout.compare_voice([Features(None, change(each.mel.astype(np.float32)), pitch * each.hertz)
                                          for each in natural], natural, TINY)
     assert compared(lambda mel: mel, 1.0) == {"long-term spectrum dB": pytest.approx(0.0, abs=1e-4),
                                               "median F0 ratio": 1.0}

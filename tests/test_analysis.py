@@ -2,8 +2,8 @@
 import numpy as np
 import pytest
 
-import analysis
 import utils
+from corpus import analysis
 from conftest import words
 from hyperparams import HyperParams
 

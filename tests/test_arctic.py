@@ -9,7 +9,7 @@ import threading
 
 import pytest
 
-import arctic
+from corpus import arctic
 
 WAVS = {f"arctic_a000{i}.wav": random.Random(i).randbytes(40_000) for i in (1, 2, 3)}
 

@@ -2,8 +2,8 @@
 import numpy as np
 import pytest
 
-import augment
 import utils
+from corpus import augment
 from conftest import demo_wav, tone
 from hyperparams import HyperParams
 

@@ -9,11 +9,11 @@ import pytest
 import soundfile
 
 import eval as eval_script
-import manifest
 import prepro
 import train
+from corpus import manifest
 from conftest import leftovers, untrained_run, words, write
-from run_folder import write_run_info
+from training.run_folder import write_run_info
 
 pytestmark = pytest.mark.usefixtures("serial")
 IDS = ["a", "b", "c", "d"]

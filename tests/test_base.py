@@ -5,12 +5,13 @@ import numpy as np
 import pytest
 import scipy.fft
 
-import analysis
-import base
 import data_load
 import networks
-from analysis import Features
+from conversion import base
+from corpus import analysis, linear_map
 from conftest import DEMO_IDS, plain_base
+from corpus.analysis import Features
+from corpus.linear_map import CONTEXT, interpolate
 from hyperparams import HyperParams
 
 HP = HyperParams(n_mels=12)
@@ -48,7 +49,7 @@ class Known:
                 centred = features.mel.astype(np.float64) - 0.5
                 around = np.pad(centred, ((1, 1), (0, 0)), mode="edge")
                 mel = sum(around[i:i + n] @ mixing[source][i] for i in range(3))
-                target = base.read_at(mel, path) + 0.5 + 0.04 * rng.normal(size=(len(path), hp.n_mels)) + shift
+                target = interpolate(mel, path) + 0.5 + 0.04 * rng.normal(size=(len(path), hp.n_mels)) + shift
                 octaves = TARGET_OCTAVE + TARGET_DEVIATION * smooth_noise(rng, len(path), 1)[:, 0]
                 pair = types.SimpleNamespace(source=source, name=str(number))
                 self.train.append(pair)
@@ -86,10 +87,10 @@ def known_base(corpus) -> base.Base:
 def neighbours(mel: np.ndarray) -> np.ndarray:
     """Each frame joined with its neighbours in order of time."""
     return np.stack([np.concatenate([mel[min(max(frame + away, 0), len(mel) - 1)]
-                                     for away in range(-base.CONTEXT, base.CONTEXT + 1)]) for frame in range(len(mel))])
+                                     for away in range(-CONTEXT, CONTEXT + 1)]) for frame in range(len(mel))])
 
 
-def ridge(corpus: Known, pairs: list, penalty: float = base.PENALTY) -> tuple[np.ndarray, np.ndarray]:
+def ridge(corpus: Known, pairs: list, penalty: float = linear_map.PENALTY) -> tuple[np.ndarray, np.ndarray]:
     """Kernel and bias by least squares over all frames, with additional rows for the penalty."""
     rows, targets = [], []
     for pair in pairs:
@@ -124,7 +125,7 @@ def test_penalty_shrinks_the_weights_and_not_the_bias(corpus, solved):
     np.testing.assert_allclose(shifted.biases - solved.biases, 0.07, atol=1e-4)
     rng = np.random.default_rng(0)
     x, y = rng.uniform(0.0, 1.0, (200, 6)), rng.uniform(0.3, 0.8, (200, 2))
-    sums = base.Sums(6, 2)
+    sums = linear_map.Sums(6, 2)
     for part in range(0, 200, 50):
         sums.add(x[part:part + 50], y[part:part + 50])
     norms = [np.linalg.norm(sums.solve(penalty)[0]) for penalty in (0.0, 1.0, 30.0, 1e9)]
@@ -136,8 +137,8 @@ def test_penalty_shrinks_the_weights_and_not_the_bias(corpus, solved):
 
 def test_map_repeats_the_outermost_frames_beyond_the_ends():
     mel = np.random.default_rng(0).uniform(0.0, 1.0, (7, 3)).astype(np.float32)
-    np.testing.assert_array_equal(base.splice(mel), neighbours(mel))
-    np.testing.assert_array_equal(base.splice(mel[:1]), np.tile(mel[:1], 2 * base.CONTEXT + 1))
+    np.testing.assert_array_equal(linear_map.splice(mel), neighbours(mel))
+    np.testing.assert_array_equal(linear_map.splice(mel[:1]), np.tile(mel[:1], 2 * CONTEXT + 1))
 
 
 @pytest.mark.parametrize("n_frames", [1, 2, 9])
@@ -146,11 +147,11 @@ def test_base_and_decoder_interpolate_frames_the_same_way(n_frames):
     frames = rng.normal(size=(n_frames, 5)).astype(np.float32)
     positions = np.append(rng.uniform(0.0, n_frames - 1.0, 8), [0.0, n_frames - 1.0, (n_frames - 1.0) / 2])
     expected = np.stack([np.interp(positions, np.arange(n_frames), column) for column in frames.T], axis=1)
-    np.testing.assert_allclose(base.read_at(frames, positions), expected, atol=1e-5)
+    np.testing.assert_allclose(interpolate(frames, positions), expected, atol=1e-5)
     found = networks.read_at(frames[None], positions[None].astype(np.float32))
     np.testing.assert_allclose(found[0], expected, atol=1e-5)
     beyond = np.array([-3.0, n_frames + 2.0], np.float32)
-    np.testing.assert_array_equal(base.read_at(frames, beyond), frames[[0, -1]])
+    np.testing.assert_array_equal(interpolate(frames, beyond), frames[[0, -1]])
     np.testing.assert_array_equal(networks.read_at(frames[None], beyond[None])[0], frames[[0, -1]])
 
 
@@ -299,8 +300,8 @@ def test_map_reduces_the_distance_to_the_target_in_training_and_held_out_sentenc
         for pair in pairs:
             features, target = corpus.recording(pair), corpus.target_features(pair, "mel")
             mapped = map_source(demo_base, features, tiny_hp, "rms")
-            before.append(np.abs(base.read_at(features.mel.astype(np.float32), corpus.path(pair)) - target).mean())
-            after.append(np.abs(base.read_at(mapped.mel, corpus.path(pair)) - target).mean())
+            before.append(np.abs(interpolate(features.mel.astype(np.float32), corpus.path(pair)) - target).mean())
+            after.append(np.abs(interpolate(mapped.mel, corpus.path(pair)) - target).mean())
         assert np.mean(after) < 0.8 * np.mean(before)
     assert len(corpus.train) < len(DEMO_IDS) and demo_base.speakers.tolist() == ["rms"]
     # slt speaks higher than rms, and her vocal tract is shorter

@@ -4,8 +4,8 @@ import types
 import numpy as np
 import pytest
 
-import base
 import eval as eval_script
+from conversion import base
 from conftest import TINY, leftovers, plain_base
 
 PLAIN = plain_base()
@@ -57,5 +57,5 @@ def test_missing_or_damaged_base_is_named_with_advice(tmp_path, spoil):
 def test_fingerprint_of_conversions_depends_on_the_base():
     others = [types.SimpleNamespace(hp=TINY, base=base_map, generator=types.SimpleNamespace(weights=[np.ones(3)]))
               for base_map in (PLAIN, PLAIN, PLAIN._replace(target_modulation=PLAIN.target_modulation * 1.1))]
-    prints = [eval_script.fingerprint(converter) for converter in others]
+    prints = [eval_script.model_hash(converter) for converter in others]
     assert prints[0] == prints[1] != prints[2]

@@ -15,12 +15,12 @@ import time
 
 import numpy as np
 import pytest
+from test_report import utterance
 
-import page as results_page
-import utils
+from common import audio_files
+from evaluation import page as results_page
 from conftest import tone
 from hyperparams import HyperParams
-from test_report import utterance
 
 NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome")
 BROWSER = next(filter(None, map(shutil.which, NAMES)), None)
@@ -121,7 +121,7 @@ def page(tmp_path_factory):
     folder, hp, rows = tmp_path_factory.mktemp("browser") / "results of #1", HyperParams(), []
     utterance(folder / "audio" / "p.png")
     for (name, seconds), distortion in zip(SECONDS.items(), (5.25, 10.5, np.nan)):
-        utils.save_wav(folder / "audio" / f"{name} ü #1.wav", tone(440.0, seconds=seconds), hp)
+        audio_files.save_wav(folder / "audio" / f"{name} ü #1.wav", tone(440.0, seconds=seconds), hp)
         rows.append({"id": name, "audio": {"converted": f"audio/{name} ü #1.wav"}, "picture": "audio/p.png",
                      "measures": {"stops": True, "MCD dB": distortion}})
     results_page.write_page(folder, "Voice conversion", rows, {"MCD dB": 7.9})

@@ -3,7 +3,7 @@ import pathlib
 import re
 import threading
 
-import compiled
+from common import compiled
 
 
 def test_second_user_waits_for_the_first():

@@ -7,10 +7,9 @@ import shutil
 import numpy as np
 import pytest
 
-import analysis
-import base
 import data_load
-import manifest
+from conversion import base
+from corpus import analysis, manifest
 from conftest import plain_corpus
 from data_load import ADVERSARIAL, PAIRED, POSTNET, Corpus
 

@@ -3,17 +3,14 @@ import math
 
 import numpy as np
 import pytest
-
-import evaluation
-import listening
-import metrics
-import report
-import utils
-import world
-from conftest import plain_base, plain_corpus, words
-from inference import Converted
-from networks import Generator
 from test_networks import randomise
+
+import utils
+from common import audio_files
+from evaluation import figures, heldout, listening, metrics, world
+from conftest import plain_base, plain_corpus, words
+from conversion.inference import Converted
+from networks import Generator
 
 
 @pytest.fixture(autouse=True)
@@ -37,7 +34,7 @@ def test_summary_equals_values_computed_by_hand():
             {"MCD dB": 8.0, "retrieved": True, "retrieved among all": True, "F0": 10.0, "never": math.nan},
             {"MCD dB": 7.0, "retrieved": False, "retrieved among all": False, "F0": 20.0, "never": math.nan}]
     references = [{"MCD dB of the source": source, "MCD dB of the copy": 4.0} for source in (7.0, 9.0, 8.0)]
-    summary = evaluation.summarise(rows, references, 50)
+    summary = heldout.summarise(rows, references, 50)
     assert summary["MCD gap closed"] == 0.25  # from 8 to 7, and at best to 4
     assert summary["content retrieval among the held-out"] == "2 of 3"
     assert summary["content retrieval among 50"] == "1 of 3"
@@ -50,7 +47,7 @@ def test_the_content_of_another_sentence_is_not_retrieved(tiny_hp):
     natural = {"a": words(1), "b": words(2), "nearly b": words(2, pitch=150.0), "c": words(3)}
 
     def measured(*said):
-        return evaluation.measure({"": [natural[key] for key in said]}, natural, ["a", "b"], tiny_hp,
+        return heldout.measure({"": [natural[key] for key in said]}, natural, ["a", "b"], tiny_hp,
                                   lambda function, items, doing: list(map(function, items)))[0]
 
     def retrieved(*said):
@@ -78,12 +75,12 @@ def test_pictures_and_measures_are_those_of_the_converter_output(corpus, tiny_hp
         def convert_pairs(self, read, sources):
             assert read is corpus and sources == pairs
             return outputs
-    monkeypatch.setattr(report, "plot_conversion", lambda *arguments: drawn.append(arguments))
-    monkeypatch.setattr(evaluation, "synthesize_oracles", lambda corpus, pairs, generator: {" with teacher forcing": [
+    monkeypatch.setattr(figures, "plot_conversion", lambda *arguments: drawn.append(arguments))
+    monkeypatch.setattr(heldout, "synthesize_oracles", lambda corpus, pairs, generator: {" with teacher forcing": [
         (corpus.target_features(pair, "linear"), corpus.pitch(pair)) for pair in pairs]})
-    monkeypatch.setattr(evaluation, "finish", lambda out, title, rows, summary: found.update(rows=rows))
+    monkeypatch.setattr(heldout, "finish", lambda out, title, rows, summary: found.update(rows=rows))
     found = {}
-    summary = evaluation.evaluate(corpus, tmp_path, Known(), "title", oracles=True)
+    summary = heldout.evaluate(corpus, tmp_path, Known(), "title", oracles=True)
 
     measures = [row["measures"] for row in found["rows"]]
     assert [row["stops by itself"] for row in measures] == [True, False, True]
@@ -96,7 +93,7 @@ def test_pictures_and_measures_are_those_of_the_converter_output(corpus, tiny_hp
         voice = utils.griffin_lim(output.linear, output.pitch, hp)
         target = utils.load_wav(pair.target_file, hp)[:pair.target_end * hp.hop_length]
         for kind, wav in (("converted", voice), ("target", target)):
-            utils.save_wav(tmp_path / "expected.wav", wav, hp)
+            audio_files.save_wav(tmp_path / "expected.wav", wav, hp)
             assert (tmp_path / row["audio"][kind]).read_bytes() == (tmp_path / "expected.wav").read_bytes(), kind
         expected = metrics.compare(metrics.analyse(voice, hp), metrics.analyse(target, hp))
         assert {name: measured[name] for name in expected} == expected
@@ -121,10 +118,10 @@ def test_each_oracle_uses_only_its_part_of_the_truth(corpus, tiny_hp, monkeypatc
             return batch | {name: change(batch[name]) for name, change in changes.items()}
         with monkeypatch.context() as patch:
             patch.setattr(corpus, "assemble", other)
-            changed = evaluation.synthesize_oracles(corpus, pairs, generator)
+            changed = heldout.synthesize_oracles(corpus, pairs, generator)
         return {kind.strip() for kind, [(linear, _)] in plain.items()
                 if np.abs(changed[kind][0][0] - linear).max() > 1e-4}
-    plain = evaluation.synthesize_oracles(corpus, pairs, generator)
+    plain = heldout.synthesize_oracles(corpus, pairs, generator)
     length = len(corpus.path(pairs[0]))
     for [(linear, pitch)] in plain.values():
         assert linear.shape == (length, tiny_hp.n_linear) and pitch.shape == (length, 2)

@@ -11,29 +11,26 @@ import sys
 import time
 import types
 
+from backend import checkpoints, devices
+import data_load
+import eval as eval_script
+import eval_gan
+import prepro
+import train
+import train_gan
+import train_multi_gpus
+from common import cli, storage
+from training import run_folder, trainer
 import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-from tensorboard.backend.event_processing.plugin_event_accumulator import EventAccumulator  # the reader of the server
-
-import checkpoints
-import cli
-import data_load
-import devices
-import eval as eval_script
-import eval_gan
-import prepro
-import run_folder
-import train
-import train_gan
-import train_multi_gpus
-import trainer
-import utils
-from cli import TrainingError
-from conftest import no_corpus
 from stress_training import SAVE_STEPS, stress
+from tensorboard.backend.event_processing.plugin_event_accumulator import EventAccumulator  # the reader of the server
 from test_training import HP, Counting, events, go, kept, weight_in
+
+from common.cli import TrainingError
+from conftest import no_corpus
 
 
 # Signals --------------------------------------------------------------------------------------------------------------
@@ -77,7 +74,7 @@ def test_signal_during_a_checkpoint_write_takes_effect_after_it(tmp_path, monkey
 def test_second_interrupt_ends_the_process_at_once():
     script = ("import cli, signal\nwith cli.recording_signals() as received:\n signal.raise_signal(signal.SIGINT)\n"
               " print(received, flush=True)\n signal.raise_signal(signal.SIGINT)\n print('never')")
-    done = subprocess.run([sys.executable, "-c", script], cwd=pathlib.Path(cli.__file__).parent,
+    done = subprocess.run([sys.executable, "-c", script], cwd=pathlib.Path(cli.__file__).parents[1],
                           capture_output=True, text=True)
     assert (done.returncode, done.stdout) == (-signal.SIGINT, "[2]\n") and "Traceback" not in done.stderr
 
@@ -117,7 +114,7 @@ def test_interrupt_swallowed_by_an_import_still_stops_the_command():
     lost = ("import cli, contextlib, os, signal, sys\nwith contextlib.suppress(KeyboardInterrupt):\n"
             "    os.kill(os.getpid(), signal.SIGINT)\nsys.exit(cli.run_main('x.py', lambda: print('ran')))")
     raised = "import cli, os, signal\nos.kill(os.getpid(), signal.SIGINT)"
-    here = pathlib.Path(cli.__file__).parent
+    here = pathlib.Path(cli.__file__).parents[1]
     for code, status in ((lost, 130), (raised, -2)):
         done = subprocess.run([sys.executable, "-c", code], cwd=here, capture_output=True, text=True)
         assert (done.returncode, done.stdout) == (status, "")
@@ -128,9 +125,9 @@ def test_failed_validation_is_repeated_on_resume(tmp_path, monkeypatch):
     """A run that resumed after the failed validation could miss its best checkpoint."""
     validate, scores = Counting.validate, {4: 3.0, 8: 1.0, 12: 2.0}
     with monkeypatch.context() as patch:
-        patch.setattr(Counting, "validate", lambda self, run, stage: fail(utils.CannotWrite("the disk is full"))
+        patch.setattr(Counting, "validate", lambda self, run, stage: fail(storage.CannotWrite("the disk is full"))
                       if int(run.step) == 8 else validate(self, run, stage))
-        with pytest.raises(utils.CannotWrite):
+        with pytest.raises(storage.CannotWrite):
             go(tmp_path, 12, scores=scores)
     assert kept(tmp_path)[-1] < 8
     for folder in (tmp_path, tmp_path / "whole"):
@@ -145,7 +142,7 @@ def test_closed_standard_output_prints_no_traceback():
     code = "import cli, sys\nsys.exit(cli.run_main('x.py', lambda: print('y' * 100_000, flush=True)))"
     reader, writer = os.pipe()
     os.close(reader)
-    done = subprocess.run([sys.executable, "-c", code], cwd=pathlib.Path(cli.__file__).parent, stdout=writer,
+    done = subprocess.run([sys.executable, "-c", code], cwd=pathlib.Path(cli.__file__).parents[1], stdout=writer,
                           stderr=subprocess.PIPE, text=True)
     os.close(writer)
     assert (done.returncode, done.stderr) == (1, "x.py: standard output was closed; what was finished is kept\n")
@@ -223,9 +220,9 @@ def test_full_disk_ends_training_and_keeps_earlier_checkpoints(script, tmp_path,
 
 
 def test_unwritable_file_is_named_and_keeps_its_content(tmp_path):
-    utils.write_json(tmp_path / "a.json", "before")
+    storage.write_json(tmp_path / "a.json", "before")
     with files_of_at_most(1000), pytest.raises(OSError, match="a.json"):
-        utils.write_json(tmp_path / "a.json", list(range(1000)))
+        storage.write_json(tmp_path / "a.json", list(range(1000)))
     assert (tmp_path / "a.json").read_text() == '"before"\n' and len(list(tmp_path.iterdir())) == 1
 
 

@@ -6,14 +6,16 @@ import threading
 
 import numpy as np
 import pytest
+import stress_audio
 
 import data_load
 import eval as eval_script
 import hyperparams
-import manifest
 import prepro
-import stress_audio
 import utils
+from common import audio_files, storage
+from corpus import manifest
+from common.audio_files import BadAudio
 from conftest import leftovers, untrained_run, words, write
 
 HP = hyperparams.HyperParams()
@@ -40,7 +42,7 @@ def test_path_that_is_not_a_regular_file_is_refused_at_once(tmp_path, make, mess
     refused = []
 
     def load():
-        with pytest.raises(utils.BadAudio, match=message) as error:
+        with pytest.raises(BadAudio, match=message) as error:
             utils.load_wav(tmp_path / "a.wav", HP)
         refused.append(error)
     thread = threading.Thread(target=load, daemon=True)  # reading a pipe would block forever
@@ -53,11 +55,11 @@ def test_path_that_is_not_a_regular_file_is_refused_at_once(tmp_path, make, mess
 def test_recording_too_long_for_the_memory_is_refused_before_it_is_read(tmp_path, monkeypatch, most):
     """It is too long at its own sample rate or at that of the model."""
     path = write(tmp_path / "a.wav", words(1, 8000, 2.5), 8000)
-    monkeypatch.setattr(utils, "MOST_SAMPLES", 40000)
+    monkeypatch.setattr(audio_files, "MOST_SAMPLES", 40000)
     utils.load_wav(path, HP)
-    monkeypatch.setattr(utils, "MOST_SAMPLES", most)
+    monkeypatch.setattr(audio_files, "MOST_SAMPLES", most)
     monkeypatch.setattr(utils.soundfile.SoundFile, "read", None)
-    with pytest.raises(utils.BadAudio, match="a.wav: is too long for the memory, 0 minutes at 8000 Hz; cut it"):
+    with pytest.raises(BadAudio, match="a.wav: is too long for the memory, 0 minutes at 8000 Hz; cut it"):
         utils.load_wav(path, HP)
 
 
@@ -66,7 +68,7 @@ def test_a_recording_is_read_in_blocks(tmp_path, monkeypatch):
     most, read = [], utils.soundfile.SoundFile.read
     monkeypatch.setattr(utils.soundfile.SoundFile, "read",
                         lambda file, frames, **more: most.append(frames) or read(file, frames, **more))
-    wav, rate = utils.read_audio(path, HP)
+    wav, rate = audio_files.read_audio(path, HP)
     assert rate == 16000 and len(wav) == 70 * 16000 and max(most) * 8 <= 2 ** 20
     np.testing.assert_allclose(wav, words(1, 16000, 70.0), atol=1e-4)
 
@@ -87,11 +89,11 @@ def test_features_computed_in_blocks_equal_those_of_the_whole_recording(tmp_path
 
 def test_file_names_are_printable_short_and_distinct():
     names = ["a\nb", "a\tb", "a b", "é" * 100, "é" * 101, "\udcff", "\udcfe", "a/b", "../b", ".."]
-    found = [utils.file_name(name) for name in names]
+    found = [storage.file_name(name) for name in names]
     assert len(set(found)) == len(names) and found[2] == "a b" and found[-1] == ".."
-    assert all(name.isprintable() and len(name.encode()) <= utils.LONGEST_NAME and "/" not in name for name in found)
-    assert found == [utils.file_name(name) for name in names]
-    assert utils.printable("a b.wav") == "a b.wav" and utils.printable("a\n\udcff.wav") == r"'a\n\udcff.wav'"
+    assert all(name.isprintable() and len(name.encode()) <= storage.LONGEST_NAME and "/" not in name for name in found)
+    assert found == [storage.file_name(name) for name in names]
+    assert storage.printable("a b.wav") == "a b.wav" and storage.printable("a\n\udcff.wav") == r"'a\n\udcff.wav'"
 
 
 def test_outputs_of_different_recordings_have_different_names(tmp_path):
@@ -132,9 +134,9 @@ def test_unreadable_folder_is_named(tmp_path, monkeypatch):
             raise PermissionError(13, "Permission denied", str(path))
         return scandir(path)
     monkeypatch.setattr(os, "scandir", locked)
-    found = utils.list_audio(tmp_path)
+    found = audio_files.list_audio(tmp_path)
     assert found == [tmp_path / "a.wav", tmp_path / "locked"]
-    with pytest.raises(utils.BadAudio, match="locked: is a folder that cannot be looked into; check its permissions"):
+    with pytest.raises(BadAudio, match="locked: is a folder that cannot be looked into; check its permissions"):
         utils.load_wav(found[1], HP)
 
 
@@ -143,7 +145,7 @@ def test_recording_without_read_permission_is_named(tmp_path):
     path.chmod(0)
     if os.access(path, os.R_OK):
         pytest.skip("this user may read everything")
-    with pytest.raises(utils.BadAudio, match=r"a.wav: cannot be read as audio \(Permission denied\)"):
+    with pytest.raises(BadAudio, match=r"a.wav: cannot be read as audio \(Permission denied\)"):
         utils.load_wav(path, HP)
 
 

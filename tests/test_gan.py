@@ -2,25 +2,24 @@
 import dataclasses
 import types
 
+import hyperparams
+import train_gan
+import utils
+from backend import checkpoints
+from common import audio_files, storage
+from conversion import inference
+from corpus import analysis
+from training import losses, run_folder, trainer
 import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-
-import analysis
-import checkpoints
-import hyperparams
-import inference
-import losses
-import run_folder
-import train_gan
-import trainer
-import utils
-from conftest import DEMO, DEMO_IDS, plain_base, plain_corpus, resume
-from networks import Discriminator
-from cli import TrainingError
 from test_networks import STEPS, change, make_batch, randomise  # noqa: F401  fixtures
 from test_training import assert_equal, variables_of
+
+from common.cli import TrainingError
+from conftest import DEMO, DEMO_IDS, plain_base, plain_corpus, resume
+from networks import Discriminator
 
 
 def make_task(hp, **changes) -> train_gan.GANTrainer:
@@ -188,7 +187,7 @@ def test_unpaired_recordings_are_converted_and_judged(demo_data, tiny_hp, tmp_pa
     hp = tiny_hp
     for number, name in enumerate(DEMO_IDS[:2]):
         wav = utils.load_wav(DEMO / "slt" / f"{name}.ogg", hp)
-        utils.save_wav(tmp_path / f"{number}.wav", wav, hp)
+        audio_files.save_wav(tmp_path / f"{number}.wav", wav, hp)
     (tmp_path / "broken.wav").write_bytes(b"no sound")
     task = train_gan.GANTrainer(hp, plain_corpus(demo_data, hp), tmp_path)
     randomise(task.generator)
@@ -282,14 +281,14 @@ def test_warning_names_a_discriminator_out_of_balance(tiny_hp, capsys, real, fak
 def test_same_command_resumes_with_the_same_hyperparameters(tmp_path, monkeypatch, capsys):
     """The defaults come from the paired run at first and from the run itself afterwards."""
     paired, logdir = tmp_path / "paired", tmp_path / "gan"
-    utils.write_json(paired / "hparams.json", dataclasses.asdict(hyperparams.HyperParams(width=48)))
+    storage.write_json(paired / "hparams.json", dataclasses.asdict(hyperparams.HyperParams(width=48)))
     run_folder.write_run_info(paired, "train.py", tmp_path, 9)
     (paired / checkpoints.WEIGHTS).touch()
     used = []
 
     def train(plan, *_):
         used.append(plan.hp)
-        utils.write_json(plan.logdir / "hparams.json", dataclasses.asdict(plan.hp))
+        storage.write_json(plan.logdir / "hparams.json", dataclasses.asdict(plan.hp))
         run_folder.write_run_info(plan.logdir, plan.script, plan.data, 9, plan.init_from)
     monkeypatch.setattr(trainer, "train", train)
     monkeypatch.setattr(train_gan, "plot_curves", lambda logdir: None)

@@ -5,7 +5,7 @@ import json
 import pytest
 
 import hyperparams
-import utils
+from common import storage
 from hyperparams import HyperParams
 
 
@@ -80,7 +80,7 @@ def test_derived_values():
 
 def test_round_trip_through_hparams_json(tmp_path):
     hp = HyperParams(width=64, norm="ins", learning_rate=1 / 3, seed=7)
-    utils.write_json(tmp_path / "hparams.json", dataclasses.asdict(hp))
+    storage.write_json(tmp_path / "hparams.json", dataclasses.asdict(hp))
     assert HyperParams.from_json(tmp_path / "hparams.json") == hp
 
 

@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from keras import ops
+from test_networks import make_batch, randomise
 
 import hyperparams
 from networks import Discriminator, Generator
-from test_networks import make_batch, randomise
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 # Reads weights and inputs, and writes the outputs of the networks and the gradients of a loss

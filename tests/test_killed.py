@@ -10,13 +10,12 @@ import time
 
 import pytest
 import soundfile
+from stress_audio import ROOT, contents, done
 
-import cli
 import eval as eval_script
 import prepro
-import utils
+from common import cli, storage
 from conftest import leftovers, words, write
-from stress_audio import ROOT, contents, done
 
 # Runs a script's main function in forks, which need not import everything again. Each fork is killed when it has made
 # as many files, including temporary ones, as the next number says; the last fork may end by itself.
@@ -317,8 +316,8 @@ def test_read_only_output_folders_are_reported(speakers, capsys, monkeypatch):
 
 
 def test_full_disk_leaves_an_existing_file_unchanged(tmp_path):
-    utils.write_json(tmp_path / "a.json", "before")
-    with pytest.raises(utils.CannotWrite, match="a.json: cannot be written .*; free some space"):
+    storage.write_json(tmp_path / "a.json", "before")
+    with pytest.raises(storage.CannotWrite, match="a.json: cannot be written .*; free some space"):
         with file_limit(1000):
-            utils.write_json(tmp_path / "a.json", "x" * 2000)
+            storage.write_json(tmp_path / "a.json", "x" * 2000)
     assert json.loads((tmp_path / "a.json").read_text()) == "before" and leftovers(tmp_path) == []

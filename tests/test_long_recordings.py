@@ -5,10 +5,10 @@ import numpy as np
 import pytest
 
 import hyperparams
-import inference
 import utils
+from conversion import inference
 from conftest import demo_wav
-from inference import Converted
+from conversion.inference import Converted
 
 HP = hyperparams.HyperParams()
 

@@ -3,7 +3,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-import losses
+from training import losses
 
 MASK = np.array([[1, 1, 1], [1, 0, 0]], np.float32)
 

@@ -11,7 +11,7 @@ import pytest
 import eval as eval_script
 import train
 import train_gan
-import utils
+from common import storage
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 pytestmark = pytest.mark.skipif(not shutil.which("make"), reason="make is not installed")
@@ -34,7 +34,7 @@ def test_make_demo_calls_all_scripts_with_matching_folders(tmp_path, monkeypatch
     for module in (train, train_gan, eval_script):
         monkeypatch.setattr(module, "HERE", tmp_path)
     run = tmp_path / "logdir" / "demo"
-    utils.write_json(run / "hparams.json", {})  # as train.py leaves it
+    storage.write_json(run / "hparams.json", {})  # as train.py leaves it
     scripts = called("demo")
     assert list(scripts) == ["prepro.py", "train.py", "eval.py", "train_gan.py", "eval_gan.py"]
     assert scripts["train.py"].logdir == scripts["eval.py"].logdir == scripts["train_gan.py"].init_from == run

@@ -1,7 +1,7 @@
 """Segments of long recordings are assigned to splits."""
 import pytest
 
-import manifest
+from corpus import manifest
 from hyperparams import HyperParams
 
 

@@ -3,9 +3,9 @@ import numpy as np
 import pytest
 import scipy.ndimage
 
-import metrics
 import utils
-from compiled import librosa
+from evaluation import metrics
+from common.compiled import librosa
 from conftest import DEMO_IDS, demo_wav
 from hyperparams import HyperParams
 

@@ -4,8 +4,8 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-
 from attention import LocalAttention
+
 from modules import CBHG, Highway, MaskedNorm, PreNet, length_mask
 
 NORMS = ("bn", "ln", "ins")

@@ -2,7 +2,7 @@
 import numpy as np
 import pytest
 
-import listening
+from evaluation import listening
 from conftest import demo_wav
 from hyperparams import HyperParams
 

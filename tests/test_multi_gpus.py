@@ -9,23 +9,22 @@ import sys
 import time
 import types
 
-import numpy as np
-import pytest
-import tensorflow as tf
-
-import base
-import checkpoints
 import data_load
 import eval as eval_script
-import run_folder
 import train
 import train_gan
 import train_multi_gpus
-import trainer
-from conftest import plain_base
+from backend import checkpoints
+from conversion import base
+from training import run_folder, trainer
+import numpy as np
+import pytest
+import tensorflow as tf
 from test_gan import adversarial_batch
 from test_networks import make_batch, randomise
 from test_training import variables_of
+
+from conftest import plain_base
 
 
 @pytest.fixture(scope="module")

@@ -6,12 +6,12 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-import base
 import hyperparams
 import train
-from analysis import Features
+from conversion import base
 from conftest import plain_base
-from inference import Converter
+from conversion.inference import Converter
+from corpus.analysis import Features
 from modules import DecoderCell, StepInput, length_mask
 from networks import Generator
 

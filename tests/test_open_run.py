@@ -6,12 +6,12 @@ import pytest
 import tensorflow as tf
 
 import hyperparams
-import prepro
-import run_folder
 import train
 import train_gan
-import utils
-from cli import TrainingError
+from common import storage
+from corpus import demo
+from training import run_folder
+from common.cli import TrainingError
 from hyperparams import HyperParams
 
 WIDE = HyperParams(width=32)
@@ -24,8 +24,8 @@ def folder(tmp_path, monkeypatch) -> pathlib.Path:
         (tmp_path / name).mkdir()
         (tmp_path / name / "manifest.csv").write_text(name)
     (tmp_path / "anybody").mkdir()
-    monkeypatch.setattr(prepro, "DEMO_DATA", tmp_path / "demo")
-    monkeypatch.setattr(prepro, "prepare_demo", lambda hp: tmp_path / "demo")
+    monkeypatch.setattr(demo, "FEATURES", tmp_path / "demo")
+    monkeypatch.setattr(demo, "prepare", lambda hp: tmp_path / "demo")
     monkeypatch.chdir(tmp_path)
     return tmp_path
 
@@ -150,7 +150,7 @@ def test_damaged_run_files_are_refused(folder, name, text, message):
     begin("run", "--data", "mine")
     path = folder / "run" / name
     if text is None:
-        utils.write_json(path, dataclasses.asdict(WIDE) | {"hidden": 3})
+        storage.write_json(path, dataclasses.asdict(WIDE) | {"hidden": 3})
     else:
         path.write_text(text)
     with pytest.raises((TrainingError, ValueError), match=message):

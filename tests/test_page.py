@@ -5,7 +5,7 @@ import urllib.parse
 import numpy as np
 import pytest
 
-import page
+from evaluation import page
 
 NASTY = """a"b'<script>alert(1)</script>&amp; ü"""
 

@@ -8,9 +8,8 @@ import re
 import numpy as np
 import pytest
 
-import analysis
-import manifest
 import prepro
+from corpus import alignment, analysis, manifest
 from conftest import leftovers, words, write
 from hyperparams import HyperParams
 
@@ -219,7 +218,7 @@ def test_second_run_computes_nothing_again(folder, monkeypatch):
     first = prepare(folder)
     before = times(folder / "data")
     monkeypatch.setattr(prepro.analysis, "extract", None)
-    monkeypatch.setattr(prepro.analysis, "warp", None)
+    monkeypatch.setattr(alignment, "warp", None)
     assert prepare(folder) == first
     assert times(folder / "data") == before and len(before) == 8 * len(IDS)
 

@@ -3,22 +3,20 @@ import shutil
 
 import numpy as np
 import pytest
-
-import base
-import checkpoints
-import data_load
-import eval as eval_script
-import export
-import prepro
-import run_folder
-import voice
-from conftest import TINY, leftovers, no_workers, plain_base, untrained_run, words, write
-from inference import Converter
-from networks import Generator
-from cli import TrainingError
 from test_base_file import cut, flipped
 from test_networks import make_generator, randomise
 from test_prepro import IDS, prepare, record
+
+import data_load
+import eval as eval_script
+import prepro
+from backend import checkpoints
+from conversion import base, export, voice
+from training import run_folder
+from common.cli import TrainingError
+from conftest import TINY, leftovers, no_workers, plain_base, untrained_run, words, write
+from conversion.inference import Converter
+from networks import Generator
 
 
 @pytest.fixture(scope="module")

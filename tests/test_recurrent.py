@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-import recurrent
+from backend import recurrent
+from backend.recurrent import GRU, Dense, GRUCell, dot, product, scan, window
 from networks import Discriminator, Generator
-from recurrent import GRU, Dense, GRUCell, dot, product, scan, window
 
 N, T, S, C = 3, 7, 9, 4
 

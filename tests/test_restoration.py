@@ -2,24 +2,25 @@
 import numpy as np
 import pytest
 import scipy.fft
-
-import base
-import utils
-from hyperparams import HyperParams
 from test_base import HP, VOICES, Known, known_base, known_corpus, map_source, smooth_noise  # noqa: F401  fixtures
+
+import utils
+from conversion import base
+from corpus import linear_map
+from hyperparams import HyperParams
 
 
 def test_a_modulation_spectrum_is_the_power_of_each_order_at_each_frequency():
     time, orders = np.arange(200), np.zeros((200, HP.n_mels))
     orders[:, 2] = 0.3 * np.sin(2.0 * np.pi * 4 / 64 * time)
     orders[:, 5] = 0.7 + 0.1 * np.sin(2.0 * np.pi * 20 / 64 * time)
-    found = base.modulation_spectrum([scipy.fft.idct(orders, axis=1, norm="ortho")] * 3)
+    found = base.modulation_power([scipy.fft.idct(orders, axis=1, norm="ortho")] * 3)
     assert found.shape == (33, HP.n_mels)
     assert found[:, 2].argmax() == 4 and found[:, 5].argmax() == 20
     assert found[4, 2] / found[20, 5] == pytest.approx(9.0, rel=0.05)
     others = np.delete(np.arange(HP.n_mels), [2, 5])
     assert found[:, others].max() < 1e-8 and found[0, 5] < 1e-3  # a mean is no modulation
-    short = base.modulation_spectrum([scipy.fft.idct(orders[:20], axis=1, norm="ortho")])
+    short = base.modulation_power([scipy.fft.idct(orders[:20], axis=1, norm="ortho")])
     assert short.shape == found.shape and np.isfinite(short).all()
 
 
@@ -52,13 +53,13 @@ def test_converted_training_data_have_the_modulation_of_the_target():
     hp = HP.replace(n_mels=40)
     corpus = Known(hp, n_pairs=12)
     solved = base.solve(corpus)
-    np.testing.assert_allclose(solved.target_modulation, base.modulation_spectrum(
+    np.testing.assert_allclose(solved.target_modulation, base.modulation_power(
         [corpus.target_features(pair, "mel") for pair in corpus.target_pairs]), rtol=1e-5)
     for number, source in enumerate(VOICES):  # the targets are noise, so another modulation replaces theirs
         wanted = solved.modulation[number] * np.linspace(3.0, 0.5, 33)[:, None] * np.linspace(0.5, 1.5, 40)
         mapped = [map_source(solved._replace(target_modulation=wanted), corpus.recording(pair), hp, source)
                   for pair in corpus.of(source)]
-        apart = [np.abs(base.gains(base.modulation_spectrum(mels), wanted) - 1.0).mean()
+        apart = [np.abs(base.gains(base.modulation_power(mels), wanted) - 1.0).mean()
                  for mels in ([one.mel for one in mapped], [one.mel + one.texture for one in mapped])]
         assert apart[0] > 1.0 and apart[1] < 0.2, apart
 
@@ -104,19 +105,19 @@ def formants(factor: float, hp: HyperParams) -> np.ndarray:
 def test_warp_is_the_ratio_between_the_formants_of_two_voices(factor):
     hp = HyperParams()
     low, high = formants(1.0, hp), formants(factor, hp)
-    assert base.find_warp(low, high, hp) == pytest.approx(factor, abs=0.051)
-    assert base.find_warp(low, 0.5 * high + 0.1, hp) == base.find_warp(low, high, hp)  # at any level
-    warped = base.warp_formants(low, factor, hp)
+    assert linear_map.find_warp(low, high, hp) == pytest.approx(factor, abs=0.051)
+    assert linear_map.find_warp(low, 0.5 * high + 0.1, hp) == linear_map.find_warp(low, high, hp)  # at any level
+    warped = linear_map.warp_formants(low, factor, hp)
     assert np.abs(warped - high).mean() < 0.01 and warped.dtype == np.float32
     flat = np.full((5, hp.n_mels), 0.3, np.float32)
     for known in ((flat, flat), (low[:1], high[:1])):  # nothing is known without movement over time
-        assert base.find_warp(*known, hp) == pytest.approx(1.0)
+        assert linear_map.find_warp(*known, hp) == pytest.approx(1.0)
 
 
 def test_warp_is_estimated_for_a_new_voice_and_stored_for_a_known_one(corpus, solved, monkeypatch):
     used = []
-    monkeypatch.setattr(base, "find_warp", lambda *_: 1.25)
-    monkeypatch.setattr(base, "warp_formants", lambda mel, factor, hp: used.append(factor) or mel)
+    monkeypatch.setattr(linear_map, "find_warp", lambda *_: 1.25)
+    monkeypatch.setattr(linear_map, "warp_formants", lambda mel, factor, hp: used.append(factor) or mel)
     for number in (0, 1, None):
         monkeypatch.setattr(base, "recognise", lambda *_, number=number: number)
         map_source(solved._replace(warps=np.array([0.8, 0.9])), corpus.recording(corpus.train[0]), HP)

@@ -9,21 +9,20 @@ import subprocess
 import sys
 import types
 
+import train
+from backend import checkpoints
+from common import cli, storage
+from training import run_folder
 import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+from test_training import HP, Counting, go, kept, weight_in
 
-import checkpoints
-import cli
-import run_folder
-import train
-import utils
+from common.cli import TrainingError
 from conftest import no_corpus, resume
 from hyperparams import HyperParams
-from run_folder import read_scalars
-from cli import TrainingError
-from test_training import HP, Counting, go, kept, weight_in
+from training.run_folder import read_scalars
 
 
 def begin(logdir: pathlib.Path) -> run_folder.Run:
@@ -188,7 +187,7 @@ def test_error_for_a_checkpoint_of_another_network_names_the_differences(tmp_pat
                        rf"\({HP.width} there, 32 asked for\)"):
         checkpoints.load_generator(generator, checkpoints.best_checkpoint(tmp_path / "a"))
     values = dataclasses.asdict(HP) | {"hidden": 3}
-    utils.write_json(tmp_path / "a" / "hparams.json", values)
+    storage.write_json(tmp_path / "a" / "hparams.json", values)
     with pytest.raises(TrainingError, match="another version of this project: unknown .'hidden'"):
         checkpoints.load_generator(generator, checkpoints.best_checkpoint(tmp_path / "a"))
 
@@ -226,7 +225,7 @@ def test_two_commands_cannot_train_into_the_same_folder(tmp_path, monkeypatch, c
 def test_lock_is_released_when_its_process_is_killed(tmp_path):
     script = (f"import cli, time\nwith cli.locked({str(tmp_path)!r}, '--logdir'):\n"
               " print('locked', flush=True)\n time.sleep(99)")
-    with subprocess.Popen([sys.executable, "-c", script], cwd=pathlib.Path(cli.__file__).parent,
+    with subprocess.Popen([sys.executable, "-c", script], cwd=pathlib.Path(cli.__file__).parents[1],
                           stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as process:
         assert process.stdout.readline() == "locked\n"
         with pytest.raises(cli.CannotLock, match=f"in use by process {process.pid} "):

@@ -21,13 +21,13 @@ import tensorflow as tf
 import eval as eval_script
 import eval_gan
 import hyperparams
-import inference
-import listening
 import prepro
 import train
 import train_gan
-import utils
-from compiled import librosa
+from common import storage
+from conversion import inference
+from evaluation import listening
+from common.compiled import librosa
 from conftest import demo_wav, leftovers, write, no_workers
 
 ROOT = pathlib.Path(prepro.__file__).resolve().parent
@@ -343,7 +343,7 @@ def test_errors_are_messages_without_a_traceback(trained, tmp_path, monkeypatch,
     (tmp_path / "empty").mkdir()
     shutil.copytree(trained.data, tmp_path / "other", ignore=shutil.ignore_patterns("*.npy"))
     settings = json.loads((tmp_path / "other" / "prepro.json").read_text())
-    utils.write_json(tmp_path / "other" / "prepro.json", {**settings, "hop_length": 160})
+    storage.write_json(tmp_path / "other" / "prepro.json", {**settings, "hop_length": 160})
     if not {"--logdir", "--checkpoint"} & set(arguments):  # these are about the model, the others need none
         monkeypatch.setattr(eval_script, "load_converter", lambda *_: types.SimpleNamespace(hp=trained.hp))
     if "--logdir" not in arguments:

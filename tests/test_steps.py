@@ -2,10 +2,10 @@
 import numpy as np
 import pytest
 import tensorflow as tf
+from test_networks import STAGES, make_batch, make_generator, make_task, randomise, teach
 
 import hyperparams
 import train
-from test_networks import STAGES, make_batch, make_generator, make_task, randomise, teach
 
 
 def test_each_stage_trains_only_its_own_network(tiny_hp, eager):

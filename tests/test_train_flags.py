@@ -4,18 +4,17 @@ import math
 import pathlib
 import types
 
+import data_load
+import train
+from backend import checkpoints
+from conversion import base
+from training import run_folder, trainer
 import numpy as np
 import pytest
 import tensorflow as tf
-
-import base
-import checkpoints
-import data_load
-import run_folder
-import train
-import trainer
-from conftest import leftovers, no_corpus, plain_base
 from test_training import HP, Counting, events, kept, weight_in
+
+from conftest import leftovers, no_corpus, plain_base
 
 
 @pytest.fixture

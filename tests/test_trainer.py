@@ -5,12 +5,12 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+from test_networks import make_batch, make_task, randomise
 
 import train
-import trainer
+from training import trainer
 from conftest import plain_base, plain_corpus
-from inference import Converted
-from test_networks import make_batch, make_task, randomise
+from conversion.inference import Converted
 
 
 @pytest.mark.parametrize("free", [False, True])

@@ -4,22 +4,21 @@ import pathlib
 import shutil
 import types
 
+import data_load
+import train
+from backend import checkpoints
+from training import run_folder, trainer
 import keras
 import numpy as np
 import pytest
 import tensorflow as tf
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-import checkpoints
-import data_load
-import run_folder
-import train
-import trainer
+from common.cli import TrainingError
 from conftest import plain_corpus, resume
-from inference import Converted
+from conversion.inference import Converted
 from hyperparams import HyperParams
 from networks import Generator
-from cli import TrainingError
 
 
 @pytest.fixture(scope="module", autouse=True)

@@ -6,9 +6,9 @@ import shutil
 import numpy as np
 import pytest
 
-import base
-import unpaired
 import utils
+from common import storage
+from corpus import linear_map, unpaired
 from hyperparams import HyperParams
 
 HP = HyperParams()
@@ -35,7 +35,7 @@ def speak(seed: int, n_sentences: int = 8) -> tuple[np.ndarray, list[np.ndarray]
 
 def other_voice(mel: np.ndarray) -> np.ndarray:
     """Return the speech of a speaker with a shorter vocal tract, another tilt and another level."""
-    return (0.9 * base.warp_formants(mel, 1.2, HP) + np.linspace(0.1, -0.05, HP.n_mels)).astype(np.float32)
+    return (0.9 * linear_map.warp_formants(mel, 1.2, HP) + np.linspace(0.1, -0.05, HP.n_mels)).astype(np.float32)
 
 
 def test_voice_is_matched_to_itself_frame_by_frame():
@@ -102,7 +102,7 @@ def features(tmp_path_factory):
         pitch[20:30] = 0.0
         for kind, array in (("mel", mel.astype(np.float16)), ("pitch", pitch.astype(np.float32)),
                             ("linear", np.array([[next(numbers)] for _ in mel], np.float16))):
-            utils.save_array(folder / speaker / f"{name}.{kind}.npy", array)
+            storage.save_array(folder / speaker / f"{name}.{kind}.npy", array)
     splice(folder)
     return folder
 

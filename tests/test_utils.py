@@ -6,10 +6,11 @@ import numpy as np
 import pytest
 import soundfile
 
-import analysis
-import metrics
 import utils
-from compiled import librosa
+from common import audio_files, storage
+from corpus import analysis
+from evaluation import metrics
+from common.compiled import librosa
 from conftest import demo_wav, leftovers, tone, words, write
 from hyperparams import HyperParams
 
@@ -139,7 +140,7 @@ def test_griffin_lim_sharpens_each_frame_and_keeps_its_level():
 def test_save_wav_is_16_bit_and_never_clips(tmp_path, peak):
     path = tmp_path / "new" / "out.wav"
     wav = peak * 2 * tone(440)
-    utils.save_wav(path, wav, HP)
+    audio_files.save_wav(path, wav, HP)
     info = soundfile.info(path)
     assert (info.subtype, info.format, info.samplerate, info.channels) == ("PCM_16", "WAV", HP.sample_rate, 1)
     written = soundfile.read(path)[0]
@@ -150,15 +151,15 @@ def test_save_wav_is_16_bit_and_never_clips(tmp_path, peak):
 
 def test_failed_write_keeps_the_previous_file(tmp_path, monkeypatch):
     path = tmp_path / "out.wav"
-    utils.save_wav(path, tone(440), HP)
+    audio_files.save_wav(path, tone(440), HP)
     before = path.read_bytes()
 
     def disk_full(file, content):
         open(file, "wb").write(b"half")
         raise OSError(errno.ENOSPC, "No space left on device")
     monkeypatch.setattr(pathlib.Path, "write_bytes", disk_full)
-    with pytest.raises(utils.CannotWrite, match=r"out.wav: cannot be written \(No space left on device\); free some"):
-        utils.save_wav(path, tone(880), HP)
+    with pytest.raises(storage.CannotWrite, match=r"out.wav: cannot be written \(No space left on device\); free some"):
+        audio_files.save_wav(path, tone(880), HP)
     assert path.read_bytes() == before and leftovers(tmp_path) == []
 
 

@@ -6,24 +6,24 @@ import types
 
 import numpy as np
 import pytest
+from test_base_file import cut
+from test_prepro import IDS, prepare, record
+from test_training import kept
+from test_unpaired import HP, other_voice, speak
 
-import base
-import checkpoints
 import data_load
 import eval as eval_script
 import prepro
 import train
 import train_gan
-import trainer
-import utils
-import voice
-from analysis import Features
+from backend import checkpoints
+from common import storage
+from conversion import base, voice
+from corpus import linear_map
+from training import trainer
 from conftest import TINY, leftovers, no_workers, plain_base
+from corpus.analysis import Features
 from networks import Generator
-from test_base_file import cut
-from test_prepro import IDS, prepare, record
-from test_training import kept
-from test_unpaired import HP, other_voice, speak
 
 
 @pytest.mark.parametrize("first, second", [(1, 1), (9, 9), (3, 1), (1, 5)])
@@ -34,7 +34,7 @@ def test_composed_map_equals_one_map_after_the_other(first, second):
     assert kernel.dtype == bias.dtype == np.float32 and len(kernel) == 6 * (first + second - 1)
     expected = mel
     for one, constant in maps:
-        expected = base.splice(expected, len(one) // 6 // 2) @ one + constant
+        expected = linear_map.splice(expected, len(one) // 6 // 2) @ one + constant
     base_of_both = plain_base(HP.replace(n_mels=6))._replace(kernels=kernel[None], biases=bias[None])
     inside = slice(first + second, -first - second)  # beyond the ends each map repeats its own nearest frame
     np.testing.assert_allclose(base.apply(base_of_both, mel, np.ones(1))[inside], expected[inside], atol=1e-4)
@@ -74,12 +74,12 @@ def test_pretrained_base_is_adapted_to_a_new_voice(pretrained, monkeypatch):
     np.testing.assert_allclose(found.warps / pretrained.warps, 1.2, atol=0.06)
     np.testing.assert_array_equal(found.pitch[:2], pretrained.pitch[:2])
     np.testing.assert_allclose(found.pitch[2], [1.0, 0.2 / 2 ** 0.5], atol=0.01)
-    own = base.modulation_spectrum([other_voice(mel) for mel in said])
+    own = base.modulation_power([other_voice(mel) for mel in said])
     np.testing.assert_allclose(found.target_modulation, own, rtol=1e-5)
     smooth = [base.smooth(base.apply(found, mel, np.eye(2)[0])) for mel in speech]
-    detail = pretrained.modulation - base.modulation_spectrum([base.smooth(mel) for mel in speech])
+    detail = pretrained.modulation - base.modulation_power([base.smooth(mel) for mel in speech])
     assert detail.max() > 0.1  # the modulation of the sources' own detail is kept
-    np.testing.assert_allclose(found.modulation, base.modulation_spectrum(smooth) + np.maximum(detail, 0.0), rtol=0.05)
+    np.testing.assert_allclose(found.modulation, base.modulation_power(smooth) + np.maximum(detail, 0.0), rtol=0.05)
 
 
 def test_too_little_speech_is_refused(pretrained):
@@ -132,7 +132,7 @@ def prepared(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(prepro, "workers", no_workers)
         prepare(folder, "--target", folder / "bert", source=None)
-    utils.write_json(folder / "pretrained" / "hparams.json", dataclasses.asdict(TINY))
+    storage.write_json(folder / "pretrained" / "hparams.json", dataclasses.asdict(TINY))
     base.save(plain_base(TINY, ("anna",)), folder / "pretrained")
     checkpoints.write_weights(folder / "pretrained" / checkpoints.WEIGHTS, Generator(TINY).weights)
     save_speech(folder / "pretrained", speak(1, 4)[1])
@@ -174,7 +174,7 @@ def test_single_voice_trains_its_postnet_resumes_and_prints_how_to_convert(alone
 def test_unusable_data_or_model_for_a_single_voice_is_reported(alone, capsys, monkeypatch):
     monkeypatch.setattr(voice, "ENOUGH_SECONDS", 60.0)
     assert training(alone) == 1 and f"{alone / 'data'}: " in capsys.readouterr().err
-    utils.write_json(alone / "pretrained" / "hparams.json", dataclasses.asdict(TINY.replace(top_db=30.0)))
+    storage.write_json(alone / "pretrained" / "hparams.json", dataclasses.asdict(TINY.replace(top_db=30.0)))
     assert training(alone) == 1
     assert "does not fit" in (told := capsys.readouterr().err) and "top_db (30.0 there, 25.0 asked for)" in told
     (alone / "pretrained" / voice.FILE).unlink()

@@ -12,12 +12,11 @@ import numpy as np
 import pytest
 
 import eval as eval_script
-import evaluation
-import listening
+from evaluation import heldout, listening
+from corpus.manifest import Pair
 from hyperparams import HyperParams
-from manifest import Pair
 
-DEMO = pathlib.Path(listening.__file__).resolve().parent / "data" / "demo"
+DEMO = pathlib.Path(listening.__file__).resolve().parents[1] / "data" / "demo"
 HP = HyperParams()
 counting = pytest.mark.skipif(not all(map(importlib.util.find_spec, ("jiwer", "inflect"))),
                               reason="jiwer and inflect are missing: install requirements/test.txt")
@@ -29,7 +28,7 @@ counting = pytest.mark.skipif(not all(map(importlib.util.find_spec, ("jiwer", "i
     ("caf\u00e9_x\u2026and/or", "caf\u00e9 x and or"), ("...", ""),
 ])
 def test_case_punctuation_and_hyphens_do_not_count(text, expected):
-    assert listening.normalise(text) == expected
+    assert listening.normalise_text(text) == expected
 
 
 @counting
@@ -38,7 +37,7 @@ def test_case_punctuation_and_hyphens_do_not_count(text, expected):
     ("the 21st", "the twenty first"), ("3.5 % of 40", "three point five percent of forty"), ("B2B", "b two b"),
     ("fifty per cent", "fifty percent")])
 def test_numbers_are_written_out(text, expected):
-    assert listening.normalise(text) == expected
+    assert listening.normalise_text(text) == expected
 
 
 @counting
@@ -110,18 +109,18 @@ def pairs(folder: pathlib.Path) -> list[Pair]:
 def test_transcripts_are_found_by_id_or_file_name_and_segments_need_their_own(tmp_path):
     path = tmp_path / "words"
     path.write_text("a1|one\na2|two\na3|three\n")
-    assert evaluation.find_words(pairs(tmp_path)[:2], path) == ["one", "two"]
+    assert heldout.find_words(pairs(tmp_path)[:2], path) == ["one", "two"]
     with pytest.raises(ValueError, match="words lacks 1 of 3 held-out sentences, for instance 'a3.000-100': add"):
-        evaluation.find_words(pairs(tmp_path), path)
+        heldout.find_words(pairs(tmp_path), path)
     path.write_text("a1|one\na2|two\na3.000-100|piece\n")
-    assert evaluation.find_words(pairs(tmp_path), path) == ["one", "two", "piece"]
+    assert heldout.find_words(pairs(tmp_path), path) == ["one", "two", "piece"]
 
 
 def test_arctic_transcripts_are_found_beside_the_recordings(tmp_path):
-    assert evaluation.find_words(pairs(tmp_path), None) is None
+    assert heldout.find_words(pairs(tmp_path), None) is None
     (tmp_path / "txt.done.data").write_text('( a1 "one" )\n( a2 "two" )\n')
-    assert evaluation.find_words(pairs(tmp_path)[:2], None) == ["one", "two"]
-    assert evaluation.find_words(pairs(tmp_path), None) is None  # some are missing
+    assert heldout.find_words(pairs(tmp_path)[:2], None) == ["one", "two"]
+    assert heldout.find_words(pairs(tmp_path), None) is None  # some are missing
 
 
 SAID = ["the cat sat", "a <b> & dog ran"]
@@ -138,7 +137,7 @@ def listened(monkeypatch):
     texts = {float(wav[0]): text for kind in HEARD for wav, text in zip(wavs[kind], HEARD[kind])}
 
     def listen(true_words):
-        return evaluation.listen(wavs, true_words, lambda wav: texts[float(wav[0])], HP,
+        return heldout.listen(wavs, true_words, lambda wav: texts[float(wav[0])], HP,
                                  lambda function, items, doing: list(map(function, items)))
     return listen
 
@@ -170,7 +169,7 @@ def test_recognised_words_are_in_the_json_file_the_terminal_and_the_page(listene
     measures, rates, words = listened(SAID)
     rows = [{"id": f"s-{i}", "audio": {"converted": "c.wav"}, "words": words[i], "measures": {
         name: value for name, value in measures[i].items() if " of the " not in name}} for i in range(2)]
-    evaluation.finish(tmp_path, "Results", rows, {"utterances": 2} | rates)
+    heldout.finish(tmp_path, "Results", rows, {"utterances": 2} | rates)
     saved = json.loads((tmp_path / "metrics.json").read_text(encoding="utf-8"))
     assert saved["summary"]["WER %"] == 50.0 and saved["utterances"]["s-1"]["WER %"] == 60.0
     assert saved["words"]["s-1"] == {"reference": SAID[1], "converted": "dog ran", "source": SAID[1],
@@ -193,7 +192,7 @@ def test_measures_left_out_are_reported_in_one_line(monkeypatch, capsys, model, 
     monkeypatch.setattr(listening, "asr_available", lambda: recogniser)
     monkeypatch.setattr(listening, "mos_available", lambda: scores)
     monkeypatch.setattr(listening, "Recogniser", lambda *arguments: arguments)
-    assert evaluation.load_recogniser(model, HP) == ((model, HP) if model and recogniser else None)
+    assert heldout.load_recogniser(model, HP) == ((model, HP) if model and recogniser else None)
     assert capsys.readouterr().out == line
 
 

@@ -2,7 +2,7 @@
 import numpy as np
 import pytest
 
-import world
+from evaluation import world
 from conftest import demo_wav, words
 from hyperparams import HyperParams
 

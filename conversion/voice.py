@@ -11,11 +11,10 @@ import random
 
 import numpy as np
 
-import analysis
-import base
-import unpaired
-import utils
-from base import Base
+from common import storage
+from conversion import base
+from corpus import analysis, linear_map, unpaired
+from conversion.base import Base
 
 FILE = "speech.npz"  # in a folder of pretrained weights
 SENTENCES = 80       # in that file, from all sources together: four or five minutes
@@ -32,7 +31,7 @@ def save_speech(corpus, folder: pathlib.Path) -> None:
             known = base.find_voice(corpus.base, recording, corpus.hp, source)
             made.append(base.map_source(corpus.base, recording, known, corpus.hp).mel)
     mel = np.round(255.0 * np.clip(np.concatenate(made), 0.0, 1.0)).astype(np.uint8)
-    with utils.replacing(folder / FILE) as temporary, open(temporary, "wb") as file:
+    with storage.replacing(folder / FILE) as temporary, open(temporary, "wb") as file:
         np.savez_compressed(file, mel=mel, lengths=[len(each) for each in made])
 
 
@@ -41,7 +40,7 @@ def load_speech(folder: pathlib.Path) -> list[np.ndarray]:
     try:
         with np.load(folder / FILE, allow_pickle=False) as arrays:
             return np.split(arrays["mel"].astype(np.float32) / 255.0, np.cumsum(arrays["lengths"])[:-1])
-    except utils.BAD_ARRAYS as error:
+    except storage.BAD_ARRAYS as error:
         raise ValueError(f"{folder / FILE} is missing or damaged ({error}): get it again from its source; the file "
                          "of this repository comes back with git checkout") from None
 
@@ -66,17 +65,17 @@ def fit(pretrained: Base, speech: list[np.ndarray], corpus) -> Base:
         raise ValueError(f"{corpus.data}: {seconds:.0f} s of speech are too little to learn a voice; record a minute "
                          "at least, better ten")
     spoken = [corpus.target_features(pair, "mel") for pair in corpus.train]
-    chosen = [spoken[i] for i in unpaired.subset(spoken, unpaired.FRAMES, hp.seed)]
+    chosen = [spoken[i] for i in unpaired.random_recordings(spoken, unpaired.FRAMES, hp.seed)]
     onward = unpaired.find_map(speech, chosen, hp)
     kernels, biases = map(np.array, zip(*(compose(kernel, bias, onward.kernel, onward.bias) for kernel, bias in zip(
         pretrained.kernels, pretrained.biases))))
-    warp = np.median([base.find_warp(mel, onward(mel), hp) for mel in speech[::4]])
+    warp = np.median([linear_map.find_warp(mel, onward(mel), hp) for mel in speech[::4]])
     # The sources' detail adds as much modulation to the output of the new maps as to that of the pretrained maps
-    before = base.modulation_spectrum([base.smooth(mel) for mel in speech])
-    after = base.modulation_spectrum([base.smooth(base.splice(mel) @ onward.kernel + onward.bias) for mel in speech])
+    before = base.modulation_power([base.smooth(mel) for mel in speech])
+    after = base.modulation_power([base.smooth(linear_map.splice(mel) @ onward.kernel + onward.bias) for mel in speech])
     modulation = after + np.maximum(pretrained.modulation - before, 0.0)
-    octaves = base.moments([analysis.pitch_contour(hertz, hp)[hertz > 0.0]
+    octaves = linear_map.moments([analysis.pitch_contour(hertz, hp)[hertz > 0.0]
                             for hertz in map(corpus.hertz, corpus.train)])
     return pretrained._replace(kernels=kernels, biases=biases, warps=pretrained.warps * warp,
-                               modulation=modulation, target_modulation=base.modulation_spectrum(spoken),
+                               modulation=modulation, target_modulation=base.modulation_power(spoken),
                                pitch=np.vstack([pretrained.pitch[:-1], octaves]))

@@ -12,7 +12,8 @@ from collections.abc import Iterator
 from typing import TextIO
 
 import hyperparams
-import utils
+from common import audio_files, storage
+from common.storage import printable
 from hyperparams import HyperParams
 
 ESCAPE = "surrogateescape"  # file names may hold bytes that are invalid as text
@@ -59,7 +60,8 @@ class PreproError(ValueError):
 
 def write_csv(path: pathlib.Path, header: list[str], rows: list) -> None:
     """Write rows (sequences) below a header."""
-    with utils.replacing(path) as temporary, open(temporary, "w", newline="", encoding="utf-8", errors=ESCAPE) as file:
+    with (storage.replacing(path) as temporary,
+          open(temporary, "w", newline="", encoding="utf-8", errors=ESCAPE) as file):
         writer = csv.writer(file)
         writer.writerow(header)
         writer.writerows(rows)
@@ -114,7 +116,7 @@ def check_signal(data: pathlib.Path, hp: HyperParams) -> dict:
     return settings
 
 
-def list_audio(folder: pathlib.Path, pattern: str) -> dict[str, pathlib.Path]:
+def find_utterances(folder: pathlib.Path, pattern: str) -> dict[str, pathlib.Path]:
     """Map utterance id to file for all recordings below `folder`.
 
     The id is group 1 of the regular expression `pattern` in the file's stem; files that do not match are left out.
@@ -127,19 +129,19 @@ def list_audio(folder: pathlib.Path, pattern: str) -> dict[str, pathlib.Path]:
     if not groups:
         raise PreproError(f"--pattern {pattern!r} needs parentheses around the utterance id, for instance ({pattern})")
     if not folder.is_dir():
-        raise PreproError(f"{utils.printable(folder)} is not a folder; give the folder that holds the recordings")
+        raise PreproError(f"{printable(folder)} is not a folder; give the folder that holds the recordings")
     found: dict[str, pathlib.Path] = {}
-    for path in utils.list_audio(folder):
+    for path in audio_files.list_audio(folder):
         match = re.search(pattern, path.stem, re.DOTALL)
         if not match or match.group(1) is None:
             continue
-        key = utils.file_name(match.group(1))
+        key = storage.file_name(match.group(1))
         if key in found:
-            raise PreproError(f"{utils.printable(found[key])} and {utils.printable(path)} are both utterance {key!r}; "
+            raise PreproError(f"{printable(found[key])} and {printable(path)} are both utterance {key!r}; "
                               "rename one or use --pattern")
         found[key] = path
     if not found:
-        raise PreproError(f"{utils.printable(folder)} holds no recordings ({', '.join(utils.AUDIO_SUFFIXES)}) that "
+        raise PreproError(f"{printable(folder)} holds no recordings ({', '.join(audio_files.AUDIO_SUFFIXES)}) that "
                           f"match {pattern!r}")
     return found
 
@@ -149,14 +151,14 @@ def read_text(path: pathlib.Path) -> str:
     try:
         return path.read_text(encoding="utf-8-sig")  # spreadsheets write a byte order mark first
     except OSError as error:
-        raise PreproError(f"{utils.printable(path)} cannot be read ({error.strerror})") from None
+        raise PreproError(f"{printable(path)} cannot be read ({error.strerror})") from None
     except UnicodeDecodeError:
-        raise PreproError(f"{utils.printable(path)} is no text in UTF-8: save it as such") from None
+        raise PreproError(f"{printable(path)} is no text in UTF-8: save it as such") from None
 
 
 def read_ids(path: pathlib.Path) -> set[str]:
     """Read utterance ids, one in each line; raises PreproError."""
-    return {utils.file_name(line.strip()) for line in read_text(path).splitlines() if line.strip()}
+    return {storage.file_name(line.strip()) for line in read_text(path).splitlines() if line.strip()}
 
 
 def read_pairs_csv(path: pathlib.Path) -> tuple[dict[str, pathlib.Path], dict[str, pathlib.Path]]:
@@ -170,8 +172,8 @@ def read_pairs_csv(path: pathlib.Path) -> tuple[dict[str, pathlib.Path], dict[st
         source, target = path.parent / row["source"], path.parent / row["target"]
         for file in (source, target):
             if not file.is_file():
-                raise PreproError(f"{path}: {utils.printable(file)} does not exist")
-        key = utils.file_name(target.stem)
+                raise PreproError(f"{path}: {printable(file)} does not exist")
+        key = storage.file_name(target.stem)
         if key in targets:
             raise PreproError(f"{path}: two rows have a target named {key!r}; rename one")
         sources[key], targets[key] = source, target
@@ -181,7 +183,7 @@ def read_pairs_csv(path: pathlib.Path) -> tuple[dict[str, pathlib.Path], dict[st
 def folder_names(folder: str | os.PathLike) -> list[str]:
     """Possible names of a speaker: the name of the folder, then with its parent's name in front, and so on."""
     parts = pathlib.Path(folder).resolve().parts
-    return [utils.file_name("_".join(parts[-depth:])) for depth in range(1, 8)]
+    return [storage.file_name("_".join(parts[-depth:])) for depth in range(1, 8)]
 
 
 def speaker_names(folders: list[pathlib.Path]) -> list[str]:
@@ -198,7 +200,7 @@ def gather(source_folders: list[pathlib.Path], target_folder: pathlib.Path,
     """List the recordings of all speakers: returns (speaker -> utterance id -> file, name of the target)."""
     folders = [*source_folders, target_folder]
     names = speaker_names(folders)
-    return {name: list_audio(folder, pattern) for name, folder in zip(names, folders)}, names[-1]
+    return {name: find_utterances(folder, pattern) for name, folder in zip(names, folders)}, names[-1]
 
 
 def split_ids(ids: list[str], hp: HyperParams, heldout: set[str]) -> dict[str, str]:

@@ -9,18 +9,15 @@ from typing import NamedTuple
 import numpy as np
 import scipy.signal
 
-import analysis
 import utils
+from corpus import alignment
 from hyperparams import HyperParams
-
-MODULATION_FRAMES = 64  # frames in a window of the modulation spectrum
-SPEECH_LEVEL = 0.5  # share of the level that speech reaches (80th percentile); frames below it are silent
 
 
 def speech_cepstra(mel: np.ndarray, hp: HyperParams) -> np.ndarray:
     """Cepstra (T', 24) of the frames of a mel spectrogram (T, M) that are not silent, or of all frames if all are."""
     level = mel.mean(axis=1)
-    speech = mel[level > SPEECH_LEVEL * np.percentile(level, 80)]
+    speech = mel[level > utils.SPEECH_LEVEL * np.percentile(level, 80)]
     return utils.cepstra(speech if len(speech) else mel, hp)
 
 
@@ -46,7 +43,7 @@ def mel_cepstral_distortion(cepstra: np.ndarray, reference: np.ndarray) -> float
     It favours an output that stalls, which offers more frames to choose from; read it only together with duration and
     retrieval.
     """
-    return float(analysis.dtw(cepstra, reference)[1].mean())
+    return float(alignment.dtw(cepstra, reference)[1].mean())
 
 
 def retrieve(speech: NamedTuple, candidates: dict) -> dict:
@@ -81,8 +78,8 @@ def modulation_spectrum(cepstra: np.ndarray) -> np.ndarray:
     """Mean power in dB (24, MODULATION_FRAMES / 2) of the changes over time of each coefficient of cepstra (T, 24), at
     modulation frequencies up to half the frame rate, without the constant part (Takamichi et al. 2014, section 3, on
     windows of 0.8 s)."""
-    padded = np.pad(cepstra, ((0, max(0, MODULATION_FRAMES - len(cepstra))), (0, 0)), mode="edge")
-    power = scipy.signal.welch(padded, window=np.hanning(MODULATION_FRAMES), axis=0)[1][1:]
+    padded = np.pad(cepstra, ((0, max(0, utils.MODULATION_FRAMES - len(cepstra))), (0, 0)), mode="edge")
+    power = scipy.signal.welch(padded, window=np.hanning(utils.MODULATION_FRAMES), axis=0)[1][1:]
     return 10.0 * np.log10(power.T + 1e-8)
 
 

@@ -16,29 +16,25 @@ import tempfile
 import time
 from collections.abc import Iterator
 
-import base
-import checkpoints
-import cli
+from backend import checkpoints, devices
 import data_load
-import devices
 import hyperparams
-import losses
-import metrics
-import report
-import run_folder
 import utils
-import voice
+from common import audio_files, cli
+from conversion import base, voice
+from evaluation import figures, metrics
+from training import losses, run_folder
 import keras
 import numpy as np
 import tensorflow as tf
 from tqdm import tqdm
 
-from cli import TrainingError
+from common.cli import TrainingError
+from conversion.inference import Converter
 from hyperparams import HyperParams, differences
-from inference import Converter
 from modules import total
 from networks import Generator
-from run_folder import Run, RunPlan
+from training.run_folder import Run, RunPlan
 
 SKIPPED_AT_MOST = 10  # steps in a row: one may come from a bad recording, but after ten the model has diverged
 
@@ -175,8 +171,8 @@ class Trainer:
         for pair, out in zip(self.validation, outputs):
             name = f"{pair.source}-{pair.name}"
             wav = utils.griffin_lim(out.linear, out.pitch, self.hp)
-            utils.save_wav(folder / f"{name}.wav", wav, self.hp)
-            report.plot_conversion(folder / f"{name}.png", self.corpus.source(pair), out,
+            audio_files.save_wav(folder / f"{name}.wav", wav, self.hp)
+            figures.plot_conversion(folder / f"{name}.png", self.corpus.source(pair), out,
                                    self.corpus.target_features(pair, "linear"), self.corpus.path(pair), self.hp,
                                    f"{name}, step {int(run.step)}")
             run.log_sample(name, wav, folder / f"{name}.png")

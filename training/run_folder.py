@@ -16,16 +16,14 @@ import socket
 import time
 from typing import NamedTuple
 
-import checkpoints
-import cli
 import hyperparams
-import manifest
-import prepro
-import utils
+from backend import checkpoints
+from common import cli, storage
+from corpus import demo, manifest
 import tensorflow as tf
 from tensorboard.plugins.hparams import api as tensorboard_hparams
 
-from cli import TrainingError
+from common.cli import TrainingError
 from hyperparams import HyperParams, differences
 
 # Names in TensorBoard of the scalars whose own names have no group
@@ -101,7 +99,7 @@ def open_run(args: argparse.Namespace, script: str, inherit_with: dict | None = 
         default = HyperParams.from_json(init_from / "hparams.json").replace(**inherit_with)
         data = data or read_run_info(init_from).get("data")
     else:
-        is_demo = not data and info.get("data", prepro.DEMO_DATA) == prepro.DEMO_DATA
+        is_demo = not data and info.get("data", demo.FEATURES) == demo.FEATURES
         default = hyperparams.PRESETS["demo" if is_demo else "default"]
     hp = choose_hyperparams(args, default, resuming)
     data = find_data(data, info, hp)
@@ -130,7 +128,7 @@ def choose_hyperparams(args: argparse.Namespace, default: HyperParams, resuming:
 def find_data(data: pathlib.Path | None, info: dict, hp: HyperParams) -> pathlib.Path:
     """The folder of features: `data` if a flag names it, else the one in the `info` of the run, else the demo's
     folder, which is prepared if it does not exist."""
-    return data or info.get("data") or prepro.prepare_demo(hp)
+    return data or info.get("data") or demo.prepare(hp)
 
 
 def read_run_info(logdir: pathlib.Path) -> dict:
@@ -154,7 +152,7 @@ def write_run_info(logdir: pathlib.Path, script: str, data: pathlib.Path, steps:
     recordings."""
     folders = {name: str(folder.resolve()) if folder else None
                for name, folder in (("init_from", init_from), ("unpaired", unpaired))}
-    utils.write_json(logdir / "run.json", {"script": script, "data": str(data.resolve()), "steps": steps,
+    storage.write_json(logdir / "run.json", {"script": script, "data": str(data.resolve()), "steps": steps,
                                            "manifest": manifest.fingerprint(data), **folders})
 
 
@@ -198,7 +196,7 @@ class Run:
 
     def __init__(self, logdir: pathlib.Path, hp: HyperParams, parts: dict):
         self.logdir, self.hp, self.parts = pathlib.Path(logdir), hp, parts
-        utils.write_json(self.logdir / "hparams.json", dataclasses.asdict(hp))
+        storage.write_json(self.logdir / "hparams.json", dataclasses.asdict(hp))
         self.step = tf.Variable(0, dtype=tf.int64, trainable=False)
         self.best = tf.Variable(math.inf, trainable=False)
         self.checkpoint = tf.train.Checkpoint(step=self.step, best=self.best, **checkpoints.trackable(parts))

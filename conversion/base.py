@@ -16,24 +16,20 @@ import scipy.ndimage
 import scipy.signal
 from tqdm import tqdm
 
-import analysis
-import augment
-import metrics
 import utils
-from analysis import Features
+from common import storage
+from corpus import analysis
+from corpus.analysis import Features
+from corpus.linear_map import (CONTEXT, PENALTY, Sums, find_warp, interpolate, mel_cepstra, moments, splice,
+                               warp_formants)
+from corpus.manifest import Pair
 from hyperparams import HyperParams
-from manifest import Pair
 
 FILE = "base.npz"            # in a run folder
-CONTEXT = 4                  # source frames before and after each frame that a map also reads
-PENALTY = 30.0               # weight of a map's squared coefficients; mel spectrograms lie in [0, 1]
 DETAIL_SIGMA = (3.0, 1.0)    # frames and bands, deviations of the Gaussian that removes the detail of the source
 MEASURED = 50                # recordings (up to twice as many) on which modulation and warp are measured
 MOST_GAIN = 4.0              # of a movement; the least gain is 1 / MOST_GAIN
 TEMPERATURE = 0.15           # of the softmax over distances of voiceprints
-FORMANTS = 4.0               # bands, deviation of the Gaussian; the spectrum less its smoothed copy shows the formants
-# Lengths of vocal tracts, as factors of frequency, the nearest to 1 first
-WARPS = np.array(sorted(np.arange(0.75, 1.351, 0.05), key=lambda factor: abs(np.log(factor))))
 
 
 class Base(NamedTuple):
@@ -65,36 +61,20 @@ class Voice(NamedTuple):
     mean_octave: float   # mean of the recording's pitch
 
 
-def splice(mel: np.ndarray, context: int = CONTEXT) -> np.ndarray:
-    """(S, M) to (S, W): each frame with its neighbours on both sides; the end frames are repeated."""
-    padded = np.pad(mel, ((context, context), (0, 0)), mode="edge")
-    return np.concatenate([padded[i:i + len(mel)] for i in range(2 * context + 1)], axis=1)
-
-
-def read_at(frames: np.ndarray, positions: np.ndarray) -> np.ndarray:
-    """Interpolate (S, C) linearly at the fractional frames `positions` (T,): (T, C)."""
-    return augment.warp_bins(frames.T, np.clip(positions, 0.0, len(frames) - 1.0)).T if len(frames) > 1 else (
-        np.repeat(frames, len(positions), axis=0))
-
-
 def voiceprint(features: Features, hp: HyperParams) -> np.ndarray:
     """Vector (M + 1,) that identifies a speaker: mean mel spectrum of the speech, and mean octave."""
     mel, level = features.mel.astype(np.float32), features.mel.mean(axis=1, dtype=np.float32)
-    speech = mel[level >= metrics.SPEECH_LEVEL * np.percentile(level, 80)]
+    speech = mel[level >= utils.SPEECH_LEVEL * np.percentile(level, 80)]
     octaves = analysis.pitch_contour(features.hertz, hp)
     return np.append(speech.mean(axis=0), octaves.mean())
 
 
-def cepstra(mel: np.ndarray) -> np.ndarray:
-    return scipy.fft.dct(mel, axis=1, norm="ortho")
-
-
-def modulation_spectrum(mels: list[np.ndarray]) -> np.ndarray:
+def modulation_power(mels: list[np.ndarray]) -> np.ndarray:
     """Power (P, M) of the movements of each order of the mel-cepstra of recordings (T, M), at P modulation frequencies
     from 0 to half the frame rate."""
-    movements = np.concatenate([orders - orders.mean(axis=0) for orders in map(cepstra, mels)])
-    movements = np.pad(movements, ((0, max(0, metrics.MODULATION_FRAMES - len(movements))), (0, 0)))
-    return scipy.signal.welch(movements, nperseg=metrics.MODULATION_FRAMES, axis=0, detrend=False)[1].astype(np.float32)
+    movements = np.concatenate([orders - orders.mean(axis=0) for orders in map(mel_cepstra, mels)])
+    movements = np.pad(movements, ((0, max(0, utils.MODULATION_FRAMES - len(movements))), (0, 0)))
+    return scipy.signal.welch(movements, nperseg=utils.MODULATION_FRAMES, axis=0, detrend=False)[1].astype(np.float32)
 
 
 def gains(modulation: np.ndarray, wanted: np.ndarray) -> np.ndarray:
@@ -107,32 +87,17 @@ def gains(modulation: np.ndarray, wanted: np.ndarray) -> np.ndarray:
 def modulate(mel: np.ndarray, factors: np.ndarray) -> np.ndarray:
     """Multiply the movements of each order of the mel-cepstra of (S, M) by `factors` (P, M), one for each modulation
     frequency (Takamichi et al. 2016)."""
-    orders, beyond = cepstra(mel), metrics.MODULATION_FRAMES // 2
+    orders, beyond = mel_cepstra(mel), utils.MODULATION_FRAMES // 2
     mean = orders.mean(axis=0)
     spectrum = np.fft.rfft(np.pad(orders - mean, ((beyond, beyond), (0, 0)), mode="symmetric"), axis=0)
     places = np.linspace(0.0, len(factors) - 1.0, len(spectrum))
-    moved = np.fft.irfft(spectrum * read_at(factors, places), n=len(mel) + 2 * beyond, axis=0)[beyond:beyond + len(mel)]
+    moved = np.fft.irfft(spectrum * interpolate(factors, places), n=len(mel) + 2 * beyond, axis=0)
+    moved = moved[beyond:beyond + len(mel)]
     return scipy.fft.idct(moved + mean, axis=1, norm="ortho").astype(np.float32)
 
 
 def smooth(mel: np.ndarray) -> np.ndarray:
     return scipy.ndimage.gaussian_filter(mel, DETAIL_SIGMA, mode="nearest")
-
-
-def warp_formants(mel: np.ndarray, factor: float, hp: HyperParams) -> np.ndarray:
-    """Shift the formants of (S, M) to `factor` times their frequency."""
-    centres = utils.mel_centres(hp.sample_rate, hp.n_mels)
-    return augment.warp_bins(mel, np.interp(centres / factor, centres, np.arange(hp.n_mels)))
-
-
-def find_warp(source: np.ndarray, mapped: np.ndarray, hp: HyperParams) -> float:
-    """The factor of frequency that brings the formants of a source (S, M) nearest to those of the mapped mel (S, M)."""
-    def formants(mel):
-        mel = mel - mel.mean(axis=0)
-        mel = mel - scipy.ndimage.gaussian_filter1d(mel, FORMANTS, axis=1, mode="nearest")
-        return mel / max(np.linalg.norm(mel), 1e-8)
-    there = formants(mapped)
-    return float(max(WARPS, key=lambda factor: (formants(warp_formants(source, factor, hp)) * there).sum()))
 
 
 def find_voice(base: Base, features: Features, hp: HyperParams, speaker: str | None = None) -> Voice:
@@ -196,27 +161,6 @@ def map_pitch(base: Base, features: Features, voice: Voice, hp: HyperParams) -> 
     return np.stack([mapped, voiced], axis=1).astype(np.float32)
 
 
-class Sums:
-    """The sums over input frames (n, W) and output frames (n, M) that least squares needs."""
-
-    def __init__(self, n_inputs: int, n_outputs: int):
-        self.count, self.x, self.y = 0, np.zeros(n_inputs), np.zeros(n_outputs)
-        self.xx, self.xy = np.zeros((n_inputs, n_inputs)), np.zeros((n_inputs, n_outputs))
-
-    def add(self, x: np.ndarray, y: np.ndarray) -> None:
-        self.count += len(x)
-        self.x, self.y = self.x + x.sum(axis=0, dtype=np.float64), self.y + y.sum(axis=0, dtype=np.float64)
-        self.xx += x.T @ x
-        self.xy += x.T @ y
-
-    def solve(self, penalty: float) -> tuple[np.ndarray, np.ndarray]:
-        """Kernel (W, M) and bias (M,) of ridge regression; the bias is not penalised."""
-        x, y = self.x / self.count, self.y / self.count
-        covariance = self.xx - self.count * np.outer(x, x) + penalty * np.eye(len(x))
-        kernel = np.linalg.solve(covariance, self.xy - self.count * np.outer(x, y))
-        return kernel.astype(np.float32), (y - x @ kernel).astype(np.float32)
-
-
 def solve(corpus) -> Base:
     """Solve the base of the training pairs of a `data_load.Corpus`."""
     hp, sources = corpus.hp, sorted({pair.source for pair in corpus.train})
@@ -226,7 +170,7 @@ def solve(corpus) -> Base:
         sums, quiet, octaves, own, n_frames = Sums((2 * CONTEXT + 1) * hp.n_mels, hp.n_mels), [], [], [], 0
         for pair in tqdm(pairs, f"base of {source}", disable=None, leave=False):
             features = corpus.recording(pair)
-            sums.add(read_at(splice(features.mel.astype(np.float32)), corpus.path(pair)),
+            sums.add(interpolate(splice(features.mel.astype(np.float32)), corpus.path(pair)),
                      corpus.target_features(pair, "mel"))
             n_frames += len(features.mel)
             quiet.append(features.mel.min(axis=0))
@@ -238,12 +182,12 @@ def solve(corpus) -> Base:
                       np.mean(own, axis=0), radius(np.array(own)), sums.count / n_frames))
     *maps, octaves, centres, radii, length_ratios = map(np.array, zip(*found))
     target = moments([pitch[pitch[:, 1] > 0.0, 0] for pitch in map(corpus.pitch, corpus.target_pairs)])
-    target_mels = [corpus.target_features(pair, "mel") for pair in subset(corpus.target_pairs)]
-    target_modulation = modulation_spectrum(target_mels)
+    target_mels = [corpus.target_features(pair, "mel") for pair in spread_pairs(corpus.target_pairs)]
+    target_modulation = modulation_power(target_mels)
     return Base(*maps, target_modulation, np.vstack([octaves, target]), centres, radii, length_ratios)
 
 
-def subset(pairs: list[Pair]) -> list[Pair]:
+def spread_pairs(pairs: list[Pair]) -> list[Pair]:
     """Pairs spread over the whole corpus, enough to measure a few numbers; more pairs do not change these."""
     return pairs[::max(1, len(pairs) // MEASURED)]
 
@@ -258,23 +202,17 @@ def radius(own: np.ndarray) -> float:
     return float(np.percentile(distances, 95))
 
 
-def moments(octaves: list[np.ndarray]) -> tuple[float, float]:
-    """Mean and deviation of the pitch of several recordings; 0 and 1 if no frame is voiced."""
-    found = np.concatenate(octaves)
-    return (float(found.mean()), max(float(found.std()), 0.01)) if len(found) else (0.0, 1.0)
-
-
 def restorations(corpus, pairs: list[Pair], kernel: np.ndarray, bias: np.ndarray, floor: np.ndarray) -> tuple:
     """What `map_source` needs to restore detail: the warp of the source's formants, and the modulation spectrum (P, M)
     of the map's output with the source's detail."""
-    sources = [np.maximum(corpus.recording(pair).mel.astype(np.float32), floor) for pair in subset(pairs)]
+    sources = [np.maximum(corpus.recording(pair).mel.astype(np.float32), floor) for pair in spread_pairs(pairs)]
     mapped = [splice(source) @ kernel + bias for source in tqdm(sources, "modulation", disable=None, leave=False)]
     warp = float(np.median([find_warp(source, mel, corpus.hp) for source, mel in zip(sources, mapped)]))
-    return warp, modulation_spectrum([detailed(mel, source, warp, corpus.hp) for mel, source in zip(mapped, sources)])
+    return warp, modulation_power([detailed(mel, source, warp, corpus.hp) for mel, source in zip(mapped, sources)])
 
 
 def save(base: Base, logdir: pathlib.Path) -> None:
-    with utils.replacing(logdir / FILE) as temporary, open(temporary, "wb") as file:
+    with storage.replacing(logdir / FILE) as temporary, open(temporary, "wb") as file:
         np.savez(file, **base._asdict())
 
 
@@ -284,6 +222,6 @@ def load(logdir: pathlib.Path) -> Base:
     try:
         with np.load(path, allow_pickle=False) as arrays:
             return Base(**arrays)
-    except utils.BAD_ARRAYS as error:
+    except storage.BAD_ARRAYS as error:
         raise ValueError(f"{path} is missing or damaged ({error}): delete it if it is there; then the same training "
                          "command as before makes it anew (restore that of pretrained/ with git checkout)") from None

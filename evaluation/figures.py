@@ -11,7 +11,7 @@ from matplotlib.axes import Axes
 from matplotlib.colors import to_rgba
 from matplotlib.figure import Figure
 
-import utils
+from common import storage
 from hyperparams import HyperParams
 
 # Colours of Okabe and Ito: colour-blind readers can tell them apart, also in front of grey
@@ -19,7 +19,7 @@ COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#0
 
 
 def save_figure(figure: Figure, path: str | os.PathLike) -> None:
-    with utils.replacing(path) as temporary:
+    with storage.replacing(path) as temporary:
         figure.savefig(temporary, format="png", dpi=110)
 
 

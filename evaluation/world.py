@@ -11,8 +11,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-import analysis
-import metrics
+from corpus import alignment
+from evaluation import metrics
 from hyperparams import HyperParams
 
 try:
@@ -53,7 +53,7 @@ def analyse(wav: np.ndarray, hp: HyperParams) -> Speech:
 def compare(speech: Speech, reference: Speech) -> dict[str, float]:
     """Measures of converted speech, compared with the target's. F0 is compared along the DTW path of the cepstra, at
     frames where both are voiced; the result is NaN if there is no such frame."""
-    path, distances = analysis.dtw(speech.cepstra, reference.cepstra)
+    path, distances = alignment.dtw(speech.cepstra, reference.cepstra)
     f0, true = speech.f0[path[:, 0]], reference.f0[path[:, 1]]
     both = (f0 > 0) & (true > 0)
     voiced = f0[both], true[both]

@@ -7,11 +7,9 @@ from collections.abc import Iterator
 import numpy as np
 from tqdm import tqdm
 
-import analysis
-import manifest
-import unpaired
+from corpus import alignment, manifest, unpaired
+from corpus.manifest import Pair, PreproError
 from hyperparams import HyperParams
-from manifest import Pair, PreproError
 
 
 def mel_path(data: pathlib.Path, speaker: str, utterance: str) -> pathlib.Path:
@@ -86,7 +84,7 @@ class Recordings:
 
     def cut_long_pair(self, pair: Pair, mels: list[np.ndarray]) -> Iterator[Pair]:
         """Yield the segments of a long pair of recordings with mel spectrograms `mels`, each as a Pair."""
-        for s0, s1, t0, t1 in analysis.cut_long(*mels, self.hp):
+        for s0, s1, t0, t1 in alignment.cut_long(*mels, self.hp):
             # Named by its frames, because with another `max_seconds` the cuts and DTW paths differ
             segment = dataclasses.replace(pair, name=f"{pair.utterance}.{t0:06d}-{t1:06d}", source_start=s0,
                                           source_end=s1, target_start=t0, target_end=t1,

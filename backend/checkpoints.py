@@ -11,16 +11,16 @@ import shutil
 import sys
 from collections.abc import Iterator
 
-import devices  # noqa: F401  before TensorFlow
-import utils
+from backend import devices  # noqa: F401  before TensorFlow
+from common import storage
 import keras
 import numpy as np
 import tensorflow as tf
 
-from cli import TrainingError
+from common.cli import TrainingError
 from hyperparams import HyperParams, differences
 
-PRETRAINED = pathlib.Path(__file__).resolve().parent / "pretrained"
+PRETRAINED = pathlib.Path(__file__).resolve().parents[1] / "pretrained"
 WEIGHTS = "weights.npz"  # takes the place of checkpoints
 SUFFIX = "/.ATTRIBUTES/VARIABLE_VALUE"  # ending of the names of arrays in a checkpoint
 
@@ -208,7 +208,7 @@ def write_weights(path: pathlib.Path, variables: list) -> None:
             scale = np.maximum(np.abs(array).max(axis=tuple(range(array.ndim - 1))), 1e-12) / 127.0
             arrays[f"generator/{i}/scale"], array = scale.astype(np.float32), np.round(array / scale).astype(np.int8)
         arrays[f"generator/{i}"] = array
-    with utils.replacing(path) as temporary, open(temporary, "wb") as file:
+    with storage.replacing(path) as temporary, open(temporary, "wb") as file:
         np.savez_compressed(file, **arrays)
 
 
@@ -219,6 +219,6 @@ def read_weights(path: str) -> dict[str, np.ndarray]:
             arrays = dict(stored)
         return {name: array if array.dtype != np.int8 else array * arrays[f"{name}/scale"]
                 for name, array in arrays.items() if not name.endswith("/scale")}
-    except utils.BAD_ARRAYS as error:
+    except storage.BAD_ARRAYS as error:
         raise ValueError(f"{path} is missing or damaged ({error}): get it again from its source; the file of this "
                          "repository comes back by git checkout") from None

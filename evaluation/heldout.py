@@ -12,23 +12,19 @@ import pathlib
 import random
 from collections.abc import Callable, Iterator
 
-import analysis
-import arctic
-import base
-import data_load
-import listening
-import metrics
-import page
-import report
-import utils
-import world
 import numpy as np
 from tqdm import tqdm
 
-from analysis import Features
+import data_load
+import utils
+from common import audio_files, storage
+from conversion import base
+from corpus import analysis, arctic
+from evaluation import figures, listening, metrics, page, world
+from conversion.inference import Converted, Converter
+from corpus.analysis import Features
+from corpus.manifest import Pair
 from hyperparams import HyperParams
-from inference import Converted, Converter
-from manifest import Pair
 from networks import Generator
 
 RETRIEVAL_LIMIT = 200  # the largest number of target sentences that content retrieval chooses among
@@ -81,8 +77,8 @@ def evaluate(corpus: data_load.Corpus, out: pathlib.Path, converter: Converter, 
         files, picture = name_files(i, pair)
         for kind, wav in (("source", wavs[" of the source"][i]), ("converted", wavs[""][i]),
                           ("target", wavs[" of the target"][i])):
-            utils.save_wav(out / files[kind], wav, hp)
-        report.plot_conversion(out / picture, corpus.source(pair), output,
+            audio_files.save_wav(out / files[kind], wav, hp)
+        figures.plot_conversion(out / picture, corpus.source(pair), output,
                                corpus.target_features(pair, "linear"), corpus.path(pair), hp,
                                f"{pair.source} to {corpus.target}, {pair.name}")
         found = scores[i] | measured[i]
@@ -135,8 +131,8 @@ def evaluate_alone(corpus: data_load.Corpus, pairs: list[Pair], out: pathlib.Pat
         files, picture = name_files(i, pair)
         files = {kind: files[kind] for kind in ("source", "converted")}
         for kind, wav in (("source", wavs[" of the source"][i]), ("converted", wavs[""][i])):
-            utils.save_wav(out / files[kind], wav, hp)
-        report.plot_conversion(out / picture, corpus.source(pair), output, None, None, hp,
+            audio_files.save_wav(out / files[kind], wav, hp)
+        figures.plot_conversion(out / picture, corpus.source(pair), output, None, None, hp,
                                f"{pair.source} to {corpus.target}, {pair.name}")
         rows.append({"id": f"{pair.source}-{pair.name}", "audio": files, "picture": picture, "measures": {
             name: value for name, value in scores[i].items() if not name.endswith(" of the source")} | {
@@ -242,11 +238,11 @@ def find_words(pairs: list[Pair], transcripts: pathlib.Path | None) -> list[str]
     known, sentences = listening.read_transcripts(path), []
     for pair in pairs:
         # The words of a whole recording are not the words of its segments, which need entries under their own names
-        names = [pair.name, utils.file_name(files[pair.name].stem)][:1 + (pair.name == pair.utterance)]
+        names = [pair.name, storage.file_name(files[pair.name].stem)][:1 + (pair.name == pair.utterance)]
         sentences.append(next((known[name] for name in names if name in known), None))
     missing = [pair.name for pair, words in zip(pairs, sentences) if words is None]
     if missing and transcripts:
-        raise ValueError(f"{utils.printable(path)} lacks {len(missing)} of {len(pairs)} held-out sentences, for "
+        raise ValueError(f"{storage.printable(path)} lacks {len(missing)} of {len(pairs)} held-out sentences, for "
                          f"instance {missing[0]!r}: add what is said there, or leave --transcripts out")
     return None if missing else sentences
 
@@ -318,7 +314,7 @@ def finish(out: pathlib.Path, title: str, rows: list[dict], summary: dict) -> No
     words = {row["id"]: {"reference": row["words"]["reference"], **{
         page.COLUMNS[kind]: text for kind, text in row["words"]["recognised"].items()}}
         for row in rows if "words" in row}
-    utils.write_json(out / "metrics.json", content | ({"words": words} if words else {}))
+    storage.write_json(out / "metrics.json", content | ({"words": words} if words else {}))
     page.write_page(out, title, rows, summary)
     page.print_summary(summary)
     print(f"open {(out / 'index.html').resolve()}")

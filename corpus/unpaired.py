@@ -16,10 +16,9 @@ import numpy as np
 import scipy.fft
 from tqdm import tqdm
 
-import analysis
-import base
-import utils
-from analysis import Features
+from common import storage
+from corpus import analysis, linear_map
+from corpus.analysis import Features
 from hyperparams import HyperParams
 
 ORDERS = 24          # of the mel-cepstra compared, including the level at half its weight
@@ -36,7 +35,7 @@ VERSION = 1  # of the files written; files of another version are made anew
 
 def describe(mel: np.ndarray) -> np.ndarray:
     """Features (T, 3 * ORDERS) to compare the sounds of (T, M): cepstra of each frame, one before and one after."""
-    orders = base.cepstra(mel)[:, :ORDERS] * np.where(np.arange(ORDERS) == 0, 0.5, 1.0)
+    orders = linear_map.mel_cepstra(mel)[:, :ORDERS] * np.where(np.arange(ORDERS) == 0, 0.5, 1.0)
     padded = np.pad(orders, ((REACH, REACH), (0, 0)), mode="edge")
     return np.concatenate([padded[:-2 * REACH], orders, padded[2 * REACH:]], axis=1).astype(np.float32)
 
@@ -60,7 +59,7 @@ def nearest(a: np.ndarray, b: np.ndarray) -> tuple[np.ndarray, float]:
     return found, float(distances / len(a))
 
 
-def subset(mels: list[np.ndarray], n_frames: int, seed: int) -> list[int]:
+def random_recordings(mels: list[np.ndarray], n_frames: int, seed: int) -> list[int]:
     """Numbers of random recordings with about `n_frames` frames together, or of all recordings if they have fewer."""
     order, chosen, total = np.random.default_rng(seed).permutation(len(mels)).tolist(), [], 0
     while order and total < n_frames:
@@ -77,21 +76,21 @@ class Map(NamedTuple):
     factors: np.ndarray  # (M,) gain of the deviation of each order of the mel-cepstra
 
     def __call__(self, mel: np.ndarray) -> np.ndarray:
-        orders = base.cepstra(base.splice(mel) @ self.kernel + self.bias)
+        orders = linear_map.mel_cepstra(linear_map.splice(mel) @ self.kernel + self.bias)
         mean = orders.mean(axis=0)
         return scipy.fft.idct(mean + (orders - mean) * self.factors, axis=1, norm="ortho").astype(np.float32)
 
 
-def solve(windows: np.ndarray, target: np.ndarray, forth: np.ndarray, back: np.ndarray) -> Map:
+def solve_neighbours(windows: np.ndarray, target: np.ndarray, forth: np.ndarray, back: np.ndarray) -> Map:
     """Solve the map from windows of a source (S, W) to frames of a target (T, M). `forth` (S,) holds the target
     neighbour of each source frame, `back` (T,) the source neighbour of each target frame."""
-    sums = base.Sums(windows.shape[1], target.shape[1])
+    sums = linear_map.Sums(windows.shape[1], target.shape[1])
     for start in range(0, len(forth), BLOCK):
         sums.add(windows[start:start + BLOCK], target[forth[start:start + BLOCK]])
     for start in range(0, len(back), BLOCK):
         sums.add(windows[back[start:start + BLOCK]], target[start:start + BLOCK])
-    kernel, bias = sums.solve(base.PENALTY)
-    natural, mapped = (base.cepstra(mel).std(axis=0) for mel in (target, windows @ kernel + bias))
+    kernel, bias = sums.solve(linear_map.PENALTY)
+    natural, mapped = (linear_map.mel_cepstra(mel).std(axis=0) for mel in (target, windows @ kernel + bias))
     return Map(kernel, bias, np.maximum(natural / np.maximum(mapped, 1e-4), 1.0))
 
 
@@ -102,13 +101,13 @@ def find_map(sources: list[np.ndarray], targets: list[np.ndarray], hp: HyperPara
     spread, wanted = wanted.std(axis=0), wanted - wanted.mean(axis=0)
 
     def normalised(factor):
-        found = describe_all([base.warp_formants(mel, factor, hp) for mel in sources])
+        found = describe_all([linear_map.warp_formants(mel, factor, hp) for mel in sources])
         return (found - found.mean(axis=0)) / np.maximum(found.std(axis=0), 1e-6) * spread
     # A tenth of the frames is enough to find the length of the vocal tract
-    described = normalised(min(base.WARPS, key=lambda factor: nearest(normalised(factor)[::10], wanted)[1]))
-    windows = np.concatenate([base.splice(mel) for mel in sources])
+    described = normalised(min(linear_map.WARPS, key=lambda factor: nearest(normalised(factor)[::10], wanted)[1]))
+    windows = np.concatenate([linear_map.splice(mel) for mel in sources])
     for _ in range(ITERATIONS):
-        found = solve(windows, natural, nearest(described, wanted)[0], nearest(wanted, described)[0])
+        found = solve_neighbours(windows, natural, nearest(described, wanted)[0], nearest(wanted, described)[0])
         described = describe_all([found(mel) for mel in sources])
         described -= described.mean(axis=0)
     return found
@@ -147,9 +146,9 @@ def match(sources: list[np.ndarray], targets: list[np.ndarray], hp: HyperParams)
     """For each mel spectrogram (T, M) of a target, the source frames (T,) that sound like its frames. Frames are
     numbered through all source recordings, one after the other."""
     lengths = [len(mel) for mel in sources]
-    chosen = subset(sources, POOL, hp.seed)
+    chosen = random_recordings(sources, POOL, hp.seed)
     places = np.concatenate([np.arange(lengths[i]) + sum(lengths[:i]) for i in chosen])
-    found = find_map(*([mels[i] for i in subset(mels, FRAMES, hp.seed)] for mels in (sources, targets)), hp)
+    found = find_map(*([mels[i] for i in random_recordings(mels, FRAMES, hp.seed)] for mels in (sources, targets)), hp)
     source = describe_all([found(sources[i]) for i in chosen])
     ends = np.zeros(len(source), bool)
     ends[np.cumsum([lengths[i] for i in chosen]) - 1] = True
@@ -180,14 +179,14 @@ def write(features: pathlib.Path, source: str, pool: list[tuple[str, int, int]],
     files = {name: [folder / f"{name}.{kind}.npy" for kind in KINDS] for name in utterances}
     note = folder / "made_of.json"
     whole = note.exists() and note.read_text(encoding="utf-8").strip() == json.dumps(digest.hexdigest())
-    if whole and all(utils.intact(file) for found in files.values() for file in found):
+    if whole and all(storage.intact(file) for found in files.values() for file in found):
         return
     note.unlink(missing_ok=True)
     recordings = {name: load(features, source, name) for name, *_ in pool}
     linear, mel, hertz = (np.concatenate([getattr(recordings[name], kind)[start:end] for name, start, end in pool])
                           for kind in Features._fields)
     spoken = [load(features, target, name) for name in utterances]
-    ranges = [base.moments([analysis.pitch_contour(values, hp)[values > 0.0] for values in found])
+    ranges = [linear_map.moments([analysis.pitch_contour(values, hp)[values > 0.0] for values in found])
               for found in ([hertz], [each.hertz for each in spoken])]
     lengths = np.cumsum([end - start for _, start, end in pool])[:-1]
     places = match([part.astype(np.float32) for part in np.split(mel, lengths)],
@@ -197,5 +196,5 @@ def write(features: pathlib.Path, source: str, pool: list[tuple[str, int, int]],
         octaves = own + (analysis.pitch_contour(each.hertz, hp) - its) * own_range / its_range
         pitch = np.where(each.hertz > 0.0, hp.pitch_middle * 2.0 ** octaves, 0.0).astype(np.float32)
         for file, array in zip(files[name], (linear[place], mel[place], pitch)):
-            utils.save_array(file, array)
-    utils.write_json(note, digest.hexdigest())
+            storage.save_array(file, array)
+    storage.write_json(note, digest.hexdigest())

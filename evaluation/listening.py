@@ -18,9 +18,9 @@ from typing import NamedTuple
 
 import numpy as np
 
-import manifest
-import utils
-from compiled import librosa
+from common import storage
+from corpus import manifest
+from common.compiled import librosa
 from hyperparams import HyperParams
 
 LIBRARIES = ("faster_whisper", "jiwer", "inflect")
@@ -50,7 +50,7 @@ class Recogniser:
                                       num_workers=os.cpu_count())
         except Exception as error:  # a failed download raises exceptions of the libraries that faster-whisper uses
             reason = next(iter(str(error).splitlines()), type(error).__name__)
-            raise ValueError(f"--asr {utils.printable(model)} cannot be loaded ({reason}); give a name such as "
+            raise ValueError(f"--asr {storage.printable(model)} cannot be loaded ({reason}); give a name such as "
                              "small.en, which is downloaded, or a folder with the model.bin of a converted "
                              "model") from error
 
@@ -74,7 +74,7 @@ def spell_number(match: re.Match) -> str:
     return f" {number_speller().number_to_words(match[0].replace(',', ''), andword='', group=pairs)} "
 
 
-def normalise(text: str) -> str:
+def normalise_text(text: str) -> str:
     """The words of a text in the form in which they are compared: lower case, numbers written out, hyphens replaced by
     spaces, no punctuation except apostrophes within words."""
     text = unicodedata.normalize("NFKC", text).lower()
@@ -96,7 +96,7 @@ class Comparison(NamedTuple):
 def compare(reference: str, hypothesis: str) -> Comparison:
     """Align two texts with the fewest edits (Levenshtein), once by words and once by characters."""
     import jiwer
-    reference, hypothesis = normalise(reference), normalise(hypothesis)
+    reference, hypothesis = normalise_text(reference), normalise_text(hypothesis)
     by_words = jiwer.process_words(reference, hypothesis)
     by_characters = jiwer.process_characters(reference, hypothesis)
     true, found = by_words.references[0], by_words.hypotheses[0]
@@ -117,7 +117,7 @@ def error_rates(compared: list[Comparison]) -> dict[str, float]:
 def read_transcripts(path: pathlib.Path) -> dict[str, str]:
     """Read the text of each utterance id: lines `( id "text" )` of CMU Arctic, lines `id|text` of LJSpeech, whose last
     column is the normalised text, or a JSON object. Raises ValueError."""
-    text, name = manifest.read_text(path), utils.printable(path)
+    text, name = manifest.read_text(path), storage.printable(path)
     found: dict[str, str] = {}
     if text.lstrip()[:1] in ("{", "["):
         try:
@@ -131,7 +131,7 @@ def read_transcripts(path: pathlib.Path) -> dict[str, str]:
         lines = [(f"{name}, line {number}", *split_line(line)) for number, line in enumerate(text.splitlines(), 1)
                  if line.strip()]
     for place, key, text in lines:
-        key = utils.file_name(key.strip())
+        key = storage.file_name(key.strip())
         if not key or not text.strip():
             raise ValueError(f'{place}: holds no id with a text; write ( id "text" ), id|text or a JSON object')
         if key in found:

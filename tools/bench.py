@@ -1,8 +1,8 @@
 """Measure how fast everything is on this machine.
 
-    python tests/bench.py               # a table, on the demo corpus and with the default networks, six minutes
-    python tests/bench.py --json FILE   # the table also as a file
-    python tests/bench.py --set width=512   # other hyperparameters
+    python tools/bench.py               # a table, on the demo corpus and with the default networks, six minutes
+    python tools/bench.py --json FILE   # the table also as a file
+    python tools/bench.py --set width=512   # other hyperparameters
 
 It uses real recordings and untrained networks, which are as fast as trained ones. Values are medians of several
 repetitions without the first, which compiles, with the fastest and the slowest. Compare lines of one run only: the
@@ -25,14 +25,16 @@ import time
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))
 
-import analysis
-import base
-import cli
+from common import storage
+from corpus import demo
+from corpus import analysis
+from conversion import base
+from common import cli
 import data_load
 import eval as eval_script
 import hyperparams
-import inference
-import manifest
+from conversion import inference
+from corpus import manifest
 import prepro
 import train_gan
 import utils
@@ -40,7 +42,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from inference import Converter
+from conversion.inference import Converter
 from networks import Generator
 from train import PairedTrainer
 
@@ -101,7 +103,7 @@ def memory() -> float:
 
 def recordings(n: int) -> list[pathlib.Path]:
     """The first `n` recordings of the demo's source speaker."""
-    return sorted((prepro.DEMO / "rms").glob("*.ogg"))[:n]
+    return sorted((demo.RECORDINGS / "rms").glob("*.ogg"))[:n]
 
 
 def bench_preparation(table: Table, hp: hyperparams.HyperParams) -> None:
@@ -117,7 +119,7 @@ def bench_preparation(table: Table, hp: hyperparams.HyperParams) -> None:
     table.add("features of recordings, one core, audio by time", seconds / taken, "s/s")
     with tempfile.TemporaryDirectory() as folder:
         began = time.perf_counter()
-        subprocess.run([sys.executable, "prepro.py", "--source", prepro.DEMO / "rms", "--target", prepro.DEMO / "slt",
+        subprocess.run([sys.executable, "prepro.py", "--source", demo.RECORDINGS / "rms", "--target", demo.RECORDINGS / "slt",
                         "--data", folder], cwd=HERE, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
         taken = time.perf_counter() - began
         pairs = manifest.read_manifest(pathlib.Path(folder))
@@ -308,7 +310,7 @@ def main(argv: list[str] | None = None) -> int:
 def bench(args: argparse.Namespace) -> None:
     """Measure everything; raises ValueError and OSError."""
     hp = hyperparams.get("default", args.set)
-    corpus, table = data_load.Corpus(prepro.prepare_demo(hp), hp), Table()
+    corpus, table = data_load.Corpus(demo.prepare(hp), hp), Table()
     began = time.perf_counter()
     corpus.use_base(base.solve(corpus))
     table.add("base of the demo", time.perf_counter() - began, "s")
@@ -323,7 +325,7 @@ def bench(args: argparse.Namespace) -> None:
     bench_2017(table, corpus, product)
     bench_start(table)
     if args.json:
-        utils.write_json(args.json, {"machine": platform.platform(), "cores": os.cpu_count(),
+        storage.write_json(args.json, {"machine": platform.platform(), "cores": os.cpu_count(),
                                      "devices": [device.name for device in tf.config.list_physical_devices()],
                                      "hyperparameters": args.set, "table": table.rows})
 

@@ -2,19 +2,19 @@
 import pathlib
 from typing import NamedTuple
 
-import analysis
-import base
-import checkpoints
 import data_load
 import utils
+from backend import checkpoints
+from conversion import base
+from corpus import alignment, analysis
 import numpy as np
 import tensorflow as tf
 from tqdm import tqdm
 
-from analysis import Features
-from cli import TrainingError
+from common.cli import TrainingError
+from corpus.analysis import Features
+from corpus.manifest import Pair
 from hyperparams import SYNTHESIS, HyperParams, differences
-from manifest import Pair
 from networks import Generator
 
 CHUNK_SECONDS = 8.0  # recordings are converted in chunks of at most this length, cut at pauses
@@ -107,7 +107,7 @@ def split_at_pauses(wav: np.ndarray, hp: HyperParams) -> list[Chunk]:
     """Cut a recording (samples,) into chunks of at most CHUNK_SECONDS, at pauses or else at the quietest frame."""
     mel = utils.mel_in_blocks(wav, hp)
     longest = round(CHUNK_SECONDS * hp.frames_per_second)
-    silences = analysis.pauses(mel, hp).mean(axis=1).astype(int)
+    silences = alignment.pauses(mel, hp).mean(axis=1).astype(int)
     cuts = [0]
     while len(mel) - cuts[-1] > longest:
         near = silences[(silences > cuts[-1] + longest // 8) & (silences <= cuts[-1] + longest)]
@@ -136,7 +136,7 @@ def join(chunks: list[Chunk], voices: list[np.ndarray], hp: HyperParams) -> np.n
     return np.concatenate(parts)
 
 
-class Conversion(NamedTuple):
+class ConvertedRecording(NamedTuple):
     """A converted recording."""
     wav: np.ndarray       # (samples,)
     chunks: list[Chunk]
@@ -144,7 +144,7 @@ class Conversion(NamedTuple):
     stopped: bool         # False if the limit of steps cut one of the chunks
 
 
-def convert_recording(wav: np.ndarray, converter: Converter, pool) -> Conversion:
+def convert_recording(wav: np.ndarray, converter: Converter, pool) -> ConvertedRecording:
     """Convert a recording (samples,) of any length, CHUNKS_AT_ONCE chunks at a time to limit the use of memory.
 
     The recording is taken to be of one speaker, whose voice is found from the first CHUNKS_AT_ONCE chunks.
@@ -157,4 +157,4 @@ def convert_recording(wav: np.ndarray, converter: Converter, pool) -> Conversion
         outputs = converter(features, [voice] * len(features))
         voices += pool.map(lambda out: utils.griffin_lim(out.linear, out.pitch, hp), outputs)
         stopped, first = stopped and all(out.stopped for out in outputs), first or outputs[0]
-    return Conversion(join(chunks, voices, hp), chunks, first, stopped)
+    return ConvertedRecording(join(chunks, voices, hp), chunks, first, stopped)

@@ -2,7 +2,8 @@
 training sentences as the model converts them; voice.py needs it to learn new voices. The folder contains no optimizers
 and no pickle files.
 
-    python export.py --logdir logdir/mine --out my-voice       # then: python eval.py FILE --logdir my-voice --out out
+    python -m conversion.export --logdir logdir/mine --out my-voice
+    python eval.py FILE --logdir my-voice --out out
 
 Matrices are stored in 8 bits. Such a folder can be used wherever a run folder is only read: eval.py --logdir,
 train.py --init-from.
@@ -12,16 +13,13 @@ import dataclasses
 import pathlib
 import sys
 
-import base
-import checkpoints
-import cli
 import data_load
-import utils
-import voice
-
-from cli import TrainingError
-from inference import load_converter
-from run_folder import read_run_info
+from backend import checkpoints
+from common import cli, storage
+from conversion import base, voice
+from common.cli import TrainingError
+from conversion.inference import load_converter
+from training.run_folder import read_run_info
 
 
 def export(logdir: pathlib.Path, out: pathlib.Path, checkpoint: str | None = None) -> None:
@@ -37,7 +35,7 @@ def export(logdir: pathlib.Path, out: pathlib.Path, checkpoint: str | None = Non
     with cli.locked(out, "--out"):
         base.save(converter.base, out)
         checkpoints.write_weights(out / checkpoints.WEIGHTS, converter.generator.weights)
-        utils.write_json(out / "hparams.json", dataclasses.asdict(converter.hp))
+        storage.write_json(out / "hparams.json", dataclasses.asdict(converter.hp))
         if not corpus.has_target_only:  # a corpus of the target alone has no source speech
             voice.save_speech(corpus, out)
     megabytes = sum(path.stat().st_size for path in out.iterdir()) / 1e6
@@ -55,7 +53,7 @@ def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
 
 def main(argv: list[str] | None = None) -> int:
     args = parse_arguments(argv)
-    return cli.run_main("export.py", lambda: export(args.logdir, args.out, args.checkpoint))
+    return cli.run_main("conversion.export", lambda: export(args.logdir, args.out, args.checkpoint))
 
 
 if __name__ == "__main__":

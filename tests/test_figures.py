@@ -5,8 +5,8 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import pytest
 
-import report
-import utils
+from common import storage
+from evaluation import figures
 from hyperparams import HyperParams
 
 HP = HyperParams()
@@ -24,21 +24,21 @@ def utterance(path, dtw=True, title="a $1 title $") -> None:
     panels = {name: rng.random((frames, HP.n_linear)) for name, frames in (("source", 60), ("out", 40), ("target", 50))}
     positions = np.linspace(0.0, 59.0, 40)
     alignment = np.exp(-(np.arange(60) - positions[:, None]) ** 2)
-    report.plot_utterance(path, panels, alignment, positions, np.linspace(0.0, 59.0, 50) if dtw else None, HP, title)
+    figures.plot_utterance(path, panels, alignment, positions, np.linspace(0.0, 59.0, 50) if dtw else None, HP, title)
 
 
 @pytest.fixture
-def figures(monkeypatch) -> list:
+def drawn_figures(monkeypatch) -> list:
     """Catches the figures instead of writing them."""
     caught = []
-    monkeypatch.setattr(report, "save_figure", lambda figure, path: caught.append(figure))
+    monkeypatch.setattr(figures, "save_figure", lambda figure, path: caught.append(figure))
     return caught
 
 
 def test_figures_are_complete_and_no_other_files_remain(tmp_path):
     utterance(tmp_path / "u.png")
-    report.plot_curves(tmp_path / "c.png", {"$a$": (np.arange(1, 50), 1 / np.arange(1, 50))}, "Loss $", "L1 ^$ _$")
-    report.plot_durations(tmp_path / "d.png", {"rms": [1.0, 2.0, 2.5], "slt": [1.5]})
+    figures.plot_curves(tmp_path / "c.png", {"$a$": (np.arange(1, 50), 1 / np.arange(1, 50))}, "Loss $", "L1 ^$ _$")
+    figures.plot_durations(tmp_path / "d.png", {"rms": [1.0, 2.0, 2.5], "slt": [1.5]})
     assert sorted(path.name for path in tmp_path.iterdir()) == ["c.png", "d.png", "u.png"]
     for path in tmp_path.iterdir():
         width, height = png_size(path)
@@ -46,14 +46,14 @@ def test_figures_are_complete_and_no_other_files_remain(tmp_path):
 
 
 def test_empty_curves_and_speakers_still_give_a_figure(tmp_path):
-    report.plot_curves(tmp_path / "c.png", {}, "Loss", "L1")
-    report.plot_durations(tmp_path / "d.png", {"rms": []})
+    figures.plot_curves(tmp_path / "c.png", {}, "Loss", "L1")
+    figures.plot_durations(tmp_path / "d.png", {"rms": []})
     assert png_size(tmp_path / "c.png") and png_size(tmp_path / "d.png")
 
 
-def test_panels_share_scales_in_seconds_and_hertz(figures):
+def test_panels_share_scales_in_seconds_and_hertz(drawn_figures):
     utterance("unused.png")
-    *panels, bottom, _ = figures[0].axes[:5]
+    *panels, bottom, _ = drawn_figures[0].axes[:5]
     second = HP.hop_length / HP.sample_rate
     for axes, frames in zip(panels, (60, 40, 50), strict=True):
         image = axes.images[0]
@@ -65,39 +65,39 @@ def test_panels_share_scales_in_seconds_and_hertz(figures):
     assert bottom.images[0].get_array().shape == (60, 40)
 
 
-def test_lines_lie_in_the_middle_of_their_frames(figures):
+def test_lines_lie_in_the_middle_of_their_frames(drawn_figures):
     utterance("unused.png")
     utterance("unused.png", dtw=False)
-    drawn = [[line for line in figure.axes[3].lines if len(line.get_xdata())] for figure in figures]
+    drawn = [[line for line in figure.axes[3].lines if len(line.get_xdata())] for figure in drawn_figures]
     assert [len(lines) for lines in drawn] == [2, 1]
     second = HP.hop_length / HP.sample_rate
     for line, frames in zip(drawn[0], (40, 50), strict=True):
         np.testing.assert_allclose(line.get_xdata(), (np.arange(frames) + 0.5) * second)
         np.testing.assert_allclose(line.get_ydata(), (np.linspace(0.0, 59.0, frames) + 0.5) * second)
-    labels = [text.get_text() for text in figures[0].axes[3].get_legend().get_texts()]
+    labels = [text.get_text() for text in drawn_figures[0].axes[3].get_legend().get_texts()]
     assert labels == ["attention", "expected position", "DTW path of the target"]
 
 
 @pytest.mark.parametrize("values, scale", [([1.0, 11.0], "log"), ([1.0, 9.0], "linear"), ([0.0, 11.0], "linear"),
                                            ([np.nan, 1.0, 11.0], "log"), ([-1.0, 20.0], "linear")])
-def test_curves_are_logarithmic_only_for_wide_positive_ranges(figures, values, scale):
-    report.plot_curves("unused.png", {"training": (np.arange(len(values)), np.array(values))}, "Loss", "L1")
-    assert figures[0].axes[0].get_yscale() == scale
+def test_curves_are_logarithmic_only_for_wide_positive_ranges(drawn_figures, values, scale):
+    figures.plot_curves("unused.png", {"training": (np.arange(len(values)), np.array(values))}, "Loss", "L1")
+    assert drawn_figures[0].axes[0].get_yscale() == scale
 
 
-def test_a_curve_has_a_gap_where_nothing_was_logged(figures):
+def test_a_curve_has_a_gap_where_nothing_was_logged(drawn_figures):
     steps, values = [20, 40, 60, 80, 900, 920, 940], np.arange(7.0)
-    report.plot_curves("unused.png", {"training": (steps, values)}, "Loss", "L1")
-    line = figures[0].axes[0].lines[0]
+    figures.plot_curves("unused.png", {"training": (steps, values)}, "Loss", "L1")
+    line = drawn_figures[0].axes[0].lines[0]
     np.testing.assert_array_equal(line.get_xdata(), [*steps[:4], np.nan, *steps[4:]])
     np.testing.assert_array_equal(line.get_ydata(), [*values[:4], np.nan, *values[4:]])
 
 
-def test_duration_histograms_share_bins_and_count_all_recordings(figures):
-    report.plot_durations("unused.png", {"rms": [1.0, 2.0, 3.0], "slt": [2.0, 4.0]})
-    texts = [text.get_text() for text in figures[0].axes[0].get_legend().get_texts()]
+def test_duration_histograms_share_bins_and_count_all_recordings(drawn_figures):
+    figures.plot_durations("unused.png", {"rms": [1.0, 2.0, 3.0], "slt": [2.0, 4.0]})
+    texts = [text.get_text() for text in drawn_figures[0].axes[0].get_legend().get_texts()]
     assert texts == ["rms: 3 recordings, 0.1 min", "slt: 2 recordings, 0.1 min"]
-    left, right = zip(*(patch.get_path().get_extents().intervalx for patch in figures[0].axes[0].patches))
+    left, right = zip(*(patch.get_path().get_extents().intervalx for patch in drawn_figures[0].axes[0].patches))
     assert left == pytest.approx((1.0, 1.0)) and right == pytest.approx((4.0, 4.0))
 
 
@@ -111,7 +111,7 @@ def test_figures_drawn_in_threads_are_identical(tmp_path):
 def test_failed_write_keeps_the_old_file_and_leaves_no_temporary_file(tmp_path):
     path = tmp_path / "x.html"
     path.write_text("old")
-    with pytest.raises(ZeroDivisionError), utils.replacing(path) as temporary:
+    with pytest.raises(ZeroDivisionError), storage.replacing(path) as temporary:
         temporary.write_text("half")
         assert temporary.parent == tmp_path
         raise ZeroDivisionError

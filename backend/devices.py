@@ -1,6 +1,6 @@
 """The devices that TensorFlow sees, a quiet start of TensorFlow, and training on several devices.
 
-    python devices.py               # what TensorFlow sees on this machine, and what is missing
+    python -m backend.devices       # what TensorFlow sees on this machine, and what is missing
 
 This module must be imported before any other module that imports TensorFlow: it hides the dozen lines that TensorFlow
 prints when it starts. `--verbose` on the command line, or TF_CPP_MIN_LOG_LEVEL=0 in the environment, shows them.
@@ -14,8 +14,8 @@ import subprocess
 import sys
 from collections.abc import Iterator
 
-import cli
-from cli import TrainingError
+from common import cli
+from common.cli import TrainingError
 
 ECHO = "import sys; sys.stderr.buffer.write(sys.stdin.buffer.read())"
 
@@ -82,9 +82,10 @@ def make_strategy(num_gpus: int | None) -> tf.distribute.Strategy:
             None if os.environ.get("TF_CONFIG") else tf.distribute.cluster_resolver.SlurmClusterResolver())
     devices = [device.name for device in tf.config.list_logical_devices("GPU")]
     if not devices:
-        raise TrainingError("there is no GPU; train.py trains on the CPU, devices.py shows what TensorFlow sees")
+        raise TrainingError("there is no GPU; train.py trains on the CPU; python -m backend.devices shows what "
+                            "TensorFlow sees")
     if num_gpus is not None and not 1 <= num_gpus <= len(devices):
-        raise TrainingError(f"--num-gpus {num_gpus}: TensorFlow sees {len(devices)}, see devices.py")
+        raise TrainingError(f"--num-gpus {num_gpus}: TensorFlow sees {len(devices)}, see python -m backend.devices")
     return tf.distribute.MirroredStrategy(devices[:num_gpus])
 
 
@@ -151,7 +152,7 @@ def main(argv: list[str] | None = None) -> int:
         try:
             ctypes.CDLL("libcuda.so.1")
             print("no GPU is used though there is an NVIDIA driver: pip install -r requirements/gpu.txt brings CUDA "
-                  "and cuDNN; what is missing is printed by python devices.py --verbose")
+                  "and cuDNN; what is missing is printed by python -m backend.devices --verbose")
         except OSError:
             print("no GPU is used: there is no NVIDIA driver (libcuda.so.1). Training runs on the CPU")
     return 0

@@ -12,7 +12,7 @@ import urllib.parse
 
 import numpy as np
 
-import utils
+from common import storage
 
 # Columns of the summary: the ending of a measure's name, and which recordings were measured
 COLUMNS = {"": "converted", " of the source": "source", " of the copy": "copy", " of the target": "target",
@@ -244,5 +244,5 @@ def write_page(folder: str | os.PathLike, title: str, rows: list[dict], summary:
 <script>{SCRIPT}</script>
 </body></html>
 """
-    with utils.replacing(pathlib.Path(folder) / "index.html") as temporary:
+    with storage.replacing(pathlib.Path(folder) / "index.html") as temporary:
         temporary.write_text(page, encoding="utf-8")

@@ -1,0 +1,86 @@
+"""Recordings on disk: find them in folders, read and write them."""
+import io
+import os
+import pathlib
+import stat
+
+import numpy as np
+import soundfile
+
+from common.storage import printable, replacing
+from hyperparams import HyperParams
+
+AUDIO_SUFFIXES = (".wav", ".flac", ".ogg", ".aiff", ".aif", ".mp3", ".opus", ".au", ".caf", ".w64")
+MOST_SAMPLES = 2 ** 28  # longest recording: 1 GiB in memory, 4.6 hours at 16 kHz or 1.5 hours at 48 kHz
+
+
+def list_audio(folder: pathlib.Path) -> list[pathlib.Path]:
+    """List all files below a folder with the suffix of a recording, and all folders that cannot be read. `load_wav`
+    refuses whatever is no recording.
+
+    Links to folders are not followed, because they could lead in circles.
+    """
+    unreadable: list[OSError] = []
+    found = [pathlib.Path(parent, name) for parent, _, names in os.walk(folder, onerror=unreadable.append)
+             for name in names if pathlib.Path(name).suffix.lower() in AUDIO_SUFFIXES and not name.startswith(".")]
+    return sorted(found + [pathlib.Path(error.filename) for error in unreadable])
+
+
+class BadAudio(ValueError):
+    """A recording cannot be used; the message names the file, what is wrong and the cure."""
+
+
+def read_audio(path: str | os.PathLike, hp: HyperParams) -> tuple[np.ndarray, int]:
+    """Read a recording block by block; returns the mean of its channels (samples,) and its sample rate. Raises
+    BadAudio."""
+    name, blocks = printable(path), []
+    try:
+        if os.path.isdir(path):
+            raise BadAudio(f"{name}: is a folder that cannot be looked into; check its permissions")
+        if not stat.S_ISREG(os.stat(path).st_mode):  # opening a pipe could wait for ever
+            raise BadAudio(f"{name}: is a pipe or a device; save the recording to a file")
+        with open(path, "rb"), soundfile.SoundFile(os.fsencode(path)) as file:  # a file name may be invalid as text
+            sample_rate, promised = file.samplerate, file.frames
+            if promised * max(1.0, hp.sample_rate / sample_rate) > MOST_SAMPLES and not missing_bytes(path):
+                raise BadAudio(f"{name}: is too long for the memory, {promised / sample_rate / 60:.0f} minutes at "
+                               f"{sample_rate} Hz; cut it into parts or save it at {hp.sample_rate} Hz")
+            while len(block := file.read(2 ** 20 // file.channels, dtype="float32", always_2d=True)):
+                if not np.abs(block).max() < 1e10:  # squares of larger values overflow; NaN fails the comparison, too
+                    raise BadAudio(f"{name}: holds samples that are not numbers, or far too large; export it again "
+                                   "from its source")
+                blocks.append(block.mean(axis=1))
+    except (soundfile.LibsndfileError, OSError, TypeError) as error:  # TypeError: without a header, no sample rate
+        raise BadAudio(f"{name}: cannot be read as audio ({reason(error)}); convert it to wav, or check its "
+                       "permissions if it is a wav file") from None
+    if missing_bytes(path):
+        raise BadAudio(f"{name}: is cut off, {missing_bytes(path)} bytes that its header promises are missing; "
+                       "copy or record it again")
+    if sum(map(len, blocks)) * hp.sample_rate < sample_rate:
+        raise BadAudio(f"{name}: holds no samples; record it again or remove it")
+    return np.concatenate(blocks), sample_rate
+
+
+def reason(error: Exception) -> str:
+    """The message of an error, without the name of the file."""
+    return getattr(error, "strerror", None) or getattr(error, "error_string", None) or str(error)
+
+
+def missing_bytes(path: str | os.PathLike) -> int:
+    """How many bytes a wav or aiff file is shorter than its header says; libsndfile reads such a file without an
+    error."""
+    with open(path, "rb") as file:
+        header = file.read(8)
+    promised = int.from_bytes(header[4:], "big" if header[:4] == b"FORM" else "little") + 8
+    # Programs that write to a pipe do not know the size and write 2 or 4 GiB; other programs are a few bytes wrong
+    known = header[:4] in (b"RIFF", b"FORM") and promised < 0x7FFFF000
+    return promised - os.path.getsize(path) if known and promised > os.path.getsize(path) + 4096 else 0
+
+
+def save_wav(path: str | os.PathLike, wav: np.ndarray, hp: HyperParams) -> None:
+    """Write (samples,) as a 16-bit wav; a signal above full scale is turned down, not clipped."""
+    wav = wav / max(1.0, np.abs(wav).max(initial=0.0) / 0.99)
+    content = io.BytesIO()  # libsndfile does not say why it cannot write a file
+    soundfile.write(content, wav, hp.sample_rate, format="WAV", subtype="PCM_16")
+    with replacing(path) as temporary:
+        # Not getbuffer(): Python 3.12.0 and 3.12.1 crash when it is in the traceback of an error (CPython, gh-111049)
+        temporary.write_bytes(content.getvalue())

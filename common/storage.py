@@ -1,0 +1,80 @@
+"""Writing of files, so that none is ever incomplete, and names of files."""
+import contextlib
+import hashlib
+import json
+import os
+import pathlib
+import tokenize
+import zipfile
+import zlib
+from collections.abc import Iterator
+
+import numpy as np
+
+LONGEST_NAME = 150  # bytes; file systems allow 255, and endings and the mark of a temporary file are added
+# The exceptions that numpy raises for an .npz file that is missing, cut off or changed
+BAD_ARRAYS = (OSError, ValueError, EOFError, KeyError, TypeError, AttributeError, RuntimeError, zipfile.BadZipFile,
+              zlib.error, tokenize.TokenError)
+
+
+class CannotWrite(OSError):
+    """A file cannot be written; the message names the file, what is wrong and the cure."""
+
+
+@contextlib.contextmanager
+def replacing(path: str | os.PathLike) -> Iterator[pathlib.Path]:
+    """Yield a temporary path beside `path`. The file is renamed to `path` on success and removed on failure.
+
+    All files are written this way, so that a half-written file never has the final name. Raises CannotWrite.
+    """
+    path = pathlib.Path(path)
+    temporary = path.with_name(f".{path.name}.tmp")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        yield temporary
+        temporary.replace(path)
+    except OSError as error:
+        raise CannotWrite(f"{printable(path)}: cannot be written ({error.strerror or error}); free some space, check "
+                          "the permissions of its folder, or choose another one, then run the same command "
+                          "again") from error
+    finally:
+        with contextlib.suppress(OSError):  # raised in a folder that cannot be written
+            temporary.unlink(missing_ok=True)
+
+
+def write_json(path: str | os.PathLike, content: object) -> None:
+    with replacing(path) as temporary:
+        temporary.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+
+
+def save_array(path: pathlib.Path, array: np.ndarray) -> None:
+    """Write an array as .npy."""
+    with replacing(path) as temporary, open(temporary, "wb") as file:
+        np.save(file, array, allow_pickle=False)
+
+
+def intact(path: pathlib.Path) -> bool:
+    """Whether an array exists and is complete: after a power failure a file may be cut off or empty."""
+    try:
+        np.load(path, mmap_mode="r", allow_pickle=False)
+    except (OSError, EOFError, ValueError):
+        return False
+    return True
+
+
+def printable(path: str | os.PathLike) -> str:
+    """A name for messages: quoted and escaped if it contains characters that would garble a terminal or a list."""
+    return str(path) if str(path).isprintable() else repr(str(path))
+
+
+def file_name(name: str) -> str:
+    """The name of files that are made from the recording `name`: `name` itself, or a shortened and cleaned name if it
+    is too long or contains characters that would garble lists.
+
+    Different names stay different, and the same name gives the same result for every speaker.
+    """
+    if name.isprintable() and "/" not in name and len(name.encode()) <= LONGEST_NAME:
+        return name
+    digest = hashlib.sha256(name.encode("utf-8", "surrogatepass")).hexdigest()[:10]
+    kept = "".join(character if character.isprintable() and character != "/" else "_" for character in name)
+    return f"{kept.encode()[:LONGEST_NAME - 11].decode(errors='ignore')}-{digest}"
