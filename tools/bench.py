@@ -119,8 +119,9 @@ def bench_preparation(table: Table, hp: hyperparams.HyperParams) -> None:
     table.add("features of recordings, one core, audio by time", seconds / taken, "s/s")
     with tempfile.TemporaryDirectory() as folder:
         began = time.perf_counter()
-        subprocess.run([sys.executable, "prepro.py", "--source", demo.RECORDINGS / "rms", "--target", demo.RECORDINGS / "slt",
-                        "--data", folder], cwd=HERE, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        subprocess.run([sys.executable, "prepro.py", "--source", demo.RECORDINGS / "rms", "--target",
+                        demo.RECORDINGS / "slt", "--data", folder], cwd=HERE, check=True, stdout=subprocess.DEVNULL,
+                       stderr=subprocess.DEVNULL)
         taken = time.perf_counter() - began
         pairs = manifest.read_manifest(pathlib.Path(folder))
         seconds = sum(pair.source_seconds + pair.target_seconds for pair in pairs)
