@@ -11,12 +11,12 @@ PATHS = [*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md"), ROOT / "pretrained" 
 TEXTS = {path: path.read_text(encoding="utf-8") for path in sorted(PATHS)}
 
 
-def cli(text: str) -> list[str]:
+def commands(text: str) -> list[str]:
     """The commands of a text, in blocks and between backquotes; a line ending in a backslash continues in the next."""
     blocks = [line for line in text.replace("\\\n", " ").splitlines() if line.startswith("    ")]
     lines = [line.split("   #")[0].strip() for line in blocks]
     inline = re.findall(r"`((?:python|make) [^`]+)`", text)
-    return [line for line in lines + inline if re.match(r"(\.venv/bin/)?python \w+\.py|make \w", line)]
+    return [line for line in lines + inline if re.match(r"(\.venv/bin/)?python (\w+\.py|-m \w+\.\w+)|make \w", line)]
 
 
 def headings(text: str) -> list[str]:
@@ -27,10 +27,10 @@ def headings(text: str) -> list[str]:
 
 def test_readme_contains_commands_and_is_short():
     readme = TEXTS[ROOT / "README.md"]
-    assert len(cli(readme)) >= 12 and len(readme.splitlines()) <= 200
+    assert len(commands(readme)) >= 12 and len(readme.splitlines()) <= 200
 
 
-@pytest.mark.parametrize("command", sorted({command for text in TEXTS.values() for command in cli(text)}))
+@pytest.mark.parametrize("command", sorted({command for text in TEXTS.values() for command in commands(text)}))
 def test_documented_command_is_valid(command):
     words = shlex.split(command)
     if words[0] == "make":
@@ -39,8 +39,9 @@ def test_documented_command_is_valid(command):
         variables = {word.partition("=")[0] for word in words[2:]}
         assert variables <= {"PYTHON", *re.findall(r"\$\((\w+)[):]", makefile)}
     else:
-        script = importlib.import_module(pathlib.Path(words[1]).stem)
-        script.parse_arguments(words[2:])  # exits on a flag it does not know
+        is_module = words[1] == "-m"
+        script = importlib.import_module(words[2] if is_module else pathlib.Path(words[1]).stem)
+        script.parse_arguments(words[2 + is_module:])  # exits on a flag it does not know
 
 
 @pytest.mark.parametrize("path, link", sorted({(path, link) for path, text in TEXTS.items() for link in re.findall(
@@ -54,6 +55,6 @@ def test_link_targets_exist(path, link):
 
 
 @pytest.mark.parametrize("name", sorted({name for text in TEXTS.values() for name in re.findall(
-    r"`(\w+\.py|[\w/-]+\.txt|data/demo/[\w.]*)`", text)} - {"heldout.txt"}))
+    r"`([\w/]+\.py|[\w/-]+\.txt|data/demo/[\w.]*)`", text)} - {"heldout.txt", "__init__.py"}))
 def test_files_named_in_documents_exist(name):
     assert (ROOT / name).exists()
