@@ -35,8 +35,8 @@ class HyperParams:
 
     # Signal
     sample_rate: int = number(16000, 8000, 48000)       # Hz                               (paper 24000, 2017 16000)
-    n_fft: int = number(1024, 64, 8192)                 # samples                                       (paper 2048)
-    win_length: int = number(800, 32, 8192)             # samples = 50 ms                              (paper 50 ms)
+    n_fft: int = number(1024, 64, 4096)                 # samples                                       (paper 2048)
+    win_length: int = number(800, 32, 4096)             # samples = 50 ms                              (paper 50 ms)
     hop_length: int = number(200, 8, 1024)              # samples = 12.5 ms                          (paper 12.5 ms)
     n_mels: int = number(80, 20, 256)                   # bands                                           (paper 80)
     preemphasis: float = number(0.97, 0, 0.99)          #                                               (paper 0.97)
