@@ -61,8 +61,8 @@ def evaluate(corpus: data_load.Corpus, out: pathlib.Path, converter: Converter, 
                 " of the source": [load_segment(pair.source_file, pair.source_start, pair.source_end, hp)
                                    for pair in tqdm(pairs, "recordings of the source", disable=None)]}
         if has_target:
-            measured, whole, n_candidates = compare_sentences(corpus, pairs, wavs, hp, work,
-                                                              converter.generator if oracles else None)
+            told = synthesize_oracles(corpus, pairs, converter.generator) if oracles else {}
+            measured, whole, n_candidates = compare_sentences(corpus, pairs, wavs, told, hp, work)
         else:
             measured, whole, n_candidates = [{} for _ in pairs], compare_voices(corpus, wavs, hp, work), 0
         scores, rates, words = listen(wavs, true_words, recogniser, hp, work,
@@ -97,10 +97,10 @@ def measure_timing(output: Converted, path: np.ndarray | None, hp: HyperParams) 
             "stops by itself": bool(output.stopped), "stops within 15 %": bool(output.stopped and error <= 0.15)}
 
 
-def compare_sentences(corpus: data_load.Corpus, pairs: list[Pair], wavs: dict, hp: HyperParams, work: Callable,
-                      generator: Generator | None) -> tuple[list[dict], dict, int]:
-    """Add copies of the target, the oracles of `generator` if there is one, and the target's recordings to `wavs`, and
-    `measure` them; returns its results, and the number of sentences for content retrieval."""
+def compare_sentences(corpus: data_load.Corpus, pairs: list[Pair], wavs: dict, oracles: dict, hp: HyperParams,
+                      work: Callable) -> tuple[list[dict], dict, int]:
+    """Add copies of the target, the output of `synthesize_oracles` and the target's recordings to `wavs`, and `measure`
+    them; returns its results, and the number of sentences for content retrieval."""
     targets = {target_key(pair): pair for pair in pairs}  # each sentence once, even if several sources say it
     everything = sorted({target_key(pair): pair for pair in corpus.pairs.values() if pair.has_partner}.items())
     n_more = min(len(everything), max(0, RETRIEVAL_LIMIT - len(targets)))
@@ -110,7 +110,7 @@ def compare_sentences(corpus: data_load.Corpus, pairs: list[Pair], wavs: dict, h
         corpus.target_features(pair, "linear"), corpus.pitch(pair), as_it_is), list(targets.values()),
         "copies of the target")))
     wavs[" of the copy"] = [copies[target_key(pair)] for pair in pairs]
-    for kind, linear in (synthesize_oracles(corpus, pairs, generator) if generator else {}).items():
+    for kind, linear in oracles.items():
         wavs[kind] = work(lambda synthesized: utils.griffin_lim(*synthesized, hp), linear, f"Griffin-Lim{kind}")
     natural = {key: load_segment(pair.target_file, pair.target_start, pair.target_end, hp)
                for key, pair in tqdm(candidates.items(), "recordings of the target", disable=None)}

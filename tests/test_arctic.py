@@ -108,7 +108,8 @@ def test_broken_connections_are_tried_again(server, tmp_path):
     assert len(server.requests) == 4
 
 
-@pytest.mark.parametrize("cuts, status, reason", [([1000, 0, 0, 0], 0, "IncompleteRead"), ([], 404, "404"), ([], 503, "503")])
+@pytest.mark.parametrize("cuts, status, reason", [([1000, 0, 0, 0], 0, "IncompleteRead"), ([], 404, "404"),
+                                                  ([], 503, "503")])
 def test_download_gives_up_after_three_retries_and_leaves_no_file(server, tmp_path, cuts, status, reason):
     server.cuts, server.status = cuts, status
     with pytest.raises(UserError, match=rf"http://127.*bdl_arctic\.tar\.bz2 cannot be fetched .*{reason}.*run again"):
