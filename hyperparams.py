@@ -82,7 +82,6 @@ class HyperParams:
     mel_blur_time: float = 2.5      # frames; and shifts of this deviation at most, like an uncertain decoder's output
     seed: int = 2017
     precision: str = "float32"      # float32 | bfloat16 | float16; norms, decoder and losses stay float32; for GPUs
-    xla: int = 0                    # 1: compile the training step with XLA; slower on a CPU
 
     # Adversarial training
     gan_networks: str = "postnet"   # postnet | all: networks that learn from the discriminator               (2017 all)
@@ -160,7 +159,7 @@ class HyperParams:
             raise ValueError(f"gan_networks={self.gan_networks}: choose postnet or all")
         if self.precision not in ("float32", "bfloat16", "float16"):
             raise ValueError(f"precision={self.precision}: choose float32, bfloat16 or float16")
-        for name in ("base", "harmonics", "xla"):
+        for name in ("base", "harmonics"):
             if getattr(self, name) not in (0, 1):
                 raise ValueError(f"{name}={getattr(self, name)}: choose 0 or 1")
         if self.width % 2:
@@ -177,7 +176,7 @@ class HyperParams:
             value = getattr(self, field.name)
             may_be_zero = field.name in ("base", "harmonics", "postnet_steps", "mel_steps", "joint_steps",
                                          "warmup_steps", "seed", "slice_context", "dis_pretrain_steps", "gan_steps",
-                                         "dis_frames", "xla")
+                                         "dis_frames")
             if field.type is int and value < (0 if may_be_zero else 1):
                 raise ValueError(f"{field.name}={value}: must be positive")
             if field.type is float and not math.isfinite(value):
