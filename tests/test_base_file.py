@@ -6,6 +6,7 @@ import pytest
 
 import eval as eval_script
 from conversion import base
+from common.cli import UserError
 from conftest import TINY, leftovers, plain_base
 
 PLAIN = plain_base()
@@ -50,7 +51,7 @@ def of_objects(path):
 def test_missing_or_damaged_base_is_named_with_advice(tmp_path, spoil):
     base.save(PLAIN, tmp_path)
     spoil(tmp_path / base.FILE)
-    with pytest.raises(ValueError, match=f"{tmp_path}/base.npz is missing or damaged .*: delete it .* makes it anew"):
+    with pytest.raises(UserError, match=f"{tmp_path}/base.npz is missing or damaged .*: delete it .* makes it anew"):
         base.load(tmp_path)
 
 
