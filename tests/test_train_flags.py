@@ -8,12 +8,13 @@ import data_load
 import train
 from backend import checkpoints
 from conversion import base
-from training import run_folder, trainer
+from training import trainer
 import numpy as np
 import pytest
 import tensorflow as tf
 from test_training import HP, Counting, events, kept, weight_in
 
+from common.cli import UserError
 from conftest import leftovers, no_corpus, plain_base
 
 
@@ -82,16 +83,13 @@ def test_resuming_does_not_need_the_run_of_init_from(run_train, tmp_path):
     assert newest(tmp_path / "b") == (4, 3.0 + 4.0)
 
 
-@pytest.mark.parametrize("left", [0, 10])
-def test_run_killed_before_its_first_checkpoint_restarts_from_the_initial_weights(run_train, tmp_path, left):
+def test_run_killed_before_its_first_checkpoint_restarts_from_the_initial_weights(run_train, tmp_path):
     """This holds without a second --init-from: train_gan.py has a default for it, but not for an existing run."""
     run_train("a", "--steps", "5")
     assert run_train("b", "--init-from", str(tmp_path / "a"), "--steps", "1") == 0
     for path in (tmp_path / "b" / "checkpoints").rglob("*"):
         if path.is_file():
             path.unlink()
-    if left:  # killed while it was written
-        (tmp_path / "b" / "checkpoints" / "step-1.index").write_bytes(bytes(left))
     assert run_train("b", "--steps", "2") == 0
     assert newest(tmp_path / "b") == (2, 3.0 + 2.0)
 
@@ -115,22 +113,6 @@ def test_run_can_restart_from_its_own_best_weights(run_train, tmp_path):
     run_train("a", "--steps", "5")
     assert run_train("a", "--init-from", str(tmp_path / "a"), "--no-resume", "--steps", "1") == 0
     assert newest(tmp_path / "a") == (1, 3.0 + 1.0)
-
-
-def test_run_that_another_command_trained_meanwhile_is_refused(run_train, tmp_path, monkeypatch, capsys):
-    """The folder is locked only after everything was decided and built."""
-    run_train("a", "--steps", "2")
-    open_run = run_folder.open_run
-
-    def decide_then_wait(args, script):
-        plan = open_run(args, script)
-        monkeypatch.setattr(run_folder, "open_run", open_run)
-        assert run_train("a", "--steps", "4") == 0
-        return plan
-    monkeypatch.setattr(run_folder, "open_run", decide_then_wait)
-    assert run_train("a", "--steps", "6") == 1
-    assert "was trained by another command meanwhile" in capsys.readouterr().err and newest(tmp_path / "a") == (4, 4.0)
-    assert run_train("a", "--steps", "6") == 0 and newest(tmp_path / "a") == (6, 6.0)
 
 
 @pytest.fixture
@@ -246,7 +228,7 @@ def test_failed_start_leaves_an_existing_run_unchanged(run_train, tmp_path, monk
     before = (tmp_path / "a" / "hparams.json").read_text()
 
     def missing(*_):
-        raise ValueError("run prepro.py first")
+        raise UserError("run prepro.py first")
     monkeypatch.setattr(data_load, "Corpus", missing)
     assert run_train("a", "--set", "width=64", "--no-resume") == 1
     assert "run prepro.py first" in capsys.readouterr().err
