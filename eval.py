@@ -37,6 +37,7 @@ from hyperparams import HyperParams
 
 HERE = pathlib.Path(__file__).resolve().parent
 FILES_AT_ONCE = 4
+LEAST_VOICED = 0.05  # share of a recording's frames; half of the frames of speech are voiced, none of a whisper's
 
 
 def find_recordings(paths: list[pathlib.Path], out: pathlib.Path) -> list[pathlib.Path]:
@@ -102,7 +103,11 @@ def convert_file(path: pathlib.Path, name: str, out: pathlib.Path, converter: Co
     wav = utils.load_wav(path, hp)
     if is_done(out, name, since) and source.read_bytes() == audio_files.encode_wav(wav, hp):
         return None
-    voice, chunks, first, stopped = convert_recording(wav, converter, pool)
+    voice, chunks, first, stopped, voiced = convert_recording(wav, converter, pool)
+    if voiced < LEAST_VOICED:
+        tqdm.write(f"warning: {storage.printable(path)}: {100 * voiced:.0f} % of it are voiced, so the conversion is a "
+                   f"whisper; a pitch is found between {hp.pitch_min:.0f} and {hp.pitch_max:.0f} Hz in speech that is "
+                   "louder than its noise", file=sys.stderr)
     converted.unlink(missing_ok=True)  # it is written last: where it is, all files are of the same recording
     audio_files.save_wav(source, wav, hp)
     title = name if len(chunks) == 1 else f"{name}, first of {len(chunks)} chunks"

@@ -45,8 +45,9 @@ class HyperParams:
     range_db: float = number(80.0, 40, 160)             # dB below top_db that map to 0 (silence)
     quiet_db: float = number(40.0, 10, 100)             # dB; frames so far below the loudest one do not count
     trim_level: float = number(0.35, 0.01, 0.9)         # share of the speech level below which both ends are cut off
-    pitch_min: float = number(60.0, 20, 1000)           # Hz, lowest pitch of any voice
-    pitch_max: float = number(500.0, 50, 2000)          # Hz, highest pitch
+    pitch_min: float = number(60.0, 47, 1000)           # Hz, lowest pitch of any voice; lower is the hum of mains
+    pitch_max: float = number(1000.0, 100, 2000)        # Hz, highest pitch, of a soprano's song
+    pitch_middle: float = number(173.2, 50, 1000)       # Hz, pitch from which octaves are counted
 
     # Corpus
     min_seconds: float = number(0.4, 0.1, 60)           # s, shorter recordings are dropped
@@ -138,11 +139,6 @@ class HyperParams:
         """Keras' name of `precision`: weights stay float32."""
         return self.precision if self.precision == "float32" else f"mixed_{self.precision}"
 
-    @property
-    def pitch_middle(self) -> float:
-        """Pitch in Hz from which octaves are counted."""
-        return math.sqrt(self.pitch_min * self.pitch_max)
-
     def replace(self, **changes) -> "HyperParams":
         return dataclasses.replace(self, **changes)
 
@@ -177,14 +173,17 @@ class HyperParams:
             if getattr(self, name) % 2:
                 raise UserError(f"{name}={getattr(self, name)}: must be even")
         for less, more in (("win_length", "n_fft"), ("min_seconds", "max_seconds"),
-                           ("slice_min_seconds", "slice_max_seconds"), ("pitch_min", "pitch_max")):
+                           ("slice_min_seconds", "slice_max_seconds")):
             if getattr(self, less) > getattr(self, more):
                 raise UserError(f"{less}={getattr(self, less)} is more than {more}={getattr(self, more)}")
         if 2 * self.hop_length > self.win_length:
             raise UserError(f"hop_length={self.hop_length} is more than half of win_length={self.win_length}: windows "
                             "that overlap less lose sound")
+        if self.pitch_max < 1.5 * self.pitch_min:
+            raise UserError(f"pitch_max={self.pitch_max}: must be at least half as high again as "
+                            f"pitch_min={self.pitch_min}")
         lowest, highest = self.sample_rate / (self.n_fft - 1), self.sample_rate / 2
-        if not lowest < self.pitch_min < self.pitch_max <= highest:
+        if not lowest < self.pitch_min or not self.pitch_max <= highest:
             raise UserError(f"pitch_min={self.pitch_min} and pitch_max={self.pitch_max}: must lie between "
                             f"{lowest:.1f} Hz, whose period fits into n_fft={self.n_fft}, and {highest:.0f} Hz")
         silence = self.top_db - self.range_db
@@ -244,7 +243,8 @@ SYNTHESIS = ("griffin_lim_iters", "correction", "postfilter", "power")
 
 # Features on disk depend on these values: prepro.py stores them, training and evaluation compare them.
 SIGNAL = ("sample_rate", "n_fft", "win_length", "hop_length", "n_mels", "preemphasis", "loudness_db", "top_db",
-          "range_db", "quiet_db", "trim_level", "pitch_min", "pitch_max")
+          "range_db", "quiet_db", "trim_level", "pitch_min", "pitch_max",
+          "pitch_middle")
 
 
 def get(preset: str, assignments: list[str]) -> HyperParams:

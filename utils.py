@@ -9,16 +9,16 @@ import os
 
 import numpy as np
 import scipy.fft
+import scipy.ndimage
 import scipy.signal
+import soxr
 
 from common import audio_files, storage
-from common.compiled import librosa
 from hyperparams import HyperParams
 
 BLOCK_FRAMES = 2400   # frames of a long recording that are analysed at a time
 MODULATION_FRAMES = 64  # frames in a window of the modulation spectrum
 SPEECH_LEVEL = 0.5  # share of the level that speech reaches (80th percentile); frames below it are silent
-PITCH_FRAMES = 48000  # frames whose pitch is found at a time; shorter recordings are analysed as a whole
 
 
 def load_wav(path: str | os.PathLike, hp: HyperParams, trim: bool = True) -> np.ndarray:
@@ -33,7 +33,7 @@ def load_wav(path: str | os.PathLike, hp: HyperParams, trim: bool = True) -> np.
     wav, sample_rate = audio_files.read_audio(path, hp)
     wav -= wav.mean()
     if sample_rate != hp.sample_rate:
-        wav = librosa.resample(wav, orig_sr=sample_rate, target_sr=hp.sample_rate)
+        wav = soxr.resample(wav, sample_rate, hp.sample_rate)
     peak = np.abs(wav).max(initial=0.0)
     if peak < 1e-4:
         raise audio_files.BadAudio(f"{name}: is silent (peak {peak:.1e}); check the recording level")
@@ -61,7 +61,8 @@ def normalise_loudness(wav: np.ndarray, hp: HyperParams) -> np.ndarray:
     Frames more than `hp.quiet_db` below the loudest frame do not count, so that recordings with more pauses do not
     become louder.
     """
-    power = librosa.feature.rms(y=wav, frame_length=hp.win_length, hop_length=hp.hop_length)[0] ** 2
+    squares = np.square(wav, dtype=np.float64)
+    power = scipy.ndimage.uniform_filter1d(squares, hp.win_length, mode="constant")[::hp.hop_length]
     speech = power[power > power.max() * 10 ** (-hp.quiet_db / 10)]
     return (wav * (10 ** (hp.loudness_db / 20) / np.sqrt(speech.mean()))).astype(np.float32)
 
@@ -69,13 +70,23 @@ def normalise_loudness(wav: np.ndarray, hp: HyperParams) -> np.ndarray:
 @functools.lru_cache(maxsize=4)
 def mel_filterbank(sample_rate: int, n_fft: int, n_mels: int) -> np.ndarray:
     """(M, F) triangular filters. Each has the sum 1, so that mel and linear magnitudes have the same scale in dB."""
-    return librosa.filters.mel(sr=sample_rate, n_fft=n_fft, n_mels=n_mels, norm=1)
+    hertz, edges = np.arange(n_fft // 2 + 1) * sample_rate / n_fft, mel_edges(sample_rate, n_mels)
+    filters = np.stack([np.interp(hertz, edges[i:i + 3], [0.0, 1.0, 0.0]) for i in range(n_mels)])
+    return (filters / np.maximum(filters.sum(axis=1, keepdims=True), 1e-8)).astype(np.float32)
 
 
-@functools.lru_cache(maxsize=4)
+def mel_edges(sample_rate: int, n_mels: int) -> np.ndarray:
+    """(M + 2,) Hz, where the filters of `mel_filterbank` begin, peak and end: each peaks where the one before it ends.
+
+    They are equally far apart on Slaney's mel scale (Auditory Toolbox, 1998), which is linear up to 1 kHz.
+    """
+    mels = np.linspace(0.0, 15.0 + 27.0 * math.log(sample_rate / 2000.0, 6.4), n_mels + 2)
+    return np.where(mels < 15.0, mels * 200.0 / 3.0, 1000.0 * 6.4 ** ((mels - 15.0) / 27.0))
+
+
 def mel_centres(sample_rate: int, n_mels: int) -> np.ndarray:
     """(M,) Hz, the frequencies at which the filters of `mel_filterbank` have their peaks."""
-    return librosa.mel_frequencies(n_mels=n_mels + 2, fmin=0.0, fmax=sample_rate / 2)[1:-1]
+    return mel_edges(sample_rate, n_mels)[1:-1]
 
 
 @functools.lru_cache(maxsize=4)
@@ -89,21 +100,52 @@ def mel_to_bins(sample_rate: int, n_fft: int, n_mels: int) -> np.ndarray:
 def spectrograms(wav: np.ndarray, hp: HyperParams) -> tuple[np.ndarray, np.ndarray]:
     """(samples,) to mel (T, M) and linear (T, F), both normalised."""
     emphasised = np.append(wav[:1], wav[1:] - hp.preemphasis * wav[:-1])
-    magnitude = np.abs(librosa.stft(emphasised, n_fft=hp.n_fft, hop_length=hp.hop_length,
-                                    win_length=hp.win_length))                                        # (F, T)
-    mel = mel_filterbank(hp.sample_rate, hp.n_fft, hp.n_mels) @ magnitude                             # (M, T)
-    return normalise(mel.T, hp), normalise(magnitude.T, hp)
+    magnitude = np.abs(stft(emphasised, hp))                                                           # (T, F)
+    mel = magnitude @ mel_filterbank(hp.sample_rate, hp.n_fft, hp.n_mels).T                           # (T, M)
+    return normalise(mel, hp), normalise(magnitude, hp)
 
 
-def blocks(wav: np.ndarray, hp: HyperParams, frames: int | None = None):
+def window(hp: HyperParams) -> np.ndarray:
+    """(n_fft,) a Hann window of `hp.win_length` in the middle of zeros."""
+    before = (hp.n_fft - hp.win_length) // 2
+    return np.pad(scipy.signal.get_window("hann", hp.win_length),
+                  (before, hp.n_fft - hp.win_length - before)).astype(np.float32)
+
+
+def stft(wav: np.ndarray, hp: HyperParams) -> np.ndarray:
+    """Short-time Fourier transform (T, F) of (samples,). Frame t is centred on sample t * hop_length; there is silence
+    around the signal."""
+    padded = np.pad(wav, hp.n_fft // 2)
+    frames = np.lib.stride_tricks.sliding_window_view(padded, hp.n_fft)[::hp.hop_length]              # (T, n_fft)
+    return scipy.fft.rfft(frames * window(hp), axis=1)
+
+
+def istft(spectrum: np.ndarray, hp: HyperParams) -> np.ndarray:
+    """The signal (samples,) whose `stft` is nearest to (T, F) (Griffin & Lim 1984, eq. 6)."""
+    frames = scipy.fft.irfft(spectrum, hp.n_fft, axis=1) * window(hp)
+    weights = overlap_add(np.broadcast_to(window(hp) ** 2, frames.shape), hp)
+    return overlap_add(frames, hp) / np.maximum(weights, 1e-8)
+
+
+def overlap_add(frames: np.ndarray, hp: HyperParams) -> np.ndarray:
+    """Add (T, n_fft) where they lie in the signal; returns its samples between the centres of the end frames."""
+    hops = math.ceil(hp.n_fft / hp.hop_length)
+    parts = np.pad(frames, ((0, 0), (0, hops * hp.hop_length - hp.n_fft))).reshape(len(frames), hops, hp.hop_length)
+    wav = np.zeros((len(frames) + hops - 1, hp.hop_length), frames.dtype)
+    for i in range(hops):
+        wav[i:i + len(frames)] += parts[:, i]
+    return wav.reshape(-1)[hp.n_fft // 2:][:(len(frames) - 1) * hp.hop_length]
+
+
+def blocks(wav: np.ndarray, hp: HyperParams):
     """Yield segments of a recording (samples,) of any length, each with the slice of its frames that are not context.
 
     The analysis of one segment takes a limited amount of memory. A short recording is a single segment.
     """
-    total, frames, context = 1 + len(wav) // hp.hop_length, frames or BLOCK_FRAMES, math.ceil(hp.n_fft / hp.hop_length)
-    for start in range(0, total, frames):
-        first, end = max(0, start - context), min(start + frames, total)
-        yield wav[first * hp.hop_length:(start + frames + context) * hp.hop_length], slice(start - first, end - first)
+    total, context = 1 + len(wav) // hp.hop_length, math.ceil(hp.n_fft / hp.hop_length)
+    for start in range(0, total, BLOCK_FRAMES):
+        first, end = max(0, start - context), min(start + BLOCK_FRAMES, total)
+        yield wav[first * hp.hop_length:(end + context) * hp.hop_length], slice(start - first, end - first)
 
 
 def mel_in_blocks(wav: np.ndarray, hp: HyperParams) -> np.ndarray:
@@ -159,17 +201,15 @@ def griffin_lim(linear: np.ndarray, pitch: np.ndarray, hp: HyperParams) -> np.nd
 
     With `harmonics=0` this is the algorithm of 2017: all phases are zero at first, and frames do not keep their level.
     """
-    magnitude = denormalise(linear, hp).T                                                             # (F, T)
+    magnitude = denormalise(linear, hp)                                                               # (T, F)
     if hp.power != 1.0:
-        level, magnitude = magnitude.sum(axis=0), magnitude ** hp.power
+        level, magnitude = magnitude.sum(axis=1, keepdims=True), magnitude ** hp.power
         if hp.harmonics:
-            magnitude = magnitude * (level / np.maximum(magnitude.sum(axis=0), 1e-8))
-    framing = {"hop_length": hp.hop_length, "win_length": hp.win_length, "n_fft": hp.n_fft}
-    wav = (excitation(pitch, hp).astype(np.float32) if hp.harmonics
-           else librosa.istft(magnitude.astype(np.complex64), **framing))
+            magnitude = magnitude * (level / np.maximum(magnitude.sum(axis=1, keepdims=True), 1e-8))
+    wav = excitation(pitch, hp).astype(np.float32) if hp.harmonics else istft(magnitude, hp)
     for _ in range(hp.griffin_lim_iters + hp.harmonics):  # one more for pulses, which lack the magnitude at first
-        spectrum = librosa.stft(wav, **framing)                                                       # (F, T)
-        wav = librosa.istft(magnitude * spectrum / np.maximum(np.abs(spectrum), 1e-12), **framing)
+        spectrum = stft(wav, hp)                                                                      # (T, F)
+        wav = istft(magnitude * spectrum / np.maximum(np.abs(spectrum), 1e-12), hp)
     return scipy.signal.lfilter([1.0], [1.0, -hp.preemphasis], wav).astype(np.float32)
 
 

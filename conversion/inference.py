@@ -142,6 +142,7 @@ class ConvertedRecording(NamedTuple):
     chunks: list[Chunk]
     first: Converted      # the first chunk, for the picture
     stopped: bool         # False if the limit of steps cut one of the chunks
+    voiced: float         # share of the recording's frames that are voiced
 
 
 def convert_recording(wav: np.ndarray, converter: Converter, pool) -> ConvertedRecording:
@@ -149,7 +150,7 @@ def convert_recording(wav: np.ndarray, converter: Converter, pool) -> ConvertedR
 
     The recording is taken to be of one speaker, whose voice is found from the first CHUNKS_AT_ONCE chunks.
     """
-    hp, voices, voice, stopped, first = converter.hp, [], None, True, None
+    hp, voices, voice, stopped, first, voiced = converter.hp, [], None, True, None, []
     chunks = split_at_pauses(wav, hp)
     for start in range(0, len(chunks), CHUNKS_AT_ONCE):
         features = [analysis.extract(chunk.wav, hp) for chunk in chunks[start:start + CHUNKS_AT_ONCE]]
@@ -157,4 +158,5 @@ def convert_recording(wav: np.ndarray, converter: Converter, pool) -> ConvertedR
         outputs = converter(features, [voice] * len(features))
         voices += pool.map(lambda out: utils.griffin_lim(out.linear, out.pitch, hp), outputs)
         stopped, first = stopped and all(out.stopped for out in outputs), first or outputs[0]
-    return ConvertedRecording(join(chunks, voices, hp), chunks, first, stopped)
+        voiced += [source.hertz > 0.0 for source in features]
+    return ConvertedRecording(join(chunks, voices, hp), chunks, first, stopped, float(np.concatenate(voiced).mean()))

@@ -18,7 +18,7 @@ from common.storage import printable
 from hyperparams import HyperParams
 
 ESCAPE = "surrogateescape"  # file names may hold bytes that are invalid as text
-VERSION = 2                 # version of the features on disk; other versions are refused
+VERSION = 3                 # version of the features on disk; other versions are refused
 
 
 @dataclasses.dataclass

@@ -17,11 +17,11 @@ import unicodedata
 from typing import NamedTuple
 
 import numpy as np
+import soxr
 
 from common import storage
 from common.cli import UserError
 from corpus import manifest
-from common.compiled import librosa
 from hyperparams import HyperParams
 
 LIBRARIES = ("faster_whisper", "jiwer", "inflect")
@@ -57,7 +57,7 @@ class Recogniser:
 
     def __call__(self, wav: np.ndarray) -> str:
         """Transcribe a recording (samples,)."""
-        wav = librosa.resample(np.asarray(wav, np.float32), orig_sr=self.hp.sample_rate, target_sr=SAMPLE_RATE)
+        wav = soxr.resample(np.asarray(wav, np.float32), self.hp.sample_rate, SAMPLE_RATE)
         segments, _ = self.model.transcribe(wav, language="en", beam_size=5, temperature=0.0, without_timestamps=True,
                                             condition_on_previous_text=False)
         return " ".join(segment.text.strip() for segment in segments)
@@ -154,7 +154,7 @@ def split_line(line: str) -> tuple[str, str]:
 
 def mos_available() -> bool:
     """Whether the libraries that estimate opinion scores are installed."""
-    return all(importlib.util.find_spec(name) for name in ("speechmos", "onnxruntime"))
+    return all(importlib.util.find_spec(name) for name in ("speechmos", "librosa"))
 
 
 def estimate_mos(wav: np.ndarray, hp: HyperParams) -> dict[str, float]:
@@ -164,7 +164,7 @@ def estimate_mos(wav: np.ndarray, hp: HyperParams) -> dict[str, float]:
     recording and score it again at every second, which gives the same means within 0.02 in four times the time.
     """
     from speechmos import dnsmos
-    wav = librosa.resample(np.asarray(wav, np.float32), orig_sr=hp.sample_rate, target_sr=SAMPLE_RATE)
+    wav = soxr.resample(np.asarray(wav, np.float32), hp.sample_rate, SAMPLE_RATE)
     if not len(wav):
         return dict.fromkeys(MOS_SCORES, np.nan)
     found = dnsmos.run(np.resize(wav / max(1.0, np.abs(wav).max()), max(len(wav), MOS_WINDOW)), SAMPLE_RATE)

@@ -99,7 +99,6 @@ def test_features_computed_in_blocks_equal_those_of_the_whole_recording(monkeypa
     assert whole.mel.max() > 0.6 and 0.2 < (whole.hertz > 0).mean() < 0.95
 
 
-@pytest.mark.filterwarnings("ignore:n_fft=1024 is too large")
 @pytest.mark.parametrize("n_samples", [1, 50, 199, 200, 799, 1023, 1025, 3000])
 @pytest.mark.parametrize("make", [noise, np.zeros, lambda n: words(3)[4000:4000 + n]])
 def test_short_silent_and_unvoiced_recordings_have_valid_features(make, n_samples):

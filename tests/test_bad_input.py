@@ -175,9 +175,9 @@ def test_prepro_reports_that_names_without_a_match_form_no_pairs(speakers, capsy
     (["--source", "anna", "--target", "bert", "--data", "data", "--set", "hop_lenght=3"], 1,
      "no hyperparameter 'hop_lenght'; the closest is 'hop_length'"),
     (["--source", "anna", "--target", "bert", "--data", "data", "--set", "pitch_max=9000"], 1,
-     "pitch_max=9000.0: must lie between 50 and 2000"),
-    (["--source", "anna", "--target", "bert", "--data", "data", "--set", "pitch_min=40", "--set", "sample_rate=48000"],
-     1, "must lie between 46.9 Hz, whose period fits into n_fft=1024, and 24000 Hz"),
+     "pitch_max=9000.0: must lie between 100 and 2000"),
+    (["--source", "anna", "--target", "bert", "--data", "data", "--set", "n_fft=900", "--set", "sample_rate=48000",
+      "--set", "pitch_min=50"], 1, "must lie between 53.4 Hz, whose period fits into n_fft=900, and 24000 Hz"),
     (["--source", "anna", "--target", "bert", "--data", "data", "--set", "n_mels=many"], 1,
      "n_mels is of type int, 'many' is not"),
     (["--source", "anna", "--target", "bert", "--data", "data", "--heldout", "nowhere.txt"], 1,
@@ -249,7 +249,6 @@ def test_eval_names_bad_recordings_and_converts_the_good_ones(recordings, run_fo
     assert str(tmp_path / "out" / "index.html") in printed
 
 
-@pytest.mark.filterwarnings("ignore:n_fft")
 @pytest.mark.usefixtures("loaded")
 def test_eval_converts_recordings_shorter_than_a_window(tmp_path, run_folder, capsys):
     """A segment between two pauses can be as short; the exit status is 0 when no recording is refused."""
@@ -257,6 +256,17 @@ def test_eval_converts_recordings_shorter_than_a_window(tmp_path, run_folder, ca
         write(tmp_path / "in" / f"{samples}.wav", words(3)[:samples], subtype="FLOAT")
     status, _, error = run(capsys, eval_script.main, tmp_path / "in", "--out", tmp_path / "out", "--logdir", run_folder)
     assert status == 0 and "refused" not in error and leftovers(tmp_path) == []
+
+
+@pytest.mark.usefixtures("loaded")
+def test_eval_warns_of_a_recording_without_voice(tmp_path, run_folder, capsys):
+    """Its conversion is a whisper; a recording that is half noise is converted without a warning."""
+    whisper = 0.1 * np.random.default_rng(0).normal(size=16000)
+    write(tmp_path / "whisper.wav", whisper), write(tmp_path / "spoken.wav", np.append(whisper, words(3)))
+    status, _, error = run(capsys, eval_script.main, tmp_path / "whisper.wav", tmp_path / "spoken.wav", "--out",
+                           tmp_path / "out", "--logdir", run_folder)
+    assert status == 0 and "whisper.wav: 0 % of it are voiced, so the conversion is a whisper" in error
+    assert "spoken.wav" not in error
 
 
 @pytest.mark.usefixtures("loaded")

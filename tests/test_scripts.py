@@ -16,6 +16,7 @@ import urllib.parse
 import numpy as np
 import pytest
 import soundfile
+import soxr
 import tensorflow as tf
 
 import eval as eval_script
@@ -27,7 +28,6 @@ import train_gan
 from common import storage
 from conversion import inference
 from evaluation import listening
-from common.compiled import librosa
 from conftest import demo_wav, leftovers, write, no_workers
 
 ROOT = pathlib.Path(prepro.__file__).resolve().parent
@@ -226,8 +226,7 @@ def test_stereo_recording_at_44_kHz_is_converted(trained, converter, tmp_path, m
     monkeypatch.setattr(eval_script, "load_converter", lambda *_: converter)
     wav = demo_wav("rms", "demo_002", trained.hp)
     stereo = np.stack([0.4 * wav, 0.1 * wav], axis=1)
-    path = write(tmp_path / "my recording #1.wav", librosa.resample(stereo, orig_sr=16000, target_sr=44100, axis=0),
-                 44100)
+    path = write(tmp_path / "my recording #1.wav", soxr.resample(stereo, 16000, 44100), 44100)
     out = tmp_path / "out" / "deeper"
     assert eval_script.main([str(path), "--logdir", str(trained.logdir), "--out", str(out)]) == 0
     check_page(out, 1, 2)
