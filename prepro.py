@@ -156,6 +156,8 @@ def prepare(corpora: dict[str, dict[str, pathlib.Path]], target: str, data: path
 
         speakers = {target, *(pair.source for pair in usable if not pair.spliced)}
         means = {speaker: speaker_mean(speaker, usable, data, hp) for speaker in speakers}
+        # librosa compiles at its first use: once here, not in all processes at the same time
+        alignment.dtw(np.zeros((2, 1)), np.zeros((2, 1)))
         costs = parallel(functools.partial(align, data=data, target=target, means=means, hp=hp),
                          [(pair,) for pair in usable], "alignment")
     for pair, cost in zip(usable, costs):

@@ -19,27 +19,10 @@ def dtw(source: np.ndarray, target: np.ndarray) -> tuple[np.ndarray, np.ndarray]
     Returns the path (L, 2) of frame pairs from the first to the last, and the distances (L,) along it.
     """
     cost = scipy.spatial.distance.cdist(source, target).astype(np.float32)
-    # All cells of an antidiagonal, one for each source frame, are computed at once from the two before it. Rows and
-    # entries of these arrays have the number of the source frame, and in `last` and `older` one more
-    n_source, n_target = cost.shape
-    flipped = cost[:, ::-1]
-    steps = np.zeros((n_source + n_target - 1, n_source), np.int8)  # 0: both move, 1: the target moves, 2: the source
-    older, last = np.full((2, n_source + 1), np.inf)
-    older[0] = 0.0
-    for diagonal in range(n_source + n_target - 1):
-        first, end = max(0, diagonal - n_target + 1), min(diagonal + 1, n_source)
-        both, target_moves, source_moves = older[first:end], last[first + 1:end + 1], last[first:end]
-        one = np.minimum(target_moves, source_moves)
-        steps[diagonal, first:end] = np.where(both <= one, 0, np.where(target_moves <= source_moves, 1, 2))
-        older, last = last, np.full(n_source + 1, np.inf)
-        last[first + 1:end + 1] = np.minimum(both, one) + flipped.diagonal(n_target - 1 - diagonal)
-    i, j, path = n_source - 1, n_target - 1, []
-    while i >= 0 and j >= 0:
-        path.append((i, j))
-        step = steps[i + j, i]
-        i, j = i - (step != 1), j - (step != 2)
-    path = np.array(path[::-1])
-    return path, cost[path[:, 0], path[:, 1]]
+    # Imported here: librosa compiles for a quarter of a minute when it is used first, and conversion does not need it
+    import librosa
+    _, path = librosa.sequence.dtw(C=cost)
+    return path[::-1], cost[path[::-1, 0], path[::-1, 1]]
 
 
 def alignment_features(mel: np.ndarray, hp: HyperParams) -> np.ndarray:
