@@ -54,8 +54,8 @@ check: .venv/installed
 	@test -n "$(PYTHON)" || { echo "no Python 3.10 to 3.12 found; install one, or: make PYTHON=/path/to/python3.11"; exit 1; }
 	$(PYTHON) -m venv .venv
 
-.venv/installed: .venv/bin/python requirements.txt
-	$(PIP) -r requirements.txt
+.venv/installed: .venv/bin/python requirements/cpu.txt
+	$(PIP) -r requirements/cpu.txt
 	touch $@
 
 .venv/installed-test: .venv/bin/python requirements/test.txt
@@ -65,10 +65,10 @@ check: .venv/installed
 lock:
 	for name in cpu gpu test world asr; do \
 		uv pip compile --quiet --universal --generate-hashes --python-version 3.10 --custom-compile-command "make lock" \
-			requirements/$$name.in -o `test $$name = cpu && echo requirements.txt || echo requirements/$$name.txt`; done
+			`test $$name = cpu && echo requirements.txt || echo requirements/$$name.in` -o requirements/$$name.txt || exit 1; done
 
 audit:
-	for file in requirements.txt requirements/*.txt; do pip-audit --require-hashes --disable-pip --requirement $$file || exit 1; done
+	for file in requirements/*.txt; do pip-audit --require-hashes --disable-pip --requirement $$file || exit 1; done
 
 help:
 	@sed -n 's/^# \{0,1\}//p' Makefile | sed '/^A Python/,$$d'

@@ -19,9 +19,6 @@ from common import storage
 COLUMNS = {"": "converted", " of the source": "source", " of the copy": "copy", " of the target": "target",
            " along the DTW path": "along the DTW path", " with teacher forcing": "with teacher forcing",
            " from natural mel": "from natural mel"}
-ABOUT = ("Converted: the output of the model. Source: the recordings that the model converted. Copy: speech made from "
-         "the target's own spectrogram by the same synthesis, the best that a conversion can be. Target: the natural "
-         "recordings.")
 DASH = "\u2013"  # no value
 WORLD = "WORLD "  # before the name of a measure on WORLD's analysis
 RETRIEVAL = "content retrieval among "
@@ -46,10 +43,6 @@ MEASURES = {  # in the order of the table
     "median F0 ratio": "Pitch as a share of the target's. Nearer to 1 is better.",
     "voicing error": "Share of frames that have a pitch in one recording and none in the other. Lower is better.",
 }
-WORDS = ("Words: the reference, and what a recogniser hears in the conversion. <del>Struck out</del> words are not "
-         "heard, <mark>marked</mark> words are heard instead of others, and <ins>underlined</ins> words are heard "
-         "although nobody said them.")
-
 
 def format_value(value: object) -> str:
     """Format a value for readers: three significant digits, yes or no, a dash for None or NaN; not escaped."""
@@ -95,41 +88,32 @@ def side_by_side(summary: dict) -> tuple[list[str], dict[str, list], dict]:
 
 def print_summary(summary: dict) -> None:
     """Print the summary of the page: first entries that are no measures, then one row for each measure."""
-    def text(value):
-        if value is None or isinstance(value, (str, int)):
-            return "" if value is None else str(value)
-        return format(value, ".3f") if math.isfinite(value) else DASH
     columns, rows, facts = side_by_side(summary)
-    table = {"": columns, **{name: [*map(text, values)] for name, values in rows.items()}}
+    table = {"": columns, **{name: ["" if value is None else format_value(value) for value in values]
+                             for name, values in rows.items()}}
     widths = [max(map(len, cells)) for cells in zip(*table.values())]
     margin = max(map(len, [*table, *facts]))
     for name, value in facts.items():
-        print(f"{name:{margin}}  {text(value)}")
+        print(f"{name:{margin}}  {format_value(value)}")
     for name, cells in table.items() if rows else ():
         print(f"{name:{margin}}  {'  '.join(f'{cell:>{width}}' for cell, width in zip(cells, widths))}".rstrip())
 
 
-def summary_html(summary: dict) -> str:
-    """The HTML of the tables above the sentences."""
+def table_row(name: str, cells: list[tuple[str, str]]) -> str:
+    """The HTML of a row of a table: its name, and (text, class) of the other cells."""
+    tail = "".join(f'<td class="{kind}">{html.escape(text)}</td>' for text, kind in cells)
+    return f'<tr><th scope="row">{html.escape(name)}</th>{tail}</tr>\n'
+
+
+def summary_html(summary: dict) -> dict[str, str]:
+    """The HTML of the tables above the sentences, for the places of these names in page.html."""
     columns, rows, facts = side_by_side(summary)
-    lines = []
-    for name, values in rows.items():
-        about = html.escape(MEASURES[measured(name)[0]] + " By WORLD's analysis." * name.startswith(WORLD))
-        cells = "".join(f'<td class="number">{"" if value is None else html.escape(format_value(value))}</td>'
-                        for value in values)
-        lines.append(f'<tr><th scope="row">{html.escape(name)}</th>{cells}<td class="meaning">{about}</td></tr>\n')
-    head = "".join(f'<th scope="col" class="number">{html.escape(column)}</th>' for column in columns)
-    table = f"""<p>{ABOUT}</p>
-<div class="scroll" tabindex="0" role="region" aria-label="Measures"><table class="summary">
-<thead><tr><th scope="col">measure</th>{head}<th scope="col">what it is</th></tr></thead>
-<tbody>
-{"".join(lines)}</tbody></table></div>
-""" if rows else ""
-    lines = [f'<tr><th scope="row">{html.escape(name)}</th><td>{html.escape(format_value(value))}</td></tr>\n'
-             for name, value in facts.items()]
-    return table + f"""<div class="scroll" tabindex="0" role="region" aria-label="Summary"><table>
-{"".join(lines)}</table></div>
-"""
+    measures = [table_row(name, [("" if value is None else format_value(value), "number") for value in values] + [
+        (MEASURES[measured(name)[0]] + " By WORLD's analysis." * name.startswith(WORLD), "meaning")])
+        for name, values in rows.items()]
+    return {"no_measures": "" if rows else "hidden", "measures": "".join(measures),
+            "columns": "".join(f'<th scope="col" class="number">{html.escape(column)}</th>' for column in columns),
+            "facts": "".join(table_row(name, [(format_value(value), "fact")]) for name, value in facts.items())}
 
 
 def words_html(alignment: list[tuple[str, str, str]]) -> str:
@@ -184,5 +168,5 @@ def write_page(folder: str | os.PathLike, title: str, rows: list[dict], summary:
     template = string.Template((pathlib.Path(__file__).parent / "page.html").read_text(encoding="utf-8"))
     with storage.replacing(pathlib.Path(folder) / "index.html") as temporary:
         temporary.write_text(template.substitute(
-            title=html.escape(title), summary=summary_html(summary), count=len(rows), head="".join(head),
-            words=f"<p>{WORDS}</p>" if listened else "", rows="".join(bodies)), encoding="utf-8")
+            summary_html(summary), title=html.escape(title), count=len(rows), head="".join(head),
+            no_words="" if listened else "hidden", rows="".join(bodies)), encoding="utf-8")

@@ -15,20 +15,22 @@ class Page(html.parser.HTMLParser):
 
     def __init__(self, path):
         super().__init__()
-        self.tags, self.rows, self.in_cell = [], [], False
+        self.tags, self.rows, self.in_cell, self.hidden = [], [], False, False
         self.feed(path.read_text(encoding="utf-8"))
         self.close()
 
     def handle_starttag(self, tag, attributes):
         self.tags.append((tag, dict(attributes)))
+        self.hidden = tag == "section" and "hidden" in dict(attributes) or self.hidden
         if tag == "tr":
-            self.rows.append([])
-        elif tag in ("th", "td"):
+            self.rows += [] if self.hidden else [[]]
+        elif tag in ("th", "td") and not self.hidden:
             self.rows[-1].append("")
             self.in_cell = True
 
     def handle_endtag(self, tag):
         self.in_cell = self.in_cell and tag not in ("th", "td")
+        self.hidden = self.hidden and tag != "section"
 
     def handle_data(self, data):
         if self.in_cell:
@@ -123,7 +125,7 @@ def test_terminal_shows_the_same_summary_in_aligned_columns(capsys):
     lines = capsys.readouterr().out.splitlines()
     assert lines[0].split() == ["utterances", "2"] and len(lines) == 2 + len(BESIDE)
     assert lines[2].split() == " ".join(BESIDE[0]).split()
-    for column, end in (("converted", "12.500"), ("target", " 2.500")):  # numbers end below the ends of names
+    for column, end in (("converted", "12.5"), ("target", " 2.50")):  # numbers end below the ends of names
         assert lines[3].index(end) + len(end) == lines[2].index(column) + len(column)
 
 
@@ -141,7 +143,7 @@ def test_differing_words_are_marked_and_escaped(tmp_path):
     assert parsed.rows[2] == ["b", "\u2013", "\u2013", "", "\u2013"]
     assert parsed.rows[3][2] == "reference \u2013heard \u2013"
     text = (tmp_path / "index.html").read_text(encoding="utf-8")
-    body = text[text.index("<tbody>"):]
+    body = text[text.index('id="utterances"'):]
     for marked in ("<del>&lt;b&gt;</del>", "<mark>&lt;script&gt;</mark>", "<del>a&lt;</del>", "<ins>&quot;&gt;</ins>"):
         assert body.count(marked) == 1
-    assert [body.count(f"<{tag}>") for tag in ("del", "mark", "ins")] == [2, 1, 1]
+    assert [body.count(f"<{tag}>") for tag in ("del", "mark", "ins")] == [3, 2, 2]  # once in the explanation
