@@ -22,19 +22,27 @@ HIGHPASS = 40.0  # Hz; what lies below is no speech: rumble, wind, a constant of
 SILENCE_DB = 70.0  # dB below the loudest frame, from where on there is nothing but digital silence
 ABOVE_FLOOR_DB = 15.0  # dB above the pauses, from where a frame is active
 OUTLIER_DB = 10.0  # dB above the 70th percentile of the active frames; clean speech stays 8.5 dB above it at most
+MOSTLY = 0.7  # share of the active sound that trimming must leave
 PITCH_FRAMES = 48000  # frames whose pitch is found at a time; shorter recordings are analysed as a whole
 
 
 def load_wav(path: str | os.PathLike, hp: HyperParams, trim: bool = True) -> np.ndarray:
+    """The samples (samples,) of `load_recording`."""
+    return load_recording(path, hp, trim).wav
+
+
+def load_recording(path: str | os.PathLike, hp: HyperParams, trim: bool = True,
+                   channel: int | None = None) -> audio_files.Recording:
     """Read a recording of any sample rate, channel count and format that libsndfile knows.
 
-    Channels are averaged, the signal is resampled to `hp.sample_rate`, frequencies below HIGHPASS are removed, loudness
-    is brought to `hp.loudness_db` and, with `trim`, silence at both ends is cut.
+    Channels are averaged or one is chosen (`audio_files.read_audio`), the signal is resampled to `hp.sample_rate`,
+    frequencies below HIGHPASS are removed, loudness is brought to `hp.loudness_db` and, with `trim`, silence at both
+    ends is cut.
 
-    Returns (samples,) float32. Raises BadAudio.
+    Returns (samples,) float32 at `hp.sample_rate`, with warnings of what looks odd. Raises BadAudio.
     """
     name = storage.printable(path)
-    wav, sample_rate = audio_files.read_audio(path, hp)
+    wav, sample_rate, warnings = audio_files.read_audio(path, hp, channel)
     wav -= wav.mean()  # or the filter would swing at both ends
     if sample_rate != hp.sample_rate:
         wav = librosa.resample(wav, orig_sr=sample_rate, target_sr=hp.sample_rate)
@@ -43,13 +51,19 @@ def load_wav(path: str | os.PathLike, hp: HyperParams, trim: bool = True) -> np.
     if peak < 1e-4:
         raise audio_files.BadAudio(f"{name}: is silent (peak {peak:.1e}); check the recording level")
     if trim:
-        wav, _ = trim_silence(wav, hp)
-    return normalise_loudness(wav, hp)
+        kept, _ = trim_silence(wav, hp)
+        before, after = (active_seconds(each, hp) for each in (wav, kept))
+        if after < MOSTLY * before:
+            warnings.append(f"{name}: {before - after:.1f} of {before:.1f} s of sound are cut off as silence, because "
+                            "something else in it is much louder; cut that out of the recording")
+        wav = kept
+    return audio_files.Recording(normalise_loudness(wav, hp), hp.sample_rate, warnings)
 
 
 def remove_rumble(wav: np.ndarray, hp: HyperParams) -> np.ndarray:
-    """Remove frequencies below HIGHPASS from (samples,). Rumble can be louder than speech and nobody hears it, but level,
-    pitch and features would be those of the rumble. The filter runs forwards and backwards, so nothing moves in time."""
+    """Remove frequencies below HIGHPASS from (samples,). Rumble can be louder than speech and nobody hears it, but
+    level, pitch and features would be those of the rumble. The filter runs forwards and backwards, so that nothing
+    moves in time."""
     sections = scipy.signal.butter(4, HIGHPASS, "highpass", fs=hp.sample_rate, output="sos")
     return scipy.signal.sosfiltfilt(sections, wav, padlen=min(len(wav) - 1, hp.sample_rate // 8)).astype(np.float32)
 
@@ -74,11 +88,21 @@ def normalise_loudness(wav: np.ndarray, hp: HyperParams) -> np.ndarray:
     become louder. What is much louder than the speech (a beep, a knock, a door) does not count either: the mean of
     clean speech is below the 70th percentile of its active frames, by 2 dB on average.
     """
-    power = librosa.feature.rms(y=wav, frame_length=hp.win_length, hop_length=hp.hop_length)[0] ** 2  # (T,)
+    power = frame_power(wav, hp)                                                                      # (T,)
     usual = np.percentile(power[active(power)], 70)
     loudest = min(power.max(), usual * 10 ** (OUTLIER_DB / 10))
     speech = power[(power <= loudest) & (power > loudest * 10 ** (-hp.quiet_db / 10))]
     return (wav * (10 ** (hp.loudness_db / 20) / np.sqrt(min(speech.mean(), usual)))).astype(np.float32)
+
+
+def frame_power(wav: np.ndarray, hp: HyperParams) -> np.ndarray:
+    """Mean square (T,) of (samples,) around each frame."""
+    return librosa.feature.rms(y=wav, frame_length=hp.win_length, hop_length=hp.hop_length)[0] ** 2
+
+
+def active_seconds(wav: np.ndarray, hp: HyperParams) -> float:
+    """Seconds of (samples,) that are clearly louder than its pauses."""
+    return float(active(frame_power(wav, hp)).sum() / hp.frames_per_second)
 
 
 def active(power: np.ndarray) -> np.ndarray:

@@ -14,8 +14,8 @@ BLOCK = 2 ** 20     # samples of all channels that are read at a time
 def choose(file: soundfile.SoundFile) -> tuple[np.ndarray, str]:
     """Weights (C,) of the channels of an open file, and what is to be said about them ("" if they agree).
 
-    The channels are averaged if they hold the same sound. Otherwise the one whose speech stands highest above its pauses
-    is used. The file is read from where it stands, block by block.
+    The channels are averaged if they hold the same sound. Otherwise the one whose speech stands highest above its
+    pauses is used. The file is read from where it stands, block by block.
     """
     products, levels, loudest = np.zeros((file.channels, file.channels)), [], np.zeros((0, file.channels))
     frame = max(1, round(FRAME_SECONDS * file.samplerate))
