@@ -19,27 +19,53 @@ from hyperparams import HyperParams
 BLOCK_FRAMES = 2400   # frames of a long recording that are analysed at a time
 MODULATION_FRAMES = 64  # frames in a window of the modulation spectrum
 SPEECH_LEVEL = 0.5  # share of the level that speech reaches (80th percentile); frames below it are silent
+HIGHPASS = 40.0  # Hz; what lies below is no speech: rumble, wind, a constant offset
+SILENCE_DB = 70.0  # dB below the loudest frame, from where on there is nothing but digital silence
+ABOVE_FLOOR_DB = 15.0  # dB above the pauses, from where a frame is active
+OUTLIER_DB = 10.0  # dB above the 70th percentile of the active frames; clean speech stays 8.5 dB above it at most
+MOSTLY = 0.7  # share of the active sound that trimming must leave
 
 
 def load_wav(path: str | os.PathLike, hp: HyperParams, trim: bool = True) -> np.ndarray:
+    """The samples (samples,) of `load_recording`."""
+    return load_recording(path, hp, trim).wav
+
+
+def load_recording(path: str | os.PathLike, hp: HyperParams, trim: bool = True,
+                   channel: int | None = None) -> audio_files.Recording:
     """Read a recording of any sample rate, channel count and format that libsndfile knows.
 
-    Channels are averaged, the signal is resampled to `hp.sample_rate`, a constant offset is removed, loudness is
-    brought to `hp.loudness_db` and, with `trim`, silence at both ends is cut.
+    Channels are averaged or one is chosen (`audio_files.read_audio`), the signal is resampled to `hp.sample_rate`,
+    frequencies below HIGHPASS are removed, loudness is brought to `hp.loudness_db` and, with `trim`, silence at both
+    ends is cut.
 
-    Returns (samples,) float32. Raises BadAudio.
+    Returns (samples,) float32 at `hp.sample_rate`, with warnings of what looks odd. Raises BadAudio.
     """
     name = storage.printable(path)
-    wav, sample_rate = audio_files.read_audio(path, hp)
-    wav -= wav.mean()
+    wav, sample_rate, warnings = audio_files.read_audio(path, hp, channel)
+    wav -= wav.mean()  # or the filter would swing at both ends
     if sample_rate != hp.sample_rate:
         wav = soxr.resample(wav, sample_rate, hp.sample_rate)
+    wav = remove_rumble(wav, hp)
     peak = np.abs(wav).max(initial=0.0)
     if peak < 1e-4:
         raise audio_files.BadAudio(f"{name}: is silent (peak {peak:.1e}); check the recording level")
     if trim:
-        wav, _ = trim_silence(wav, hp)
-    return normalise_loudness(wav, hp)
+        kept, _ = trim_silence(wav, hp)
+        before, after = (active_seconds(each, hp) for each in (wav, kept))
+        if after < MOSTLY * before:
+            warnings.append(f"{name}: {before - after:.1f} of {before:.1f} s of sound are cut off as silence, because "
+                            "something else in it is much louder; cut that out of the recording")
+        wav = kept
+    return audio_files.Recording(normalise_loudness(wav, hp), hp.sample_rate, warnings)
+
+
+def remove_rumble(wav: np.ndarray, hp: HyperParams) -> np.ndarray:
+    """Remove frequencies below HIGHPASS from (samples,). Rumble can be louder than speech and nobody hears it, but
+    level, pitch and features would be those of the rumble. The filter runs forwards and backwards, so that nothing
+    moves in time."""
+    sections = scipy.signal.butter(4, HIGHPASS, "highpass", fs=hp.sample_rate, output="sos")
+    return scipy.signal.sosfiltfilt(sections, wav, padlen=min(len(wav) - 1, hp.sample_rate // 8)).astype(np.float32)
 
 
 def trim_silence(wav: np.ndarray, hp: HyperParams) -> tuple[np.ndarray, int]:
@@ -59,12 +85,33 @@ def normalise_loudness(wav: np.ndarray, hp: HyperParams) -> np.ndarray:
     """Scale (samples,) so that the root mean square of its speech is at `hp.loudness_db` relative to full scale.
 
     Frames more than `hp.quiet_db` below the loudest frame do not count, so that recordings with more pauses do not
-    become louder.
+    become louder. What is much louder than the speech (a beep, a knock, a door) does not count either: the mean of
+    clean speech is below the 70th percentile of its active frames, by 2 dB on average.
     """
+    power = frame_power(wav, hp)                                                                      # (T,)
+    usual = np.percentile(power[active(power)], 70)
+    loudest = min(power.max(), usual * 10 ** (OUTLIER_DB / 10))
+    speech = power[(power <= loudest) & (power > loudest * 10 ** (-hp.quiet_db / 10))]
+    return (wav * (10 ** (hp.loudness_db / 20) / np.sqrt(min(speech.mean(), usual)))).astype(np.float32)
+
+
+def frame_power(wav: np.ndarray, hp: HyperParams) -> np.ndarray:
+    """Mean square (T,) of (samples,) around each frame."""
     squares = np.square(wav, dtype=np.float64)
-    power = scipy.ndimage.uniform_filter1d(squares, hp.win_length, mode="constant")[::hp.hop_length]
-    speech = power[power > power.max() * 10 ** (-hp.quiet_db / 10)]
-    return (wav * (10 ** (hp.loudness_db / 20) / np.sqrt(speech.mean()))).astype(np.float32)
+    return scipy.ndimage.uniform_filter1d(squares, hp.win_length, mode="constant")[::hp.hop_length]
+
+
+def active_seconds(wav: np.ndarray, hp: HyperParams) -> float:
+    """Seconds of (samples,) that are clearly louder than its pauses."""
+    return float(active(frame_power(wav, hp)).sum() / hp.frames_per_second)
+
+
+def active(power: np.ndarray) -> np.ndarray:
+    """Which frames (T,) of a power (T,) are clearly louder than the pauses; all frames if there are no pauses. Digital
+    silence is no pause to compare with: what a filter leaves of it is far below any recorded sound."""
+    heard = power > power.max() * 10 ** (-SILENCE_DB / 10)
+    found = power > np.percentile(power[heard], 10) * 10 ** (ABOVE_FLOOR_DB / 10)
+    return found if found.any() else heard
 
 
 @functools.lru_cache(maxsize=4)

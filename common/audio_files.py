@@ -3,10 +3,12 @@ import io
 import os
 import pathlib
 import stat
+from typing import NamedTuple
 
 import numpy as np
 import soundfile
 
+from common import channels
 from common.cli import UserError
 from common.storage import printable, replacing
 from hyperparams import HyperParams
@@ -31,10 +33,17 @@ class BadAudio(UserError):
     """A recording cannot be used; the message names the file, what is wrong and the cure."""
 
 
-def read_audio(path: str | os.PathLike, hp: HyperParams) -> tuple[np.ndarray, int]:
-    """Read a recording block by block; returns the mean of its channels (samples,) and its sample rate. Raises
-    BadAudio."""
-    name, blocks = printable(path), []
+class Recording(NamedTuple):
+    """A recording as it was read."""
+    wav: np.ndarray      # (samples,)
+    sample_rate: int     # Hz
+    warnings: list[str]  # what looks odd in it and the cure, for the user
+
+
+def read_audio(path: str | os.PathLike, hp: HyperParams, channel: int | None = None) -> Recording:
+    """Read a recording block by block. Channels are averaged if they hold the same sound, otherwise the best one is
+    used (channels.py); `channel`, counted from 1, chooses. Raises BadAudio."""
+    name, blocks, warning = printable(path), [], ""
     try:
         if os.path.isdir(path):
             raise BadAudio(f"{name}: is a folder that cannot be looked into; check its permissions")
@@ -45,11 +54,18 @@ def read_audio(path: str | os.PathLike, hp: HyperParams) -> tuple[np.ndarray, in
             if promised * max(1.0, hp.sample_rate / sample_rate) > MOST_SAMPLES and not missing_bytes(path):
                 raise BadAudio(f"{name}: is too long for the memory, {promised / sample_rate / 60:.0f} minutes at "
                                f"{sample_rate} Hz; cut it into parts or save it at {hp.sample_rate} Hz")
+            if channel is None:
+                weights, warning = channels.choose(file) if file.channels > 1 else (np.ones(1), "")
+                file.seek(0)
+            elif channel <= file.channels:
+                weights = np.eye(file.channels)[channel - 1]
+            else:
+                raise BadAudio(f"{name}: has {file.channels} channels, --channel {channel} is not one of them")
             while len(block := file.read(2 ** 20 // file.channels, dtype="float32", always_2d=True)):
                 if not np.abs(block).max() < 1e10:  # squares of larger values overflow; NaN fails the comparison, too
                     raise BadAudio(f"{name}: holds samples that are not numbers, or far too large; export it again "
                                    "from its source")
-                blocks.append(block.mean(axis=1))
+                blocks.append(block @ weights.astype(np.float32))
     except (soundfile.LibsndfileError, OSError, TypeError) as error:  # TypeError: without a header, no sample rate
         raise BadAudio(f"{name}: cannot be read as audio ({reason(error)}); convert it to wav, or check its "
                        "permissions if it is a wav file") from None
@@ -58,7 +74,7 @@ def read_audio(path: str | os.PathLike, hp: HyperParams) -> tuple[np.ndarray, in
                        "copy or record it again")
     if sum(map(len, blocks)) * hp.sample_rate < sample_rate:
         raise BadAudio(f"{name}: holds no samples; record it again or remove it")
-    return np.concatenate(blocks), sample_rate
+    return Recording(np.concatenate(blocks), sample_rate, [f"{name}: {warning}"] if warning else [])
 
 
 def reason(error: Exception) -> str:

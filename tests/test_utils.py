@@ -53,8 +53,8 @@ def test_tone_lands_in_its_mel_band(tmp_path, hertz, sample_rate, channels):
     assert abs(linear[10:-10].mean(axis=0).argmax() - hertz * HP.n_fft / HP.sample_rate) <= 1
 
 
-def test_all_channels_are_mixed(tmp_path):
-    wav = np.stack([tone(440), tone(1000)], axis=1)
+def test_channels_that_are_alike_are_mixed(tmp_path):
+    wav = np.stack([tone(440) + 0.5 * tone(1000), 0.5 * tone(440) + tone(1000)], axis=1)
     linear = utils.spectrograms(utils.load_wav(write(tmp_path / "stereo.wav", wav), HP), HP)[1][10:-10].mean(axis=0)
     level = [HP.range_db * linear[round(hertz * HP.n_fft / HP.sample_rate)] for hertz in (440, 1000, 2000)]
     # Pre-emphasis makes the higher tone about 7 dB louder
@@ -181,6 +181,35 @@ def test_loudness_is_measured_on_speech_and_not_on_pauses():
         np.concatenate([speech, np.zeros(3 * len(speech), np.float32)]), HP)
     assert 10 * np.log10(np.mean(alone ** 2)) == pytest.approx(HP.loudness_db, abs=0.5)
     np.testing.assert_allclose(paused[:len(speech)], alone, rtol=0.05, atol=1e-4)
+
+
+@pytest.mark.parametrize("hertz, db", [(8.0, 10.0), (8.0, -10.0), (0.0, 20.0), (15.0, 0.0), (25.0, 0.0)])
+def test_rumble_changes_nothing(tmp_path, hertz, db):
+    """By level, pitch and trimming a recording with rumble was another recording."""
+    speech = 0.2 * demo_wav("slt", "demo_001", HP)
+    loud = np.sqrt(2.0 * np.mean(speech ** 2)) * 10 ** (db / 20)
+    rumble = loud * np.cos(2 * np.pi * hertz * np.arange(len(speech)) / HP.sample_rate + 1.0)
+    clean, found = (utils.load_wav(write(tmp_path / "a.wav", wav, subtype="FLOAT"), HP)
+                    for wav in (speech, speech + rumble.astype(np.float32)))
+    middle = slice(2000, len(clean) - 2000)  # the filter needs a little at both ends
+    assert len(found) == pytest.approx(len(clean), abs=400)
+    n = min(len(found), len(clean))
+    assert 10 * np.log10(np.mean((found[:n] - clean[:n])[middle] ** 2) / np.mean(clean[middle] ** 2)) < -15
+
+
+@pytest.mark.parametrize("kind", ["beep", "knock", "buzzer"])
+@pytest.mark.parametrize("db", [20.0, 30.0])
+def test_a_noise_that_is_louder_than_the_speech_changes_neither_its_level_nor_its_ends(tmp_path, kind, db):
+    rng, speech = np.random.default_rng(0), 0.02 * np.tile(demo_wav("slt", "demo_001", HP), 4)
+    seconds = np.arange(8000) / HP.sample_rate
+    noise = {"beep": np.sin(2 * np.pi * 1000 * seconds), "buzzer": np.sign(np.sin(2 * np.pi * 150 * seconds)),
+             "knock": rng.normal(size=8000) * np.exp(-seconds / 0.03)}[kind]
+    wav = np.concatenate([np.zeros(16000), speech])
+    wav[4000:12000] += noise * np.sqrt(np.mean(speech ** 2) / np.mean(noise ** 2)) * 10 ** (db / 20)
+    clean, found = (utils.load_wav(write(tmp_path / "a.wav", each, subtype="FLOAT"), HP) for each in (speech, wav))
+    assert len(found) >= len(clean) - 1600
+    ratio = np.mean(found[-len(clean) // 2:] ** 2) / np.mean(clean[-len(clean) // 2:] ** 2)
+    assert abs(10 * np.log10(ratio)) < 2.0
 
 
 @pytest.mark.parametrize("seconds", [0.5, 5.0])
