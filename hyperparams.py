@@ -98,7 +98,6 @@ class HyperParams:
     mel_blur_time: float = number(2.5, 0, 100)          # frames: and by such shifts, like an unsure decoder's output
     seed: int = number(2017, 0, 2e9)
     precision: str = choice("float32", "bfloat16", "float16")  # norms, decoder and losses stay float32; for GPUs
-    xla: int = choice(0, 1)                             # 1: compile the training step with XLA; slower on a CPU
 
     # Adversarial training
     gan_networks: str = choice("postnet", "all")        # networks that learn from the discriminator      (2017 all)

@@ -15,6 +15,7 @@ from typing import NamedTuple
 
 import keras
 from keras import layers, ops
+import tensorflow as tf
 
 from backend.recurrent import GRU, Dense, GRUCell, product, window
 
@@ -26,11 +27,9 @@ def length_mask(lengths, size):
 
 def total(x):
     """Sum of `x`, a tensor or a list or dictionary of tensors, over all devices that share a training step."""
-    if keras.backend.backend() == "tensorflow":
-        import tensorflow as tf
-        context = tf.distribute.get_replica_context()
-        if context is not None and context.num_replicas_in_sync > 1:
-            return context.all_reduce(tf.distribute.ReduceOp.SUM, x)
+    context = tf.distribute.get_replica_context()
+    if context is not None and context.num_replicas_in_sync > 1:
+        return context.all_reduce(tf.distribute.ReduceOp.SUM, x)
     return x
 
 
@@ -135,10 +134,10 @@ class Highway(layers.Layer):
 
 
 class CBHG(layers.Layer):
-    """Convolution bank, highway network, bidirectional GRU (Tacotron, section 3.1); `cudnn` allows cuDNN on a GPU."""
+    """Convolution bank, highway network, bidirectional GRU (Tacotron, section 3.1)."""
 
     def __init__(self, banks: int, channels: int, projections: tuple[int, int], highways: int, norm: str,
-                 cudnn: bool = True, **kwargs):
+                 **kwargs):
         super().__init__(**kwargs)
         # One norm for the whole bank: fewer operations, and all devices exchange statistics in the same order
         policy = {"dtype": self.dtype_policy}
@@ -148,9 +147,7 @@ class CBHG(layers.Layer):
         self.project = [ConvNorm(n, 3, norm, relu, **policy) for n, relu in zip(projections, ("relu", None))]
         self.to_highway = layers.Dense(channels, **policy)
         self.highways = [Highway(channels, **policy) for _ in range(highways)]
-        policy["use_cudnn"] = "auto" if cudnn else False  # XLA cannot use cuDNN
-        self.forwards = GRU(channels, return_sequences=True, **policy)
-        self.backwards = GRU(channels, return_sequences=True, go_backwards=True, **policy)
+        self.forwards, self.backwards = GRU(channels, **policy), GRU(channels, go_backwards=True, **policy)
         self.built = True
 
     def call(self, x, mask, training=False):

@@ -41,8 +41,7 @@ class Encoder(layers.Layer):
         half = hp.width // 2
         policy = {"dtype": hp.policy}
         self.prenet = PreNet(hp.width, hp.dropout, seeds, **policy)
-        self.cbhg = CBHG(hp.encoder_banks, half, (half, half), hp.highway_layers, hp.norm, cudnn=not hp.xla,
-                         **policy)
+        self.cbhg = CBHG(hp.encoder_banks, half, (half, half), hp.highway_layers, hp.norm, **policy)
         self.width = hp.width
         self.unfolds = hp.attention == "local"
         if self.unfolds:
@@ -77,7 +76,7 @@ class Discriminator(keras.Model):
         self.stack, half = hp.dis_stack, hp.width // 2
         self.prenet = PreNet(hp.width, 0.0, None, dtype=hp.policy)
         self.cbhg = CBHG(hp.encoder_banks, half, (half, half), hp.highway_layers, "ln" if hp.norm == "bn" else hp.norm,
-                         cudnn=not hp.xla, dtype=hp.policy)
+                         dtype=hp.policy)
         self.score = layers.Dense(1)
         self(ops.zeros((1, self.stack, hp.n_linear)), ops.ones((1, self.stack)))  # make all weights now
 
@@ -185,7 +184,7 @@ class PostNet(layers.Layer):
     def __init__(self, hp: HyperParams, **kwargs):
         super().__init__(**kwargs)
         self.cbhg = CBHG(hp.postnet_banks, hp.width // 2, (hp.width, hp.n_mels), hp.highway_layers, hp.norm,
-                         cudnn=not hp.xla, dtype=hp.policy)
+                         dtype=hp.policy)
         self.linear, *self.depths = [layers.Dense(hp.n_linear, kernel_initializer="zeros", dtype=hp.policy)
                                      for _ in range(1 + self.COSINES * hp.harmonics)]
         hertz = np.arange(hp.n_linear, dtype=np.float32) * hp.sample_rate / hp.n_fft

@@ -109,7 +109,7 @@ class PairedTrainer(Trainer):
             return self.update(self.optimizers[stage], self.variables[stage], self.hp.clip_norm,
                                lambda: self.forward(stage, batch))
 
-        return self.compile(stage, batch, lambda batch: self.run_on_devices(step_on_device, batch, step))(batch)
+        return self.run_step(stage, batch, step, step_on_device)
 
     def validate(self, run: Run, stage: str) -> dict[str, float]:
         """Losses on the validation sentences and, except in stage "postnet", measures in free running."""

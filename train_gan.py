@@ -1,11 +1,10 @@
 """Train the model against a discriminator.
 
-    python train_gan.py                                     # goes on from the demo's paired run
-    python train_gan.py --init-from logdir/mine             # goes on from a paired run of yours
-    python train_gan.py --init-from logdir/mine --unpaired DIR  # also converts recordings of any speaker
-    python train_gan.py --logdir logdir/gan                 # the same command again resumes where it stopped
+    python train_gan.py                                     # begins with the demo's paired run
+    python train_gan.py --init-from logdir/mine             # begins with a paired run of yours
+    python train_gan.py --logdir logdir/mine-gan            # the same run again resumes where it stopped
     python train_gan.py --num-gpus 2                        # on several GPUs, or machines as train_multi_gpus.py
-    python train_gan.py --preset 2017-gan --data DIR        # with the adversarial loss alone, as in 2017
+    python train_gan.py --preset 2017-gan --data DIR        # with random weights and the adversarial loss alone
 
 Least-squares GAN (Mao et al. 2017) in two stages. In "discriminator" that network alone learns to tell the target's
 speech from the post-net's output. In "adversarial" one update of it alternates with `k` updates of the post-net on the
@@ -14,7 +13,6 @@ are known, and those of conversions, which need no true spectrogram and therefor
 change.
 """
 import argparse
-import functools
 import pathlib
 import random
 import sys
@@ -22,10 +20,8 @@ from collections.abc import Iterator
 
 from backend import devices
 import data_load
-import utils
-from common import audio_files, cli
+from common import cli
 from conversion import inference
-from corpus import analysis
 from evaluation import figures, metrics
 from training import losses, run_folder, trainer
 import keras
@@ -34,7 +30,6 @@ import tensorflow as tf
 from tqdm import tqdm
 
 from common.cli import UserError
-from corpus.analysis import Features
 from hyperparams import HyperParams
 from modules import total
 from networks import Discriminator
@@ -69,12 +64,11 @@ def compress(outputs: list[inference.Converted]) -> list[tuple[np.ndarray, np.nd
 class GANTrainer(Trainer):
     """Adversarial training; a step is one update of the discriminator and `k` updates of the generator."""
 
-    def __init__(self, hp: HyperParams, corpus: data_load.Corpus, unpaired: pathlib.Path | None = None):
+    def __init__(self, hp: HyperParams, corpus: data_load.Corpus):
         if corpus.has_target_only:
             raise UserError(f"{corpus.data} holds the target alone: there are no conversions for a discriminator to "
                             "judge; such a voice needs train.py only")
         super().__init__(hp, corpus)
-        self.unpaired = unpaired
         self.discriminator = Discriminator(hp)
         self.stages = [("discriminator", hp.dis_pretrain_steps), ("adversarial", hp.gan_steps)]
         learning = self.generator if hp.gan_networks == "all" else self.generator.postnet
@@ -104,7 +98,7 @@ class GANTrainer(Trainer):
 
     def batches(self, stage: str, start: int, stop: int) -> Iterator[dict]:
         if self.hp.gan_networks == "postnet" and not self.corpus.conversions:  # once, as encoder and decoder are fixed
-            self.corpus.conversions = self.convert_sources() + self.convert_unpaired()
+            self.corpus.conversions = self.convert_sources()
         return super().batches(stage, start, stop)
 
     def convert_sources(self) -> list[tuple[np.ndarray, np.ndarray]]:
@@ -114,25 +108,6 @@ class GANTrainer(Trainer):
         # 64 at a time, because the linear spectrograms of conversions are large; they are not needed here
         return [inputs for first in tqdm(range(0, len(pairs), 64), "converting", disable=None, leave=False)
                 for inputs in compress(self.converter.convert_pairs(self.corpus, pairs[first:first + 64]))]
-
-    def convert_unpaired(self) -> list[tuple[np.ndarray, np.ndarray]]:
-        """Convert the recordings of `--unpaired`, of any speaker; returns the same as `convert_sources`. Raises
-        UserError if no recording can be used."""
-        found, paths = [], audio_files.list_audio(self.unpaired) if self.unpaired else []
-        for path in tqdm(paths, "converting unpaired", disable=None, leave=False):
-            try:
-                wav = utils.load_wav(path, self.hp)
-            except audio_files.BadAudio as error:
-                tqdm.write(f"skipped {error}")
-                continue
-            chunks = [analysis.extract(chunk.wav, self.hp) for chunk in inference.split_at_pauses(wav, self.hp)]
-            voice = self.converter.find_voice(Features(*map(np.concatenate, zip(*chunks))))
-            found += compress(self.converter(chunks, [voice] * len(chunks)))
-            if len(found) >= CONVERSIONS_AT_MOST:
-                break
-        if self.unpaired and not found:
-            raise UserError(f"--unpaired {self.unpaired}: no recording in it can be used")
-        return found
 
     def generate(self, batch: dict) -> tuple[tf.Tensor, tf.Tensor]:
         """Linear spectrograms (N, T, F) by the generator, and their mask (N, T).
@@ -206,7 +181,7 @@ class GANTrainer(Trainer):
                     skipped = tf.maximum(skipped, found["skipped"])
                 scalars |= dict(zip(GENERATOR_SCALARS, tf.unstack(last))) | {"skipped": skipped}
             return scalars
-        return self.compile(stage, batch, lambda batch: self.run_on_devices(step_on_device, batch, step))(batch)
+        return self.run_step(stage, batch, step, step_on_device)
 
     def validate(self, run: Run, stage: str) -> dict[str, float]:
         """Measures of conversions of the validation sentences, and the discriminator's accuracy on these conversions
@@ -247,33 +222,39 @@ def plot_curves(logdir: pathlib.Path) -> None:
 
 
 def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
+    """Parse the flags; raises UserError if a new run is given neither --init-from nor --preset, and no paired run of
+    train.py's own names was trained on the same features."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--num-gpus", type=int, metavar="N", help="how many to use (default: one)")
-    parser.add_argument("--unpaired", type=pathlib.Path, metavar="DIR",
-                        help="more recordings, of any speaker and any sentences: the discriminator judges their "
-                             "conversions, too")
     run_folder.add_arguments(parser, "logdir/NAME-gan, where NAME is the folder of --init-from",
-                             "begin with the weights, hyperparameters and features of another run")
+                             "begin with the weights, hyperparameters and features of another run (default: "
+                             "logdir/demo, or logdir/paired if it was trained on --data)")
     args = parser.parse_args(argv)
     if args.init_from is None and args.preset is None and not (args.logdir and run_folder.is_resuming(args)):
-        paired = HERE / "logdir" / ("paired" if args.data else "demo")
-        args.init_from = paired if (paired / "hparams.json").exists() else None
-    args.logdir = args.logdir or HERE / "logdir" / (f"{args.init_from.name}-gan" if args.init_from else "gan")
+        args.init_from = HERE / "logdir" / ("paired" if args.data else "demo")
+        trained_on = run_folder.read_run_info(args.init_from).get("data")
+        if trained_on is None or args.data and args.data.resolve() != trained_on:
+            raise UserError(f"{args.init_from} is no paired run of {args.data or 'the demo'}: say with --init-from "
+                            "which run of train.py to begin with, or with --preset that weights are random at first")
+    name = args.init_from.resolve().name + "-gan" if args.init_from else "gan"
+    args.logdir = args.logdir or HERE / "logdir" / name
     return args
 
 
 def run(args: argparse.Namespace, strategy: tf.distribute.Strategy | None = None) -> None:
     """Train on one device or on the devices of `strategy`; raises UserError and OSError."""
     plan = run_folder.open_run(args, "train_gan.py", inherit_with=GAN_SETTINGS)
-    trainer.train(plan, functools.partial(GANTrainer, unpaired=plan.unpaired), args.steps, strategy)
+    trainer.train(plan, GANTrainer, args.steps, strategy)
     if strategy is None or devices.is_chief(strategy):
         plot_curves(args.logdir)
 
 
 def main(argv: list[str] | None = None) -> int:
-    args = parse_arguments(argv)
-    on_one_device = args.num_gpus is None and not devices.several_machines()
-    return cli.run_main("train_gan.py", lambda: run(args) if on_one_device else devices.run_on_all(run, args))
+    def start():
+        args = parse_arguments(argv)
+        on_one_device = args.num_gpus is None and not devices.several_machines()
+        return run(args) if on_one_device else devices.run_on_all(run, args)
+    return cli.run_main("train_gan.py", start)
 
 
 if __name__ == "__main__":

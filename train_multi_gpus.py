@@ -3,7 +3,7 @@
     python train_multi_gpus.py                              # the demo corpus on all GPUs
     python train_multi_gpus.py --num-gpus 2 --data DIR --logdir logdir/mine
     python train_multi_gpus.py --set batch_size=64          # the rows of a batch are shared out among the GPUs
-    srun python train_multi_gpus.py --data DIR --logdir DIR # a task a machine; or TF_CONFIG, see docs/scaling.md
+    TF_CONFIG=... python train_multi_gpus.py --data DIR     # on each of several machines, see docs/scaling.md
 
 The step, the flags and the run folder are the same as in train.py. Every device takes its rows of the batch. Losses,
 batch norm statistics and gradients are computed over the whole batch, so that n GPUs give the same result as one.

@@ -1,10 +1,5 @@
-"""Checkpoints of a run, and the weights of a generator as one small file without pickle, as in pretrained/.
-
-A checkpoint is complete once TensorFlow has named it in the file `checkpoint`, which is replaced in one step. A
-checkpoint whose writing was interrupted before that is written again.
-"""
+"""Checkpoints of a run, and the weights of a generator as one small file without pickle, as in pretrained/."""
 import contextlib
-import glob
 import pathlib
 import re
 import shutil
@@ -55,11 +50,8 @@ def trackable(parts: dict[str, list]) -> dict[str, list[tf.Variable]]:
 
 def checkpoints_in(folder: pathlib.Path) -> list[str]:
     """Prefixes of all checkpoints in a folder, readable or not, the newest first."""
-    # Not latest_checkpoint(): it returns None if a file is missing, and training would begin anew without being asked
-    with contextlib.suppress(ValueError):  # the file that lists the checkpoints is damaged
-        state = tf.train.get_checkpoint_state(str(folder))
-        if state:
-            return list(dict.fromkeys([state.model_checkpoint_path, *reversed(state.all_model_checkpoint_paths)]))
+    # The index is written last. Not latest_checkpoint(): it returns None if a file is missing, and training would begin
+    # anew without being asked
     return [str(path.with_suffix("")) for path in sorted(
         pathlib.Path(folder).glob("*-*.index"), key=lambda path: int(path.stem.rsplit("-", 1)[1]), reverse=True)]
 
@@ -74,14 +66,12 @@ def newest_readable(prefixes: list[str]) -> str | None:
         except DamagedCheckpoint as error:
             damaged.append(str(error))
             continue
-        for error in damaged:
-            print(f"warning: {error}; going on from the one before it, {prefix}", file=sys.stderr)
+        if damaged:
+            print(f"warning: {'; '.join(damaged)}; going on from the one before it, {prefix}", file=sys.stderr)
         return prefix
-    # A single checkpoint that no file lists is the first one of a run, and its writing was interrupted
-    folder = pathlib.Path(prefixes[0]).parent if prefixes else None
-    if prefixes and (any(folder.glob("checkpoint*")) or len(prefixes) > 1):
-        raise UserError(f"no checkpoint in {folder} can be read: {'; '.join(damaged)}. Restore one from a "
-                        "copy, or begin anew with --no-resume")
+    if damaged:
+        raise UserError(f"no checkpoint can be read: {'; '.join(damaged)}. Restore one from a copy, or begin anew with "
+                        "--no-resume")
     return None
 
 
@@ -93,16 +83,13 @@ def read_shapes(prefix: str) -> dict[str, tuple[int, ...]]:
     """
     if prefix.endswith(".npz"):
         return {name: array.shape for name, array in read_weights(prefix).items()}
-    if not pathlib.Path(prefix).parent.is_dir() or not list(pathlib.Path(prefix).parent.glob(
-            glob.escape(pathlib.Path(prefix).name) + ".*")):
-        raise DamagedCheckpoint(f"{prefix} does not exist")
     try:
         reader = tf.train.load_checkpoint(prefix)
         shapes = reader.get_variable_to_shape_map()
         for name in shapes:
             reader.get_tensor(name)
     except (tf.errors.OpError, ValueError, IndexError) as error:
-        raise DamagedCheckpoint(f"{prefix} is damaged ({short_message(error)})") from None
+        raise DamagedCheckpoint(f"{prefix} is missing or damaged ({short_message(error)})") from None
     return {name.removesuffix(SUFFIX): tuple(shape) for name, shape in shapes.items()}
 
 
@@ -149,18 +136,12 @@ def restore(checkpoint: tf.train.Checkpoint, parts: dict[str, list], prefix: str
 
 
 def clean(folder: pathlib.Path) -> None:
-    """Remove files that a killed process left half written in a folder of checkpoints, and rename a damaged list of the
-    checkpoints."""
+    """Remove what a killed process left half written in a folder of checkpoints, and TensorFlow's own list of the
+    checkpoints if a power failure left it empty."""
     for path in folder.glob("*_temp"):
         shutil.rmtree(path, ignore_errors=True)
-    for path in folder.glob("checkpoint.tmp*"):
-        path.unlink(missing_ok=True)
-    try:
-        damaged = tf.train.get_checkpoint_state(str(folder)) is None
-    except ValueError:
-        damaged = True
-    if damaged and (folder / "checkpoint").exists():
-        (folder / "checkpoint").replace(folder / "checkpoint.damaged")
+    if (folder / "checkpoint").exists() and not (folder / "checkpoint").stat().st_size:
+        (folder / "checkpoint").unlink()
 
 
 def best_checkpoint(logdir: pathlib.Path) -> str:
@@ -189,10 +170,8 @@ def load_generator(generator: keras.Model, prefix: str) -> None:
         restore(tf.train.Checkpoint(**trackable(parts)), parts, prefix, generator.hp)
     except DamagedCheckpoint as error:
         folder = pathlib.Path(prefix).parent
-        folder = folder.parent if folder.name == "best" else folder
-        others = [path for path in checkpoints_in(folder / "best") + checkpoints_in(folder) if path != str(prefix)]
-        raise UserError(f"{error}; evaluate another with --checkpoint"
-                        f"{': ' * bool(others)}{', '.join(others)}") from None
+        others = checkpoints_in(folder.parent if folder.name == "best" else folder)
+        raise UserError(f"{error}; evaluate another with --checkpoint: {', '.join(others)}") from None
 
 
 def write_weights(path: pathlib.Path, variables: list) -> None:
@@ -217,5 +196,5 @@ def read_weights(path: str) -> dict[str, np.ndarray]:
         return {name: array if array.dtype != np.int8 else array * arrays[f"{name}/scale"]
                 for name, array in arrays.items() if not name.endswith("/scale")}
     except storage.BAD_ARRAYS as error:
-        raise DamagedCheckpoint(f"{path} is missing or damaged ({error}): get it again from its source; the file of "
-                                "this repository comes back by git checkout") from None
+        raise DamagedCheckpoint(f"{path} is missing or damaged ({error}): get it again from its source; that of this "
+                                "repository comes back by git checkout") from None

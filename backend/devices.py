@@ -10,76 +10,56 @@ import contextlib
 import ctypes
 import os
 import platform
-import subprocess
 import sys
+import tempfile
 from collections.abc import Iterator
 
 from common import cli
 from common.cli import UserError
 
-ECHO = "import sys; sys.stderr.buffer.write(sys.stdin.buffer.read())"
-
 
 @contextlib.contextmanager
 def captured_stderr() -> Iterator[None]:
-    """Capture what Python or C++ code writes to file descriptor 2, and print it only if the block ends in an error.
-
-    Another process keeps the text, so that it is printed even when this process is aborted. TensorFlow aborts, for
-    instance, on a processor that it was not built for.
-    """
-    keeper = subprocess.Popen([sys.executable, "-I", "-S", "-c", ECHO], stdin=subprocess.PIPE, start_new_session=True)
+    """Capture what Python or C++ code writes to file descriptor 2, and print it only if the block ends in an error."""
     sys.stderr.flush()
     stderr = os.dup(2)
-    os.dup2(keeper.stdin.fileno(), 2)
-    failed = False
-    try:
-        yield
-    except Exception:  # any error is raised again; Ctrl-C is none, and prints nothing
-        failed = True
-        raise
-    finally:
-        sys.stderr.flush()
-        os.dup2(stderr, 2)
-        os.close(stderr)
-        if not failed:
-            keeper.kill()
-        keeper.stdin.close()  # the other process reads to this end, then prints
-        keeper.wait()
+    with tempfile.TemporaryFile() as file:
+        os.dup2(file.fileno(), 2)
+        try:
+            yield
+        except Exception:
+            file.seek(0)
+            os.write(stderr, file.read())
+            raise
+        finally:
+            sys.stderr.flush()
+            os.dup2(stderr, 2)
+            os.close(stderr)
 
 
-def start_tensorflow() -> None:
-    """Import TensorFlow and let it look for devices; it prints complaints about drivers when it does so."""
-    # Not imported at the top of the file, because the output of the import has to be captured
-    import tensorflow as tf
-    tf.config.list_physical_devices()
-
-
+os.environ["KERAS_BACKEND"] = "tensorflow"
 if "--verbose" in sys.argv:  # before any script has read its flags
     os.environ["TF_CPP_MIN_LOG_LEVEL"] = "0"
 # A user who sets a level below 3 wants the messages; without a standard error there is nothing to capture
-if os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3") in ("0", "1", "2") or sys.stderr is None:
-    start_tensorflow()
-else:
-    with captured_stderr():
-        start_tensorflow()
-
-import tensorflow as tf  # noqa: E402  after its start
+quiet = os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3") not in ("0", "1", "2") and sys.stderr is not None
+with captured_stderr() if quiet else contextlib.nullcontext():
+    import tensorflow as tf
+    tf.config.list_physical_devices()  # now, because it complains about drivers
 
 
 def several_machines() -> bool:
-    """Whether TF_CONFIG or Slurm names several machines."""
-    return bool(os.environ.get("TF_CONFIG")) or int(os.environ.get("SLURM_STEP_NUM_TASKS", 1)) > 1
+    """Whether TF_CONFIG names several machines."""
+    return bool(os.environ.get("TF_CONFIG"))
 
 
 def make_strategy(num_gpus: int | None) -> tf.distribute.Strategy:
-    """A strategy for the machines that TF_CONFIG or Slurm names, or else for the first `num_gpus` GPUs of this machine
+    """A strategy for the machines that TF_CONFIG names, or else for the first `num_gpus` GPUs of this machine
     (default: all); raises UserError if there are fewer GPUs."""
     if several_machines():
         if num_gpus is not None:
             raise UserError("--num-gpus is for one machine; with several, each uses all GPUs that it sees "
                             "(CUDA_VISIBLE_DEVICES)")
-        return tf.distribute.MultiWorkerMirroredStrategy(
-            None if os.environ.get("TF_CONFIG") else tf.distribute.cluster_resolver.SlurmClusterResolver())
+        return tf.distribute.MultiWorkerMirroredStrategy()
     devices = [device.name for device in tf.config.list_logical_devices("GPU")]
     if not devices:
         raise UserError("there is no GPU; train.py trains on the CPU; python -m backend.devices shows what "
@@ -139,8 +119,8 @@ def main(argv: list[str] | None = None) -> int:
     cli.add_verbose(parser)
     parser.parse_args(argv)
     build = tf.sysconfig.get_build_info()
-    print(f"Python {platform.python_version()}, TensorFlow {tf.__version__}, Keras {keras.__version__} "
-          f"({keras.backend.backend()}), {platform.machine()} {platform.system()}")
+    print(f"Python {platform.python_version()}, TensorFlow {tf.__version__}, Keras {keras.__version__}, "
+          f"{platform.machine()} {platform.system()}")
     if build.get("is_cuda_build"):
         print(f"built for CUDA {build.get('cuda_version', '?')} and cuDNN {build.get('cudnn_version', '?')}")
     else:

@@ -8,11 +8,8 @@ the same.
 """
 import threading
 
-import keras
 from keras import layers, ops
-
-if keras.backend.backend() == "tensorflow":
-    import tensorflow as tf
+import tensorflow as tf
 
 _active = threading.local()  # `LoopInvariants` of the loop that is being traced in this thread
 
@@ -45,9 +42,7 @@ def frames_from(memory, origin, size: int):
 
 def take(memory, frames):
     """Memory (N, S, E) at frames (N, W): (N, W, E)."""
-    if keras.backend.backend() == "tensorflow":
-        return tf.gather(memory, frames, batch_dims=1)
-    return ops.take_along_axis(memory, frames[:, :, None], axis=1)
+    return tf.gather(memory, frames, batch_dims=1)
 
 
 class Dense(layers.Dense):
@@ -87,12 +82,18 @@ def gru_step(given, state, kernel, bias):
 
 
 class GRU(layers.GRU):
-    """Keras' GRU that returns sequences: on a GPU with cuDNN if allowed, otherwise under TensorFlow with `scan`."""
+    """Keras' GRU, from a state of zeros to the states of all frames: on a GPU with cuDNN, on a CPU with `scan`."""
 
-    def call(self, sequences, initial_state=None, mask=None, training=False):
+    def __init__(self, units: int, go_backwards: bool = False, dtype=None):
+        super().__init__(units, return_sequences=True, go_backwards=go_backwards, dtype=dtype)
+
+    def build(self, shape):  # with one argument, as `call` takes no other state
+        super().build(shape)
+
+    def call(self, sequences, mask=None):
         """Sequences (N, T, I), mask (N, T) or None to states (N, T, C), the last frame first if `go_backwards`."""
-        if keras.backend.backend() != "tensorflow" or (self.use_cudnn and tf.config.list_logical_devices("GPU")):
-            return super().call(sequences, initial_state, mask=mask, training=training)
+        if tf.config.list_logical_devices("GPU"):
+            return super().call(sequences, mask=mask)
         biases = tf.identity(ops.convert_to_tensor(self.cell.bias))
         given = ops.matmul(sequences, self.cell.kernel) + biases[0]                                    # (N, T, 3 C)
         given, order = ops.transpose(given, (1, 0, 2)), -1 if self.go_backwards else 1
@@ -106,21 +107,6 @@ class GRU(layers.GRU):
             return [following if mask is None else now[1] * following + (1.0 - now[1]) * state[0]]
         start = [ops.zeros((ops.shape(sequences)[0], self.units), given.dtype)]
         return ops.transpose(scan(step, start, inputs, [kernel, bias])[0], (1, 0, 2))
-
-
-def scan(step, state, inputs, constants: list):
-    """Apply `state = step(state, input)` along the first axis of `inputs`; returns all states, stacked there.
-
-    State and inputs are structures of tensors. `constants` are the other weights and tensors that `step` reads. It may
-    read them only through `dot`, `product` and `window`.
-    """
-    if keras.backend.backend() == "tensorflow":
-        return _scan(step, state, inputs, constants)
-
-    def twice(carry, now):
-        following = step(carry, now)
-        return following, following
-    return ops.scan(twice, state, inputs)[1]
 
 
 class LoopInvariants:
@@ -192,8 +178,12 @@ class LoopInvariants:
         return found
 
 
-def _scan(step, state, inputs, constants):
-    """`scan` under TensorFlow."""
+def scan(step, state, inputs, constants: list):
+    """Apply `state = step(state, input)` along the first axis of `inputs`; returns all states, stacked there.
+
+    State and inputs are structures of tensors. `constants` are the other weights and tensors that `step` reads. It may
+    read them only through `dot`, `product` and `window`.
+    """
     pack, count = tf.nest.pack_sequence_as, len(tf.nest.flatten(state))
 
     def arrays(like, length):

@@ -27,8 +27,8 @@ def export(logdir: pathlib.Path, out: pathlib.Path, checkpoint: str | None = Non
     converter, info = load_converter(logdir, checkpoint), read_run_info(logdir)
     if not info:
         raise UserError(f"{logdir} does not say what it was trained on (no run.json): export a run folder")
-    if out.resolve() == logdir.resolve():
-        raise UserError(f"--out {out} is the run folder, where the weights would be read instead of checkpoints: "
+    if (out / "checkpoints").exists():
+        raise UserError(f"--out {out} is a run folder, where the weights would be read instead of checkpoints: "
                         "choose another")
     corpus = data_load.Corpus(info["data"], converter.hp)
     corpus.use_base(converter.base)

@@ -342,13 +342,13 @@ def fewer_layers(folder):
 def cut_checkpoint(folder):
     for path in (folder / "checkpoints" / "best").glob("*.data*"):
         path.write_bytes(path.read_bytes()[:1000])
-    return "best-1 is damaged", "--checkpoint"
+    return "best-1 is missing or damaged", "--checkpoint"
 
 
 def missing_part(folder):
     for path in (folder / "checkpoints" / "best").glob("*.data*"):
         path.unlink()
-    return "best-1 is damaged", "--checkpoint"
+    return "best-1 is missing or damaged", "--checkpoint"
 
 
 @pytest.mark.parametrize("spoil", [

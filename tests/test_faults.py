@@ -35,6 +35,14 @@ from conftest import no_corpus
 
 # Signals --------------------------------------------------------------------------------------------------------------
 
+@pytest.fixture(autouse=True)
+def signals_of_a_terminal():
+    """A shell ignores SIGINT in what a script runs in the background, as the tests may be."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
 @pytest.mark.parametrize("number, code", [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 @pytest.mark.parametrize("script", [train, train_gan, train_multi_gpus])
 def test_signal_ends_training_after_its_step_with_a_checkpoint(script, number, code, tmp_path, monkeypatch, capsys):
@@ -44,7 +52,8 @@ def test_signal_ends_training_after_its_step_with_a_checkpoint(script, number, c
     monkeypatch.setattr(train_gan, "GANTrainer", lambda hp, corpus, **_: task)
     monkeypatch.setattr(devices, "make_strategy", lambda n: tf.distribute.get_strategy())
     before = [signal.getsignal(each) for each in (signal.SIGINT, signal.SIGTERM)]
-    assert script.main(["--data", str(tmp_path), "--logdir", str(tmp_path / "run"), "--set=save_steps=4"]) == code
+    assert script.main(["--data", str(tmp_path), "--logdir", str(tmp_path / "run"), "--set=save_steps=4",
+                        "--preset=default"]) == code
     message = capsys.readouterr().err
     assert f"{script.__name__}.py: stopped by {number.name} after step 7" in message and "goes on" in message
     assert kept(tmp_path / "run") == [3, 4, 7] and weight_in(tmp_path / "run" / "checkpoints" / "step-7") == 7
@@ -72,7 +81,8 @@ def test_signal_during_a_checkpoint_write_takes_effect_after_it(tmp_path, monkey
 
 
 def test_second_interrupt_ends_the_process_at_once():
-    script = ("import cli, signal\nwith cli.recording_signals() as received:\n signal.raise_signal(signal.SIGINT)\n"
+    script = ("from common import cli\nimport signal\n"
+              "with cli.recording_signals() as received:\n signal.raise_signal(signal.SIGINT)\n"
               " print(received, flush=True)\n signal.raise_signal(signal.SIGINT)\n print('never')")
     done = subprocess.run([sys.executable, "-c", script], cwd=pathlib.Path(cli.__file__).parents[1],
                           capture_output=True, text=True)
@@ -109,18 +119,6 @@ def test_failed_step_is_not_saved(tmp_path, error, told, saved):
     assert kept(tmp_path) == saved
 
 
-def test_interrupt_swallowed_by_an_import_still_stops_the_command():
-    """An interrupt that is not swallowed prints no traceback."""
-    lost = ("import cli, contextlib, os, signal, sys\nwith contextlib.suppress(KeyboardInterrupt):\n"
-            "    os.kill(os.getpid(), signal.SIGINT)\nsys.exit(cli.run_main('x.py', lambda: print('ran')))")
-    raised = "import cli, os, signal\nos.kill(os.getpid(), signal.SIGINT)"
-    here = pathlib.Path(cli.__file__).parents[1]
-    for code, status in ((lost, 130), (raised, -2)):
-        done = subprocess.run([sys.executable, "-c", code], cwd=here, capture_output=True, text=True)
-        assert (done.returncode, done.stdout) == (status, "")
-        assert "stopped" in done.stderr and "Traceback" not in done.stderr
-
-
 def test_failed_validation_is_repeated_on_resume(tmp_path, monkeypatch):
     """A run that resumed after the failed validation could miss its best checkpoint."""
     validate, scores = Counting.validate, {4: 3.0, 8: 1.0, 12: 2.0}
@@ -139,13 +137,40 @@ def test_failed_validation_is_repeated_on_resume(tmp_path, monkeypatch):
 
 def test_closed_standard_output_prints_no_traceback():
     """This happens with `| head`."""
-    code = "import cli, sys\nsys.exit(cli.run_main('x.py', lambda: print('y' * 100_000, flush=True)))"
+    code = ("import sys\nfrom common import cli\n"
+            "sys.exit(cli.run_main('x.py', lambda: print('y' * 100_000, flush=True)))")
     reader, writer = os.pipe()
     os.close(reader)
     done = subprocess.run([sys.executable, "-c", code], cwd=pathlib.Path(cli.__file__).parents[1], stdout=writer,
                           stderr=subprocess.PIPE, text=True)
     os.close(writer)
     assert (done.returncode, done.stderr) == (1, "x.py: standard output was closed; what was finished is kept\n")
+
+
+@pytest.mark.parametrize("ignored, other", [(signal.SIGINT, signal.SIGTERM), (signal.SIGTERM, signal.SIGINT)])
+def test_ignored_signal_stays_ignored(ignored, other):
+    """So Ctrl-C leaves alone what a script runs in the background."""
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    signal.signal(ignored, signal.SIG_IGN)
+    try:
+        with cli.recording_signals() as received:
+            signal.raise_signal(ignored)
+            signal.raise_signal(other)
+            signal.raise_signal(ignored)
+        assert received == [other] and signal.getsignal(ignored) == signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+
+
+def test_what_the_user_did_wrong_is_one_line_and_everything_else_keeps_its_traceback(tmp_path, capsys):
+    def ending(error):
+        return cli.run_main("x.py", lambda: fail(error)), capsys.readouterr().err
+    assert ending(UserError("a.wav is silent: record it again")) == (1, "x.py: a.wav is silent: record it again\n")
+    assert ending(FileNotFoundError(2, "No such file", "a.wav")) == (1, "x.py: [Errno 2] No such file: 'a.wav'\n")
+    for error in (ValueError("Dimensions must be equal"), OSError("a library failed"), KeyError("mel")):
+        with pytest.raises(type(error)):
+            ending(error)
+    assert all(issubclass(kind, UserError) for kind in (checkpoints.DamagedCheckpoint, trainer.Diverged))
 
 
 def test_signal_is_recorded_although_its_message_cannot_be_written(monkeypatch):
@@ -175,15 +200,6 @@ def test_tensorboard_shows_no_step_twice(tmp_path):
     shown.Reload()
     assert [event.step for event in shown.Tensors("loss/minimised")] == list(range(1, 13))
     assert run_folder.read_scalars(tmp_path / "train", "loss/minimised")[0] == list(range(1, 13))
-
-
-@pytest.mark.parametrize("size", [5, 200])
-def test_training_restarts_when_its_only_checkpoint_is_incomplete(tmp_path, size):
-    go(tmp_path, 2)
-    (tmp_path / "checkpoints" / "checkpoint").unlink()  # this file is written last
-    index = tmp_path / "checkpoints" / "step-2.index"
-    index.write_bytes(index.read_bytes()[:size])
-    assert [step for _, _, step in go(tmp_path, 4).seen] == [0, 1, 2, 3]
 
 
 # Full disks -----------------------------------------------------------------------------------------------------------
@@ -287,3 +303,47 @@ def test_ten_skipped_steps_in_a_row_end_training(tmp_path, broken, ends):
     assert int(run.step) == (13 if ends else 23)
     assert kept(tmp_path)[-1] == (12 if ends else 23)
     assert weight_in(tf.train.latest_checkpoint(tmp_path / "checkpoints")) == (3 if ends else 23 - len(broken))
+
+
+class OnDevice:
+    """A scalar that records at which step it is fetched."""
+
+    def __init__(self, value, task, step):
+        self.value, self.task, self.step = value, task, step
+
+    def __float__(self):
+        self.task.fetched.append((int(self.step), self.value))
+        return self.value
+
+
+def test_scalars_are_fetched_only_when_they_are_logged_or_saved(tmp_path, capsys):
+    """A fetch waits for the device. What is said about a skipped step is right though it is said later."""
+    hp = HP.replace(log_steps=4, save_steps=6)
+    task, train_step = Skipping(hp, {2, 5, 6}), Skipping.train_step
+    task.fetched, told = [], []
+    task.train_step = lambda stage, batch, step: {
+        name: OnDevice(value, task, step) for name, value in train_step(task, stage, batch, step).items()}
+    task.validate = lambda run, stage: told.append((int(run.step), run.skipped)) or {}
+    fit(tmp_path, task, hp)
+    assert {step for step, _ in task.fetched} == {3, 4, 6, 8, 12}  # the first stage ends at 3
+    assert sorted(value for _, value in task.fetched if 0.0 < value < 1.0) == sorted(
+        1 / step for step in range(3, 13) if step not in (5, 6))
+    assert told == [(3, 1), (6, 3), (12, 3)]
+    printed = capsys.readouterr()
+    for step, stage in ((2, "postnet"), (5, "mel"), (6, "mel")):
+        assert f"gradient of step {step} ({stage}) was not finite" in printed.out + printed.err
+    assert task.asked == [(data_load.POSTNET, 1), (data_load.PAIRED, 1), (data_load.PAIRED, 2)]
+    assert [step for step, _ in events(tmp_path / "train")["loss/minimised"]] == [3, 4, 8, 12]
+
+
+@pytest.mark.parametrize("ending", [lambda: signal.raise_signal(signal.SIGTERM), lambda: fail(KeyError("a bug"))])
+def test_weights_of_a_step_that_was_not_finite_are_never_saved(tmp_path, ending):
+    with pytest.raises(trainer.Diverged, match="not finite at step 6"):
+        go(tmp_path, 12, HP.replace(log_steps=99, save_steps=99), nan_from=6, on_step={9: ending})
+    assert kept(tmp_path) == [3]
+
+
+def test_damaged_features_end_training_with_a_checkpoint(tmp_path):
+    with pytest.raises(UserError, match="run prepro.py again"):
+        go(tmp_path, 12, HP.replace(log_steps=99), on_step={8: lambda: fail(UserError("run prepro.py again"))})
+    assert kept(tmp_path)[-1] == 7 and weight_in(tmp_path / "checkpoints" / "step-7") == 7

@@ -4,11 +4,8 @@ import types
 
 import hyperparams
 import train_gan
-import utils
 from backend import checkpoints
-from common import audio_files, storage
-from conversion import inference
-from corpus import analysis
+from common import storage
 from training import losses, run_folder, trainer
 import keras
 import numpy as np
@@ -17,8 +14,7 @@ import tensorflow as tf
 from test_networks import STEPS, change, make_batch, randomise  # noqa: F401  fixtures
 from test_training import assert_equal, variables_of
 
-from common.cli import UserError
-from conftest import DEMO, DEMO_IDS, plain_base, plain_corpus, resume
+from conftest import plain_base, plain_corpus, resume
 from networks import Discriminator
 
 
@@ -183,31 +179,6 @@ def test_judged_conversions_equal_those_of_the_converter(demo_data, tiny_hp):
                    for start in range(len(mel) - len(window) + 1))
 
 
-def test_unpaired_recordings_are_converted_and_judged(demo_data, tiny_hp, tmp_path, capsys):
-    hp = tiny_hp
-    for number, name in enumerate(DEMO_IDS[:2]):
-        wav = utils.load_wav(DEMO / "slt" / f"{name}.ogg", hp)
-        audio_files.save_wav(tmp_path / f"{number}.wav", wav, hp)
-    (tmp_path / "broken.wav").write_bytes(b"no sound")
-    task = train_gan.GANTrainer(hp, plain_corpus(demo_data, hp), tmp_path)
-    randomise(task.generator)
-    found = task.convert_unpaired()
-    assert "skipped" in capsys.readouterr().out
-    for (mel, pitch), number in zip(found, range(2), strict=True):
-        chunk, = inference.split_at_pauses(utils.load_wav(tmp_path / f"{number}.wav", hp), hp)
-        features = analysis.extract(chunk.wav, hp)
-        expected, = task.converter([features], [task.converter.find_voice(features)])
-        np.testing.assert_allclose(mel, expected.mel, atol=2e-3)
-        np.testing.assert_allclose(pitch, expected.pitch, atol=2e-3)
-    paired = len(task.convert_sources())
-    next(task.batches("adversarial", 0, 1))
-    assert len(task.corpus.conversions) == paired + 2
-    for path in tmp_path.glob("?.wav"):
-        path.unlink()
-    with pytest.raises(UserError, match="no recording in it can be used"):
-        task.convert_unpaired()
-
-
 def test_adversarial_gradient_has_the_requested_norm(tiny_hp, eager):
     """At the spectrogram its norm is `gan_weight` times that of L1 in all bins; its direction is unchanged."""
     task = make_task(tiny_hp, gan_weight=0.3)
@@ -295,11 +266,5 @@ def test_same_command_resumes_with_the_same_hyperparameters(tmp_path, monkeypatc
     first = ["--logdir", str(logdir), "--set", "k=3", "--init-from", str(paired)]
     assert [train_gan.main(first), train_gan.main(first), train_gan.main(first[:4])] == [0, 0, 0], capsys.readouterr()
     assert used[0] == used[1] == used[2] and (used[0].k, used[0].width, used[0].save_steps) == (3, 48, 50)
-    capsys.readouterr()
-    assert train_gan.main([*first, "--unpaired", str(tmp_path / "nowhere")]) == 1
-    assert "was begun without --unpaired" in capsys.readouterr().err
-    run_folder.write_run_info(logdir, "train_gan.py", tmp_path, 9, paired, paired)
-    monkeypatch.setattr(trainer, "train", lambda plan, *_: used.append(plan.unpaired))
-    assert train_gan.main(first) == 0 and used[-1] == paired.resolve()  # as at its first start
     assert train_gan.main(first[:2] + ["--set", "k=4"]) == 1
     assert "k (3 there, 4 asked for)" in capsys.readouterr().err

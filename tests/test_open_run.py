@@ -19,13 +19,13 @@ WIDE = HyperParams(width=32)
 
 @pytest.fixture
 def folder(tmp_path, monkeypatch) -> pathlib.Path:
-    """A folder with features of two corpora and of the demo, and with a folder of recordings."""
+    """A folder with features of two corpora and of the demo."""
     for name in ("mine", "other", "demo"):
         (tmp_path / name).mkdir()
         (tmp_path / name / "manifest.csv").write_text(name)
-    (tmp_path / "anybody").mkdir()
     monkeypatch.setattr(demo, "FEATURES", tmp_path / "demo")
     monkeypatch.setattr(demo, "prepare", lambda hp: tmp_path / "demo")
+    monkeypatch.setattr(train_gan, "HERE", tmp_path)
     monkeypatch.chdir(tmp_path)
     return tmp_path
 
@@ -39,7 +39,7 @@ def begin(logdir: str, *flags: str, script=train, checkpoint: int = 1, hp: Hyper
     """Write the files of a run started with these flags, with a checkpoint of step `checkpoint` unless that is 0."""
     plan = open_run("--logdir", logdir, *flags, script=script)
     run = run_folder.Run(plan.logdir, hp or plan.hp, {"generator": []})
-    run_folder.write_run_info(plan.logdir, plan.script, plan.data, 9, plan.init_from, plan.unpaired)
+    run_folder.write_run_info(plan.logdir, plan.script, plan.data, 9, plan.init_from)
     if checkpoint:
         run.step.assign(checkpoint)
         run.save()
@@ -88,13 +88,10 @@ def test_no_resume_starts_a_new_run_with_the_corpus_of_the_previous_one(folder):
     (["--set", "width=64"], train, r"begun with other hyperparameters: width \(32 there, 64 asked for\)"),
     (["--preset", "2017"], train, "begun with other hyperparameters: .*attention"),
     (["--init-from", "other"], train, "was begun without --init-from: leave --init-from out"),
-    (["--init-from", "other", "--logdir", "begun"], train, "was begun with --init-from .*run: leave --init-from out"),
-    (["--logdir", "gan", "--unpaired", "mine"], train_gan,
-     "was begun with --unpaired .*anybody: leave --unpaired out")])
+    (["--init-from", "other", "--logdir", "begun"], train, "was begun with --init-from .*run: leave --init-from out")])
 def test_resuming_refuses_flags_that_differ_from_those_of_the_run(folder, flags, script, message):
     begin("run", "--data", "mine", "--set", "width=32")
     begin("begun", "--data", "mine", "--init-from", "run")
-    begin("gan", "--init-from", "run", "--unpaired", "anybody", script=train_gan)
     with pytest.raises(UserError, match=message):
         open_run("--logdir", "run", *flags, script=script)
 
@@ -118,7 +115,7 @@ def test_init_from_gives_initial_weights_until_the_run_has_a_checkpoint(folder):
     assert plan.checkpoint.endswith("step-1") and plan.initial_weights is None
     assert open_run("--logdir", "run", "--no-resume", "--init-from", "first").initial_weights.endswith("step-5")
     with pytest.raises(UserError, match="nothing holds no checkpoint"):
-        open_run("--logdir", "new", "--init-from", "nothing")
+        open_run("--logdir", "new", "--data", "mine", "--init-from", "nothing")
 
 
 def test_adversarial_training_inherits_networks_and_features_from_the_run_of_init_from(folder):
@@ -126,20 +123,58 @@ def test_adversarial_training_inherits_networks_and_features_from_the_run_of_ini
     plan = open_run("--logdir", "gan", "--init-from", "paired", "--set", "k=2", script=train_gan)
     assert plan.hp == WIDE.replace(**train_gan.GAN_SETTINGS, k=2) and plan.data == folder / "mine"
     assert plan.hp.power < WIDE.power  # an adversarial run needs less sharpening
-    assert open_run("--init-from", "paired", "--data", "other", script=train_gan).data.name == "other"
+    flags = ["--logdir", "new", "--init-from", "paired", "--data", "other"]
+    assert open_run(*flags, script=train_gan).data.name == "other"
     with pytest.raises(UserError, match="--init-from nothing is no run folder"):
         open_run("--logdir", "gan", "--init-from", "nothing", script=train_gan)
 
 
-def test_unpaired_folder_is_remembered_and_must_exist(folder):
-    begin("paired", "--data", "mine")
-    with pytest.raises(UserError, match="--unpaired nowhere is no folder"):
-        open_run("--logdir", "gan", "--init-from", "paired", "--unpaired", "nowhere", script=train_gan)
-    begin("gan", "--init-from", "paired", "--unpaired", "anybody", script=train_gan)
-    assert open_run("--logdir", "gan", script=train_gan).unpaired == folder / "anybody"
-    (folder / "anybody").rmdir()
-    with pytest.raises(UserError, match="--unpaired .*anybody is no folder"):
-        open_run("--logdir", "gan", script=train_gan)
+def test_adversarial_training_names_its_folder_after_that_of_init_from(folder, monkeypatch):
+    begin("mine/a", "--data", "mine")
+    monkeypatch.chdir(folder / "mine" / "a")
+    for name in (".", "../a/", str(folder / "mine" / "a")):
+        assert train_gan.parse_arguments(["--init-from", name]).logdir == folder / "logdir" / "a-gan"
+
+
+def test_adversarial_training_asks_for_the_run_to_begin_with(folder):
+    """Nobody's voice is taken just because it lies in the default folder, and random weights only if that is said."""
+    def initial(*flags):
+        plan = open_run(*flags, script=train_gan)
+        return plan.logdir.name, plan.data.name, plan.initial_weights and pathlib.Path(plan.initial_weights).parts[-3]
+    ask = "say with --init-from .* or with --preset"
+    for flags in ([], ["--data", "mine"], ["--data", "mine", "--logdir", "run"], ["--set", "width=32"]):
+        with pytest.raises(UserError, match=ask):
+            initial(*flags)
+    begin("logdir/demo")
+    begin("logdir/paired", "--data", "mine")
+    with pytest.raises(UserError, match="paired is no paired run of other: " + ask):
+        initial("--data", "other")
+    assert initial() == ("demo-gan", "demo", "demo") and initial("--data", "mine") == ("paired-gan", "mine", "paired")
+    assert initial("--data", "other", "--init-from", "logdir/demo") == ("demo-gan", "other", "demo")
+    assert initial("--data", "other", "--preset", "2017-gan") == ("gan", "other", None)
+    begin("gan", "--data", "other", "--preset", "default", script=train_gan)
+    assert open_run("--logdir", "gan", script=train_gan).is_resuming
+
+
+def test_initial_weights_need_features_to_train_on(folder):
+    """They are not trained on the demo just because no features are named."""
+    begin("first", "--data", "mine")
+    for flags in (["--logdir", "new"], ["--logdir", "new", "--preset", "default"]):
+        with pytest.raises(UserError, match="--init-from first gives the first weights: say with --data"):
+            open_run(*flags, "--init-from", "first")
+    (folder / "first" / "run.json").unlink()  # as in an exported model
+    with pytest.raises(UserError, match="say with --data"):
+        open_run("--logdir", "new", "--init-from", "first", script=train_gan)
+
+
+@pytest.mark.parametrize("flags", [[], ["--no-resume"]])
+def test_exported_model_is_no_run_to_train(folder, flags):
+    """Its weights would be random or another corpus', and evaluation would still read weights.npz."""
+    begin("model", "--data", "mine", checkpoint=0)
+    (folder / "model" / "weights.npz").touch()
+    for script in (train, train_gan):
+        with pytest.raises(UserError, match="model is an exported model.*--init-from model begins with its weights"):
+            open_run("--logdir", "model", "--data", "mine", *flags, "--preset", "default", script=script)
 
 
 @pytest.mark.parametrize("name, text, message", [
@@ -166,7 +201,7 @@ def test_newest_readable_checkpoint_is_used(folder, capsys):
     (folder / "run" / "checkpoints" / "step-3.index").write_bytes(b"")
     plan = open_run("--logdir", "run")
     assert plan.checkpoint.endswith("step-2") and plan.existing[0].endswith("step-3")
-    assert "step-3 is damaged" in capsys.readouterr().err
+    assert "step-3 is missing or damaged" in capsys.readouterr().err
 
 
 def test_a_run_that_lost_one_of_its_files_is_refused(folder):

@@ -8,7 +8,6 @@ import tensorflow as tf
 
 from backend import recurrent
 from backend.recurrent import GRU, Dense, GRUCell, dot, product, scan, window
-from networks import Discriminator, Generator
 
 N, T, S, C = 3, 7, 9, 4
 
@@ -144,7 +143,7 @@ def test_gru_equals_the_gru_of_keras(backwards, masked):
     rng = np.random.default_rng(1)
     x = tf.constant(rng.normal(size=(N, T, 5)), tf.float32)
     mask = np.arange(T)[None, :] < np.array([T, 3, 1])[:, None] if masked else None
-    ours, theirs = GRU(C, return_sequences=True, go_backwards=backwards), keras.layers.GRU(
+    ours, theirs = GRU(C, go_backwards=backwards), keras.layers.GRU(
         C, return_sequences=True, go_backwards=backwards)
     ours(x), theirs(x)
     for to, other in zip(ours.weights, theirs.weights, strict=True):
@@ -163,21 +162,19 @@ def test_gru_equals_the_gru_of_keras(backwards, masked):
 
 def test_gru_calls_the_gru_of_keras_on_a_gpu(monkeypatch):
     """The GRU of Keras uses cuDNN there."""
-    layer = GRU(C, return_sequences=True)
+    layer = GRU(C)
     layer(tf.zeros((1, 2, 3)))
     monkeypatch.setattr(recurrent.tf.config, "list_logical_devices", lambda kind: ["GPU:0"])
     monkeypatch.setattr(keras.layers.GRU, "call", lambda self, *arguments, **named: "keras")
     assert layer.call(tf.zeros((1, 2, 3))) == "keras"
 
 
-def test_cudnn_is_not_used_with_xla(monkeypatch, tiny_hp):
-    """XLA does not support cuDNN's GRU."""
-    networks = [make(tiny_hp.replace(xla=1)) for make in (Generator, Discriminator)]
-    monkeypatch.setattr(recurrent.tf.config, "list_logical_devices", lambda kind: ["GPU:0"])
-    monkeypatch.setattr(keras.layers.GRU, "call", lambda self, *arguments, **named: "keras")
-    for part in (networks[0].encoder, networks[0].postnet, networks[1]):
-        for gru in (part.cbhg.forwards, part.cbhg.backwards):
-            assert gru.call(tf.zeros((1, 2, gru.cell.kernel.shape[0]))).shape == (1, 2, gru.units)
+def test_gru_refuses_what_its_loop_does_not_do():
+    for argument in ({"return_sequences": False}, {"dropout": 0.5}, {"return_state": True}):
+        with pytest.raises(TypeError):
+            GRU(C, **argument)
+    with pytest.raises(TypeError):
+        GRU(C)(tf.zeros((1, 2, 3)), initial_state=tf.zeros((1, C)))
 
 
 def test_a_window_repeats_the_frames_at_the_ends():

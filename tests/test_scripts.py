@@ -36,7 +36,7 @@ FLAGS = {
     "prepro.py": ["--source", "--target", "--pairs", "--download", "--mirror", "--data", "--pattern", "--heldout",
                   "--identity", "--set"],
     "train.py": ["--data", "--logdir", "--preset", "--set", "--seed", "--steps", "--init-from", "--no-resume"],
-    "train_gan.py": ["--num-gpus", "--unpaired", "--data", "--logdir", "--preset", "--set", "--seed", "--steps",
+    "train_gan.py": ["--num-gpus", "--data", "--logdir", "--preset", "--set", "--seed", "--steps",
                      "--init-from", "--no-resume"],
     "eval.py": ["--data", "--logdir", "--out", "--checkpoint", "--source", "--oracles", "--asr", "--transcripts",
                 "--set", "FILE_OR_FOLDER"],

@@ -38,14 +38,16 @@ def positive(text: str) -> int:
 
 
 def add_arguments(parser: argparse.ArgumentParser, default_logdir: str,
-                  init_from_help: str = "begin with the weights of another run of the same hyperparameters") -> None:
+                  init_from_help: str = "begin with the weights of another run of the same hyperparameters; say --data"
+                  ) -> None:
     """The flags that all training scripts share."""
     parser.add_argument("--data", type=pathlib.Path, metavar="DIR",
                         help="folder that prepro.py wrote (default: the one the run was trained on, or the demo)")
     parser.add_argument("--logdir", type=pathlib.Path, metavar="DIR",
                         help=f"run folder; if it holds a run, that run is resumed (default: {default_logdir})")
     parser.add_argument("--preset", choices=hyperparams.PRESETS,
-                        help="hyperparameters to start from (default: the preset demo; with --data the preset default)")
+                        help="hyperparameters to start from (default: demo, with --data default; train_gan.py takes "
+                             "those of --init-from)")
     parser.add_argument("--set", action="append", default=[], metavar="NAME=VALUE", help="override a hyperparameter")
     parser.add_argument("--seed", type=int, help="seed of weights, data order and dropout (default: the preset's)")
     parser.add_argument("--steps", type=positive, metavar="N", help="stop after step N; the run can be resumed later")
@@ -63,7 +65,6 @@ class RunPlan(NamedTuple):
     hp: HyperParams
     data: pathlib.Path               # features
     init_from: pathlib.Path | None   # the run that gave the initial weights
-    unpaired: pathlib.Path | None    # more recordings for train_gan.py to convert
     existing: list[str]              # checkpoints of the run, the newest first
     checkpoint: str | None           # the existing checkpoint to resume from
     initial_weights: str | None      # if there is none: the checkpoint that gives the generator's initial weights
@@ -82,9 +83,11 @@ def open_run(args: argparse.Namespace, script: str, inherit_with: dict | None = 
     instead takes the features and hyperparameters of that other run, with these changes. A resumed run keeps its
     settings, and is refused if a flag asks for different ones. Raises UserError.
     """
-    logdir, info, data = args.logdir, read_run_info(args.logdir), args.data
-    init_from, unpaired = args.init_from, getattr(args, "unpaired", None)
-    resuming = is_resuming(args)
+    logdir, data, init_from = args.logdir, args.data, args.init_from
+    if (logdir / checkpoints.WEIGHTS).exists():
+        raise UserError(f"{logdir} is an exported model, not a run that can go on (it holds {checkpoints.WEIGHTS}): "
+                        f"choose another --logdir; --init-from {logdir} begins with its weights")
+    info, resuming = read_run_info(logdir), is_resuming(args)
     existing = [] if args.no_resume else checkpoints.checkpoints_in(logdir / "checkpoints")
     if existing and not resuming:
         raise UserError(f"{logdir} holds checkpoints but no hparams.json: restore that file, or begin anew with "
@@ -102,14 +105,14 @@ def open_run(args: argparse.Namespace, script: str, inherit_with: dict | None = 
         is_demo = not data and info.get("data", demo.FEATURES) == demo.FEATURES
         default = hyperparams.PRESETS["demo" if is_demo else "default"]
     hp = choose_hyperparams(args, default, resuming)
+    if init_from and not data and not info:
+        raise UserError(f"--init-from {init_from} gives the first weights: say with --data what to train on")
     data = find_data(data, info, hp)
     if resuming:
-        check_run_info(info, logdir, script, data, init_from, unpaired)
-        init_from, unpaired = init_from or info.get("init_from"), unpaired or info.get("unpaired")
-    if unpaired and not unpaired.is_dir():
-        raise UserError(f"--unpaired {unpaired} is no folder of recordings")
+        check_run_info(info, logdir, script, data, init_from)
+        init_from = init_from or info.get("init_from")
     checkpoint = checkpoints.newest_readable(existing)
-    return RunPlan(logdir, script, resuming, args.no_resume, hp, data, init_from, unpaired, existing, checkpoint,
+    return RunPlan(logdir, script, resuming, args.no_resume, hp, data, init_from, existing, checkpoint,
                    checkpoints.best_checkpoint(init_from) if init_from and not checkpoint else None)
 
 
@@ -140,36 +143,32 @@ def read_run_info(logdir: pathlib.Path) -> dict:
         info = json.loads(path.read_text(encoding="utf-8"))
         return {"script": str(info["script"]), "data": pathlib.Path(info["data"]), "steps": int(info["steps"]),
                 "manifest": str(info["manifest"]),
-                "init_from": pathlib.Path(info["init_from"]) if info["init_from"] else None,
-                "unpaired": pathlib.Path(info["unpaired"]) if info.get("unpaired") else None}
+                "init_from": pathlib.Path(info["init_from"]) if info["init_from"] else None}
     except (ValueError, KeyError, TypeError):
         raise UserError(f"{path} is damaged: delete it, and say with --data what the run is trained on") from None
 
 
 def write_run_info(logdir: pathlib.Path, script: str, data: pathlib.Path, steps: int,
-                   init_from: pathlib.Path | None = None, unpaired: pathlib.Path | None = None) -> None:
-    """Write run.json: the script that trains the run, its features, last step, initial weights and unpaired
-    recordings."""
-    folders = {name: str(folder.resolve()) if folder else None
-               for name, folder in (("init_from", init_from), ("unpaired", unpaired))}
-    storage.write_json(logdir / "run.json", {"script": script, "data": str(data.resolve()), "steps": steps,
-                                           "manifest": manifest.fingerprint(data), **folders})
+                   init_from: pathlib.Path | None = None) -> None:
+    """Write run.json: the script that trains the run, its features, last step and initial weights."""
+    storage.write_json(logdir / "run.json", {
+        "script": script, "data": str(data.resolve()), "steps": steps, "manifest": manifest.fingerprint(data),
+        "init_from": str(init_from.resolve()) if init_from else None})
 
 
-def check_run_info(info: dict, logdir: pathlib.Path, script: str, data: pathlib.Path, init_from: pathlib.Path | None,
-                   unpaired: pathlib.Path | None) -> None:
-    """Raise UserError if a run that is resumed was begun with another script, `init_from`, `unpaired` or `data`,
-    or if its features have changed."""
+def check_run_info(info: dict, logdir: pathlib.Path, script: str, data: pathlib.Path,
+                   init_from: pathlib.Path | None) -> None:
+    """Raise UserError if a run that is resumed was begun with another script, `init_from` or `data`, or if its features
+    have changed."""
     if not info:
         return
     cure = "choose another --logdir, or begin anew with --no-resume"
     if info["script"] != script:
         raise UserError(f"{logdir} was begun by {info['script']}, not {script}: {cure}")
-    for flag, asked, before in (("--init-from", init_from, info["init_from"]),
-                                ("--unpaired", unpaired, info["unpaired"])):
-        if asked and before != asked.resolve():
-            raise UserError(f"{logdir} was begun {f'with {flag} {before}' if before else f'without {flag}'}: "
-                            f"leave {flag} out, {cure}")
+    before = info["init_from"]
+    if init_from and before != init_from.resolve():
+        raise UserError(f"{logdir} was begun {f'with --init-from {before}' if before else 'without --init-from'}: "
+                        f"leave --init-from out, {cure}")
     if info["data"].exists() and info["data"].resolve() != data.resolve():
         raise UserError(f"{logdir} was begun with --data {info['data']}, not {data}: leave --data out, {cure}")
     if info["manifest"] != manifest.fingerprint(data):
@@ -180,11 +179,7 @@ def check_run_info(info: dict, logdir: pathlib.Path, script: str, data: pathlib.
 def clear_run(logdir: pathlib.Path) -> None:
     """Remove the checkpoints, events and samples of an earlier run from a run folder."""
     for name in ("checkpoints", "train", "validation", "samples"):
-        removed = logdir / f".{name}.removed"  # renamed first, so that a killed process leaves all of a folder, or none
-        shutil.rmtree(removed, ignore_errors=True)
-        with contextlib.suppress(FileNotFoundError):
-            (logdir / name).rename(removed)
-        shutil.rmtree(removed, ignore_errors=True)
+        shutil.rmtree(logdir / name, ignore_errors=True)
     for path in logdir.glob("events*"):
         path.unlink()
 
@@ -211,7 +206,8 @@ class Run:
             # Written into the parent folder of train/ and validation/, so that it applies to both
             tensorboard_hparams.hparams(dataclasses.asdict(hp), trial_id=str(self.logdir.resolve()))
         self.first_step, self.saved_step = 0, -1
-        self.skipped = 0  # number of skipped steps since the process began
+        self.unchecked: list[tuple] = []        # steps whose scalars were not fetched yet, see `trainer.check`
+        self.skipped, self.in_a_row = 0, 0      # skipped steps since the process began, and without a good one since
         self.validating = False
 
     @functools.cached_property

@@ -3,7 +3,7 @@
 The step of paired training is in train.py, the step of adversarial training in train_gan.py. run_folder.py reads and
 writes the files of a run folder. The calls of one step are:
 
-    fit_stage -> PairedTrainer.train_step -> Trainer.compile, run_on_devices
+    fit_stage -> PairedTrainer.train_step -> Trainer.run_step
         on each device: step_on_device -> Trainer.shard_for_device, Trainer.update -> PairedTrainer.forward
 """
 import contextlib
@@ -39,6 +39,10 @@ from training.run_folder import Run, RunPlan
 SKIPPED_AT_MOST = 10  # steps in a row: one may come from a bad recording, but after ten the model has diverged
 
 
+class Diverged(UserError):
+    """The weights are no longer worth saving."""
+
+
 def cosine_decay(peak: float, steps: int, hp: HyperParams) -> keras.optimizers.schedules.LearningRateSchedule:
     """Learning rate that rises from `lowest_rate` * `peak` to `peak`, then falls along a cosine to where it began."""
     warmup = min(hp.warmup_steps, steps // 4)
@@ -68,8 +72,6 @@ class Trainer:
         if hp.batch_size < n_devices:
             raise UserError(f"batch_size={hp.batch_size} leaves some of {n_devices} devices without a row; "
                             f"--set batch_size={n_devices} or more")
-        if hp.xla and n_devices > 1:
-            raise UserError("xla=1 is for one device; use xla=0 on several devices")
         keras.utils.set_random_seed(hp.seed)
         self.generator = Generator(hp)
         self.converter = Converter(self.generator, corpus.base)
@@ -94,12 +96,18 @@ class Trainer:
         """The batches of steps `start` to `stop` - 1 of a stage. `batch_kind(stage)` names a kind of data_load.py."""
         return self.corpus.batches(self.batch_kind(stage), start, stop)
 
-    def compile(self, stage: str, batch: dict, function):
-        """Compile `function` of a batch once for each stage, for batches of any length."""
-        if stage not in self._steps:
+    def run_step(self, stage: str, batch: dict, step: tf.Variable, updates) -> dict:
+        """Run `updates(batch)` on all devices, then add 1 to `step`; returns the scalars. It is compiled once for each
+        stage and variable `step`, for batches of any length."""
+        def run(batch):
+            scalars = self.strategy.run(updates, (batch,))
+            step.assign_add(1)  # in the same function, so that after an interruption the step agrees with the weights
+            return {name: self.strategy.experimental_local_results(value)[0] for name, value in scalars.items()}
+        key = stage, step.ref()
+        if key not in self._steps:
             signature = {name: tf.TensorSpec((None, None, *array.shape[2:])) for name, array in batch.items()}
-            self._steps[stage] = tf.function(function, input_signature=[signature], jit_compile=bool(self.hp.xla))
-        return self._steps[stage]
+            self._steps[key] = tf.function(run, input_signature=[signature])
+        return self._steps[key](batch)
 
     def shard_for_device(self, batch: dict) -> dict:
         """This device's share of the rows that this machine has of a batch: every n-th row. Rows of zeros are added if
@@ -133,12 +141,6 @@ class Trainer:
         for variable, value in zip(statistics, before):
             variable.assign(tf.where(finite, variable.value, value))
         return total(scalars) | {"gradient_norm": norm / scale, "skipped": 1.0 - tf.cast(finite, tf.float32)}
-
-    def run_on_devices(self, updates, batch: dict, step: tf.Variable) -> dict:
-        """Run `updates(batch)` on all devices, then add 1 to `step`; returns the scalars."""
-        scalars = self.strategy.run(updates, (batch,))
-        step.assign_add(1)  # in the same function, so that after an interruption the step agrees with the weights
-        return {name: self.strategy.experimental_local_results(value)[0] for name, value in scalars.items()}
 
     def free_running(self, run: Run) -> tuple[dict[str, float], list, list]:
         """Convert the validation sentences in free running. Returns their losses and measures, pairs of converted and
@@ -218,7 +220,7 @@ def train(plan: RunPlan, make_trainer, steps: int | None, strategy: tf.distribut
             logdir = pathlib.Path(stack.enter_context(tempfile.TemporaryDirectory()))
         base.save(base_map, logdir)
         # Written now, because a run that is killed before its first checkpoint needs it to resume
-        run_folder.write_run_info(logdir, plan.script, plan.data, last_step, plan.init_from, plan.unpaired)
+        run_folder.write_run_info(logdir, plan.script, plan.data, last_step, plan.init_from)
         run = Run(logdir, hp, trainer.parts)
         if plan.checkpoint:
             run.resume(plan.checkpoint)
@@ -227,7 +229,8 @@ def train(plan: RunPlan, make_trainer, steps: int | None, strategy: tf.distribut
             raise UserError(f"workers do not see the same checkpoint; {plan.logdir} must be a folder they share")
         stop = min(steps or last_step, last_step)
         if first < stop and is_chief:
-            how = f"goes on from step {first} of" if first else "begins:"
+            begins = f"begins with {plan.initial_weights or 'random weights'}:"
+            how = f"goes on from step {first} of" if first else begins
             print(f"{plan.logdir} {how} {last_step} steps with {plan.data}")
         fit(run, trainer, stop)
     if is_chief:
@@ -253,10 +256,11 @@ def fit(run: Run, trainer: Trainer, last_step: int) -> None:
 
     A trainer has `stages`, a list of (name, steps), and `batches(stage, start, stop)`. `train_step(stage, batch, step)`
     adds 1 to `step` and returns a dictionary of scalars, in which "skipped" is 1 if the gradient was not finite and
-    nothing changed. `validate(run, stage)` returns the scalars of a validation. Their "score" selects the best
-    checkpoint (lower is better); it is missing while there is nothing to select. Raises UserError if a scalar of a
-    step that was not skipped is not finite, or if too many steps in a row are skipped, and Stopped after SIGINT or
-    SIGTERM. When the loop ends a checkpoint is written, except after a UserError or a failed step or validation.
+    nothing changed. They are fetched from the device every `log_steps` steps, and before a checkpoint. `validate(run,
+    stage)` returns the scalars of a validation. Their "score" selects the best checkpoint (lower is better); it is
+    missing while there is nothing to select. Raises Diverged if a scalar of a step that was not skipped is not finite,
+    or if too many steps in a row are skipped, and Stopped after SIGINT or SIGTERM. When the loop ends a checkpoint is
+    written, except after Diverged or a failed step or validation.
     """
     with (cli.recording_signals() as received,
           tqdm(total=last_step, initial=int(run.step), desc="training", disable=None, unit="step") as bar):
@@ -268,47 +272,39 @@ def fit(run: Run, trainer: Trainer, last_step: int) -> None:
         except BaseException as error:
             # An error of TensorFlow may come from the middle of an update. And if a validation failed, no checkpoint
             # of its step is written, so that a resumed run repeats this validation
-            if not isinstance(error, (UserError, tf.errors.OpError)) and not run.validating:
+            if not isinstance(error, (Diverged, tf.errors.OpError)) and not run.validating:
+                check(run, trainer, bar)
                 run.save()
             if isinstance(error, tf.errors.ResourceExhaustedError):
-                raise UserError(f"memory is not enough ({checkpoints.short_message(error)}); the last checkpoint "
-                                "is good. Begin in another --logdir with --set batch_size=8 or a smaller "
-                                "width") from None
+                raise UserError(f"memory is not enough ({checkpoints.short_message(error)}); the last checkpoint is "
+                                "good. Begin in another --logdir with --set batch_size=8 or a smaller width") from None
             raise
 
 
 def fit_stage(run: Run, trainer: Trainer, stage: str, start: int, stop: int, bar: tqdm, received: list[int]) -> None:
     """Run one stage of `fit`, which began at step `start`, from the run's step to `stop` or until a signal is
     `received`."""
-    first, in_a_row = max(int(run.step), start), 0
+    hp, first = run.hp, max(int(run.step), start)
     if first >= stop:
         return
     bar.set_description(stage)
     began = time.perf_counter()
-    for batch in trainer.batches(stage, first - start, stop - start):
-        scalars = {name: float(value) for name, value in trainer.train_step(stage, batch, run.step).items()}
-        step, skipped = int(run.step), scalars.pop("skipped", 0.0)
-        finite = {name: value for name, value in scalars.items() if math.isfinite(value)}
-        in_a_row = in_a_row + 1 if skipped else 0
-        if skipped:
-            run.skipped += 1
-            warn_skipped(trainer, stage, step, step - 1 - start, in_a_row, bar)
-        elif len(finite) < len(scalars):
-            raise UserError(f"loss is not finite at step {step} ({scalars}); the last checkpoint is good: "
-                            "begin from it with --init-from, another --logdir and a lower learning_rate")
-        if run.skipped:
-            finite["loss/skipped"] = run.skipped
+    for step, batch in enumerate(trainer.batches(stage, first - start, stop - start), first + 1):
+        run.unchecked.append((step, stage, step - 1 - start, trainer.train_step(stage, batch, run.step)))
         bar.update()
-        if step % run.hp.log_steps == 0 or step == stop:
-            run.log("train", finite)
-            displayed = {name.split("/")[-1]: f"{value:.4f}" for name, value in finite.items() if "loss" in name}
+        is_logging, is_saving = (step % every == 0 or step == stop for every in (hp.log_steps, hp.save_steps))
+        if is_logging or is_saving or received:
+            scalars = check(run, trainer, bar)
+        if is_logging:
+            run.log("train", scalars)
+            displayed = {name.split("/")[-1]: f"{value:.4f}" for name, value in scalars.items() if "loss" in name}
             bar.set_postfix(displayed)
             if bar.disable:  # without a terminal a line is printed instead of the bar
                 left = (time.perf_counter() - began) / (step - first) * (bar.total - step)
                 values = " ".join(f"{name} {value}" for name, value in displayed.items())
                 print(f"step {step} of {bar.total} ({stage}): {values}, {left / 60:.1f} min left at this pace",
                       flush=True)
-        if step % run.hp.save_steps == 0 or step == stop:
+        if is_saving:
             run.validating = True
             validate(run, trainer, stage, bar)
             run.validating = False
@@ -319,15 +315,33 @@ def fit_stage(run: Run, trainer: Trainer, stage: str, start: int, stop: int, bar
                               "a checkpoint was written; the same command, without --no-resume, goes on")
 
 
-def warn_skipped(trainer: Trainer, stage: str, step: int, number: int, in_a_row: int, bar: tqdm) -> None:
-    """Print a warning with the utterances in batch `number` of a stage, whose step was skipped; raises UserError if
-    too many steps in a row were skipped."""
-    names = ", ".join(trainer.corpus.batch_names(trainer.batch_kind(stage), number))
-    bar.write(f"warning: the gradient of step {step} ({stage}) is not finite, it is skipped; its batch: {names}")
-    if in_a_row >= SKIPPED_AT_MOST:
-        raise UserError(f"{in_a_row} steps in a row had no finite gradient, the last one step {step} ({names}). "
-                        "The last checkpoint is good: begin from it with --init-from, another --logdir and a lower "
-                        "learning_rate; if the utterances are always the same, listen to them")
+def check(run: Run, trainer: Trainer, bar: tqdm) -> dict[str, float]:
+    """Fetch the scalars of the `unchecked` steps of a run; returns the finite ones of the last step. Each fetch waits
+    for the device, so it is not done at every step.
+
+    Prints a warning with the utterances in the batch of each skipped step. Raises Diverged if too many steps in a row
+    were skipped, or if a scalar of another step is not finite.
+    """
+    finite, unchecked, run.unchecked = {}, run.unchecked, []
+    for step, stage, number, scalars in unchecked:
+        scalars = {name: float(value) for name, value in scalars.items()}
+        skipped = scalars.pop("skipped", 0.0)
+        finite = {name: value for name, value in scalars.items() if math.isfinite(value)}
+        run.in_a_row = run.in_a_row + 1 if skipped else 0
+        if skipped:
+            run.skipped += 1
+            names = ", ".join(trainer.corpus.batch_names(trainer.batch_kind(stage), number))
+            bar.write(f"warning: the gradient of step {step} ({stage}) was not finite, it was skipped; its batch: "
+                      f"{names}")
+            if run.in_a_row >= SKIPPED_AT_MOST:
+                raise Diverged(f"{run.in_a_row} steps in a row had no finite gradient, the last one step {step} "
+                               f"({names}). The last checkpoint is good: begin from it with --init-from, another "
+                               "--logdir and a lower learning_rate; if the utterances are always the same, listen to "
+                               "them")
+        elif len(finite) < len(scalars):
+            raise Diverged(f"loss is not finite at step {step} ({scalars}); the last checkpoint is good: begin from it "
+                           "with --init-from, another --logdir and a lower learning_rate")
+    return finite | ({"loss/skipped": run.skipped} if run.skipped else {})
 
 
 def validate(run: Run, trainer: Trainer, stage: str, bar: tqdm) -> None:
