@@ -21,7 +21,6 @@ from collections.abc import Iterator
 from backend import devices
 import data_load
 from common import cli
-from conversion import inference
 from evaluation import figures, metrics
 from training import losses, run_folder, trainer
 import keras
@@ -54,11 +53,6 @@ def cut_windows(linear: tf.Tensor, mask: tf.Tensor, size: int) -> tuple[tf.Tenso
     linear = tf.pad(linear, ((0, 0), (0, missing), (0, 0)))
     return (tf.reshape(linear, (-1, size, linear.shape[2])),
             tf.reshape(tf.pad(mask, ((0, 0), (0, missing))), (-1, size)))
-
-
-def compress(outputs: list[inference.Converted]) -> list[tuple[np.ndarray, np.ndarray]]:
-    """Mel (T, M) and pitch (T, 2) of conversions, in float16 to save memory."""
-    return [(output.mel.astype(np.float16), output.pitch.astype(np.float16)) for output in outputs]
 
 
 class GANTrainer(Trainer):
@@ -102,12 +96,14 @@ class GANTrainer(Trainer):
         return super().batches(stage, start, stop)
 
     def convert_sources(self) -> list[tuple[np.ndarray, np.ndarray]]:
-        """Convert training sources; returns mel (T, M) and pitch (T, 2) as the post-net gets them at synthesis."""
+        """Convert training sources; returns mel (T, M) and pitch (T, 2), in float16, as the post-net gets them at
+        synthesis."""
         pairs = [pair for pair in self.corpus.train if pair.source != self.corpus.target]
         pairs = random.Random(self.hp.seed).sample(pairs, min(len(pairs), CONVERSIONS_AT_MOST))
         # 64 at a time, because the linear spectrograms of conversions are large; they are not needed here
-        return [inputs for first in tqdm(range(0, len(pairs), 64), "converting", disable=None, leave=False)
-                for inputs in compress(self.converter.convert_pairs(self.corpus, pairs[first:first + 64]))]
+        return [(output.mel.astype(np.float16), output.pitch.astype(np.float16))
+                for first in tqdm(range(0, len(pairs), 64), "converting", disable=None, leave=False)
+                for output in self.converter.convert_pairs(self.corpus, pairs[first:first + 64])]
 
     def generate(self, batch: dict) -> tuple[tf.Tensor, tf.Tensor]:
         """Linear spectrograms (N, T, F) by the generator, and their mask (N, T).

@@ -7,7 +7,6 @@ prints when it starts. `--verbose` on the command line, or TF_CPP_MIN_LOG_LEVEL=
 """
 import argparse
 import contextlib
-import ctypes
 import os
 import platform
 import sys
@@ -114,27 +113,16 @@ def all_workers_agree(strategy: tf.distribute.Strategy, number: int) -> bool:
 
 
 def main(argv: list[str] | None = None) -> int:
-    import keras  # only needed here
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     cli.add_verbose(parser)
     parser.parse_args(argv)
-    build = tf.sysconfig.get_build_info()
-    print(f"Python {platform.python_version()}, TensorFlow {tf.__version__}, Keras {keras.__version__}, "
-          f"{platform.machine()} {platform.system()}")
-    if build.get("is_cuda_build"):
-        print(f"built for CUDA {build.get('cuda_version', '?')} and cuDNN {build.get('cudnn_version', '?')}")
-    else:
-        print("built without CUDA")
+    print(f"Python {platform.python_version()}, TensorFlow {tf.__version__}, {platform.machine()} {platform.system()}")
     for device in tf.config.list_physical_devices():
         details = tf.config.experimental.get_device_details(device) if device.device_type == "GPU" else {}
         print(f"device {device.name} {' '.join(str(value) for value in details.values())}")
-    if not tf.config.list_physical_devices("GPU") and build.get("is_cuda_build"):
-        try:
-            ctypes.CDLL("libcuda.so.1")
-            print("no GPU is used though there is an NVIDIA driver: pip install -r requirements/gpu.txt brings CUDA "
-                  "and cuDNN; what is missing is printed by python -m backend.devices --verbose")
-        except OSError:
-            print("no GPU is used: there is no NVIDIA driver (libcuda.so.1). Training runs on the CPU")
+    if not tf.config.list_physical_devices("GPU"):
+        print("no GPU is used. For one of NVIDIA, pip install -r requirements/gpu.txt brings CUDA and cuDNN; --verbose "
+              "shows what is missing then")
     return 0
 
 

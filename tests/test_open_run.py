@@ -65,7 +65,7 @@ def test_resumed_run_keeps_its_hyperparameters_and_corpus(folder):
     for flags in ([], ["--data", "mine"], ["--set", "width=32"], ["--preset", "default", "--set", "width=32"]):
         plan = open_run("--logdir", "run", *flags)
         assert plan.is_resuming and plan.hp == WIDE and plan.data.name == "mine"
-        assert plan.checkpoint.endswith("step-1") and plan.existing == [plan.checkpoint] and not plan.initial_weights
+        assert plan.checkpoint.endswith("step-1") and not plan.initial_weights
 
 
 def test_resuming_accepts_the_new_path_of_a_moved_corpus(folder):
@@ -77,7 +77,7 @@ def test_resuming_accepts_the_new_path_of_a_moved_corpus(folder):
 def test_no_resume_starts_a_new_run_with_the_corpus_of_the_previous_one(folder):
     begin("run", "--data", "mine", "--set", "width=32")
     plan = open_run("--logdir", "run", "--no-resume")
-    assert not plan.is_resuming and plan.no_resume and plan.existing == [] and plan.checkpoint is None
+    assert not plan.is_resuming and plan.no_resume and plan.checkpoint is None
     assert plan.hp == hyperparams.PRESETS["default"] and plan.data == folder / "mine"
     assert open_run("--logdir", "run", "--no-resume", "--data", "other").data.name == "other"
 
@@ -200,7 +200,7 @@ def test_newest_readable_checkpoint_is_used(folder, capsys):
         run.save()
     (folder / "run" / "checkpoints" / "step-3.index").write_bytes(b"")
     plan = open_run("--logdir", "run")
-    assert plan.checkpoint.endswith("step-2") and plan.existing[0].endswith("step-3")
+    assert plan.checkpoint.endswith("step-2")
     assert "step-3 is missing or damaged" in capsys.readouterr().err
 
 

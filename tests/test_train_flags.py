@@ -8,7 +8,7 @@ import data_load
 import train
 from backend import checkpoints
 from conversion import base
-from training import run_folder, trainer
+from training import trainer
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -113,22 +113,6 @@ def test_run_can_restart_from_its_own_best_weights(run_train, tmp_path):
     run_train("a", "--steps", "5")
     assert run_train("a", "--init-from", str(tmp_path / "a"), "--no-resume", "--steps", "1") == 0
     assert newest(tmp_path / "a") == (1, 3.0 + 1.0)
-
-
-def test_run_that_another_command_trained_meanwhile_is_refused(run_train, tmp_path, monkeypatch, capsys):
-    """The folder is locked only after everything was decided and built."""
-    run_train("a", "--steps", "2")
-    open_run = run_folder.open_run
-
-    def decide_then_wait(args, script):
-        plan = open_run(args, script)
-        monkeypatch.setattr(run_folder, "open_run", open_run)
-        assert run_train("a", "--steps", "4") == 0
-        return plan
-    monkeypatch.setattr(run_folder, "open_run", decide_then_wait)
-    assert run_train("a", "--steps", "6") == 1
-    assert "was trained by another command meanwhile" in capsys.readouterr().err and newest(tmp_path / "a") == (4, 4.0)
-    assert run_train("a", "--steps", "6") == 0 and newest(tmp_path / "a") == (6, 6.0)
 
 
 @pytest.fixture

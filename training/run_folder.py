@@ -65,8 +65,7 @@ class RunPlan(NamedTuple):
     hp: HyperParams
     data: pathlib.Path               # features
     init_from: pathlib.Path | None   # the run that gave the initial weights
-    existing: list[str]              # checkpoints of the run, the newest first
-    checkpoint: str | None           # the existing checkpoint to resume from
+    checkpoint: str | None           # of this run, to resume from
     initial_weights: str | None      # if there is none: the checkpoint that gives the generator's initial weights
 
 
@@ -112,7 +111,7 @@ def open_run(args: argparse.Namespace, script: str, inherit_with: dict | None = 
         check_run_info(info, logdir, script, data, init_from)
         init_from = init_from or info.get("init_from")
     checkpoint = checkpoints.newest_readable(existing)
-    return RunPlan(logdir, script, resuming, args.no_resume, hp, data, init_from, existing, checkpoint,
+    return RunPlan(logdir, script, resuming, args.no_resume, hp, data, init_from, checkpoint,
                    checkpoints.best_checkpoint(init_from) if init_from and not checkpoint else None)
 
 

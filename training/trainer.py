@@ -198,26 +198,24 @@ def train(plan: RunPlan, make_trainer, steps: int | None, strategy: tf.distribut
     """Train with `make_trainer(hp, corpus)` as `plan` says, on the devices of `strategy`, until the last step or until
     step `steps`; raises UserError."""
     hp, strategy = plan.hp, strategy or tf.distribute.get_strategy()
-    corpus = data_load.Corpus(plan.data, hp, devices.worker(strategy))
-    has_base = plan.is_resuming and (plan.logdir / base.FILE).exists()
-    base_map = base.load(plan.logdir) if has_base else find_base(corpus)
-    corpus.use_base(base_map)
-    with strategy.scope():
-        trainer = make_trainer(hp, corpus)
-    if plan.initial_weights:  # loaded before --no-resume removes anything: they may belong to this run
-        checkpoints.load_generator(trainer.generator, plan.initial_weights)
-    devices.all_workers_agree(strategy, 0)  # the chief may remove files only after all workers have read theirs
-    is_chief, last_step = devices.is_chief(strategy), sum(n for _, n in trainer.stages)
+    is_chief, logdir = devices.is_chief(strategy), plan.logdir
     with contextlib.ExitStack() as stack:
-        logdir = plan.logdir
         if is_chief:
             stack.enter_context(cli.locked(logdir, "--logdir"))
-            if not plan.no_resume and plan.existing != checkpoints.checkpoints_in(logdir / "checkpoints"):
-                raise UserError(f"{logdir} was trained by another command meanwhile; run the same command again")
-            if plan.no_resume:
-                run_folder.clear_run(logdir)
         else:  # the other workers do the same as the chief, to stay in step, but their files are thrown away
             logdir = pathlib.Path(stack.enter_context(tempfile.TemporaryDirectory()))
+        corpus = data_load.Corpus(plan.data, hp, devices.worker(strategy))
+        has_base = plan.is_resuming and (plan.logdir / base.FILE).exists()
+        base_map = base.load(plan.logdir) if has_base else find_base(corpus)
+        corpus.use_base(base_map)
+        with strategy.scope():
+            trainer = make_trainer(hp, corpus)
+        if plan.initial_weights:  # loaded before --no-resume removes anything: they may belong to this run
+            checkpoints.load_generator(trainer.generator, plan.initial_weights)
+        devices.all_workers_agree(strategy, 0)  # the chief may remove files only after all workers have read theirs
+        if plan.no_resume and is_chief:
+            run_folder.clear_run(logdir)
+        last_step = sum(n for _, n in trainer.stages)
         base.save(base_map, logdir)
         # Written now, because a run that is killed before its first checkpoint needs it to resume
         run_folder.write_run_info(logdir, plan.script, plan.data, last_step, plan.init_from)
