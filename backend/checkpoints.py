@@ -171,7 +171,7 @@ def load_generator(generator: keras.Model, prefix: str) -> None:
     except DamagedCheckpoint as error:
         folder = pathlib.Path(prefix).parent
         others = checkpoints_in(folder.parent if folder.name == "best" else folder)
-        raise UserError(f"{error}; evaluate another with --checkpoint: {', '.join(others)}") from None
+        raise UserError(f"{error}; evaluate another with --checkpoint {', '.join(others) or 'PREFIX'}") from None
 
 
 def write_weights(path: pathlib.Path, variables: list) -> None:

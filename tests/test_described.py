@@ -16,6 +16,7 @@ import train_gan
 import utils
 from conversion import base
 from training import run_folder, trainer
+from common.cli import UserError
 from conftest import DEMO, demo_wav, leftovers, plain_base, plain_corpus, resume, tone
 from conversion.inference import Converter
 from networks import Discriminator, Generator
@@ -143,7 +144,7 @@ def test_batches_contain_whole_utterances_without_augmentation(demo_data):
 
 def test_corpus_of_the_target_alone_is_refused():
     corpus = types.SimpleNamespace(has_target_only=True, data="her")
-    with pytest.raises(ValueError, match="her holds the target alone"):
+    with pytest.raises(UserError, match="her holds the target alone"):
         train.PairedTrainer(HP, corpus)
 
 

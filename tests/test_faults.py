@@ -237,7 +237,7 @@ def test_full_disk_ends_training_and_keeps_earlier_checkpoints(script, tmp_path,
 
 def test_unwritable_file_is_named_and_keeps_its_content(tmp_path):
     storage.write_json(tmp_path / "a.json", "before")
-    with files_of_at_most(1000), pytest.raises(OSError, match="a.json"):
+    with files_of_at_most(1000), pytest.raises(storage.CannotWrite, match="a.json"):
         storage.write_json(tmp_path / "a.json", list(range(1000)))
     assert (tmp_path / "a.json").read_text() == '"before"\n' and len(list(tmp_path.iterdir())) == 1
 

@@ -11,7 +11,8 @@ import pytest
 import eval as eval_script
 import train
 import train_gan
-from common import storage
+from corpus import demo
+from training import run_folder
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 pytestmark = pytest.mark.skipif(not shutil.which("make"), reason="make is not installed")
@@ -34,7 +35,7 @@ def test_make_demo_calls_all_scripts_with_matching_folders(tmp_path, monkeypatch
     for module in (train, train_gan, eval_script):
         monkeypatch.setattr(module, "HERE", tmp_path)
     run = tmp_path / "logdir" / "demo"
-    storage.write_json(run / "hparams.json", {})  # as train.py leaves it
+    run_folder.write_run_info(run, "train.py", demo.FEATURES, 1)  # as train.py leaves it
     scripts = called("demo")
     assert list(scripts) == ["prepro.py", "train.py", "eval.py", "train_gan.py", "eval_gan.py"]
     assert scripts["train.py"].logdir == scripts["eval.py"].logdir == scripts["train_gan.py"].init_from == run

@@ -121,7 +121,7 @@ def test_too_few_gpus_are_reported(monkeypatch, capsys):
     assert "train.py trains on the CPU" in capsys.readouterr().err
     names["GPU"] = [types.SimpleNamespace(name="GPU:0")]
     for script in (train_multi_gpus, train_gan):
-        assert script.main(["--num-gpus", "2"]) == 1
+        assert script.main(["--num-gpus", "2", "--preset", "default"]) == 1
         assert "TensorFlow sees 1" in capsys.readouterr().err
 
 

@@ -104,7 +104,7 @@ def test_error_for_damaged_weights_says_what_to_do_and_nothing_is_loaded(path, s
     spoil(path)
     again = Generator(TINY)
     before = values(again)
-    with pytest.raises(ValueError, match=f"{path} is missing or damaged .*git checkout"):
+    with pytest.raises(UserError, match=f"{path} is missing or damaged .*git checkout"):
         checkpoints.read_weights(path)
     with pytest.raises(UserError, match=f"{path} is missing or damaged .*: get it again from its source"):
         checkpoints.load_generator(again, str(path))
@@ -147,6 +147,13 @@ def test_single_voice_is_exported_without_speech_and_cannot_be_exported_again(ru
     assert eval_script.load_converter(run / "voice").hp == TINY
     assert export.main(["--logdir", str(run / "voice"), "--out", str(run / "again")]) == 1
     assert "does not say what it was trained on" in capsys.readouterr().err and not (run / "again").exists()
+
+
+def test_no_model_is_exported_into_a_run_folder(run, capsys):
+    (run / "another" / "checkpoints").mkdir(parents=True)
+    for out in ("run", "another"):
+        assert exported(run, out) == 1 and not (run / out / checkpoints.WEIGHTS).exists()
+        assert f"{out} is a run folder, where the weights would be read instead" in capsys.readouterr().err
 
 
 def test_pretrained_model_converts_recordings_by_default(run, tmp_path, monkeypatch, capsys):

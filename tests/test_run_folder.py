@@ -143,7 +143,7 @@ def test_newest_checkpoint_is_found_without_the_list_of_checkpoints(tmp_path, ho
 def test_error_for_a_damaged_checkpoint_names_alternatives(tmp_path, part):
     go(tmp_path, 6, scores={4: 1.0})
     damage(tmp_path / "checkpoints" / "best" / f"best-4.{part}", "missing")
-    with pytest.raises(UserError, match="best-4 is missing or damaged .*--checkpoint: .*step-6, .*step-4"):
+    with pytest.raises(UserError, match="best-4 is missing or damaged .*--checkpoint .*step-6, .*step-4"):
         weight_in(tmp_path / "checkpoints" / "best" / "best-4")
 
 

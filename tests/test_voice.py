@@ -21,6 +21,7 @@ from common import storage
 from conversion import base, voice
 from corpus import linear_map
 from training import trainer
+from common.cli import UserError
 from conftest import TINY, leftovers, no_workers, plain_base
 from corpus.analysis import Features
 from networks import Generator
@@ -84,7 +85,7 @@ def test_pretrained_base_is_adapted_to_a_new_voice(pretrained, monkeypatch):
 
 def test_too_little_speech_is_refused(pretrained):
     mels = speak(2, 1)[1]
-    with pytest.raises(ValueError, match=f"somewhere: {len(mels[0]) / 80:.0f} s of speech .*a minute at least"):
+    with pytest.raises(UserError, match=f"somewhere: {len(mels[0]) / 80:.0f} s of speech .*a minute at least"):
         voice.fit(pretrained, mels, Alone(mels))
 
 
@@ -116,11 +117,11 @@ def test_error_for_missing_or_damaged_speech_says_what_to_do(tmp_path):
     whole, message = path.read_bytes(), f"{path} is missing or damaged .*: get it again .* git checkout"
     for place in range(100, len(whole) - 200, 101):  # damage that zlib, zip or NumPy notices
         path.write_bytes(whole[:place] + bytes([whole[place] ^ 255]) + whole[place + 1:])
-        with pytest.raises(ValueError, match=message):
+        with pytest.raises(UserError, match=message):
             voice.load_speech(tmp_path)
     for spoil in (cut, lambda path: np.savez(path, mel=np.zeros((3, 80))), lambda path: path.unlink()):
         spoil(path)
-        with pytest.raises(ValueError, match=message):
+        with pytest.raises(UserError, match=message):
             voice.load_speech(tmp_path)
 
 
@@ -167,7 +168,7 @@ def test_single_voice_trains_its_postnet_resumes_and_prints_how_to_convert(alone
     corpus = data_load.Corpus(alone / "data", TINY)
     expected = trainer.find_base(corpus)
     assert all(map(np.array_equal, found.base, expected)) and found.base.kernels.shape[1] == 17 * TINY.n_mels
-    with pytest.raises(ValueError, match=f"{alone / 'data'} holds the target alone: there are no conversions"):
+    with pytest.raises(UserError, match=f"{alone / 'data'} holds the target alone: there are no conversions"):
         train_gan.GANTrainer(TINY, corpus)
 
 
