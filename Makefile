@@ -1,7 +1,8 @@
 # make demo   train on the bundled corpus, paired and adversarial, convert held-out sentences, measure, write pages
 # make pair   the same for your own, without adversarial training: make pair SOURCE=DIR TARGET=DIR [OTHERS="DIR DIR"] [HELDOUT=FILE]
 # make voice  a voice from recordings of it alone, for anybody to speak with: make voice TARGET=DIR
-# make test   run the tests
+# make test   run the tests, but for those that take minutes
+# make test-slow  run those: kills, several processes, compiled steps on two devices
 # make check  say what TensorFlow sees on this machine
 # make lock   renew the pinned requirements (needs uv)
 # make audit  look the pinned requirements up among the known vulnerabilities (needs pip-audit)
@@ -14,7 +15,7 @@ PYTHON ?= $(shell for p in python3 python3.12 python3.11 python3.10; do \
 	$$p -c '$(SUPPORTED)' 2>/dev/null && echo $$p && break; done)
 PIP := .venv/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes --only-binary :all:
 
-.PHONY: demo pair voice test check lock audit help
+.PHONY: demo pair voice test test-slow check lock audit help
 .DEFAULT_GOAL := help
 
 demo: .venv/installed
@@ -46,6 +47,9 @@ voice: .venv/installed
 test: .venv/installed-test
 	.venv/bin/python -m ruff check .
 	.venv/bin/python -m pytest -n auto --dist loadfile
+
+test-slow: .venv/installed-test
+	.venv/bin/python -m pytest -n auto -m slow
 
 check: .venv/installed
 	.venv/bin/python -m backend.devices

@@ -1,19 +1,26 @@
 """Shared by all tests: the import path, a tiny model's hyperparameters and a handful of prepared demo utterances.
 
 Everything runs on the CPU unless CUDA_VISIBLE_DEVICES says otherwise, so that the numbers do not depend on the machine.
+Each worker of pytest-xdist uses one core, and graphs are compiled without optimising them. A test of a few small steps
+takes fewer seconds without compilation (`eager`), a conversion of a whole recording takes fewer with it.
 """
 import contextlib
 import dataclasses
+import gc
 import os
 import pathlib
+import resource
 import shutil
+import signal
 import sys
 import types
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))
 os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"
 os.environ["CUDA_VISIBLE_DEVICES"] = os.environ.get("CUDA_VISIBLE_DEVICES", "")
+os.environ["OMP_NUM_THREADS"] = os.environ["OPENBLAS_NUM_THREADS"] = "1"
 
+import keras
 import numpy as np
 import pytest
 import soundfile
@@ -37,6 +44,9 @@ DEMO = demo.RECORDINGS
 # A second logical device, used only by the tests of several GPUs
 tf.config.set_logical_device_configuration(tf.config.list_physical_devices("CPU")[0],
                                            [tf.config.LogicalDeviceConfiguration()] * 2)
+tf.config.threading.set_intra_op_parallelism_threads(1)
+tf.config.threading.set_inter_op_parallelism_threads(1)
+tf.config.optimizer.set_experimental_options({"disable_meta_optimizer": True})  # it takes longer than it saves
 DEMO_IDS = [f"demo_{i:03d}" for i in range(1, 11)]
 
 
@@ -127,12 +137,29 @@ def demo_base(demo_data, tiny_hp) -> base.Base:
     return base.solve(data_load.Corpus(demo_data, tiny_hp))
 
 
+@contextlib.contextmanager
+def uncompiled():
+    """Do not compile within this context."""
+    tf.config.run_functions_eagerly(True)
+    try:
+        yield
+    finally:
+        tf.config.run_functions_eagerly(False)
+
+
 @pytest.fixture
 def eager():
     """Do not compile, because compilation takes longer than a few steps."""
-    tf.config.run_functions_eagerly(True)
+    with uncompiled():
+        yield
+
+
+@pytest.fixture(scope="module", autouse=True)
+def forget():
+    """Let the networks and graphs of a file's tests go when they are finished."""
     yield
-    tf.config.run_functions_eagerly(False)
+    keras.backend.clear_session()
+    gc.collect()
 
 
 @pytest.fixture
@@ -141,13 +168,13 @@ def serial(monkeypatch):
     monkeypatch.setattr(prepro, "workers", no_workers)
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def run_folder(tmp_path_factory, tiny_hp) -> pathlib.Path:
     """A run folder with the checkpoint of an untrained network."""
     return untrained_run(tmp_path_factory.mktemp("run"), tiny_hp)
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def converter(run_folder):
     return eval_script.load_converter(run_folder)
 
@@ -188,6 +215,32 @@ def write(path: pathlib.Path, wav: np.ndarray, sample_rate: int = 16000, subtype
 def demo_wav(speaker: str, utterance: str, hp: hyperparams.HyperParams) -> np.ndarray:
     """(samples,) of a demo sentence."""
     return utils.load_wav(DEMO / speaker / f"{utterance}.ogg", hp)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def interrupts():
+    """Let SIGINT raise KeyboardInterrupt in tests, and end the processes that they start, even if it is ignored here:
+    whatever runs in the background of a script or under nohup ignores it, and so do its child processes."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@contextlib.contextmanager
+def full_disk(room: int):
+    """Refuse to write a file of more than `room` bytes within this context, as a full disk does."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (room, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
+def contents(folder: pathlib.Path) -> dict[str, bytes]:
+    """The contents of all files below a folder except the lock, which names the process that uses it."""
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*")
+            if path.is_file() and path.name != ".lock"}
 
 
 def leftovers(folder: pathlib.Path) -> list[pathlib.Path]:

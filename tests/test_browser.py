@@ -15,7 +15,7 @@ import time
 
 import numpy as np
 import pytest
-from test_report import utterance
+from test_figures import utterance
 
 from common import audio_files
 from evaluation import page as results_page

@@ -149,18 +149,17 @@ def test_corpus_of_the_target_alone_is_refused():
 
 
 def test_resumed_joint_stage_ends_like_an_uninterrupted_run(demo_data, tmp_path, monkeypatch):
-    hp = HP.replace(joint_steps=3)
+    hp = HP.replace(joint_steps=2)
     monkeypatch.setattr(train.PairedTrainer, "validate", lambda self, run, stage: {})
 
-    def go(logdir, stop):
-        task = train.PairedTrainer(hp, plain_corpus(demo_data, hp))
-        run = run_folder.Run(tmp_path / logdir, hp, task.parts)
-        resume(run)
-        trainer.fit(run, task, stop)
+    def go(logdir, *stops):
+        for stop in stops:
+            task = train.PairedTrainer(hp, plain_corpus(demo_data, hp))
+            run = run_folder.Run(tmp_path / logdir, hp, task.parts)
+            assert resume(run) == (int(run.step) > 0)
+            trainer.fit(run, task, stop)
         return variables_of(task)
-    unbroken = go("unbroken", 3)
-    go("broken", 1)
-    assert_equal(go("broken", 3), unbroken)
+    assert_equal(go("broken", 1, 2), go("unbroken", 2))
 
 
 @pytest.mark.parametrize("script, evaluate, preset", [(train, eval_script, "2017"), (train_gan, eval_gan, "2017-gan")])

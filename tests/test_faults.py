@@ -4,7 +4,6 @@ import functools
 import math
 import os
 import pathlib
-import resource
 import signal
 import subprocess
 import sys
@@ -25,12 +24,11 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-from stress_training import SAVE_STEPS, stress
 from tensorboard.backend.event_processing.plugin_event_accumulator import EventAccumulator  # the reader of the server
 from test_training import HP, Counting, events, go, kept, weight_in
 
 from common.cli import UserError
-from conftest import no_corpus
+from conftest import full_disk, no_corpus
 
 
 # Signals --------------------------------------------------------------------------------------------------------------
@@ -183,12 +181,7 @@ def test_signal_is_recorded_although_its_message_cannot_be_written(monkeypatch):
         assert received == [signal.SIGTERM]
 
 
-# Kills ----------------------------------------------------------------------------------------------------------------
-
-def test_killed_run_resumes_and_ends_like_an_uninterrupted_run(tmp_path):
-    result = stress(kills=2, seed=2, folder=tmp_path)
-    assert result.kills == 2 and result.differing == [] and result.lost <= SAVE_STEPS
-
+# Checkpoints of a run that was killed ---------------------------------------------------------------------------------
 
 def test_tensorboard_shows_no_step_twice(tmp_path):
     hp = HP.replace(save_steps=4)
@@ -204,28 +197,21 @@ def test_tensorboard_shows_no_step_twice(tmp_path):
 
 # Full disks -----------------------------------------------------------------------------------------------------------
 
-@contextlib.contextmanager
-def files_of_at_most(size: int):
-    """Within this context the system refuses to write larger files, as if the disk were full."""
-    before = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, before)
-
-
-@pytest.mark.parametrize("script", [train])
-def test_full_disk_ends_training_and_keeps_earlier_checkpoints(script, tmp_path, monkeypatch, capsys):
-    def ballast(hp, corpus):
-        task = Counting(hp)
+def count_steps(monkeypatch) -> None:
+    """Let train.py train a weight that counts the steps, beside a larger one that takes longer to write."""
+    def make(hp, corpus):
+        task = Counting(hp, scores={4: 1.0, 8: 2.0})
         task.parts["rest"] = [keras.Variable(np.ones(100_000))]
         return task
     no_corpus(monkeypatch)
-    monkeypatch.setattr(train, "PairedTrainer", ballast)
+    monkeypatch.setattr(train, "PairedTrainer", make)
+
+
+def test_full_disk_ends_training_and_keeps_earlier_checkpoints(tmp_path, monkeypatch, capsys):
+    count_steps(monkeypatch)
     flags = ["--data", str(tmp_path), "--logdir", str(tmp_path / "run"), "--set=save_steps=2", "--steps"]
     assert train.main([*flags, "4"]) == 0
-    with files_of_at_most(200_000):
+    with full_disk(200_000):
         assert train.main([*flags, "6"]) == 1
     message = capsys.readouterr().err
     assert f"train.py: {tmp_path}/run/checkpoints/step-6 cannot be written: " in message and "Free space" in message
@@ -237,7 +223,7 @@ def test_full_disk_ends_training_and_keeps_earlier_checkpoints(script, tmp_path,
 
 def test_unwritable_file_is_named_and_keeps_its_content(tmp_path):
     storage.write_json(tmp_path / "a.json", "before")
-    with files_of_at_most(1000), pytest.raises(storage.CannotWrite, match="a.json"):
+    with full_disk(1000), pytest.raises(storage.CannotWrite, match="a.json"):
         storage.write_json(tmp_path / "a.json", list(range(1000)))
     assert (tmp_path / "a.json").read_text() == '"before"\n' and len(list(tmp_path.iterdir())) == 1
 

@@ -1,12 +1,15 @@
 """Folders of arbitrary files: good recordings are converted and prepared, all others are named with the reason."""
 import ast
+import json
 import os
+import pathlib
+import random
 import shutil
 import threading
 
 import numpy as np
 import pytest
-import stress_audio
+import soundfile
 
 import data_load
 import eval as eval_script
@@ -16,22 +19,155 @@ import utils
 from common import audio_files, storage
 from corpus import manifest
 from common.audio_files import BadAudio
-from conftest import leftovers, untrained_run, words, write
+from conftest import leftovers, words, write
 
+ROOT = pathlib.Path(utils.__file__).resolve().parent
 HP = hyperparams.HyperParams()
+RATES = (4000, 8000, 11025, 16000, 22050, 44100, 48000, 96000, 192000)
+FORMATS = [("wav", "PCM_U8"), ("wav", "PCM_16"), ("wav", "PCM_24"), ("wav", "PCM_32"), ("wav", "FLOAT"),
+           ("wav", "DOUBLE"), ("wav", "ULAW"), ("flac", "PCM_16"), ("flac", "PCM_24"), ("ogg", "VORBIS"),
+           ("aiff", "PCM_16"), ("aiff", "FLOAT"), ("au", "PCM_24"), ("mp3", "MPEG_LAYER_III")]
+NAMES = ["two words", "it's", 'a "quote"', "line\nfeed", "\x1b[31mred\x1b[0m", "tab\tand\rreturn", "größe-日本語-🎤",
+         "-rf", "--out", "$HOME", "$x$", r"\$y", "100%s %d", "a&b<i>", "#1", "?x=1", "up..", "long" * 62, "wide é" * 30,
+         "\u202egnp", "not\udcfftext", "metrics", "index", "`id`", "a;b", "*", "x.source", "x.cost", "x"]
 
 
-def test_eval_converts_the_good_recordings_among_strange_files(tmp_path):
-    must, must_not = stress_audio.make_files(tmp_path / "in", 32, 0)
-    (tmp_path / "results").mkdir()
-    logdir = untrained_run(tmp_path / "run")
-    found = stress_audio.check_eval(tmp_path / "in", must, must_not, logdir, tmp_path / "results" / "out")
-    assert found["good"] >= 8 and len(must_not) >= 6 and found["refused"] >= 10
+def speech(rng: random.Random, spoken: int, pitch: float, rate: int) -> np.ndarray:
+    """(samples, channels) of 1.2 s, the same for the same `spoken`; sometimes with an offset or clipped."""
+    wav = words(spoken, rate, 1.2, pitch)
+    wav = np.clip(wav * rng.choice([0.1, 1.0, 1.0, 4.0]) + rng.choice([0.0, 0.0, 0.2]), -1.0, 1.0)
+    return np.repeat(wav[:, None], rng.choice([1, 1, 2, 3, 8]), axis=1)
 
 
-def test_prepro_prepares_the_good_recordings_among_strange_files(tmp_path):
-    found = stress_audio.check_prepro(tmp_path, 20, 1)
-    assert found["usable"] >= 4 and found["dropped"] >= 4
+def good(path: pathlib.Path, rng: random.Random, spoken: int, pitch: float) -> pathlib.Path:
+    """Write a recording in one of many formats; returns its path, whose suffix is that of the format."""
+    ending, subtype = rng.choice(FORMATS)
+    rate = 44100 if ending == "mp3" else rng.choice(RATES)
+    wav = speech(rng, spoken, pitch, rate)
+    path = path.with_name(f"{path.name}.{ending}")
+    soundfile.write(os.fsencode(path), wav[:, :2] if ending == "mp3" else wav, rate, subtype, format=ending.upper())
+    return path
+
+
+def damaged(path: pathlib.Path, rng: random.Random, spoken: int, pitch: float) -> None:
+    """Write a recording with wrong, missing or additional bytes; it may still be readable."""
+    path = good(path, rng, spoken, pitch)
+    content = bytearray(path.read_bytes())
+    for _ in range(rng.randint(1, 4)):
+        place, length = rng.randrange(rng.choice([64, len(content)])), rng.choice([1, 4, 100, 5000])
+        change = rng.choice(["cut", "bytes", "length", "remove", "insert", "zero"])
+        if change == "cut":
+            del content[max(1, rng.choice([place, len(content) - length])):]
+        elif change == "length":
+            content[4:8] = rng.choice([bytes(4), b"\xff" * 4, b"\x00\x00\x00\x80", rng.randbytes(4)])
+        else:
+            content[place:place + (0 if change == "insert" else length)] = {
+                "remove": b"", "zero": bytes(length)}.get(change, rng.randbytes(length))
+    path.write_bytes(content)
+
+
+def short(path: pathlib.Path, rng: random.Random, spoken: int, pitch: float) -> None:
+    """Write one to ten samples, which may be too few for the sample rate."""
+    wav = words(spoken)[1000:1000 + rng.randint(1, 10)]
+    soundfile.write(os.fsencode(f"{path}.wav"), wav, rng.choice(RATES), "FLOAT", format="WAV")
+
+
+def hopeless(path: pathlib.Path, rng: random.Random, spoken: int, pitch: float) -> None:
+    """Write a file that cannot be read or heard."""
+    wav, path = words(spoken, seconds=1.2), pathlib.Path(f"{path}.wav")
+    number = rng.randrange(10)
+    if number < 7:
+        wav = [wav * 0, wav * 0 + 0.3, wav * 1e-40, wav[:0], wav * 1e36, wav, wav][number]
+        if number > 4:
+            wav[rng.randrange(len(wav))] = [np.nan, np.inf][number - 5]
+        soundfile.write(os.fsencode(path), wav, rng.choice(RATES), rng.choice(["FLOAT", "DOUBLE"]), format="WAV")
+    else:
+        path.write_bytes([b"", b"no recording\n" * 50, rng.randbytes(5000)][number - 7])
+
+
+def no_file(path: pathlib.Path, rng: random.Random, spoken: int, pitch: float) -> None:
+    """Make a broken link, a pipe or an unreadable file, named like a recording."""
+    path, number = pathlib.Path(f"{path}.wav"), rng.randrange(3 if os.access("/", os.W_OK) else 4)  # root can read all
+    if number < 2:
+        path.symlink_to(path if number else path.with_name("nowhere"))
+    elif number == 2:
+        os.mkfifo(path)
+    else:
+        write(path, words(spoken))
+        path.chmod(0)
+
+
+def make_files(folder: pathlib.Path, count: int, seed: int, pitch: float = 120.0) -> tuple[list, list]:
+    """Fill `folder` with recordings and other files; returns those to be converted and those to be refused.
+
+    The names and words are the same for each seed and pitch, so two folders of different seeds are two speakers.
+    """
+    folder.mkdir(parents=True)
+    rng, must, must_not = random.Random(seed), [], []
+    for number in range(count):
+        path = folder / (NAMES[number] if number < len(NAMES) else f"{number:04d}")
+        make = rng.choices([good, damaged, short, hopeless, no_file], [5, 4, 1, 3, 1])[0]
+        if number in (1, 3, 4, 18, 20):  # these are good for any seed
+            make = good
+        before = set(folder.iterdir())
+        make(path, rng, number, pitch)
+        written = min(set(folder.iterdir()) - before)
+        if make is good:
+            must.append(written)
+        elif make in (hopeless, no_file):
+            must_not.append(written)
+    (folder / "folder.wav").mkdir()
+    (folder / "folder.wav" / "circle.wav").symlink_to(folder)
+    return must, must_not
+
+
+def errors(capfd) -> list[str]:
+    """The lines of standard error; no traceback and no characters that garble a terminal were printed."""
+    out, error = capfd.readouterr()
+    assert "Traceback" not in error, error
+    for line in (out + error).splitlines():
+        assert line.isprintable(), repr(line)
+    return error.splitlines()
+
+
+def test_eval_converts_the_good_recordings_among_strange_files(tmp_path, run_folder, capfd, monkeypatch):
+    monkeypatch.setattr(os, "cpu_count", lambda: 1)
+    must, must_not = make_files(tmp_path / "in", 32, 0)
+    out = tmp_path / "results" / "out"
+    assert eval_script.main([str(tmp_path / "in"), "--logdir", str(run_folder), "--out", str(out)]) == 1
+    refused = [line for line in errors(capfd) if line.startswith("refused ")]
+    assert len(must) >= 8 and len(must_not) >= 6 and len(refused) >= 10
+    assert {path.name for path in tmp_path.iterdir()} == {"in", "results"}
+    assert list((tmp_path / "results").iterdir()) == [out]
+    rows = json.loads((out / "metrics.json").read_text())["utterances"]
+    assert len(rows) + len(refused) == len(audio_files.list_audio(tmp_path / "in")) and leftovers(out) == []
+    for path in must_not:
+        assert any(line.startswith(f"refused {storage.printable(path)}: ") for line in refused), path
+    for path in must:
+        assert not any(line.startswith(f"refused {storage.printable(path)}: ") for line in refused), path
+    for name in rows:
+        for file in eval_script.outputs(name):
+            assert (out / file).resolve().parent == out.resolve()
+            if file.endswith(".wav"):
+                wav, rate = soundfile.read(out / file)
+                assert rate == 16000 and len(wav) and np.isfinite(wav).all()
+
+
+@pytest.mark.usefixtures("serial")
+def test_prepro_prepares_the_good_recordings_among_strange_files(tmp_path, capfd):
+    sides = [make_files(tmp_path / name, 20, 1 + n, 110.0 + 50 * n) for n, name in enumerate(("anna", "bert"))]
+    assert prepro.main([word for name, folder in (("source", "anna"), ("target", "bert"), ("data", "data"))
+                        for word in (f"--{name}", str(tmp_path / folder))]) == 0
+    errors(capfd)
+    assert {path.name for path in tmp_path.iterdir()} == {"anna", "bert", "data"} and not leftovers(tmp_path)
+    pairs = {pair.name: pair for pair in manifest.read_manifest(tmp_path / "data")}
+    keys = [[{storage.file_name(path.stem) for path in paths} for paths in side] for side in sides]
+    for name in keys[0][0] & keys[1][0]:
+        assert not pairs[name].reason or pairs[name].reason.startswith("DTW cost"), pairs[name]
+    for name in keys[0][1] | keys[1][1]:
+        assert pairs[name].reason, name
+    usable = sum(not pair.reason for pair in pairs.values())
+    assert usable >= 4 and len(pairs) - usable >= 4
 
 
 @pytest.mark.parametrize("make, message", [
@@ -58,15 +194,15 @@ def test_recording_too_long_for_the_memory_is_refused_before_it_is_read(tmp_path
     monkeypatch.setattr(audio_files, "MOST_SAMPLES", 40000)
     utils.load_wav(path, HP)
     monkeypatch.setattr(audio_files, "MOST_SAMPLES", most)
-    monkeypatch.setattr(utils.soundfile.SoundFile, "read", None)
+    monkeypatch.setattr(soundfile.SoundFile, "read", None)
     with pytest.raises(BadAudio, match="a.wav: is too long for the memory, 0 minutes at 8000 Hz; cut it"):
         utils.load_wav(path, HP)
 
 
 def test_a_recording_is_read_in_blocks(tmp_path, monkeypatch):
     path = write(tmp_path / "a.wav", np.repeat(words(1, 16000, 70.0)[:, None], 8, axis=1))
-    most, read = [], utils.soundfile.SoundFile.read
-    monkeypatch.setattr(utils.soundfile.SoundFile, "read",
+    most, read = [], soundfile.SoundFile.read
+    monkeypatch.setattr(soundfile.SoundFile, "read",
                         lambda file, frames, **more: most.append(frames) or read(file, frames, **more))
     wav, rate = audio_files.read_audio(path, HP)
     assert rate == 16000 and len(wav) == 70 * 16000 and max(most) * 8 <= 2 ** 20
@@ -165,7 +301,8 @@ def test_loading_an_array_runs_no_code(tmp_path):
 
 def test_scripts_neither_unpickle_nor_execute_what_they_read():
     found = []
-    for path in stress_audio.ROOT.glob("*.py"):
+    packages = [ROOT, *(path.parent for path in ROOT.glob("*/__init__.py"))]
+    for path in (path for folder in packages for path in folder.glob("*.py")):
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
             if isinstance(node, ast.Import | ast.ImportFrom):
                 names = [name.name for name in node.names] + [getattr(node, "module", None)]

@@ -3,20 +3,23 @@ import contextlib
 import json
 import os
 import pathlib
-import resource
 import subprocess
 import sys
 import time
 
 import pytest
 import soundfile
-from stress_audio import ROOT, contents, done
+from test_faults import count_steps
+from test_training import HP, events, weight_in
 
 import eval as eval_script
 import prepro
+import train
+from backend import checkpoints
 from common import cli, storage
-from conftest import leftovers, words, write
+from conftest import contents, full_disk, leftovers, words, write
 
+ROOT = pathlib.Path(prepro.__file__).resolve().parent
 # Runs a script's main function in forks, which need not import everything again. Each fork is killed when it has made
 # as many files, including temporary ones, as the next number says; the last fork may end by itself.
 KILLER = """
@@ -26,6 +29,9 @@ script, moments, out, arguments = sys.argv[1], json.loads(sys.argv[2]), pathlib.
 module = importlib.import_module(script)
 if script == "prepro":
     module.workers = lambda: contextlib.nullcontext(lambda function, items, title: [function(*item) for item in items])
+if script == "train":
+    import pytest, test_faults
+    test_faults.count_steps(pytest.MonkeyPatch())
 for moment in moments:
     before = {path: path.stat().st_mtime_ns for path in out.rglob("*") if path.is_file()}
     child = os.fork()
@@ -49,20 +55,15 @@ for moment in moments:
 def kill(script: str, moments: list[int], out: pathlib.Path, *arguments) -> list[dict[str, int]]:
     """Kill a script repeatedly; returns the files that existed after each kill and when they were written."""
     result = subprocess.run([sys.executable, "-c", KILLER, script, json.dumps(moments), str(out),
-                             *map(str, arguments)], cwd=ROOT, capture_output=True, text=True, timeout=300)
+                             *map(str, arguments)], cwd=ROOT, capture_output=True, text=True, timeout=300,
+                            env=os.environ | {"PYTHONPATH": str(ROOT / "tests")})
     assert "Traceback" not in result.stderr, result.stderr
     return [json.loads(line) for line in result.stdout.splitlines() if line.startswith("{")]
 
 
-@contextlib.contextmanager
-def file_limit(n_bytes: int):
-    """Simulate a disk without room for a file of more than `n_bytes`."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (n_bytes, hard))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+def done(folder: pathlib.Path, ending: str) -> dict[pathlib.Path, int]:
+    """The times when the files with an ending were written."""
+    return {path: path.stat().st_mtime_ns for path in folder.rglob(f"*{ending}") if not path.name.startswith(".")}
 
 
 @pytest.fixture
@@ -90,6 +91,7 @@ def check_whole(out: pathlib.Path) -> None:
         assert path.read_bytes().endswith(b"IEND\xaeB`\x82")
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("loaded")
 def test_killed_evaluation_resumes_without_repeating_work(speakers, run_folder, capsys):
     out, arguments = speakers / "out", [speakers / "anna", "--logdir", run_folder, "--out"]
@@ -174,6 +176,7 @@ def test_interrupted_conversion_is_not_treated_as_complete(speakers, again, monk
     assert again() == ("a", "abcd")
 
 
+@pytest.mark.slow
 def test_preparation_killed_repeatedly_gives_bit_identical_results(speakers):
     arguments = ["--source", speakers / "anna", "--target", speakers / "bert", "--data"]
     states = kill("prepro", [1, 5, 9, 7, 99], speakers / "data", *arguments, speakers / "data")
@@ -214,6 +217,24 @@ def test_interrupted_preparation_leaves_no_outdated_manifest(speakers, monkeypat
     assert run(capsys, prepro.main, *arguments)[0] == 130 and not (speakers / "data" / "manifest.csv").exists()
 
 
+@pytest.mark.slow
+def test_training_killed_repeatedly_ends_like_an_uninterrupted_run(tmp_path, monkeypatch):
+    """Some of the kills come while a checkpoint is written."""
+    count_steps(monkeypatch)
+    flags = ["--data", tmp_path, *(f"--set={name}={getattr(HP, name)}" for name in (
+        "postnet_steps", "mel_steps", "save_steps", "log_steps")), "--logdir"]
+    kill("train", [1, 4, 6, 9, 7, 11, 10 ** 6], tmp_path / "killed", *flags, tmp_path / "killed")
+    assert train.main([*map(str, flags), str(tmp_path / "whole")]) == 0
+    found, expected = ([(weight_in(checkpoints.checkpoints_in(folder)[0]), checkpoints.checkpoints_in(folder)[0][-7:])
+                        for folder in (run / "checkpoints", run / "checkpoints" / "best")]
+                       for run in (tmp_path / "killed", tmp_path / "whole"))
+    assert found == expected and found[0][0] == 12.0 and found[1][0] == 4.0
+    for kind in ("train", "validation"):
+        assert events(tmp_path / "killed" / kind) == events(tmp_path / "whole" / kind)
+    assert not list((tmp_path / "killed").rglob("*_temp"))
+
+
+@pytest.mark.slow
 def test_worker_processes_end_with_their_parent(tmp_path):
     """Otherwise they would wait forever and write into the files of the next run."""
     code = ("import os, prepro, shutil; os.cpu_count = lambda: 1\n"
@@ -238,6 +259,7 @@ def test_worker_processes_end_with_their_parent(tmp_path):
     pytest.fail("a worker goes on")
 
 
+@pytest.mark.slow
 def test_remaining_work_is_not_started_after_an_error():
     """Otherwise a full disk would be reported only after hours of other work."""
     code = ("import os, prepro, time; os.cpu_count = lambda: 1\n"
@@ -256,7 +278,7 @@ def test_evaluation_on_a_full_disk(speakers, capsys, room, name):
     before = contents(out)
     write(speakers / "anna" / "a.wav", words(7))
     (speakers / "anna" / "0.wav").write_bytes(b"")
-    with file_limit(room):
+    with full_disk(room):
         status, error = run(capsys, eval_script.main, *arguments)
     assert status == 1 and "Traceback" not in error
     assert f"eval.py: {out / name}: cannot be written (File too large); free some space" in error
@@ -276,7 +298,7 @@ def test_preparation_on_a_full_disk(speakers, capsys, room, name):
     assert run(capsys, prepro.main, *arguments, speakers / "whole")[0] == 0
     (speakers / "data").mkdir()
     (speakers / "data" / "prepro.json").write_bytes((speakers / "whole" / "prepro.json").read_bytes())
-    with file_limit(room):
+    with full_disk(room):
         status, error = run(capsys, prepro.main, *arguments, speakers / "data")
     assert status == 1 and "Traceback" not in error and leftovers(speakers) == []
     assert f"prepro.py: {speakers / 'data' / 'features' / name}: cannot be written" in error and "free some" in error
@@ -316,6 +338,6 @@ def test_read_only_output_folders_are_reported(speakers, capsys, monkeypatch):
 def test_full_disk_leaves_an_existing_file_unchanged(tmp_path):
     storage.write_json(tmp_path / "a.json", "before")
     with pytest.raises(storage.CannotWrite, match="a.json: cannot be written .*; free some space"):
-        with file_limit(1000):
+        with full_disk(1000):
             storage.write_json(tmp_path / "a.json", "x" * 2000)
     assert json.loads((tmp_path / "a.json").read_text()) == "before" and leftovers(tmp_path) == []

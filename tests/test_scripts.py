@@ -4,11 +4,10 @@ import html.parser
 import io
 import json
 import math
-import os
 import pathlib
 import re
+import runpy
 import shutil
-import subprocess
 import sys
 import types
 import urllib.parse
@@ -17,7 +16,6 @@ import numpy as np
 import pytest
 import soundfile
 import soxr
-import tensorflow as tf
 
 import eval as eval_script
 import eval_gan
@@ -28,7 +26,7 @@ import train_gan
 from common import storage
 from conversion import inference
 from evaluation import listening
-from conftest import demo_wav, leftovers, write, no_workers
+from conftest import demo_wav, leftovers, no_workers, write
 
 ROOT = pathlib.Path(prepro.__file__).resolve().parent
 
@@ -36,43 +34,26 @@ FLAGS = {
     "prepro.py": ["--source", "--target", "--pairs", "--download", "--mirror", "--data", "--pattern", "--heldout",
                   "--identity", "--set"],
     "train.py": ["--data", "--logdir", "--preset", "--set", "--seed", "--steps", "--init-from", "--no-resume"],
-    "train_gan.py": ["--num-gpus", "--data", "--logdir", "--preset", "--set", "--seed", "--steps",
-                     "--init-from", "--no-resume"],
+    "train_gan.py": ["--num-gpus", "--data", "--logdir", "--preset", "--set", "--seed", "--steps", "--init-from",
+                     "--no-resume"],
+    "train_multi_gpus.py": ["--num-gpus", "--data", "--logdir", "--steps"],
     "eval.py": ["--data", "--logdir", "--out", "--checkpoint", "--source", "--oracles", "--asr", "--transcripts",
                 "--set", "FILE_OR_FOLDER"],
     "eval_gan.py": ["--data", "--logdir", "--out", "--checkpoint", "--source", "--oracles", "--asr", "--transcripts",
                     "--set", "FILE_OR_FOLDER"],
-    "devices.py": [],
 }
 
 
-@pytest.fixture(scope="module", autouse=True)
-def helping(tmp_path_factory):
-    """Run every script with --help: in a folder with a space in its path, and from another folder.
-
-    They run in parallel with the other tests; the last tests of this file check their output.
-    """
-    scripts, elsewhere = (tmp_path_factory.mktemp("scripts") / name for name in ("voice conversion", "another folder"))
-    scripts.mkdir()
-    elsewhere.mkdir()
-    for path in ROOT.glob("*.py"):
-        shutil.copy(path, scripts)
-    running = {script: subprocess.Popen([sys.executable, str(scripts / script), "--help"], cwd=elsewhere, text=True,
-                                        stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-                                        env={**os.environ, "PYTHONDONTWRITEBYTECODE": "1", "OMP_NUM_THREADS": "1"})
-               for script in FLAGS}
-    yield running, elsewhere
-    for process in running.values():
-        process.kill()
-        process.communicate()
-
-
-@pytest.fixture(scope="module", autouse=True)
-def quick_compilation():
-    """Disable the optimisation of graphs, which takes longer than it saves in a few steps."""
-    tf.config.optimizer.set_experimental_options({"disable_meta_optimizer": True})
-    yield
-    tf.config.optimizer.set_experimental_options({"disable_meta_optimizer": False})
+@pytest.mark.parametrize("script", FLAGS)
+def test_help_names_the_command_and_its_flags(script, capsys, monkeypatch):
+    """test_elsewhere.py runs scripts in processes of their own, from another folder."""
+    monkeypatch.setattr(sys, "argv", [script, "--help"])
+    with pytest.raises(SystemExit) as ended:
+        runpy.run_path(str(ROOT / script), run_name="__main__")
+    printed = capsys.readouterr()
+    assert (ended.value.code, printed.err) == (0, "") and f"python {script}" in printed.out
+    for flag in FLAGS[script]:
+        assert flag in printed.out
 
 
 SETTINGS = ["width=16", "encoder_banks=2", "postnet_banks=2", "highway_layers=1", "batch_size=4", "postnet_window=32",
@@ -90,7 +71,8 @@ def trained(demo_recordings, tmp_path_factory):
         patch.setattr(prepro, "workers", no_workers)
         assert prepro.main(["--source", str(demo_recordings / "rms"), "--target", str(demo_recordings / "slt"),
                             "--data", str(data), "--heldout", str(folder / "heldout.txt")]) == 0
-    assert train.main(["--data", str(data), "--logdir", str(logdir), *(f"--set={value}" for value in SETTINGS)]) == 0
+    settings = [f"--set={value}" for value in SETTINGS]
+    assert train.main(["--data", str(data), "--logdir", str(logdir), *settings]) == 0
     for name in ("mean_loss.png", "mean_loss1.png", "mean_loss2.png"):
         assert (logdir / name).stat().st_size > 1000
     assert {path.suffix for path in (logdir / "samples").rglob("step-*/*")} == {".wav", ".png"}
@@ -351,14 +333,3 @@ def test_errors_are_messages_without_a_traceback(trained, tmp_path, monkeypatch,
     error = capsys.readouterr().err
     assert error.startswith("eval.py: ") and message in error and "Traceback" not in error
     assert not (tmp_path / "out").exists()
-
-
-@pytest.mark.parametrize("script", FLAGS)
-def test_help_works_from_another_folder(script, helping):
-    running, elsewhere = helping
-    printed, errors = running[script].communicate(timeout=120)
-    assert (running[script].returncode, errors) == (0, "")
-    assert f"python {script}" in printed  # the command that ran it
-    for flag in FLAGS[script]:
-        assert flag in printed
-    assert not list(elsewhere.iterdir())
