@@ -13,7 +13,6 @@ C channels.
 import dataclasses
 import difflib
 import json
-import math
 import pathlib
 
 from common.cli import UserError
