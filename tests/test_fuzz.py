@@ -204,7 +204,7 @@ def test_a_recording_is_read_in_blocks(tmp_path, monkeypatch):
     most, read = [], soundfile.SoundFile.read
     monkeypatch.setattr(soundfile.SoundFile, "read",
                         lambda file, frames, **more: most.append(frames) or read(file, frames, **more))
-    wav, rate = audio_files.read_audio(path, HP)
+    wav, rate, _ = audio_files.read_audio(path, HP)
     assert rate == 16000 and len(wav) == 70 * 16000 and max(most) * 8 <= 2 ** 20
     np.testing.assert_allclose(wav, words(1, 16000, 70.0), atol=1e-4)
 

@@ -54,6 +54,7 @@ def test_value_of_the_wrong_type_is_reported(assignment, message):
     (["slice_min_seconds=.01", "slice_max_seconds=.01"], "slice_min_seconds=0.01: must lie between 0.1 and 60"),
     (["preemphasis=1.5"], "preemphasis=1.5: must lie between 0 and 0.99"), (["trim_level=3"], "trim_level=3.0"),
     (["top_db=300"], "top_db=300.0"), (["top_db=60"], "loudness_db=-26.0: must be at most top_db=60.0 and 20 dB above"),
+    (["pitch_min=900"], "pitch_max=1000.0: must be at least half as high again as pitch_min=900.0"),
     (["base=2"], "base=2: choose 1 or 0"), (["attention=luong"], "attention=luong: choose local or global"),
     (["test=0.6", "validation=0.5"], "leave nothing to train on"), (["learning_rate=nan"], "learning_rate=nan"),
     (["learning_rate=inf"], "learning_rate=inf")])
