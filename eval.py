@@ -131,8 +131,8 @@ def convert_files(paths: list[pathlib.Path], out: pathlib.Path, converter: Conve
         since = note_model(out, converter)
         newer_than = time.time_ns() if overwrite else since
         # Several files at a time: a decoder step waits for the step before it, so one file leaves most cores idle
-        with (concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool,
-              concurrent.futures.ThreadPoolExecutor(min(FILES_AT_ONCE, os.cpu_count())) as files):
+        with (concurrent.futures.ThreadPoolExecutor(cli.cores()) as pool,
+              concurrent.futures.ThreadPoolExecutor(min(FILES_AT_ONCE, cli.cores())) as files):
             found = {name: files.submit(convert_file, path, name, out, converter, pool, newer_than)
                      for path, name in zip(recordings, names)}
             try:

@@ -20,11 +20,12 @@ Writes below OUT:
     durations.png            histogram of durations
 """
 import argparse
+import contextlib
 import dataclasses
 import functools
 import hashlib
-import os
 import pathlib
+import random
 import sys
 
 import numpy as np
@@ -41,35 +42,33 @@ from corpus.pairing import load_mel
 from hyperparams import HyperParams
 
 HERE = pathlib.Path(__file__).resolve().parent
+RANDOM_PAIRS = 20  # recordings that are paired at random, to know what other words cost
 
 
-def compute_features(path: pathlib.Path, stem: pathlib.Path, hp: HyperParams) -> tuple[int, str]:
+def compute_features(path: pathlib.Path, stem: pathlib.Path, hp: HyperParams) -> tuple[int, str, list[str]]:
     """Write the features of one recording unless they exist.
 
-    The linear file gets the modification time of the recording. So a changed recording is noticed, even if it was
-    replaced by an older file.
-    Returns the number of frames and, if the recording is unusable, the reason.
+    Features are kept if they were made from a recording with the same content: their .json file, written last, holds
+    its hash. Names and times do not tell, because archives and copies bring other recordings with the same ones.
+    Returns the number of frames, the reason if the recording is unusable, and warnings of what looks odd in it.
     """
-    mel_file, linear_file, pitch_file = (stem.with_name(f"{stem.name}.{kind}.npy")
-                                         for kind in ("mel", "linear", "pitch"))
+    files = {kind: stem.with_name(f"{stem.name}.{kind}.npy") for kind in ("pitch", "linear", "mel")}
+    note, made_of = stem.with_name(f"{stem.name}.json"), ""
+    with contextlib.suppress(OSError):  # for instance a link that leads nowhere; load_recording will say so
+        made_of = hashlib.sha256(path.read_bytes()).hexdigest()
+    before = storage.read_json(note)
+    if made_of and before.get("made_of") == made_of and all(map(intact, files.values())):
+        return len(np.load(files["mel"], mmap_mode="r", allow_pickle=False)), "", before["warnings"]
     try:
-        changed = path.stat().st_mtime
-        whole = all(map(intact, (mel_file, linear_file, pitch_file)))
-        if whole and abs(linear_file.stat().st_mtime - changed) < 2.0:  # s, the resolution of times on FAT drives
-            return len(np.load(mel_file, mmap_mode="r", allow_pickle=False)), ""
-    except OSError:  # for instance a link that leads nowhere; load_wav will say so
-        changed = 0.0
-    try:
-        wav = utils.load_wav(path, hp)
+        wav, _, warnings = utils.load_recording(path, hp)
     except audio_files.BadAudio as error:
-        return 0, str(error)
+        return 0, str(error), []
     found = analysis.extract(wav, hp)
-    mel_file.unlink(missing_ok=True)
-    save_array(pitch_file, found.hertz)
-    save_array(linear_file, found.linear)
-    os.utime(linear_file, (changed, changed))
-    save_array(mel_file, found.mel)  # written last: if this file exists, all files are complete
-    return len(found.mel), ""
+    note.unlink(missing_ok=True)
+    for kind, array in (("pitch", found.hertz), ("linear", found.linear), ("mel", found.mel)):
+        save_array(files[kind], array)
+    storage.write_json(note, {"made_of": made_of, "warnings": warnings})
+    return len(found.mel), "", warnings
 
 
 def align(pair: Pair, data: pathlib.Path, target: str, means: dict, hp: HyperParams) -> float:
@@ -127,8 +126,10 @@ def prepare(corpora: dict[str, dict[str, pathlib.Path]], target: str, data: path
                         [(path, data / "features" / speaker / utterance)
                          for speaker, utterance, path in jobs], "features")
         frames, bad = {}, {}
-        for (speaker, utterance, _), (n_frames, reason) in zip(jobs, done):
+        for (speaker, utterance, _), (n_frames, reason, warnings) in zip(jobs, done):
             frames[speaker, utterance], bad[speaker, utterance] = n_frames, reason
+            for warning in warnings:
+                print(f"warning: {warning}", file=sys.stderr)
 
         found, pairs, others = pairing.Recordings(corpora, frames, bad, data, target, hp), [], []
         for source in sources:
@@ -162,8 +163,8 @@ def prepare(corpora: dict[str, dict[str, pathlib.Path]], target: str, data: path
                          [(pair,) for pair in usable], "alignment")
     for pair, cost in zip(usable, costs):
         pair.dtw_cost = round(cost, 4)
-    for source in speakers - {target, *others}:
-        drop_mismatches([pair for pair in usable if pair.source == source])
+    for source in sorted(speakers - {target, *others}):
+        drop_mismatches([pair for pair in usable if pair.source == source], data, target, means, hp)
     write_outputs(pairs, data, target, hp)
     return pairs
 
@@ -176,15 +177,53 @@ def speaker_mean(speaker: str, pairs: list[Pair], data: pathlib.Path, hp: HyperP
                            for utterance in utterances]).mean(axis=0)
 
 
-def drop_mismatches(pairs: list[Pair]) -> None:
-    """Drop the pairs of a source whose DTW path costs far more than usual, because the two recordings probably do not
-    say the same words."""
+def drop_mismatches(pairs: list[Pair], data: pathlib.Path, target: str, means: dict, hp: HyperParams) -> None:
+    """Drop the pairs of a source that do not say the same words: their DTW path costs as much as that of recordings
+    paired at random, or far more than usual. Raises PreproError if this is so for most of them."""
     costs = np.array([pair.dtw_cost for pair in pairs])
     median = np.median(costs)
-    limit = median + max(6 * np.median(np.abs(costs - median)), 1.0)  # at least 1 dB: few pairs have no reliable spread
+    # At least 1 dB: few pairs have no reliable spread
+    limit, cause = median + max(6 * np.median(np.abs(costs - median)), 1.0), "far more than usual: other words?"
+    everything = [(one, other) for one in pairs for other in pairs if one.utterance != other.utterance]
+    if len(everything) >= RANDOM_PAIRS:
+        chance = random_costs(random.Random(hp.seed).sample(everything, RANDOM_PAIRS), data, target, means, hp)
+        by_chance = float(np.percentile(chance, 5))
+        if median > by_chance:
+            raise PreproError(f"{pairs[0].source} and {target}: recordings of the same name do not say the same words. "
+                              f"Their distance is {median:.1f} dB, that of any two {np.median(chance):.1f} dB"
+                              f"{neighbours(pairs, by_chance, data, target, means, hp)}. Rename them, list the pairs "
+                              "in a table for --pairs, or give --unpaired if they said other sentences")
+        if by_chance < limit:
+            limit, cause = by_chance, "no less than recordings paired at random: other words"
     for pair in pairs:
         if pair.dtw_cost > limit:
-            pair.split, pair.reason = "dropped", f"DTW cost {pair.dtw_cost:.2f} dB above {limit:.2f}: other words?"
+            pair.split, pair.reason = "dropped", f"DTW cost {pair.dtw_cost:.2f} dB, limit {limit:.2f}: {cause}"
+
+
+def random_costs(pairs: list[tuple[Pair, Pair]], data: pathlib.Path, target: str, means: dict,
+                 hp: HyperParams) -> list[float]:
+    """Costs of the DTW paths from the source of one pair to the target of another."""
+    costs = []
+    for one, other in pairs:
+        sequences = [alignment.alignment_features(load_mel(data, speaker, utterance)[start:end], hp) - means[speaker]
+                     for speaker, utterance, start, end in (
+                         (one.source, one.utterance, one.source_start, one.source_end),
+                         (target, other.utterance, other.target_start, other.target_end))]
+        costs.append(alignment.warp(*sequences)[1])
+    return costs
+
+
+def neighbours(pairs: list[Pair], by_chance: float, data: pathlib.Path, target: str, means: dict,
+               hp: HyperParams) -> str:
+    """Say whether each recording belongs to the target's recording before or after the one of its name."""
+    ordered = sorted(pairs, key=lambda pair: pair.name)
+    for shift, words in ((1, "after"), (-1, "before")):
+        shifted = [(ordered[i], ordered[i + shift]) for i in range(1, len(ordered) - 1)][:RANDOM_PAIRS]
+        if shifted and np.median(random_costs(shifted, data, target, means, hp)) < by_chance:
+            one, other = shifted[0]
+            return (f"; they fit the target's recording {words} the one of their name: {one.name} of {one.source} goes "
+                    f"with {other.name}")
+    return ""
 
 
 def write_outputs(pairs: list[Pair], data: pathlib.Path, target: str, hp: HyperParams) -> None:

@@ -1,9 +1,12 @@
 """Checkpoints of a run, and the weights of a generator as one small file without pickle, as in pretrained/."""
+import atexit
 import contextlib
+import functools
 import pathlib
 import re
 import shutil
 import sys
+import tempfile
 from collections.abc import Iterator
 
 from backend import devices  # noqa: F401  before TensorFlow
@@ -48,6 +51,18 @@ def trackable(parts: dict[str, list]) -> dict[str, list[tf.Variable]]:
     return {name: [variable.value for variable in variables] for name, variables in parts.items()}
 
 
+@functools.cache
+def literal(folder: pathlib.Path) -> pathlib.Path:
+    """A path to `folder` that TensorFlow does not take for a pattern: itself, or a link to it in a temporary folder."""
+    if not set("*?[]{}\\") & set(str(folder)):
+        return folder
+    temporary = tempfile.TemporaryDirectory()
+    atexit.register(temporary.cleanup)
+    link = pathlib.Path(temporary.name, "folder")
+    link.symlink_to(folder.resolve())
+    return link
+
+
 def checkpoints_in(folder: pathlib.Path) -> list[str]:
     """Prefixes of all checkpoints in a folder, readable or not, the newest first."""
     # The index is written last. Not latest_checkpoint(): it returns None if a file is missing, and training would begin
@@ -75,6 +90,11 @@ def newest_readable(prefixes: list[str]) -> str | None:
     return None
 
 
+def literal_prefix(prefix: str) -> str:
+    """`literal` for the prefix of a checkpoint."""
+    return str(literal(pathlib.Path(prefix).parent) / pathlib.Path(prefix).name)
+
+
 def read_shapes(prefix: str) -> dict[str, tuple[int, ...]]:
     """Names and shapes of the arrays in a checkpoint; raises DamagedCheckpoint.
 
@@ -84,7 +104,7 @@ def read_shapes(prefix: str) -> dict[str, tuple[int, ...]]:
     if prefix.endswith(".npz"):
         return {name: array.shape for name, array in read_weights(prefix).items()}
     try:
-        reader = tf.train.load_checkpoint(prefix)
+        reader = tf.train.load_checkpoint(literal_prefix(prefix))
         shapes = reader.get_variable_to_shape_map()
         for name in shapes:
             reader.get_tensor(name)
@@ -117,7 +137,7 @@ def restore(checkpoint: tf.train.Checkpoint, parts: dict[str, list], prefix: str
             parts[part][int(number)].assign(array.astype(parts[part][int(number)].dtype))
     elif not found:
         try:
-            checkpoint.restore(prefix).expect_partial().assert_existing_objects_matched()
+            checkpoint.restore(literal_prefix(prefix)).expect_partial().assert_existing_objects_matched()
         except (ValueError, AssertionError, tf.errors.OpError) as error:
             found = [short_message(error)]
     if found:

@@ -7,6 +7,7 @@ prints when it starts. `--verbose` on the command line, or TF_CPP_MIN_LOG_LEVEL=
 """
 import argparse
 import contextlib
+import json
 import os
 import platform
 import sys
@@ -15,6 +16,10 @@ from collections.abc import Iterator
 
 from common import cli
 from common.cli import UserError
+
+
+TF_CONFIG_EXAMPLE = ('{"cluster": {"worker": ["host1:12345", "host2:12345"]}, '
+                     '"task": {"type": "worker", "index": 0}}')
 
 
 @contextlib.contextmanager
@@ -58,6 +63,7 @@ def make_strategy(num_gpus: int | None) -> tf.distribute.Strategy:
         if num_gpus is not None:
             raise UserError("--num-gpus is for one machine; with several, each uses all GPUs that it sees "
                             "(CUDA_VISIBLE_DEVICES)")
+        check_tf_config(os.environ["TF_CONFIG"])
         return tf.distribute.MultiWorkerMirroredStrategy()
     devices = [device.name for device in tf.config.list_logical_devices("GPU")]
     if not devices:
@@ -66,6 +72,17 @@ def make_strategy(num_gpus: int | None) -> tf.distribute.Strategy:
     if num_gpus is not None and not 1 <= num_gpus <= len(devices):
         raise UserError(f"--num-gpus {num_gpus}: TensorFlow sees {len(devices)}, see python -m backend.devices")
     return tf.distribute.MirroredStrategy(devices[:num_gpus])
+
+
+def check_tf_config(text: str) -> None:
+    """Raise UserError unless TF_CONFIG names the machines of a job and which one this is."""
+    with contextlib.suppress(ValueError, LookupError, TypeError, AttributeError):
+        config = json.loads(text)
+        task, machines = config["task"], config["cluster"]
+        if machines[task["type"]][int(task["index"])] and all(isinstance(each, list) for each in machines.values()):
+            return
+    raise UserError(f"TF_CONFIG={text} cannot be used: set it as in {TF_CONFIG_EXAMPLE}, or unset it to train on one "
+                    "machine")
 
 
 def run_on_all(run, args: argparse.Namespace) -> None:

@@ -1,8 +1,14 @@
 """Recordings on disk: find them in folders, read and write them."""
+import contextlib
 import io
 import os
 import pathlib
+import shlex
+import shutil
 import stat
+import subprocess
+import tempfile
+from collections.abc import Iterator
 from typing import NamedTuple
 
 import numpy as np
@@ -13,19 +19,25 @@ from common.cli import UserError
 from common.storage import printable, replacing
 from hyperparams import HyperParams
 
-AUDIO_SUFFIXES = (".wav", ".flac", ".ogg", ".aiff", ".aif", ".mp3", ".opus", ".au", ".caf", ".w64")
+AUDIO_SUFFIXES = (".wav", ".wave", ".flac", ".ogg", ".oga", ".aiff", ".aif", ".aifc", ".mp3", ".mp2", ".opus", ".au",
+                  ".caf", ".w64", ".rf64", ".sph")
+FFMPEG_SUFFIXES = (".m4a", ".aac", ".mp4", ".webm", ".amr", ".3gp", ".wma", ".mka")  # libsndfile does not read these
 MOST_SAMPLES = 2 ** 28  # longest recording: 1 GiB in memory, 4.6 hours at 16 kHz or 1.5 hours at 48 kHz
 
 
 def list_audio(folder: pathlib.Path) -> list[pathlib.Path]:
     """List all files below a folder with the suffix of a recording, and all folders that cannot be read. `load_wav`
-    refuses whatever is no recording.
-
-    Links to folders are not followed, because they could lead in circles.
-    """
+    refuses whatever is no recording. Links to folders are followed, but no folder is listed twice, so that links may
+    lead in circles."""
     unreadable: list[OSError] = []
-    found = [pathlib.Path(parent, name) for parent, _, names in os.walk(folder, onerror=unreadable.append)
-             for name in names if pathlib.Path(name).suffix.lower() in AUDIO_SUFFIXES and not name.startswith(".")]
+    found, seen = [], set()
+    for parent, folders, names in os.walk(folder, onerror=unreadable.append, followlinks=True):
+        if os.path.realpath(parent) in seen:
+            folders.clear()
+            continue
+        seen.add(os.path.realpath(parent))
+        found += [pathlib.Path(parent, name) for name in names if not name.startswith(".")
+                  and pathlib.Path(name).suffix.lower() in AUDIO_SUFFIXES + FFMPEG_SUFFIXES]
     return sorted(found + [pathlib.Path(error.filename) for error in unreadable])
 
 
@@ -43,6 +55,10 @@ class Recording(NamedTuple):
 def read_audio(path: str | os.PathLike, hp: HyperParams, channel: int | None = None) -> Recording:
     """Read a recording block by block. Channels are averaged if they hold the same sound, otherwise the best one is
     used (channels.py); `channel`, counted from 1, chooses. Raises BadAudio."""
+    if pathlib.Path(path).suffix.lower() in FFMPEG_SUFFIXES:
+        with decoded(path) as wav:
+            found = read_audio(wav, hp, channel)
+            return found._replace(warnings=[text.replace(printable(wav), printable(path)) for text in found.warnings])
     name, blocks, warning = printable(path), [], ""
     try:
         if os.path.isdir(path):
@@ -75,6 +91,23 @@ def read_audio(path: str | os.PathLike, hp: HyperParams, channel: int | None = N
     if sum(map(len, blocks)) * hp.sample_rate < sample_rate:
         raise BadAudio(f"{name}: holds no samples; record it again or remove it")
     return Recording(np.concatenate(blocks), sample_rate, [f"{name}: {warning}"] if warning else [])
+
+
+@contextlib.contextmanager
+def decoded(path: str | os.PathLike) -> Iterator[pathlib.Path]:
+    """A temporary wav file of a recording that only ffmpeg reads; raises BadAudio."""
+    name, command, stem = printable(path), shutil.which("ffmpeg"), pathlib.Path(path).stem
+    if not command:
+        raise BadAudio(f"{name}: only ffmpeg reads such files, and it is not installed; install it, or convert the "
+                       f"file elsewhere: ffmpeg -i {shlex.quote(str(path))} {shlex.quote(f'{stem}.wav')}")
+    with tempfile.TemporaryDirectory() as folder:
+        wav = pathlib.Path(folder, "decoded.wav")
+        done = subprocess.run([command, "-nostdin", "-v", "error", "-i", f"file:{os.fspath(path)}", wav],
+                              capture_output=True, text=True, errors="replace")
+        if done.returncode or not wav.exists():
+            raise BadAudio(f"{name}: cannot be decoded by ffmpeg ({done.stderr.strip()[-200:]}); record it again or "
+                           "convert it to wav")
+        yield wav
 
 
 def reason(error: Exception) -> str:

@@ -112,6 +112,11 @@ def locked(folder: pathlib.Path, flag: str) -> Iterator[None]:
         yield
 
 
+def cores() -> int:
+    """How many cores this process may use; a container or a batch system may allow fewer than there are."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+
+
 @contextlib.contextmanager
 def workers() -> Iterator[Callable]:
     """Start a process for each core; yields a function (function, items, title) that maps over the items with a
@@ -119,7 +124,7 @@ def workers() -> Iterator[Callable]:
     os.environ.setdefault("OMP_NUM_THREADS", "1")  # each core has a process, so libraries must not start more threads
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     context = multiprocessing.get_context("spawn")
-    with concurrent.futures.ProcessPoolExecutor(os.cpu_count(), context, end_with_parent) as pool:
+    with concurrent.futures.ProcessPoolExecutor(cores(), context, end_with_parent) as pool:
         def run(function: Callable, items: list, title: str) -> list:
             # The processes inherit that Ctrl-C is blocked: only their parent handles it
             signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})

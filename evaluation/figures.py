@@ -6,6 +6,8 @@ under its name only when it is complete.
 import os
 from typing import NamedTuple
 
+os.environ["MPLBACKEND"] = "agg"  # a notebook hands on the name of a backend that is not installed here
+
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.colors import to_rgba

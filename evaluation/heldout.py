@@ -7,7 +7,6 @@ import concurrent.futures
 import contextlib
 import functools
 import math
-import os
 import pathlib
 import random
 from collections.abc import Callable, Iterator
@@ -17,7 +16,7 @@ from tqdm import tqdm
 
 import data_load
 import utils
-from common import audio_files, storage
+from common import audio_files, cli, storage
 from common.cli import UserError
 from conversion import base
 from corpus import analysis, arctic
@@ -133,7 +132,7 @@ def compare_voices(corpus: data_load.Corpus, wavs: dict, hp: HyperParams, work: 
 def threads() -> Iterator[Callable]:
     """Start a thread for each core; yields a function (function, items, doing) that maps over the items with a progress
     bar."""
-    with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool:
+    with concurrent.futures.ThreadPoolExecutor(cli.cores()) as pool:
         yield lambda function, items, doing: list(tqdm(pool.map(function, items), doing, len(items), disable=None))
 
 

@@ -10,7 +10,6 @@ The functions that use these libraries import them, because most commands need n
 import functools
 import importlib.util
 import json
-import os
 import pathlib
 import re
 import unicodedata
@@ -19,7 +18,7 @@ from typing import NamedTuple
 import numpy as np
 import soxr
 
-from common import storage
+from common import cli, storage
 from common.cli import UserError
 from corpus import manifest
 from hyperparams import HyperParams
@@ -48,7 +47,7 @@ class Recogniser:
         try:
             # Sentences are short, so one core for each sentence is faster than all cores for one sentence
             self.model = WhisperModel(model, device="cpu", compute_type="int8", cpu_threads=1,
-                                      num_workers=os.cpu_count())
+                                      num_workers=cli.cores())
         except Exception as error:  # a failed download raises exceptions of the libraries that faster-whisper uses
             reason = next(iter(str(error).splitlines()), type(error).__name__)
             raise UserError(f"--asr {storage.printable(model)} cannot be loaded ({reason}); give a name such as "

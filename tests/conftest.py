@@ -26,7 +26,7 @@ import pytest
 import soundfile
 import tensorflow as tf
 
-from common import storage
+from common import cli, storage
 from corpus import demo
 from corpus import linear_map
 from conversion import base
@@ -126,7 +126,7 @@ def demo_data(demo_recordings, tmp_path_factory, tiny_hp) -> pathlib.Path:
     data = tmp_path_factory.mktemp("features")
     corpora, target = manifest.gather([demo_recordings / "rms"], demo_recordings / "slt", "(.*)")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(os, "cpu_count", lambda: 1)  # starting more processes takes longer than the work
+        patch.setattr(cli, "cores", lambda: 1)  # starting more processes takes longer than the work
         prepro.prepare(corpora, target, data, tiny_hp)
     return data
 

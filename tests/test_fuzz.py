@@ -16,7 +16,7 @@ import eval as eval_script
 import hyperparams
 import prepro
 import utils
-from common import audio_files, storage
+from common import audio_files, cli, storage
 from corpus import manifest
 from common.audio_files import BadAudio
 from conftest import leftovers, words, write
@@ -131,7 +131,7 @@ def errors(capfd) -> list[str]:
 
 
 def test_eval_converts_the_good_recordings_among_strange_files(tmp_path, run_folder, capfd, monkeypatch):
-    monkeypatch.setattr(os, "cpu_count", lambda: 1)
+    monkeypatch.setattr(cli, "cores", lambda: 1)
     must, must_not = make_files(tmp_path / "in", 32, 0)
     out = tmp_path / "results" / "out"
     assert eval_script.main([str(tmp_path / "in"), "--logdir", str(run_folder), "--out", str(out)]) == 1

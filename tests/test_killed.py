@@ -24,7 +24,7 @@ ROOT = pathlib.Path(prepro.__file__).resolve().parent
 # as many files, including temporary ones, as the next number says; the last fork may end by itself.
 KILLER = """
 import contextlib, importlib, json, os, pathlib, signal, sys, time
-os.cpu_count = lambda: 1
+from common import cli; cli.cores = lambda: 1
 script, moments, out, arguments = sys.argv[1], json.loads(sys.argv[2]), pathlib.Path(sys.argv[3]), sys.argv[4:]
 module = importlib.import_module(script)
 if script == "prepro":
@@ -237,7 +237,7 @@ def test_training_killed_repeatedly_ends_like_an_uninterrupted_run(tmp_path, mon
 @pytest.mark.slow
 def test_worker_processes_end_with_their_parent(tmp_path):
     """Otherwise they would wait forever and write into the files of the next run."""
-    code = ("import os, prepro, shutil; os.cpu_count = lambda: 1\n"
+    code = ("import os, prepro, shutil; prepro.cli.cores = lambda: 1\n"
             "with prepro.workers() as parallel:\n"
             f"    parallel(os.system, [('echo $PPID > {tmp_path}/pid; sleep 100',)], '')")
     process = subprocess.Popen([sys.executable, "-c", code], cwd=ROOT, stderr=subprocess.DEVNULL)
@@ -262,7 +262,7 @@ def test_worker_processes_end_with_their_parent(tmp_path):
 @pytest.mark.slow
 def test_remaining_work_is_not_started_after_an_error():
     """Otherwise a full disk would be reported only after hours of other work."""
-    code = ("import os, prepro, time; os.cpu_count = lambda: 1\n"
+    code = ("import os, prepro, time; prepro.cli.cores = lambda: 1\n"
             "with prepro.workers() as parallel:\n"
             "    parallel(time.sleep, [(-1,)] + [(2,)] * 60, '')")
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=60)

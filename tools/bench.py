@@ -14,7 +14,6 @@ import contextlib
 import functools
 import io
 import itertools
-import os
 import pathlib
 import platform
 import resource
@@ -250,7 +249,7 @@ def bench_conversion(table: Table, hp: hyperparams.HyperParams, base_map: base.B
     converter = Converter(Generator(hp), base_map)
     speech = np.concatenate([utils.load_wav(path, hp) for path in recordings(16)])
     peaks = []
-    with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool:
+    with concurrent.futures.ThreadPoolExecutor(cli.cores()) as pool:
         for seconds, repeats in ((3, REPEATS), (30, REPEATS), (600, 1)):
             wav = np.resize(speech, seconds * hp.sample_rate)
             table.time(f"conversion of a recording of {seconds} s", lambda wav=wav: inference.convert_recording(
@@ -264,7 +263,7 @@ def bench_conversion(table: Table, hp: hyperparams.HyperParams, base_map: base.B
             with tempfile.TemporaryDirectory() as out, contextlib.redirect_stdout(io.StringIO()):
                 return eval_script.convert_files(recordings(32), pathlib.Path(out), converter, "bench")
         table.time("folder of 32 by eval.py, with pictures and page", convert_folder, "s/s", total, 3)
-        with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as files:
+        with concurrent.futures.ThreadPoolExecutor(cli.cores()) as files:
             table.time("  without pictures and page", lambda: [list(files.map(
                 lambda path: inference.convert_recording(utils.load_wav(path, hp), converter, pool)[0],
                 recordings(32)))[0]], "s/s", total)
@@ -326,7 +325,7 @@ def bench(args: argparse.Namespace) -> None:
     bench_2017(table, corpus, product)
     bench_start(table)
     if args.json:
-        storage.write_json(args.json, {"machine": platform.platform(), "cores": os.cpu_count(),
+        storage.write_json(args.json, {"machine": platform.platform(), "cores": cli.cores(),
                                      "devices": [device.name for device in tf.config.list_physical_devices()],
                                      "hyperparameters": args.set, "table": table.rows})
 

@@ -196,11 +196,13 @@ class Run:
         self.checkpoint = tf.train.Checkpoint(step=self.step, best=self.best, **checkpoints.trackable(parts))
         self.folder = self.logdir / "checkpoints"
         for folder in (self.folder, self.folder / "best"):
+            folder.mkdir(parents=True, exist_ok=True)
             checkpoints.clean(folder)
-        self.newest = tf.train.CheckpointManager(self.checkpoint, str(self.folder), hp.keep_checkpoints,
-                                                 checkpoint_name="step")
+        self.newest = tf.train.CheckpointManager(self.checkpoint, str(checkpoints.literal(self.folder)),
+                                                 hp.keep_checkpoints, checkpoint_name="step")
         selected = tf.train.Checkpoint(step=self.step, **checkpoints.trackable({"generator": parts["generator"]}))
-        self.selected = tf.train.CheckpointManager(selected, str(self.folder / "best"), 1, checkpoint_name="best")
+        self.selected = tf.train.CheckpointManager(selected, str(checkpoints.literal(self.folder / "best")), 1,
+                                                   checkpoint_name="best")
         with checkpoints.writing(self.logdir), tf.summary.create_file_writer(str(self.logdir)).as_default():
             # Written into the parent folder of train/ and validation/, so that it applies to both
             tensorboard_hparams.hparams(dataclasses.asdict(hp), trial_id=str(self.logdir.resolve()))

@@ -1,0 +1,67 @@
+"""Pairs that do not say the same words are seen, by the distance of recordings that are paired at random."""
+import os
+import shutil
+
+import pytest
+
+import prepro
+from conftest import TINY, words, write
+from corpus import manifest
+from corpus.manifest import PreproError
+
+SENTENCES = 14
+
+
+@pytest.fixture(scope="module")
+def spoken(tmp_path_factory):
+    """Sentences of two speakers, of their own pace and pitch."""
+    folder = tmp_path_factory.mktemp("spoken")
+    for speaker, pace, pitch in (("man", 1.0, 110.0), ("woman", 1.1, 210.0)):
+        for number in range(SENTENCES + 1):
+            write(folder / speaker / f"{number:02d}.wav", words(number, seconds=pace * (1.2 + 0.1 * (number % 4)),
+                                                                pitch=pitch))
+    return folder
+
+
+def prepare(spoken, tmp_path, said_by_her) -> list[manifest.Pair]:
+    """Prepare pairs in which the woman says sentence `said_by_her(n)` where the man says sentence n."""
+    for number in range(SENTENCES):
+        for speaker, sentence in (("man", number), ("woman", said_by_her(number))):
+            (tmp_path / speaker).mkdir(exist_ok=True)
+            shutil.copy(spoken / speaker / f"{sentence:02d}.wav", tmp_path / speaker / f"{number:02d}.wav")
+    corpora, target = manifest.gather([tmp_path / "man"], tmp_path / "woman", "(.*)")
+    return prepro.prepare(corpora, target, tmp_path / "data", TINY)
+
+
+def test_right_pairs_are_kept(spoken, tmp_path, serial):
+    assert not [pair for pair in prepare(spoken, tmp_path, lambda number: number) if pair.reason]
+
+
+def test_pairs_that_are_wrong_from_some_sentence_on_are_dropped(spoken, tmp_path, serial):
+    pairs = prepare(spoken, tmp_path, lambda number: number + (number >= 10))
+    assert {pair.name for pair in pairs if "other words" in pair.reason} == {"10", "11", "12", "13"}
+
+
+@pytest.mark.parametrize("said_by_her, fit", [
+    (lambda number: number + 1, "before the one of their name: 01 of man goes with 00"),
+    (lambda number: max(number - 1, 0), "after the one of their name: 01 of man goes with 02"),
+    (lambda number: (5 * number) % SENTENCES, "paired at random|do not say the same words")])
+def test_a_pairing_that_is_wrong_as_a_whole_is_refused(spoken, tmp_path, serial, said_by_her, fit):
+    with pytest.raises(PreproError, match=f"(?s)man and woman.*{fit}") as refused:
+        prepare(spoken, tmp_path, said_by_her)
+    assert "--unpaired" in str(refused.value) and not (tmp_path / "data" / "manifest.csv").exists()
+
+
+def test_another_recording_of_the_same_name_time_and_size_is_noticed(spoken, tmp_path):
+    """Archives and `cp -p` bring such files."""
+    path, stem = tmp_path / "a.wav", tmp_path / "features" / "a"
+    shutil.copy(spoken / "man" / "01.wav", path)
+    before = path.stat()
+    frames, reason, _ = prepro.compute_features(path, stem, TINY)
+    assert frames and not reason
+    mel = stem.with_name("a.mel.npy").read_bytes()
+    write(path, words(33, seconds=1.3, pitch=210.0))
+    os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
+    assert path.stat().st_size == before.st_size
+    prepro.compute_features(path, stem, TINY)
+    assert stem.with_name("a.mel.npy").read_bytes() != mel

@@ -1,0 +1,81 @@
+"""What the machine, its settings and other programs hand on does not stop a command."""
+import os
+import shutil
+import subprocess
+import sys
+
+import pytest
+import tensorflow as tf
+
+import utils
+from backend import checkpoints, devices
+from common import audio_files, cli
+from common.cli import UserError
+from conftest import TINY, untrained_run, words, write
+from conversion import inference
+
+
+@pytest.mark.parametrize("name", ["run[1]", "a*b", "what?", "{x}"])
+def test_any_path_holds_a_run(tmp_path, name):
+    """TensorFlow takes some paths for patterns."""
+    assert inference.load_converter(untrained_run(tmp_path / name)).hp == TINY
+
+
+def test_checkpoints_in_a_folder_that_looks_like_a_pattern_are_rotated(tmp_path):
+    folder, value = tmp_path / "run[1]", tf.Variable(0.0)
+    folder.mkdir()
+    manager = tf.train.CheckpointManager(tf.train.Checkpoint(x=value), str(checkpoints.literal(folder)), 2)
+    for number in range(4):
+        value.assign(number)
+        manager.save(checkpoint_number=number)
+    assert len(checkpoints.checkpoints_in(folder)) == 2
+
+
+def test_settings_of_a_notebook_or_of_another_keras_are_not_taken_over(tmp_path):
+    code = "from backend import devices; import keras; from evaluation import figures; print(keras.backend.backend())"
+    done = subprocess.run([sys.executable, "-c", code], cwd=os.path.dirname(utils.__file__), text=True,
+                          capture_output=True, env=os.environ | {"KERAS_BACKEND": "jax", "MPLBACKEND": "module://none"})
+    assert done.stdout.split() == ["tensorflow"] and not done.stderr
+
+
+@pytest.mark.parametrize("text", ["{'cluster'", "[]", "{}", '{"cluster": {}, "task": {"type": "worker", "index": 0}}',
+                                  '{"cluster": {"worker": ["a:1"]}, "task": {"type": "worker", "index": 3}}'])
+def test_a_wrong_tf_config_is_named_with_a_right_one(text):
+    with pytest.raises(UserError, match="TF_CONFIG=.*host1:12345"):
+        devices.check_tf_config(text)
+
+
+def test_the_right_tf_config_of_the_message_passes():
+    devices.check_tf_config(devices.TF_CONFIG_EXAMPLE)
+
+
+def test_as_many_processes_as_cores_are_allowed(monkeypatch):
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: {0, 5, 7}, raising=False)
+    assert cli.cores() == 3
+    monkeypatch.delattr(os, "sched_getaffinity")
+    assert cli.cores() == os.cpu_count()
+
+
+def test_linked_folders_are_followed_but_not_in_circles(tmp_path):
+    write(tmp_path / "session" / "a.wav", words(1))
+    (tmp_path / "speaker").mkdir()
+    (tmp_path / "speaker" / "link").symlink_to(tmp_path / "session")
+    (tmp_path / "session" / "back").symlink_to(tmp_path / "speaker")
+    assert [path.name for path in audio_files.list_audio(tmp_path / "speaker")] == ["a.wav"]
+
+
+def test_voice_messages_are_decoded_by_ffmpeg_or_refused_with_the_command(tmp_path, monkeypatch):
+    source, message = write(tmp_path / "a.wav", words(1)), tmp_path / "my message.m4a"
+    message.write_bytes(b"not audio")
+    assert message in audio_files.list_audio(tmp_path)
+    monkeypatch.setattr(shutil, "which", lambda name: None)
+    with pytest.raises(audio_files.BadAudio, match="only ffmpeg .* ffmpeg -i .*my message.m4a' 'my mess"):
+        utils.load_wav(message, TINY)
+    ffmpeg = tmp_path / "ffmpeg"  # a stand-in, which copies a recording to its last argument
+    ffmpeg.write_text(f"#!/bin/sh\nfor last; do :; done\ncp {source} \"$last\"\n")
+    ffmpeg.chmod(0o755)
+    monkeypatch.setattr(shutil, "which", lambda name: str(ffmpeg))
+    assert (utils.load_wav(message, TINY) == utils.load_wav(source, TINY)).all()
+    ffmpeg.write_text("#!/bin/sh\necho moov atom not found >&2; exit 1\n")
+    with pytest.raises(audio_files.BadAudio, match="my message.m4a: cannot be decoded by ffmpeg .moov atom"):
+        utils.load_wav(message, TINY)
