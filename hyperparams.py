@@ -42,7 +42,8 @@ class HyperParams:
     test: float = 0.05              # share of the pairs held out from all training decisions (unless a list names them)
 
     # Networks
-    base: int = 1                   # 1: a frame is the base plus the decoder's correction; 0: decoder alone    (2017 0)
+    base: int = 1                   # 1: the source less its own mean, a linear map and the networks' correction of it;
+                                    # 0: the source as it is, the networks alone                               (2017 0)
     attention: str = "local"        # local: around a position that moves forward | global: whole source   (2017 global)
     harmonics: int = 1              # 1: mels are envelopes, the post-net draws harmonics from the pitch; 0: mels have
                                     # harmonics, the post-net uses no pitch, Griffin-Lim starts at zero phase   (2017 0)
@@ -50,10 +51,11 @@ class HyperParams:
     width: int = 256                # E                                       (paper 256, 2017 512)
     norm: str = "bn"                # bn | ln | ins, always masked            (paper bn, 2017 ins)
     encoder_stack: int = 5          # source frames per encoder step          (2017 5)
-    encoder_banks: int = 16         # K                                       (paper 16, 2017 10)
+    encoder_banks: int = 8          # K                                       (paper 16, 2017 10)
     postnet_banks: int = 8          # K                                       (paper 8)
     highway_layers: int = 4         #                                         (paper 4, 2017 2)
-    dropout: float = 0.2            # of both pre-nets in training            (paper 0.5, 2017 0.5)
+    dropout: float = 0.02           # of both pre-nets in training            (paper 0.5, 2017 0.5)
+    encoder_dropout: float = 0.1    # of the encoder's bank and of its CBHG's output          (paper 0, 2017 0)
     frame_dropout: float = 0.85     # share of decoder steps that do not see the previous frame        (paper 0, 2017 0)
     sigma: float = 1.5              # frames, deviation of the Gaussian of local attention (Luong et al. 2015, eq. 10)
     max_advance: float = 3.0        # source frames per output frame, the fastest pace of the position
@@ -62,9 +64,12 @@ class HyperParams:
     # Training
     batch_size: int = 16            #                                         (paper 32, 2017 32)
     postnet_steps: int = 1000       # stage 1: the post-net alone, on the target's own speech
-    mel_steps: int = 800            # stage 2: encoder and decoder learn to correct the base, loss on mel
-    mel_epochs: float = 30.0        # epochs of the slices in stage 2, at most: more would overfit a minute of speech
-    joint_steps: int = 0            # stage 3: all networks, loss on mel and linear, one optimizer      (2017 all steps)
+    encoder_steps: int = 1500       # stage 2: the encoder learns to correct the map, loss on mel
+    encoder_rate: float = 2e-3      # peak of its learning rate
+    weight_decay: float = 0.01      # of the weights of stage 2 (AdamW, Loshchilov & Hutter 2019)
+    decoder_steps: int = 400        # stage 3: the decoder learns the pace and what is left to correct, loss on mel
+    most_epochs: float = 60.0       # of the slices in stages 2 and 3: more would overfit a minute of speech
+    joint_steps: int = 0            # stage 4: all networks, loss on mel and linear, one optimizer      (2017 all steps)
     postnet_window: int = 64        # frames per training window of stage 1
     whole_utterances: float = 0.2   # share of the batches that hold whole utterances instead of slices
     learning_rate: float = 1e-3     # peak; warm-up, then a cosine decay      (paper 1e-3, stepwise decay; 2017 1e-3)
@@ -76,8 +81,7 @@ class HyperParams:
     pitch_weight: float = 0.4       # of the squared error of pitch (octaves)
     voicing_weight: float = 0.1     # of the cross-entropy of voicing; its prediction is used only with base=0
     augment_vtl: float = 0.08       # largest change of the source's pitch and formants, logarithm of the factor
-    augment_eq: float = 4.0         # dB, largest random gain or loss at any frequency of the source
-    freq_mask: float = 0.12         # largest share of the source's spectrum that is masked
+    augment_eq: float = 2.0         # dB, largest random gain or loss at any frequency of the source
     mel_blur_freq: float = 0.12     # share of frequency; the mel of stage 1 averages warps of this deviation at most
     mel_blur_time: float = 2.5      # frames; and shifts of this deviation at most, like an uncertain decoder's output
     seed: int = 2017
@@ -105,9 +109,10 @@ class HyperParams:
 
     # Synthesis
     griffin_lim_iters: int = 20     #                                         (paper 50, 2017 30)
-    correction: float = 0.5         # share of the networks' correction of mel and pitch that is applied
+    correction: float = 1.0         # share of the networks' correction of mel and pitch that is applied
+    detail: float = 0.5             # share of the finest detail that is the source's
     postfilter: float = 1.0         # exponent of the gains towards the target's modulation spectrum; 0: no gains
-    power: float = 1.2              # sharpening of each frame's magnitude before Griffin-Lim     (paper 1.2)
+    power: float = 1.0              # sharpening of each frame's magnitude before Griffin-Lim     (paper 1.2)
 
     @property
     def n_linear(self) -> int:
@@ -175,29 +180,29 @@ class HyperParams:
                              f"{lowest:.1f} Hz, whose period fits into n_fft={self.n_fft}, and {highest:.0f} Hz")
         for field in dataclasses.fields(self):
             value = getattr(self, field.name)
-            may_be_zero = field.name in ("base", "harmonics", "postnet_steps", "mel_steps", "joint_steps",
-                                         "warmup_steps", "seed", "slice_context", "dis_pretrain_steps", "gan_steps",
-                                         "dis_frames", "xla")
+            may_be_zero = field.name in ("base", "harmonics", "postnet_steps", "encoder_steps", "decoder_steps",
+                                         "joint_steps", "warmup_steps", "seed", "slice_context", "dis_pretrain_steps",
+                                         "gan_steps", "dis_frames", "xla")
             if field.type is int and value < (0 if may_be_zero else 1):
                 raise ValueError(f"{field.name}={value}: must be positive")
             if field.type is float and not math.isfinite(value):
                 raise ValueError(f"{field.name}={value}: must be a finite number")
             if field.name in ("range_db", "quiet_db", "trim_level", "max_ratio", "min_seconds", "slice_min_seconds",
-                              "sigma", "max_advance", "mel_epochs", "learning_rate", "lowest_rate", "clip_norm",
-                              "power", "gen_learning_rate", "dis_learning_rate", "gan_clip_norm",
+                              "sigma", "max_advance", "most_epochs", "encoder_rate", "learning_rate", "lowest_rate",
+                              "clip_norm", "power", "gen_learning_rate", "dis_learning_rate", "gan_clip_norm",
                               "pitch_min") and value <= 0.0:
                 raise ValueError(f"{field.name}={value}: must be positive")
-            if field.name in ("validation", "test", "dropout", "frame_dropout", "whole_utterances", "advance_smoothing",
-                              "lowest_rate", "augment_vtl", "freq_mask", "mel_blur_freq") and not (
+            if field.name in ("validation", "test", "dropout", "encoder_dropout", "frame_dropout", "whole_utterances",
+                              "advance_smoothing", "lowest_rate", "augment_vtl", "mel_blur_freq", "detail") and not (
                     0.0 <= value <= 1.0):
                 raise ValueError(f"{field.name}={value}: must lie between 0 and 1")
             if field.name in ("postfilter", "gan_weight", "pace_weight", "pitch_weight",
-                              "voicing_weight", "correction") and value < 0.0:
+                              "voicing_weight", "weight_decay", "correction") and value < 0.0:
                 raise ValueError(f"{field.name}={value}: must not be negative")
         if self.max_advance <= 1.0:
             raise ValueError(f"max_advance={self.max_advance}: must be more than 1, the pace of the source")
-        if self.dropout == 1.0:
-            raise ValueError(f"dropout={self.dropout}: must be less than 1, or the pre-nets put out nothing")
+        if max(self.dropout, self.encoder_dropout) == 1.0:
+            raise ValueError("dropout and encoder_dropout must be less than 1, or the networks put out nothing")
         if self.validation + self.test >= 1.0:
             raise ValueError(f"validation={self.validation} and test={self.test} leave nothing to train on")
         return self
@@ -228,16 +233,16 @@ def differences(there: HyperParams, here: HyperParams) -> list[str]:
 # The system of 2017 as it was described; docs/design.md describes it and what is left out of it on purpose.
 SYSTEM_2017 = HyperParams(
     base=0, attention="global", harmonics=0, r=5, encoder_stack=5, width=512, norm="ins", encoder_banks=10,
-    highway_layers=2, dropout=0.5, frame_dropout=0.0,
+    highway_layers=2, dropout=0.5, encoder_dropout=0.0, frame_dropout=0.0,
     # Batches of whole utterances, as many as there would be slices, without augmentation
-    batch_size=32, whole_utterances=1.0, slice_max_seconds=12.0, augment_vtl=0.0, augment_eq=0.0, freq_mask=0.0,
+    batch_size=32, whole_utterances=1.0, slice_max_seconds=12.0, augment_vtl=0.0, augment_eq=0.0,
     mel_blur_freq=0.0, mel_blur_time=0.0,
-    postnet_steps=0, mel_steps=0, joint_steps=10000, learning_rate=1e-3, lowest_rate=1.0,
+    postnet_steps=0, encoder_steps=0, decoder_steps=0, joint_steps=10000, learning_rate=1e-3, lowest_rate=1.0,
     griffin_lim_iters=30, postfilter=0.0, power=1.2)
 
 PRESETS: dict[str, HyperParams] = {
     "default": HyperParams(),
-    "demo": HyperParams(width=128, encoder_banks=10, postnet_steps=800, mel_steps=600,
+    "demo": HyperParams(width=128, postnet_steps=800, encoder_steps=800, decoder_steps=300,
                         dis_pretrain_steps=60, gan_steps=60, dis_learning_rate=5e-4),
     "2017": SYSTEM_2017,
     # The same generator, trained from scratch by the discriminator alone
@@ -247,7 +252,7 @@ PRESETS: dict[str, HyperParams] = {
 }
 
 # Hyperparameters that conversion may change in a trained model.
-SYNTHESIS = ("griffin_lim_iters", "correction", "postfilter", "power")
+SYNTHESIS = ("griffin_lim_iters", "correction", "detail", "postfilter", "power")
 
 # Features on disk depend on these values: prepro.py stores them, training and evaluation compare them.
 SIGNAL = ("sample_rate", "n_fft", "win_length", "hop_length", "n_mels", "preemphasis", "loudness_db", "top_db",

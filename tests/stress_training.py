@@ -27,10 +27,10 @@ os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"
 os.environ["CUDA_VISIBLE_DEVICES"] = ""
 
 SAVE_STEPS, LOG_STEPS = 10, 3
-STEPS = {"postnet_steps": 25, "mel_steps": 225}
+STEPS = {"postnet_steps": 25, "decoder_steps": 225}
 TINY = {"width": 16, "encoder_banks": 2, "postnet_banks": 2, "highway_layers": 1, "batch_size": 4, "postnet_window": 32,
         "n_samples": 1, "griffin_lim_iters": 4, "validation_limit": 1}
-SETTINGS = {"small": STEPS, "train": TINY | {"postnet_steps": 15, "mel_steps": 75},
+SETTINGS = {"small": STEPS, "train": TINY | {"postnet_steps": 15, "decoder_steps": 75},
             "train_gan": {"dis_pretrain_steps": 15, "gan_steps": 45}}
 CURVES = {"small": ["loss/minimised"], "train": ["loss/minimised", "loss/mean_loss2"],
           "train_gan": ["gan/dis_loss", "gan/gen_loss"]}
@@ -254,7 +254,7 @@ def watch_memory(steps: int) -> None:
     import train
     from training import trainer
 
-    hp = hyperparams.HyperParams(**TINY, postnet_steps=5, mel_steps=steps, log_steps=10, save_steps=200)
+    hp = hyperparams.HyperParams(**TINY, postnet_steps=5, decoder_steps=steps, log_steps=10, save_steps=200)
     with tempfile.TemporaryDirectory() as folder:
         corpora, target = manifest.gather([demo.RECORDINGS / "rms"], demo.RECORDINGS / "slt", "demo_00(.)")
         prepro.prepare(corpora, target, pathlib.Path(folder) / "features", hp)

@@ -32,7 +32,7 @@ def flipped(path):
 
 def incomplete(path):
     arrays = dict(np.load(path))
-    del arrays["target_modulation"]
+    del arrays["modulation"]
     np.savez(path, **arrays)
 
 
@@ -41,7 +41,7 @@ def of_another_version(path):
 
 
 def of_objects(path):
-    np.savez(path, **{**np.load(path), "speakers": np.array([{}], object)})
+    np.savez(path, **{**np.load(path), "kernel": np.array([{}], object)})
 
 
 @pytest.mark.parametrize("spoil", [lambda path: path.unlink(), lambda path: path.write_bytes(b""),
@@ -56,6 +56,6 @@ def test_missing_or_damaged_base_is_named_with_advice(tmp_path, spoil):
 
 def test_fingerprint_of_conversions_depends_on_the_base():
     others = [types.SimpleNamespace(hp=TINY, base=base_map, generator=types.SimpleNamespace(weights=[np.ones(3)]))
-              for base_map in (PLAIN, PLAIN, PLAIN._replace(target_modulation=PLAIN.target_modulation * 1.1))]
+              for base_map in (PLAIN, PLAIN, PLAIN._replace(modulation=PLAIN.modulation * 1.1))]
     prints = [eval_script.model_hash(converter) for converter in others]
     assert prints[0] == prints[1] != prints[2]

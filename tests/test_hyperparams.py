@@ -10,12 +10,12 @@ from hyperparams import HyperParams
 
 
 def test_overrides_keep_their_type():
-    hp = HyperParams().override(["width=64", "dropout=0.25", "norm=ln", "learning_rate=3", "mel_steps=0"])
-    assert (hp.width, hp.dropout, hp.norm, hp.learning_rate, hp.mel_steps) == (64, 0.25, "ln", 3.0, 0)
+    hp = HyperParams().override(["width=64", "dropout=0.25", "norm=ln", "learning_rate=3", "decoder_steps=0"])
+    assert (hp.width, hp.dropout, hp.norm, hp.learning_rate, hp.decoder_steps) == (64, 0.25, "ln", 3.0, 0)
     assert isinstance(hp.learning_rate, float)
     before, after = dataclasses.asdict(HyperParams()), dataclasses.asdict(hp)
     assert {name for name in before if before[name] != after[name]} == {
-        "width", "dropout", "norm", "learning_rate", "mel_steps"}
+        "width", "dropout", "norm", "learning_rate", "decoder_steps"}
 
 
 @pytest.mark.parametrize("wrong, right", [("witdh=3", "width"), ("batchsize=3", "batch_size"), ("lr=1", "r"),
@@ -43,7 +43,7 @@ def test_value_of_the_wrong_type_is_reported(assignment, message):
 @pytest.mark.parametrize("assignments, message", [
     (["norm=batch"], "choose bn, ln or ins"), (["width=33"], "must be even"),
     (["win_length=2048", "n_fft=1024"], "win_length=2048 is more than n_fft=1024"),
-    (["batch_size=0"], "must be positive"), (["mel_steps=-1"], "mel_steps=-1"),
+    (["batch_size=0"], "must be positive"), (["decoder_steps=-1"], "decoder_steps=-1"),
     (["hop_length=1000", "win_length=800"], "hop_length=1000 is more than win_length=800"),
     (["slice_min_seconds=3", "slice_max_seconds=2"], "slice_min_seconds=3.0 is more than slice_max_seconds=2.0"),
     (["min_seconds=20", "max_seconds=12"], "min_seconds=20.0 is more than max_seconds=12.0"),

@@ -97,7 +97,7 @@ def test_validation_averages_over_the_sentences(known):
 
 @pytest.mark.parametrize("n_slices, alone, steps", [(8, False, 3), (9, False, 4), (999, False, 5), (999, True, 0)])
 def test_mel_stage_is_limited_by_the_slices_and_skipped_for_a_single_voice(tiny_hp, n_slices, alone, steps):
-    hp = tiny_hp.replace(mel_steps=5, mel_epochs=1.5, batch_size=4)
+    hp = tiny_hp.replace(decoder_steps=5, most_epochs=1.5, batch_size=4)
     corpus = types.SimpleNamespace(split=lambda name: [None], share=(0, 1), has_target_only=alone,
                                    slices=[None] * n_slices,
                                    base=plain_base(hp))

@@ -41,7 +41,7 @@ def make_corpus(data: pathlib.Path, hp: HyperParams) -> data_load.Corpus:
 
 
 def total_steps(hp: HyperParams) -> int:
-    return hp.postnet_steps + hp.mel_steps
+    return hp.postnet_steps + hp.decoder_steps
 
 
 def make_task(data: pathlib.Path, hp: HyperParams) -> train.PairedTrainer:
@@ -88,7 +88,7 @@ def assert_equal(found: dict[str, np.ndarray], expected: dict[str, np.ndarray]) 
 @pytest.fixture(scope="module")
 def trained(demo_data, tiny_hp, tmp_path_factory):
     """A compiled run through all stages, most of it spent on mel."""
-    hp = tiny_hp.replace(postnet_steps=2, mel_steps=60, warmup_steps=5, learning_rate=5e-3, save_steps=50,
+    hp = tiny_hp.replace(postnet_steps=2, decoder_steps=60, warmup_steps=5, learning_rate=5e-3, save_steps=50,
                          log_steps=2, whole_utterances=0.1, keep_checkpoints=99)
     logdir = tmp_path_factory.mktemp("trained")
     task = make_task(demo_data, hp)
@@ -220,7 +220,7 @@ class Counting:
         self.weight, self.moment = keras.Variable(0.0), keras.Variable(np.zeros(2))
         self.generator = types.SimpleNamespace(weights=[self.weight], hp=hp)
         self.parts = {"generator": [self.weight], "optimizer": [self.moment]}
-        self.stages = [("postnet", hp.postnet_steps), ("mel", hp.mel_steps)]
+        self.stages = [("postnet", hp.postnet_steps), ("mel", hp.decoder_steps)]
         self.scores, self.nan_from, self.on_step, self.seen = scores or {}, nan_from, on_step or {}, []
 
     def batch_kind(self, stage):
@@ -241,7 +241,7 @@ class Counting:
         return {"score": self.scores[int(run.step)]} if int(run.step) in self.scores else {}
 
 
-HP = HyperParams(postnet_steps=3, mel_steps=9, save_steps=2, log_steps=1, keep_checkpoints=2)
+HP = HyperParams(postnet_steps=3, decoder_steps=9, save_steps=2, log_steps=1, keep_checkpoints=2)
 
 
 def weight_in(prefix) -> float:
