@@ -2,17 +2,20 @@
 
     python eval_gan.py                                      # the held-out sentences of the demo corpus, with measures
     python eval_gan.py --logdir logdir/mine-gan             # the held-out sentences of another run
-    python eval_gan.py FILE_OR_FOLDER ... --out DIR         # recordings of any speaker and length
+    python eval_gan.py FILE_OR_FOLDER ... [--logdir DIR]    # recordings of any speaker and length
 
-This script does the same as eval.py, and each of the two loads both kinds of models. Held-out sentences are written as
-gan_{i}_org.wav (source), gan_{i}_act.wav (target) and gan_{i}_gen.wav (converted).
+This script does the same as eval.py, and each of the two loads both kinds of models. Recordings are converted by the
+demo's adversarial run if there is one, else by pretrained/. Held-out sentences are written as gan_{i}_org.wav (source),
+gan_{i}_act.wav (target) and gan_{i}_gen.wav (converted).
 """
 import argparse
 import sys
 
 import eval as eval_script
+from backend import checkpoints
 from common import cli
 from corpus.manifest import Pair
+from training import run_folder
 
 ENDINGS = {"source": "org", "target": "act", "converted": "gen"}
 
@@ -26,13 +29,27 @@ def name_files(number: int, pair: Pair) -> tuple[dict[str, str], str]:
 def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     eval_script.add_arguments(parser)
-    args = parser.parse_args(argv)
-    return eval_script.complete(args, parser, "paired-gan" if args.data else "demo-gan")
+    args, run = parser.parse_args(argv), "demo-gan"
+    if args.inputs and not args.logdir and not args.data and not (
+            eval_script.HERE / "logdir" / run / "hparams.json").exists():
+        args.logdir = checkpoints.PRETRAINED
+    return eval_script.complete(args, parser, "train_gan.py", "paired-gan" if args.data else run)
+
+
+def evaluate(args: argparse.Namespace) -> int:
+    """Evaluate, and say whether adversarial training has shaped the model. Raises UserError."""
+    info = run_folder.read_run_info(args.logdir)
+    if info.get("script") == "train_gan.py":
+        print(f"adversarial training has shaped the model of {args.logdir}")
+    elif info or args.logdir.resolve() == checkpoints.PRETRAINED:
+        print(f"adversarial training has not shaped the model of {args.logdir}; train_gan.py --init-from a run trains "
+              "one that it shapes")
+    return eval_script.evaluate(args, name_files)
 
 
 def main(argv: list[str] | None = None) -> int:
     args = parse_arguments(argv)
-    return cli.run_main("eval_gan.py", lambda: eval_script.evaluate(args, name_files))
+    return cli.run_main("eval_gan.py", lambda: evaluate(args))
 
 
 if __name__ == "__main__":

@@ -16,12 +16,13 @@ Writes below OUT:
     features/SPEAKER/ID.pitch.npy                   (T,) float32, fundamental frequency in Hz, 0 where unvoiced
     paths/SOURCE/NAME.npy    (T,) float32, the source position in frames of each target frame, by dynamic time warping
     manifest.csv             one row for each pair: durations, DTW cost, split, and why a pair was dropped
-    slices.csv               crops of 1 to 2 s of the training pairs, and their places in the source by the DTW path
+    slices.csv               crops of 1 to 2 s of the training pairs, in frames of the target
     durations.png            histogram of durations
 """
 import argparse
 import dataclasses
 import functools
+import hashlib
 import os
 import pathlib
 import sys
@@ -36,7 +37,7 @@ from evaluation import figures
 from common.cli import workers
 from common.storage import intact, save_array
 from corpus.manifest import Pair, PreproError
-from corpus.pairing import load_mel, mel_path
+from corpus.pairing import load_mel
 from hyperparams import HyperParams
 
 HERE = pathlib.Path(__file__).resolve().parent
@@ -72,26 +73,26 @@ def compute_features(path: pathlib.Path, stem: pathlib.Path, hp: HyperParams) ->
 
 
 def align(pair: Pair, data: pathlib.Path, target: str, means: dict, hp: HyperParams) -> float:
-    """Write the DTW path of one pair unless it exists; returns its mean cost."""
+    """Write the DTW path of one pair; returns its mean cost. A path that was made from the same features and means is
+    kept: its .json file, written last, holds their hash and the cost."""
     if not pair.has_partner:
         return 0.0
     path = data / "paths" / pair.source / f"{pair.name}.npy"
-    cost_path = path.with_suffix(".cost.npy")  # written last: if this file exists, the path is complete
-    newest = max(mel_path(data, speaker, pair.utterance).stat().st_mtime for speaker in (pair.speaker, target))
-    if intact(path) and intact(cost_path) and cost_path.stat().st_mtime > newest:
-        return float(np.load(cost_path, allow_pickle=False))
     if pair.source == target or pair.spliced:
-        positions, cost = np.arange(pair.target_end - pair.target_start, dtype=np.float32), 0.0
-    else:
-        sequences = []
-        for speaker, start, end in ((pair.source, pair.source_start, pair.source_end),
-                                    (target, pair.target_start, pair.target_end)):
-            mel = load_mel(data, speaker, pair.utterance)[start:end]
-            sequences.append(alignment.alignment_features(mel, hp) - means[speaker])
-        positions, cost = alignment.warp(*sequences)
+        save_array(path, np.arange(pair.target_end - pair.target_start, dtype=np.float32))
+        return 0.0
+    sequences = [alignment.alignment_features(load_mel(data, speaker, pair.utterance)[start:end], hp) - means[speaker]
+                 for speaker, start, end in ((pair.source, pair.source_start, pair.source_end),
+                                             (target, pair.target_start, pair.target_end))]
+    made_of, note = hashlib.sha256(b" ".join(map(np.ndarray.tobytes, sequences))).hexdigest(), path.with_suffix(".json")
+    before = storage.read_json(note)
+    if before.get("made_of") == made_of and intact(path):
+        return before["cost"]
+    positions, cost = alignment.warp(*sequences)
+    note.unlink(missing_ok=True)
     save_array(path, positions)
-    save_array(cost_path, np.float32(cost))
-    return float(np.float32(cost))  # the precision on disk, so that an interrupted run gives the same manifest
+    storage.write_json(note, {"made_of": made_of, "cost": cost})
+    return cost
 
 
 def check_settings(data: pathlib.Path, settings: dict) -> None:
@@ -189,11 +190,9 @@ def write_outputs(pairs: list[Pair], data: pathlib.Path, target: str, hp: HyperP
     slices = []
     for pair in pairs:
         if pair.split == "train":
-            path = np.load(data / "paths" / pair.source / f"{pair.name}.npy", allow_pickle=False)
-            slices += [(pair.name, pair.source, *row)
-                       for row in alignment.make_slices(path, f"{hp.seed} {pair.source} {pair.name}", hp)]
-    manifest.write_csv(data / "slices.csv", ["name", "source", "target_start", "target_end", "source_start",
-                                             "source_end"], slices)
+            slices += [(pair.name, pair.source, *row) for row in alignment.make_slices(
+                pair.target_end - pair.target_start, f"{hp.seed} {pair.source} {pair.name}", hp)]
+    manifest.write_csv(data / "slices.csv", ["name", "source", "target_start", "target_end"], slices)
     usable = [pair for pair in pairs if not pair.reason]
     seconds = {target: [pair.target_seconds for pair in usable if pair.source == usable[0].source]}
     for source in sorted({pair.source for pair in usable} - {target}):
@@ -250,7 +249,7 @@ def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
 
 
 def run(args: argparse.Namespace) -> None:
-    """Prepare what the flags name; raises ValueError, OSError and DownloadError."""
+    """Prepare what the flags name; raises UserError."""
     hp = hyperparams.get("default", args.set)
     data = args.data or demo.FEATURES
     if args.download:

@@ -24,6 +24,7 @@ from training import losses, run_folder, trainer
 import keras
 import tensorflow as tf
 
+from common.cli import UserError
 from hyperparams import HyperParams
 from networks import DecoderOutput
 from training.run_folder import Run
@@ -38,8 +39,8 @@ class PairedTrainer(Trainer):
 
     def __init__(self, hp: HyperParams, corpus: data_load.Corpus):
         if corpus.has_target_only and not (hp.base and hp.attention == "local"):
-            raise ValueError(f"{corpus.data} holds the target alone: such a voice is converted by the base, which "
-                             "takes base=1 and attention=local")
+            raise UserError(f"{corpus.data} holds the target alone: such a voice is converted by the base, which "
+                            "takes base=1 and attention=local")
         super().__init__(hp, corpus)
         self.encode_on_path = tf.function(self.generator.encode_on_path)
         most = math.ceil(hp.most_epochs * len(corpus.slices) / hp.batch_size)
@@ -153,7 +154,7 @@ def parse_arguments(argv: list[str] | None = None, parser: argparse.ArgumentPars
 
 
 def run(args: argparse.Namespace, strategy: tf.distribute.Strategy | None = None) -> None:
-    """Train on one device or on the devices of `strategy`; raises ValueError, OSError and TrainingError."""
+    """Train on one device or on the devices of `strategy`; raises UserError and OSError."""
     trainer.train(run_folder.open_run(args, "train.py"), PairedTrainer, args.steps, strategy)
     if strategy is None or devices.is_chief(strategy):
         plot_curves(args.logdir)

@@ -33,7 +33,7 @@ import numpy as np
 import tensorflow as tf
 from tqdm import tqdm
 
-from common.cli import TrainingError
+from common.cli import UserError
 from corpus.analysis import Features
 from hyperparams import HyperParams
 from modules import total
@@ -71,8 +71,8 @@ class GANTrainer(Trainer):
 
     def __init__(self, hp: HyperParams, corpus: data_load.Corpus, unpaired: pathlib.Path | None = None):
         if corpus.has_target_only:
-            raise ValueError(f"{corpus.data} holds the target alone: there are no conversions for a discriminator to "
-                             "judge; such a voice needs train.py only")
+            raise UserError(f"{corpus.data} holds the target alone: there are no conversions for a discriminator to "
+                            "judge; such a voice needs train.py only")
         super().__init__(hp, corpus)
         self.unpaired = unpaired
         self.discriminator = Discriminator(hp)
@@ -117,7 +117,7 @@ class GANTrainer(Trainer):
 
     def convert_unpaired(self) -> list[tuple[np.ndarray, np.ndarray]]:
         """Convert the recordings of `--unpaired`, of any speaker; returns the same as `convert_sources`. Raises
-        TrainingError if no recording can be used."""
+        UserError if no recording can be used."""
         found, paths = [], audio_files.list_audio(self.unpaired) if self.unpaired else []
         for path in tqdm(paths, "converting unpaired", disable=None, leave=False):
             try:
@@ -131,7 +131,7 @@ class GANTrainer(Trainer):
             if len(found) >= CONVERSIONS_AT_MOST:
                 break
         if self.unpaired and not found:
-            raise TrainingError(f"--unpaired {self.unpaired}: no recording in it can be used")
+            raise UserError(f"--unpaired {self.unpaired}: no recording in it can be used")
         return found
 
     def generate(self, batch: dict) -> tuple[tf.Tensor, tf.Tensor]:
@@ -264,7 +264,7 @@ def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
 
 
 def run(args: argparse.Namespace, strategy: tf.distribute.Strategy | None = None) -> None:
-    """Train on one device or on the devices of `strategy`; raises ValueError, OSError and TrainingError."""
+    """Train on one device or on the devices of `strategy`; raises UserError and OSError."""
     plan = run_folder.open_run(args, "train_gan.py", inherit_with=GAN_SETTINGS)
     trainer.train(plan, functools.partial(GANTrainer, unpaired=plan.unpaired), args.steps, strategy)
     if strategy is None or devices.is_chief(strategy):

@@ -1,4 +1,4 @@
-"""Signal processing: recordings to normalised spectrograms and back, reshaping of frames, and writing of files.
+"""Signal processing: recordings to normalised spectrograms and back, and stacking of frames.
 
 Spectrograms are (T, bins), float32 in [0, 1]: magnitude in dB, where `hp.top_db` maps to 1 and `hp.range_db` below it
 maps to 0. Silence and padding have the value 0.
@@ -182,17 +182,7 @@ def cepstra(mel: np.ndarray, hp: HyperParams, order: int = 24) -> np.ndarray:
     return scipy.fft.dct(mel * hp.range_db, axis=1, norm="ortho")[:, 1:order + 1] / np.sqrt(mel.shape[1])
 
 
-def shift_by_one(frames: np.ndarray) -> np.ndarray:
-    """(T, C) to (T, C): add a frame of silence in front and drop the last frame, to make the input of a decoder."""
-    return np.concatenate([np.zeros_like(frames[:1]), frames[:-1]])
-
-
 def reduce_frames(frames: np.ndarray, r: int) -> np.ndarray:
     """Stack `r` consecutive frames: (T, C) to (ceil(T / r), r * C), padded with silence."""
     padded = np.pad(frames, ((0, -len(frames) % r), (0, 0)))
     return padded.reshape(-1, r * frames.shape[1])
-
-
-def restore_shape(steps: np.ndarray, r: int) -> np.ndarray:
-    """The inverse of `reduce_frames`, padding included: (Ty, r * C) to (Ty * r, C)."""
-    return steps.reshape(-1, steps.shape[1] // r)

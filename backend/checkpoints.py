@@ -17,7 +17,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from common.cli import TrainingError
+from common.cli import UserError
 from hyperparams import HyperParams, differences
 
 PRETRAINED = pathlib.Path(__file__).resolve().parents[1] / "pretrained"
@@ -25,7 +25,7 @@ WEIGHTS = "weights.npz"  # takes the place of checkpoints
 SUFFIX = "/.ATTRIBUTES/VARIABLE_VALUE"  # ending of the names of arrays in a checkpoint
 
 
-class DamagedCheckpoint(TrainingError):
+class DamagedCheckpoint(UserError):
     """A checkpoint that cannot be read."""
 
 
@@ -36,12 +36,12 @@ def short_message(error: Exception) -> str:
 
 @contextlib.contextmanager
 def writing(path: pathlib.Path) -> Iterator[None]:
-    """Turn TensorFlow's errors into a TrainingError that names `path` and the cure."""
+    """Turn TensorFlow's errors into a UserError that names `path` and the cure."""
     try:
         yield
     except tf.errors.OpError as error:
-        raise TrainingError(f"{path} cannot be written: {short_message(error)}. Free space or change permissions; "
-                            "what was saved before is good, and the same command goes on from it") from None
+        raise UserError(f"{path} cannot be written: {short_message(error)}. Free space or change permissions; "
+                        "what was saved before is good, and the same command goes on from it") from None
 
 
 def trackable(parts: dict[str, list]) -> dict[str, list[tf.Variable]]:
@@ -66,7 +66,7 @@ def checkpoints_in(folder: pathlib.Path) -> list[str]:
 
 def newest_readable(prefixes: list[str]) -> str | None:
     """The first of the checkpoints `prefixes` that can be read, or None if there are no checkpoints. Prints a warning
-    for each damaged checkpoint before it; raises TrainingError if all are damaged."""
+    for each damaged checkpoint before it; raises UserError if all are damaged."""
     damaged = []
     for prefix in prefixes:
         try:
@@ -80,8 +80,8 @@ def newest_readable(prefixes: list[str]) -> str | None:
     # A single checkpoint that no file lists is the first one of a run, and its writing was interrupted
     folder = pathlib.Path(prefixes[0]).parent if prefixes else None
     if prefixes and (any(folder.glob("checkpoint*")) or len(prefixes) > 1):
-        raise TrainingError(f"no checkpoint in {folder} can be read: {'; '.join(damaged)}. Restore one from a "
-                            "copy, or begin anew with --no-resume")
+        raise UserError(f"no checkpoint in {folder} can be read: {'; '.join(damaged)}. Restore one from a "
+                        "copy, or begin anew with --no-resume")
     return None
 
 
@@ -92,10 +92,7 @@ def read_shapes(prefix: str) -> dict[str, tuple[int, ...]]:
     half-way and leave half of the weights changed.
     """
     if prefix.endswith(".npz"):
-        try:
-            return {name: array.shape for name, array in read_weights(prefix).items()}
-        except ValueError as error:
-            raise DamagedCheckpoint(str(error)) from None
+        return {name: array.shape for name, array in read_weights(prefix).items()}
     if not pathlib.Path(prefix).parent.is_dir() or not list(pathlib.Path(prefix).parent.glob(
             glob.escape(pathlib.Path(prefix).name) + ".*")):
         raise DamagedCheckpoint(f"{prefix} does not exist")
@@ -125,7 +122,7 @@ def shape_mismatches(stored: dict[str, tuple[int, ...]], parts: dict[str, list])
 
 def restore(checkpoint: tf.train.Checkpoint, parts: dict[str, list], prefix: str, hp: HyperParams) -> None:
     """Restore all of `checkpoint`, which holds `parts`, from the file `prefix`; raises DamagedCheckpoint, and
-    TrainingError if the file belongs to another network."""
+    UserError if the file belongs to another network."""
     found = shape_mismatches(read_shapes(prefix), parts)
     if not found and prefix.endswith(".npz"):
         for name, array in read_weights(prefix).items():
@@ -142,13 +139,13 @@ def restore(checkpoint: tf.train.Checkpoint, parts: dict[str, list], prefix: str
             if path.exists():
                 try:
                     others = "".join(f"; {text}" for text in differences(HyperParams.from_json(path), hp))
-                except ValueError as error:
+                except UserError as error:
                     others = f"; {error}"
                 break
         more = f" and {len(found) - 5} more" if len(found) > 5 else ""
-        raise TrainingError(f"{prefix} does not fit this network: {'; '.join(found[:5])}{more}{others}. Evaluate and "
-                            "resume a run with the hparams.json and the code it was trained with, or begin anew with "
-                            "--no-resume")
+        raise UserError(f"{prefix} does not fit this network: {'; '.join(found[:5])}{more}{others}. Evaluate and "
+                        "resume a run with the hparams.json and the code it was trained with, or begin anew with "
+                        "--no-resume")
 
 
 def clean(folder: pathlib.Path) -> None:
@@ -168,13 +165,13 @@ def clean(folder: pathlib.Path) -> None:
 
 def best_checkpoint(logdir: pathlib.Path) -> str:
     """Prefix of the best checkpoint of a run, or of its newest if none was selected; or the path of pretrained weights.
-    Raises TrainingError."""
+    Raises UserError."""
     if (pathlib.Path(logdir) / WEIGHTS).exists():
         return str(pathlib.Path(logdir) / WEIGHTS)
     folder = pathlib.Path(logdir) / "checkpoints"
     for prefix in checkpoints_in(folder / "best") + checkpoints_in(folder):
         return prefix
-    raise TrainingError(f"{logdir} holds no checkpoint; " + (
+    raise UserError(f"{logdir} holds no checkpoint; " + (
         f"git checkout {logdir} brings it back" if pathlib.Path(logdir).resolve() == PRETRAINED
         else f"train first (train.py --logdir {logdir})"))
 
@@ -186,7 +183,7 @@ def newest_step(logdir: pathlib.Path) -> int:
 
 
 def load_generator(generator: keras.Model, prefix: str) -> None:
-    """Restore the generator alone from any checkpoint that contains a generator; raises TrainingError."""
+    """Restore the generator alone from any checkpoint that contains a generator; raises UserError."""
     parts = {"generator": generator.weights}
     try:
         restore(tf.train.Checkpoint(**trackable(parts)), parts, prefix, generator.hp)
@@ -194,8 +191,8 @@ def load_generator(generator: keras.Model, prefix: str) -> None:
         folder = pathlib.Path(prefix).parent
         folder = folder.parent if folder.name == "best" else folder
         others = [path for path in checkpoints_in(folder / "best") + checkpoints_in(folder) if path != str(prefix)]
-        raise TrainingError(f"{error}; evaluate another with --checkpoint"
-                            f"{': ' * bool(others)}{', '.join(others)}") from None
+        raise UserError(f"{error}; evaluate another with --checkpoint"
+                        f"{': ' * bool(others)}{', '.join(others)}") from None
 
 
 def write_weights(path: pathlib.Path, variables: list) -> None:
@@ -213,12 +210,12 @@ def write_weights(path: pathlib.Path, variables: list) -> None:
 
 
 def read_weights(path: str) -> dict[str, np.ndarray]:
-    """Read what `write_weights` wrote; names are those in a checkpoint. Raises ValueError with the cure."""
+    """Read what `write_weights` wrote; names are those in a checkpoint. Raises DamagedCheckpoint."""
     try:
         with np.load(path, allow_pickle=False) as stored:
             arrays = dict(stored)
         return {name: array if array.dtype != np.int8 else array * arrays[f"{name}/scale"]
                 for name, array in arrays.items() if not name.endswith("/scale")}
     except storage.BAD_ARRAYS as error:
-        raise ValueError(f"{path} is missing or damaged ({error}): get it again from its source; the file of this "
-                         "repository comes back by git checkout") from None
+        raise DamagedCheckpoint(f"{path} is missing or damaged ({error}): get it again from its source; the file of "
+                                "this repository comes back by git checkout") from None

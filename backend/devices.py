@@ -15,7 +15,7 @@ import sys
 from collections.abc import Iterator
 
 from common import cli
-from common.cli import TrainingError
+from common.cli import UserError
 
 ECHO = "import sys; sys.stderr.buffer.write(sys.stdin.buffer.read())"
 
@@ -73,36 +73,36 @@ def several_machines() -> bool:
 
 def make_strategy(num_gpus: int | None) -> tf.distribute.Strategy:
     """A strategy for the machines that TF_CONFIG or Slurm names, or else for the first `num_gpus` GPUs of this machine
-    (default: all); raises TrainingError if there are fewer GPUs."""
+    (default: all); raises UserError if there are fewer GPUs."""
     if several_machines():
         if num_gpus is not None:
-            raise TrainingError("--num-gpus is for one machine; with several, each uses all GPUs that it sees "
-                                "(CUDA_VISIBLE_DEVICES)")
+            raise UserError("--num-gpus is for one machine; with several, each uses all GPUs that it sees "
+                            "(CUDA_VISIBLE_DEVICES)")
         return tf.distribute.MultiWorkerMirroredStrategy(
             None if os.environ.get("TF_CONFIG") else tf.distribute.cluster_resolver.SlurmClusterResolver())
     devices = [device.name for device in tf.config.list_logical_devices("GPU")]
     if not devices:
-        raise TrainingError("there is no GPU; train.py trains on the CPU; python -m backend.devices shows what "
-                            "TensorFlow sees")
+        raise UserError("there is no GPU; train.py trains on the CPU; python -m backend.devices shows what "
+                        "TensorFlow sees")
     if num_gpus is not None and not 1 <= num_gpus <= len(devices):
-        raise TrainingError(f"--num-gpus {num_gpus}: TensorFlow sees {len(devices)}, see python -m backend.devices")
+        raise UserError(f"--num-gpus {num_gpus}: TensorFlow sees {len(devices)}, see python -m backend.devices")
     return tf.distribute.MirroredStrategy(devices[:num_gpus])
 
 
 def run_on_all(run, args: argparse.Namespace) -> None:
-    """Call `run(args, strategy)` with the devices that `args.num_gpus` or the environment names; raises ValueError,
-    OSError and TrainingError."""
+    """Call `run(args, strategy)` with the devices that `args.num_gpus` or the environment names; raises UserError
+    and OSError."""
     strategy = None
     try:
         strategy = make_strategy(args.num_gpus)
         if worker(strategy)[1] > 1 and args.data is None and args.init_from is None:
-            raise TrainingError("several machines need --data DIR, a folder that prepro.py has prepared")
+            raise UserError("several machines need --data DIR, a folder that prepro.py has prepared")
         run(args, strategy)
     except tf.errors.OpError as error:
         if strategy and worker(strategy)[1] == 1:
             raise
-        raise TrainingError(f"{str(error)[:300]}\nIf another worker was lost, start all of them again: they go "
-                            "on from the last checkpoint") from None
+        raise UserError(f"{str(error)[:300]}\nIf another worker was lost, start all of them again: they go "
+                        "on from the last checkpoint") from None
 
 
 def worker(strategy: tf.distribute.Strategy) -> tuple[int, int]:

@@ -7,6 +7,7 @@ import stat
 import numpy as np
 import soundfile
 
+from common.cli import UserError
 from common.storage import printable, replacing
 from hyperparams import HyperParams
 
@@ -26,7 +27,7 @@ def list_audio(folder: pathlib.Path) -> list[pathlib.Path]:
     return sorted(found + [pathlib.Path(error.filename) for error in unreadable])
 
 
-class BadAudio(ValueError):
+class BadAudio(UserError):
     """A recording cannot be used; the message names the file, what is wrong and the cure."""
 
 
@@ -76,11 +77,15 @@ def missing_bytes(path: str | os.PathLike) -> int:
     return promised - os.path.getsize(path) if known and promised > os.path.getsize(path) + 4096 else 0
 
 
+def encode_wav(wav: np.ndarray, hp: HyperParams) -> bytes:
+    """(samples,) as the content of a 16-bit wav file; a signal above full scale is turned down, not clipped."""
+    content = io.BytesIO()
+    soundfile.write(content, wav / max(1.0, np.abs(wav).max(initial=0.0) / 0.99), hp.sample_rate, format="WAV",
+                    subtype="PCM_16")
+    return content.getvalue()
+
+
 def save_wav(path: str | os.PathLike, wav: np.ndarray, hp: HyperParams) -> None:
-    """Write (samples,) as a 16-bit wav; a signal above full scale is turned down, not clipped."""
-    wav = wav / max(1.0, np.abs(wav).max(initial=0.0) / 0.99)
-    content = io.BytesIO()  # libsndfile does not say why it cannot write a file
-    soundfile.write(content, wav, hp.sample_rate, format="WAV", subtype="PCM_16")
-    with replacing(path) as temporary:
-        # Not getbuffer(): Python 3.12.0 and 3.12.1 crash when it is in the traceback of an error (CPython, gh-111049)
-        temporary.write_bytes(content.getvalue())
+    """Write (samples,) as a 16-bit wav file."""
+    with replacing(path) as temporary:  # not by soundfile, which does not say why it cannot write a file
+        temporary.write_bytes(encode_wav(wav, hp))

@@ -40,8 +40,9 @@ if (threading.current_thread() is threading.main_thread()
     signal.signal(signal.SIGINT, interrupt_import)
 
 
-class TrainingError(RuntimeError):
-    """Training, or a command that needs a trained model, cannot start or go on; the message says why and what to do."""
+class UserError(Exception):
+    """What the user can put right; the message names the file or flag and the cure. `run_main` prints it in one line.
+    Every other exception is a fault of the program, or of code that a user changed, and keeps its traceback."""
 
 
 class Stopped(BaseException):
@@ -52,7 +53,7 @@ class Stopped(BaseException):
         self.signal_number = signal_number
 
 
-class CannotLock(OSError):
+class CannotLock(UserError):
     """A folder cannot be locked: another command writes into it, or it cannot be written."""
 
 
@@ -62,8 +63,8 @@ def add_verbose(parser: ArgumentParser) -> None:
 
 
 def run_main(name: str, function: Callable[[], int | None]) -> int:
-    """Call `function` and return the exit code: its return value; 1 after a ValueError, OSError or TrainingError, whose
-    message is printed in one line; or 128 plus the number of a signal."""
+    """Call `function` and return the exit code: its return value; 1 after a UserError or an OSError with the name of a
+    file, whose message is printed in one line; or 128 plus the number of a signal."""
     try:
         if interrupted:
             raise KeyboardInterrupt
@@ -81,7 +82,9 @@ def run_main(name: str, function: Callable[[], int | None]) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # otherwise Python fails again when it exits
         print(f"{name}: standard output was closed; what was finished is kept", file=sys.stderr)
         return 1
-    except (ValueError, OSError, TrainingError) as error:
+    except (UserError, OSError) as error:
+        if isinstance(error, OSError) and error.filename is None:
+            raise
         if "--verbose" in sys.argv:
             traceback.print_exc()
         print(f"{name}: {error}", file=sys.stderr)
@@ -149,7 +152,7 @@ def start(pool: concurrent.futures.Executor, function: Callable, items: list) ->
 @contextlib.contextmanager
 def workers() -> Iterator[Callable]:
     """Start a process for each core; yields a function (function, items, title) that maps over the items with a
-    progress bar and returns the results in order. Raises ChildProcessError if a process is lost."""
+    progress bar and returns the results in order. Raises UserError if a process is lost."""
     os.environ.setdefault("OMP_NUM_THREADS", "1")  # each core has a process, so libraries must not start more threads
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     context = multiprocessing.get_context("spawn")
@@ -158,8 +161,8 @@ def workers() -> Iterator[Callable]:
             yield lambda function, items, title: list(tqdm(start(pool, function, items), title, len(items),
                                                            disable=None))
         except concurrent.futures.process.BrokenProcessPool:
-            raise ChildProcessError("a process was ended from outside, probably for lack of memory: close other "
-                                    "programs and run the same command again; what is done is kept") from None
+            raise UserError("a process was ended from outside, probably for lack of memory: close other programs "
+                            "and run the same command again; what is done is kept") from None
         finally:  # map() does this after an error of its own, but not if Ctrl-C comes between two results
             pool.shutdown(cancel_futures=True)
 

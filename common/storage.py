@@ -2,6 +2,7 @@
 import contextlib
 import hashlib
 import json
+import math
 import os
 import pathlib
 import tokenize
@@ -11,13 +12,15 @@ from collections.abc import Iterator
 
 import numpy as np
 
+from common.cli import UserError
+
 LONGEST_NAME = 150  # bytes; file systems allow 255, and endings and the mark of a temporary file are added
 # The exceptions that numpy raises for an .npz file that is missing, cut off or changed
 BAD_ARRAYS = (OSError, ValueError, EOFError, KeyError, TypeError, AttributeError, RuntimeError, zipfile.BadZipFile,
               zlib.error, tokenize.TokenError)
 
 
-class CannotWrite(OSError):
+class CannotWrite(UserError):
     """A file cannot be written; the message names the file, what is wrong and the cure."""
 
 
@@ -42,9 +45,27 @@ def replacing(path: str | os.PathLike) -> Iterator[pathlib.Path]:
             temporary.unlink(missing_ok=True)
 
 
+def without_nan(content: object) -> object:
+    """Replace numbers that are not finite, which JSON does not know, by None."""
+    if isinstance(content, dict):
+        return {name: without_nan(value) for name, value in content.items()}
+    if isinstance(content, (list, tuple)):
+        return [without_nan(value) for value in content]
+    return None if isinstance(content, float) and not math.isfinite(content) else content
+
+
 def write_json(path: str | os.PathLike, content: object) -> None:
+    """Write `content` as JSON; a missing measure (NaN) becomes null."""
     with replacing(path) as temporary:
-        temporary.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+        temporary.write_text(json.dumps(without_nan(content), indent=1, allow_nan=False) + "\n", encoding="utf-8")
+
+
+def read_json(path: pathlib.Path) -> dict:
+    """Read a JSON object that the project wrote for itself; it is empty if the file is missing or damaged."""
+    try:
+        return dict(json.loads(path.read_text(encoding="utf-8")))
+    except (OSError, ValueError, TypeError):
+        return {}
 
 
 def save_array(path: pathlib.Path, array: np.ndarray) -> None:

@@ -20,6 +20,7 @@ from tqdm import tqdm
 
 import utils
 from common import storage
+from common.cli import UserError
 from corpus import analysis
 from corpus.analysis import Features
 from corpus.linear_map import (CONTEXT, PENALTY, Sums, find_warp, interpolate, mel_cepstra, moments, splice,
@@ -218,11 +219,11 @@ def save(base: Base, logdir: pathlib.Path) -> None:
 
 
 def load(logdir: pathlib.Path) -> Base:
-    """Read the base that `save` wrote into a run folder; raises ValueError that says what to do."""
+    """Read the base that `save` wrote into a run folder; raises UserError that says what to do."""
     path = pathlib.Path(logdir) / FILE
     try:
         with np.load(path, allow_pickle=False) as arrays:
             return Base(**arrays)
     except storage.BAD_ARRAYS as error:
-        raise ValueError(f"{path} is missing or damaged ({error}): delete it if it is there; then the same training "
-                         "command as before makes it anew (restore that of pretrained/ with git checkout)") from None
+        raise UserError(f"{path} is missing or damaged ({error}): delete it if it is there; then the same training "
+                        "command as before makes it anew (restore that of pretrained/ with git checkout)") from None

@@ -17,19 +17,19 @@ import data_load
 from backend import checkpoints
 from common import cli, storage
 from conversion import base, voice
-from common.cli import TrainingError
+from common.cli import UserError
 from conversion.inference import load_converter
 from training.run_folder import read_run_info
 
 
 def export(logdir: pathlib.Path, out: pathlib.Path, checkpoint: str | None = None) -> None:
-    """Write the model of a run folder into the folder `out`; raises TrainingError, ValueError and OSError."""
+    """Write the model of a run folder into the folder `out`; raises UserError and OSError."""
     converter, info = load_converter(logdir, checkpoint), read_run_info(logdir)
     if not info:
-        raise TrainingError(f"{logdir} does not say what it was trained on (no run.json): export a run folder")
+        raise UserError(f"{logdir} does not say what it was trained on (no run.json): export a run folder")
     if out.resolve() == logdir.resolve():
-        raise ValueError(f"--out {out} is the run folder, where the weights would be read instead of checkpoints: "
-                         "choose another")
+        raise UserError(f"--out {out} is the run folder, where the weights would be read instead of checkpoints: "
+                        "choose another")
     corpus = data_load.Corpus(info["data"], converter.hp)
     corpus.use_base(converter.base)
     with cli.locked(out, "--out"):

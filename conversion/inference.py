@@ -11,7 +11,7 @@ import numpy as np
 import tensorflow as tf
 from tqdm import tqdm
 
-from common.cli import TrainingError
+from common.cli import UserError
 from corpus.analysis import Features
 from corpus.manifest import Pair
 from hyperparams import SYNTHESIS, HyperParams, differences
@@ -111,19 +111,19 @@ class Converter:
 def load_converter(logdir: pathlib.Path, checkpoint: str | None = None, overrides: list[str] = ()) -> Converter:
     """Load the generator of a run from `checkpoint`, or from its best checkpoint, with `name=value` overrides.
 
-    Raises TrainingError, and ValueError for a bad override.
+    Raises UserError.
     """
     path = pathlib.Path(logdir) / "hparams.json"
     if not path.exists():
         cure = ("git checkout brings it back" if pathlib.Path(logdir).resolve() == checkpoints.PRETRAINED else
                 "train first, or give --logdir")
-        raise TrainingError(f"{path} does not exist: {logdir} is no run folder; {cure}")
+        raise UserError(f"{path} does not exist: {logdir} is no run folder; {cure}")
     prefix, trained = checkpoint or checkpoints.best_checkpoint(logdir), HyperParams.from_json(path)
     hp = trained.override(overrides)
     fixed = [text for text in differences(trained, hp) if text.split()[0] not in SYNTHESIS]
     if fixed:
-        raise ValueError(f"--set {fixed[0]}: the model was trained with it; conversion may change "
-                         f"{', '.join(SYNTHESIS)}")
+        raise UserError(f"--set {fixed[0]}: the model was trained with it; conversion may change "
+                        f"{', '.join(SYNTHESIS)}")
     generator = Generator(hp)
     checkpoints.load_generator(generator, prefix)
     return Converter(generator, base.load(logdir))

@@ -12,6 +12,7 @@ import numpy as np
 
 from backend import checkpoints
 from common import storage
+from common.cli import UserError
 from conversion import base
 from corpus import analysis, linear_map, unpaired
 from conversion.base import Base
@@ -32,24 +33,24 @@ def save_speech(corpus, converter, folder: pathlib.Path) -> None:
 
 
 def load_speech(folder: pathlib.Path) -> list[np.ndarray]:
-    """Mel spectrograms (S, M) of a pretrained model's own speech; raises ValueError that says what to do."""
+    """Mel spectrograms (S, M) of a pretrained model's own speech; raises UserError that says what to do."""
     try:
         with np.load(folder / FILE, allow_pickle=False) as arrays:
             return np.split(arrays["mel"].astype(np.float32) / 255.0, np.cumsum(arrays["lengths"])[:-1])
     except storage.BAD_ARRAYS as error:
-        raise ValueError(f"{folder / FILE} is missing or damaged ({error}): get it again from its source; the file "
-                         "of this repository comes back with git checkout") from None
+        raise UserError(f"{folder / FILE} is missing or damaged ({error}): get it again from its source; the file "
+                        "of this repository comes back with git checkout") from None
 
 
 def fit(pretrained: Base, speech: list[np.ndarray], corpus) -> Base:
     """A base that takes the output of a pretrained model on to the target of a `data_load.Corpus`, which holds the
-    target alone. `speech` is what the pretrained model wrote for its own sources. Raises ValueError if the corpus has
+    target alone. `speech` is what the pretrained model wrote for its own sources. Raises UserError if the corpus has
     too little speech."""
     hp = corpus.hp
     seconds = sum(pair.target_seconds for pair in corpus.train)
     if seconds < ENOUGH_SECONDS:
-        raise ValueError(f"{corpus.data}: {seconds:.0f} s of speech are too little to learn a voice; record a minute "
-                         "at least, better ten")
+        raise UserError(f"{corpus.data}: {seconds:.0f} s of speech are too little to learn a voice; record a minute "
+                        "at least, better ten")
     spoken = [corpus.target_features(pair, "mel") for pair in corpus.train]
     chosen = [spoken[i] for i in unpaired.random_recordings(spoken, unpaired.FRAMES, hp.seed)]
     onward = unpaired.find_map(speech, chosen, hp)

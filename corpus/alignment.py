@@ -88,17 +88,15 @@ def cut_long(source: np.ndarray, target: np.ndarray, hp: HyperParams) -> list[tu
     return segments + [(start[0], len(source), start[1], len(target))]
 
 
-def make_slices(path: np.ndarray, seed: str, hp: HyperParams) -> list[tuple[int, int, int, int]]:
-    """Slices of `slice_min_seconds` to `slice_max_seconds` of the target, each overlapping the next by half.
-
-    Returns (target start, target end, source start, source end) in frames, the source's along the DTW `path`.
-    """
+def make_slices(n_frames: int, seed: str, hp: HyperParams) -> list[tuple[int, int]]:
+    """Slices (start, end) in frames of an utterance of `n_frames`, of `slice_min_seconds` to `slice_max_seconds`, each
+    overlapping the next by half."""
     rng = random.Random(seed)
     rows, start = [], 0
-    while not rows or start + hp.slice_min_seconds * hp.frames_per_second / 2 < len(path):
-        length = round(rng.uniform(hp.slice_min_seconds, hp.slice_max_seconds) * hp.frames_per_second)
-        end = min(start + length, len(path))
+    while not rows or start + hp.slice_min_seconds * hp.frames_per_second / 2 < n_frames:
+        length = max(2, round(rng.uniform(hp.slice_min_seconds, hp.slice_max_seconds) * hp.frames_per_second))
+        end = min(start + length, n_frames)
         start = max(0, min(start, end - round(hp.slice_min_seconds * hp.frames_per_second)))
-        rows.append((start, end, int(path[start]), math.ceil(path[end - 1]) + 1))
+        rows.append((start, end))
         start += length // 2
     return rows

@@ -1,19 +1,15 @@
-"""CMU Arctic (Kominek and Black 2004): download, check and unpack a speaker; every step can be interrupted and resumed.
+"""CMU Arctic (Kominek and Black 2004): download, check and unpack a speaker.
 
 A speaker has about 1,130 sentences of 16 kHz mono speech, 70 to 100 MB packed; all speakers read the same sentences.
 """
-import hashlib
-import http.client
 import pathlib
 import re
 import shutil
-import ssl
 import tarfile
-import time
-import urllib.error
-import urllib.request
 
-from tqdm import tqdm
+import pooch
+
+from common.cli import UserError
 
 MIRROR = "http://www.festvox.org/cmu_arctic/packed"  # plain http is safe here, because checksums are compared
 
@@ -41,97 +37,33 @@ SPEAKERS: dict[str, str] = {
 
 TRANSCRIPTS = "txt.done.data"  # the texts, one line for each sentence
 KEPT = re.compile(r"(?:\./)?cmu_us_\w+_arctic/(?:wav/(\w+\.wav)|etc/(txt\.done\.data))", re.ASCII)
-RETRIES, PAUSE, TIMEOUT = 3, 2.0, 30.0  # -, s, s
-DROPPED = (urllib.error.URLError, http.client.HTTPException, ConnectionError, TimeoutError, ssl.SSLError)
+RETRIES, TIMEOUT = 3, 30.0  # -, s
 
 
-class DownloadError(ValueError):
-    """A speaker cannot be downloaded; the message names the address or file, what is wrong and the cure."""
-
-
-def download(speaker: str, folder: pathlib.Path, mirror: str = MIRROR, sha256: str | None = None) -> pathlib.Path:
+def download(speaker: str, folder: pathlib.Path, mirror: str = MIRROR) -> pathlib.Path:
     """Return `folder / speaker` with the wav files of a speaker, fetched from `mirror` unless they are there already.
 
     TRANSCRIPTS is put beside them. An archive that is already in `folder` is used instead of the network, and removed
-    once it is unpacked. `sha256` replaces the known checksum, for a mirror that packs its own archives. Raises
-    DownloadError.
+    once it is unpacked. Raises UserError.
     """
     if speaker not in SPEAKERS:
-        raise DownloadError(f"CMU Arctic has no speaker {speaker!r}; choose one of {', '.join(SPEAKERS)}")
-    wavs = folder / speaker
+        raise UserError(f"CMU Arctic has no speaker {speaker!r}; choose one of {', '.join(SPEAKERS)}")
+    wavs, name = folder / speaker, f"cmu_us_{speaker}_arctic.tar.bz2"
     if wavs.exists():
         if not any(wavs.glob("*.wav")):
-            raise DownloadError(f"{wavs} exists but holds no wav files; remove it and run again")
+            raise UserError(f"{wavs} exists but holds no wav files; remove it and run again")
         return wavs
-    archive = folder / f"cmu_us_{speaker}_arctic.tar.bz2"
-    part = archive.with_name(archive.name + ".part")
-    url = f"{mirror.rstrip('/')}/{archive.name}"
-    expected = (sha256 or SPEAKERS[speaker]).lower()
+    archives = pooch.create(folder, f"{mirror.rstrip('/')}/", registry={name: f"sha256:{SPEAKERS[speaker]}"},
+                            retry_if_failed=RETRIES)
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        if not archive.exists():
-            # An earlier download may have been stopped between the last byte and the renaming: `part` is complete then
-            if not part.exists() or checksum(part) != expected:
-                fetch(url, part)
-            part.replace(archive)
-        found, size = checksum(archive), archive.stat().st_size
-        if found != expected:
-            archive.unlink()
-            raise DownloadError(f"{archive} from {url} had the wrong checksum and was deleted ({size} bytes, sha256 "
-                                f"{found}, expected {expected}); run again, or choose another mirror if it persists")
+        archive = pathlib.Path(archives.fetch(name, downloader=pooch.HTTPDownloader(progressbar=True, timeout=TIMEOUT)))
         unpack(archive, wavs)
         archive.unlink()
-    except OSError as error:
-        raise DownloadError(f"{folder}: cannot be written ({error}); it needs about 300 MB for a speaker, free some "
-                            "space or choose another folder") from error
+    except (ValueError, OSError) as error:  # ValueError: a wrong checksum, or no address
+        raise UserError(f"{archives.get_url(name)} cannot be fetched into {folder} ({error}): check the network and "
+                        "the room on the disk (300 MB) and run again, choose another --mirror, or put the file there "
+                        "by hand") from error
     return wavs
-
-
-def checksum(path: pathlib.Path) -> str:
-    """sha256 of a file, in hexadecimal digits."""
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while block := file.read(2 ** 20):
-            digest.update(block)
-    return digest.hexdigest()
-
-
-def fetch(url: str, part: pathlib.Path) -> None:
-    """Complete `part` from `url`, with up to RETRIES further tries after dropped connections; raises DownloadError."""
-    for retry in range(RETRIES + 1):
-        time.sleep(PAUSE if retry else 0.0)
-        try:
-            return receive(url, part)
-        except ValueError as error:
-            raise DownloadError(f"{url}: {error}; the mirror must be an address like {MIRROR}") from error
-        except urllib.error.HTTPError as error:
-            error.close()
-            if error.code == 416:  # the server has no such bytes, so `part` is not the beginning of this file
-                part.unlink(missing_ok=True)
-            elif error.code < 500:
-                raise DownloadError(f"{url}: {error}; check the address or choose another mirror") from error
-            reason = error
-        except DROPPED as error:
-            reason = error
-    raise DownloadError(f"{url}: the connection failed {RETRIES + 1} times ({reason}); check the network and run again "
-                        f"to go on from where it stopped, or put {part.stem} into {part.parent} by hand") from reason
-
-
-def receive(url: str, part: pathlib.Path) -> None:
-    """Request the bytes missing in `part` once and append them; raises one of DROPPED if some do not arrive."""
-    have = part.stat().st_size if part.exists() else 0  # bytes
-    request = urllib.request.Request(url, headers={"Range": f"bytes={have}-"} if have else {})
-    with urllib.request.urlopen(request, timeout=TIMEOUT) as response:
-        if response.status != 206:  # the server ignored the range and sends everything
-            have = 0
-        length = response.headers["Content-Length"]
-        total = have + int(length) if length else None
-        with part.open("ab" if have else "wb") as file, \
-                tqdm.wrapattr(response, "read", total=total, initial=have, desc=part.stem, disable=None) as body:
-            shutil.copyfileobj(body, file)
-    # If the connection closes early, http.client treats this as the end of the file
-    if total is not None and part.stat().st_size < total:
-        raise ConnectionError(f"{part.stat().st_size} of {total} bytes arrived")
 
 
 def unpack(archive: pathlib.Path, wavs: pathlib.Path) -> None:
@@ -140,10 +72,7 @@ def unpack(archive: pathlib.Path, wavs: pathlib.Path) -> None:
     temporary = wavs.with_name(f".{wavs.name}.tmp")
     shutil.rmtree(temporary, ignore_errors=True)
     temporary.mkdir()
-    size = archive.stat().st_size
-    with archive.open("rb") as file, \
-            tqdm.wrapattr(file, "read", total=size, desc=f"unpacking {wavs.name}", disable=None) as packed, \
-            tarfile.open(fileobj=packed, mode="r:bz2") as tar:
+    with tarfile.open(archive, mode="r:bz2") as tar:
         for member in tar:
             match = KEPT.fullmatch(member.name)
             if match and member.isreg():
@@ -151,5 +80,5 @@ def unpack(archive: pathlib.Path, wavs: pathlib.Path) -> None:
                 with tar.extractfile(member) as source, (temporary / match[match.lastindex]).open("wb") as target:
                     shutil.copyfileobj(source, target)
     if not any(temporary.glob("*.wav")):
-        raise DownloadError(f"{archive}: holds no cmu_us_*_arctic/wav/*.wav; remove it and choose another mirror")
+        raise UserError(f"{archive}: holds no cmu_us_*_arctic/wav/*.wav; remove it and choose another mirror")
     temporary.rename(wavs)

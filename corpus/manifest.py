@@ -13,6 +13,7 @@ from typing import TextIO
 
 import hyperparams
 from common import audio_files, storage
+from common.cli import UserError
 from common.storage import printable
 from hyperparams import HyperParams
 
@@ -54,7 +55,7 @@ class Pair:
         return self.target_end > 0
 
 
-class PreproError(ValueError):
+class PreproError(UserError):
     """The input cannot be prepared at all; the message says why and what to do."""
 
 

@@ -12,13 +12,9 @@ from corpus.manifest import Pair, PreproError
 from hyperparams import HyperParams
 
 
-def mel_path(data: pathlib.Path, speaker: str, utterance: str) -> pathlib.Path:
-    return data / "features" / speaker / f"{utterance}.mel.npy"
-
-
 def load_mel(data: pathlib.Path, speaker: str, utterance: str) -> np.ndarray:
     """(T, M) float32 in [0, 1]."""
-    return np.load(mel_path(data, speaker, utterance), allow_pickle=False).astype(np.float32)
+    return np.load(data / "features" / speaker / f"{utterance}.mel.npy", allow_pickle=False).astype(np.float32)
 
 
 class Recordings:

@@ -18,6 +18,7 @@ from tqdm import tqdm
 import data_load
 import utils
 from common import audio_files, storage
+from common.cli import UserError
 from conversion import base
 from corpus import analysis, arctic
 from evaluation import figures, listening, metrics, page, world
@@ -41,58 +42,90 @@ def evaluate(corpus: data_load.Corpus, out: pathlib.Path, converter: Converter, 
     """Convert the test sentences of one source speaker or of all, measure and write them; returns the summary.
 
     `name_files` gives the names of the files. With `oracles`, the output of `synthesize_oracles` is measured, too. The
-    words that `recogniser` (listening.Recogniser) hears are compared with `transcripts`. Raises PreproError if there
-    are no sentences, ValueError for bad transcripts.
+    words that `recogniser` (listening.Recogniser) hears are compared with `transcripts`. If the target said none of the
+    sentences, words are compared with those heard in the source, and the voice with the target's training recordings.
+    Raises UserError if there are no sentences, and for bad transcripts.
     """
     hp, everything = converter.hp, corpus.split("test", source)
-    pairs = [pair for pair in everything if pair.has_partner]
-    true_words = find_words(pairs or everything, transcripts) if recogniser else None
+    pairs = [pair for pair in everything if pair.has_partner] or everything
+    has_target = pairs[0].has_partner
+    true_words = find_words(pairs, transcripts) if recogniser else None
     corpus.use_base(converter.base)
-    if not pairs:
-        return evaluate_alone(corpus, everything, out, converter, title, name_files, recogniser, true_words)
     if len(pairs) < len(everything):
         print(f"{len(everything) - len(pairs)} held-out recordings that the target did not say are left out")
     outputs = converter.convert_pairs(corpus, pairs)
+    with threads() as work:
+        # Recordings (samples,) by kind. A kind is the ending of the names of its measures
+        wavs = {"": work(lambda output: utils.griffin_lim(output.linear, output.pitch, hp), outputs, "Griffin-Lim"),
+                " of the source": [load_segment(pair.source_file, pair.source_start, pair.source_end, hp)
+                                   for pair in tqdm(pairs, "recordings of the source", disable=None)]}
+        if has_target:
+            told = synthesize_oracles(corpus, pairs, converter) if oracles else {}
+            measured, whole, n_candidates = compare_sentences(corpus, pairs, wavs, told, hp, work)
+        else:
+            measured, whole, n_candidates = [{} for _ in pairs], compare_voices(corpus, wavs, hp, work), 0
+        scores, rates, words = listen(wavs, true_words, recogniser, hp, work,
+                                      " of the target" if has_target else " of the source")
+    rows, references, others = [], [], tuple(kind for kind in wavs if kind)
+    written = {"source": " of the source", "converted": ""} | ({"target": " of the target"} if has_target else {})
+    for i, (pair, output) in enumerate(zip(tqdm(pairs, "drawing", disable=None), outputs)):
+        files, picture = name_files(i, pair)
+        for name, kind in written.items():
+            audio_files.save_wav(out / files[name], wavs[kind][i], hp)
+        target, path = (corpus.target_features(pair, "linear"), corpus.path(pair)) if has_target else (None, None)
+        figures.plot_conversion(out / picture, corpus.source(pair), output, target, path, hp,
+                                f"{pair.source} to {corpus.target}, {pair.name}")
+        found = scores[i] | measured[i]
+        own = {key: value for key, value in found.items() if not key.endswith(others)}
+        references.append({key: value for key, value in found.items() if key not in own})
+        rows.append({"id": f"{pair.source}-{pair.name}", "audio": {name: files[name] for name in written},
+                     "picture": picture, "measures": own | measure_timing(output, path, hp)} |
+                    ({"words": words[i]} if words else {}))
+    summary = summarise([row["measures"] for row in rows], references, n_candidates) | whole | rates
+    finish(out, title, rows, summary)
+    return summary
+
+
+def measure_timing(output: Converted, path: np.ndarray | None, hp: HyperParams) -> dict:
+    """Measures of the pace of a conversion, compared with the DTW path (T,) if there is one."""
+    if path is None:
+        return {"stops by itself": bool(output.stopped)}
+    error = metrics.duration_error(len(output.linear), len(path))
+    return {"path distance frames": metrics.path_distance(output.positions, path),
+            "duration difference s": abs(len(output.linear) - len(path)) / hp.frames_per_second,
+            "stops by itself": bool(output.stopped), "stops within 15 %": bool(output.stopped and error <= 0.15)}
+
+
+def compare_sentences(corpus: data_load.Corpus, pairs: list[Pair], wavs: dict, oracles: dict, hp: HyperParams,
+                      work: Callable) -> tuple[list[dict], dict, int]:
+    """Add copies of the target, the output of `synthesize_oracles` and the target's recordings to `wavs`, and `measure`
+    them; returns its results, and the number of sentences for content retrieval."""
     targets = {target_key(pair): pair for pair in pairs}  # each sentence once, even if several sources say it
     everything = sorted({target_key(pair): pair for pair in corpus.pairs.values() if pair.has_partner}.items())
     n_more = min(len(everything), max(0, RETRIEVAL_LIMIT - len(targets)))
     candidates = targets | dict(random.Random(hp.seed).sample(everything, n_more))
-    with threads() as work:
-        wavs = synthesize(pairs, outputs, hp, work)
-        as_it_is = hp.replace(power=1.0)  # a natural spectrogram needs no sharpening
-        copies = dict(zip(targets, work(lambda pair: utils.griffin_lim(
-            corpus.target_features(pair, "linear"), corpus.pitch(pair), as_it_is), list(targets.values()),
-            "copies of the target")))
-        wavs[" of the copy"] = [copies[target_key(pair)] for pair in pairs]
-        for kind, linear in (synthesize_oracles(corpus, pairs, converter) if oracles else {}).items():
-            wavs[kind] = work(lambda synthesized: utils.griffin_lim(*synthesized, hp), linear, f"Griffin-Lim{kind}")
-        natural = {key: load_segment(pair.target_file, pair.target_start, pair.target_end, hp)
-                   for key, pair in tqdm(candidates.items(), "recordings of the target", disable=None)}
-        measured, whole = measure(wavs, natural, [target_key(pair) for pair in pairs], hp, work)
-        wavs[" of the target"] = [natural[target_key(pair)] for pair in pairs]
-        scores, rates, words = listen(wavs, true_words, recogniser, hp, work)
-    rows, references, others = [], [], tuple(kind for kind in wavs if kind)
-    for i, (pair, output) in enumerate(zip(tqdm(pairs, "drawing", disable=None), outputs)):
-        files, picture = name_files(i, pair)
-        for kind, wav in (("source", wavs[" of the source"][i]), ("converted", wavs[""][i]),
-                          ("target", wavs[" of the target"][i])):
-            audio_files.save_wav(out / files[kind], wav, hp)
-        figures.plot_conversion(out / picture, corpus.source(pair), output,
-                               corpus.target_features(pair, "linear"), corpus.path(pair), hp,
-                               f"{pair.source} to {corpus.target}, {pair.name}")
-        found = scores[i] | measured[i]
-        own = {key: value for key, value in found.items() if not key.endswith(others)}
-        references.append({key: value for key, value in found.items() if key not in own})
-        path = corpus.path(pair)
-        error = metrics.duration_error(len(output.linear), len(path))
-        rows.append({"id": f"{pair.source}-{pair.name}", "audio": files, "picture": picture, "measures": own | {
-            "path distance frames": metrics.path_distance(output.positions, path),
-            "duration difference s": abs(len(output.linear) - len(path)) / hp.frames_per_second,
-            "stops by itself": bool(output.stopped), "stops within 15 %": bool(output.stopped and error <= 0.15)}} |
-                    ({"words": words[i]} if words else {}))
-    summary = summarise([row["measures"] for row in rows], references, len(candidates)) | whole | rates
-    finish(out, title, rows, summary)
-    return summary
+    as_it_is = hp.replace(power=1.0)  # a natural spectrogram needs no sharpening
+    copies = dict(zip(targets, work(lambda pair: utils.griffin_lim(
+        corpus.target_features(pair, "linear"), corpus.pitch(pair), as_it_is), list(targets.values()),
+        "copies of the target")))
+    wavs[" of the copy"] = [copies[target_key(pair)] for pair in pairs]
+    for kind, linear in oracles.items():
+        wavs[kind] = work(lambda synthesized: utils.griffin_lim(*synthesized, hp), linear, f"Griffin-Lim{kind}")
+    natural = {key: load_segment(pair.target_file, pair.target_start, pair.target_end, hp)
+               for key, pair in tqdm(candidates.items(), "recordings of the target", disable=None)}
+    rows, whole = measure(wavs, natural, [target_key(pair) for pair in pairs], hp, work)
+    wavs[" of the target"] = [natural[target_key(pair)] for pair in pairs]
+    return rows, whole, len(candidates)
+
+
+def compare_voices(corpus: data_load.Corpus, wavs: dict, hp: HyperParams, work: Callable) -> dict[str, float]:
+    """Compare the voice of each kind of recordings in `wavs` with the target's training recordings."""
+    natural = [Features(None, corpus.target_features(pair, "mel"), corpus.hertz(pair)) for pair in corpus.target_pairs]
+    measured = {}
+    for kind, recordings in wavs.items():
+        found = work(lambda wav: analysis.extract(utils.normalise_loudness(wav, hp), hp), recordings, f"voice{kind}")
+        measured |= {f"{name}{kind}": value for name, value in compare_voice(found, natural, hp).items()}
+    return measured
 
 
 @contextlib.contextmanager
@@ -101,46 +134,6 @@ def threads() -> Iterator[Callable]:
     bar."""
     with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool:
         yield lambda function, items, doing: list(tqdm(pool.map(function, items), doing, len(items), disable=None))
-
-
-def synthesize(pairs: list[Pair], outputs: list[Converted], hp: HyperParams, work: Callable) -> dict[str, list]:
-    """The recordings (samples,) of conversions and their sources. A key is the ending of the names of the measures."""
-    return {"": work(lambda output: utils.griffin_lim(output.linear, output.pitch, hp), outputs, "Griffin-Lim"),
-            " of the source": [load_segment(pair.source_file, pair.source_start, pair.source_end, hp)
-                               for pair in tqdm(pairs, "recordings of the source", disable=None)]}
-
-
-def evaluate_alone(corpus: data_load.Corpus, pairs: list[Pair], out: pathlib.Path, converter: Converter, title: str,
-                   name_files: Callable, recogniser: Callable | None, true_words: list[str] | None) -> dict:
-    """Evaluate sentences that the target did not say, with the measures that need no recording by the target.
-
-    Words are compared with the words heard in the source, the voice is compared with the target's training recordings.
-    """
-    hp, outputs = converter.hp, converter.convert_pairs(corpus, pairs)
-    natural = [Features(None, corpus.target_features(pair, "mel"), corpus.hertz(pair)) for pair in corpus.target_pairs]
-    with threads() as work:
-        wavs = synthesize(pairs, outputs, hp, work)
-        scores, rates, words = listen(wavs, true_words, recogniser, hp, work, " of the source")
-        for kind, recordings in wavs.items():
-            found = work(lambda wav: analysis.extract(utils.normalise_loudness(wav, hp), hp), recordings,
-                         f"voice{kind}")
-            rates |= {f"{name}{kind}": value for name, value in compare_voice(found, natural, hp).items()}
-    rows = []
-    for i, (pair, output) in enumerate(zip(tqdm(pairs, "drawing", disable=None), outputs)):
-        files, picture = name_files(i, pair)
-        files = {kind: files[kind] for kind in ("source", "converted")}
-        for kind, wav in (("source", wavs[" of the source"][i]), ("converted", wavs[""][i])):
-            audio_files.save_wav(out / files[kind], wav, hp)
-        figures.plot_conversion(out / picture, corpus.source(pair), output, None, None, hp,
-                               f"{pair.source} to {corpus.target}, {pair.name}")
-        rows.append({"id": f"{pair.source}-{pair.name}", "audio": files, "picture": picture, "measures": {
-            name: value for name, value in scores[i].items() if not name.endswith(" of the source")} | {
-            "stops by itself": bool(output.stopped)}} | ({"words": words[i]} if words else {}))
-    summary = {"utterances": len(rows), "measured": "without a partner: the target did not say these sentences"}
-    summary |= {name: float(np.nanmean([row[name] for row in scores])) for name in scores[0]} | {
-        "stops by itself": float(np.mean([output.stopped for output in outputs]))} | rates
-    finish(out, title, rows, summary)
-    return summary
 
 
 def compare_voice(recordings: list[Features], natural: list[Features], hp: HyperParams) -> dict[str, float]:
@@ -176,8 +169,8 @@ def synthesize_oracles(corpus: data_load.Corpus, pairs: list[Pair], converter: C
             mel, pitch, places = (np.asarray(x)[0, :length] for x in (
                 *generator.speech(decoded, mapped, mask, batch["mask"]), generator.decoder.places(decoded)))
             inputs[kind] = converter.restore(mel, places, recording, voice), pitch
-        for kind, (mel, pitch) in (inputs | {" from natural mel": (frames[0, :length],
-                                                                   batch["pitch"][0, :length])}).items():
+        natural = frames[0, :length], batch["pitch"][0, :length]
+        for kind, (mel, pitch) in (inputs | {" from natural mel": natural}).items():
             synthesized.setdefault(kind, []).append((converter.draw([mel], [pitch])[0], pitch))
     return synthesized
 
@@ -219,7 +212,7 @@ def measure(wavs: dict, natural: dict, keys: list, hp: HyperParams, work: Callab
 
 def load_recogniser(model: str | None, hp: HyperParams) -> listening.Recogniser | None:
     """Load the recogniser `model`, or return None if no model is named or the libraries are missing. Prints what will
-    not be measured. Raises ValueError."""
+    not be measured. Raises UserError."""
     recogniser = listening.Recogniser(model, hp) if model and listening.asr_available() else None
     asr_available, mos_available = listening.asr_available(), listening.mos_available()
     left_out = [] if recogniser else ["word error rate" + (" (--asr MODEL)" if asr_available else "")]
@@ -232,7 +225,7 @@ def load_recogniser(model: str | None, hp: HyperParams) -> listening.Recogniser 
 
 def find_words(pairs: list[Pair], transcripts: pathlib.Path | None) -> list[str] | None:
     """The true words of each pair, from the file `transcripts` or from CMU Arctic's own file beside the target's
-    recordings; None if there is neither. Raises ValueError."""
+    recordings; None if there is neither. Raises UserError."""
     files = {pair.name: pathlib.Path(pair.target_file or pair.source_file) for pair in pairs}
     path = transcripts or files[pairs[0].name].with_name(arctic.TRANSCRIPTS)
     if not transcripts and not path.exists():
@@ -244,7 +237,7 @@ def find_words(pairs: list[Pair], transcripts: pathlib.Path | None) -> list[str]
         sentences.append(next((known[name] for name in names if name in known), None))
     missing = [pair.name for pair, words in zip(pairs, sentences) if words is None]
     if missing and transcripts:
-        raise ValueError(f"{storage.printable(path)} lacks {len(missing)} of {len(pairs)} held-out sentences, for "
+        raise UserError(f"{storage.printable(path)} lacks {len(missing)} of {len(pairs)} held-out sentences, for "
                          f"instance {missing[0]!r}: add what is said there, or leave --transcripts out")
     return None if missing else sentences
 
@@ -299,7 +292,10 @@ def summarise(rows: list[dict], references: list[dict], n_candidates: int) -> di
     """Means over the utterances, without those where a measure is missing (NaN), and figures derived from the means."""
     mean = {name: float(np.nanmean([row[name] for row in table])) if any(np.isfinite(row[name]) for row in table)
             else math.nan for table in (rows, references) for name in table[0]}
-    summary = {"utterances": len(rows), "mel-cepstra": "cosine transform of the log-mel spectrum, order 24"}
+    summary = {"utterances": len(rows)}
+    if not n_candidates:
+        return summary | {"measured": "without a partner: the target did not say these sentences"} | mean
+    summary["mel-cepstra"] = "cosine transform of the log-mel spectrum, order 24"
     for prefix in ("", "WORLD "):
         if f"{prefix}retrieved" in mean:
             for name, among in (("retrieved", "the held-out"), ("retrieved among all", str(n_candidates))):

@@ -19,6 +19,7 @@ from typing import NamedTuple
 import numpy as np
 
 from common import storage
+from common.cli import UserError
 from corpus import manifest
 from common.compiled import librosa
 from hyperparams import HyperParams
@@ -41,7 +42,7 @@ class Recogniser:
     """Transcribes English recordings; several threads may use it at the same time."""
 
     def __init__(self, model: str, hp: HyperParams):
-        """Load `model`: a folder, or a name that faster-whisper knows and downloads; raises ValueError."""
+        """Load `model`: a folder, or a name that faster-whisper knows and downloads; raises UserError."""
         from faster_whisper import WhisperModel
         self.hp = hp
         try:
@@ -50,7 +51,7 @@ class Recogniser:
                                       num_workers=os.cpu_count())
         except Exception as error:  # a failed download raises exceptions of the libraries that faster-whisper uses
             reason = next(iter(str(error).splitlines()), type(error).__name__)
-            raise ValueError(f"--asr {storage.printable(model)} cannot be loaded ({reason}); give a name such as "
+            raise UserError(f"--asr {storage.printable(model)} cannot be loaded ({reason}); give a name such as "
                              "small.en, which is downloaded, or a folder with the model.bin of a converted "
                              "model") from error
 
@@ -116,16 +117,16 @@ def error_rates(compared: list[Comparison]) -> dict[str, float]:
 
 def read_transcripts(path: pathlib.Path) -> dict[str, str]:
     """Read the text of each utterance id: lines `( id "text" )` of CMU Arctic, lines `id|text` of LJSpeech, whose last
-    column is the normalised text, or a JSON object. Raises ValueError."""
+    column is the normalised text, or a JSON object. Raises UserError."""
     text, name = manifest.read_text(path), storage.printable(path)
     found: dict[str, str] = {}
     if text.lstrip()[:1] in ("{", "["):
         try:
             entries = json.loads(text)
         except json.JSONDecodeError as error:
-            raise ValueError(f"{name}, line {error.lineno}: is no JSON ({error.msg}); correct this line") from None
+            raise UserError(f"{name}, line {error.lineno}: is no JSON ({error.msg}); correct this line") from None
         if not isinstance(entries, dict) or not all(isinstance(text, str) for text in entries.values()):
-            raise ValueError(f'{name}: must be one JSON object of texts, {{"id": "what is said", ...}}')
+            raise UserError(f'{name}: must be one JSON object of texts, {{"id": "what is said", ...}}')
         lines = [(f"{name}, {key!r}", key, text) for key, text in entries.items()]
     else:
         lines = [(f"{name}, line {number}", *split_line(line)) for number, line in enumerate(text.splitlines(), 1)
@@ -133,12 +134,12 @@ def read_transcripts(path: pathlib.Path) -> dict[str, str]:
     for place, key, text in lines:
         key = storage.file_name(key.strip())
         if not key or not text.strip():
-            raise ValueError(f'{place}: holds no id with a text; write ( id "text" ), id|text or a JSON object')
+            raise UserError(f'{place}: holds no id with a text; write ( id "text" ), id|text or a JSON object')
         if key in found:
-            raise ValueError(f"{place}: {key!r} is there for the second time; remove one of the two")
+            raise UserError(f"{place}: {key!r} is there for the second time; remove one of the two")
         found[key] = text.strip()
     if not found:
-        raise ValueError(f"{name}: is empty; give a file that says what is said in each recording")
+        raise UserError(f"{name}: is empty; give a file that says what is said in each recording")
     return found
 
 

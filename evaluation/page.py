@@ -1,4 +1,4 @@
-"""The results page of an evaluation: one index.html that opens without a network, and the same figures for a terminal.
+"""The results page of an evaluation, made from page.html: it opens without a network. And its figures for a terminal.
 
 The summary has one row for each measure, with source, converted, copy and target side by side. Below the summary, each
 sentence has an entry.
@@ -8,6 +8,7 @@ import math
 import numbers
 import os
 import pathlib
+import string
 import urllib.parse
 
 import numpy as np
@@ -34,18 +35,14 @@ MEASURES = {  # in the order of the table
     "MCD gap closed": "How far the distortion comes from the source (0) to the copy (1). Higher is better.",
     RETRIEVAL: "Conversions that are nearer to the right sentence of the target than to any other. More is better.",
     "stops by itself": "Share of conversions that end before the limit of steps. Higher is better.",
-    "stops within 15 %": "Share of conversions that end by themselves within 15 % of the target's length. Higher is "
-                         "better.",
+    "stops within 15 %": "Share of them that end within 15 % of the target's length. Higher is better.",
     "duration difference s": "How much longer or shorter than the target's recording, on average. Lower is better.",
-    "path distance frames": "How far the reading position is off the path of dynamic time warping. Lower is "
-                            "better.",
-    "global variance ratio": "How much the spectrum varies, as a share of the target's. 1 is best; below it speech is "
-                             "muffled.",
+    "path distance frames": "How far the reading position is off the path of time warping. Lower is better.",
+    "global variance ratio": "How much the spectrum varies, as a share of the target's. 1 is best, less is muffled.",
     "modulation distance dB": "How much the movements of the spectrum differ from the target's. Lower is better.",
     "F0 RMSE Hz": "Error of the pitch where both recordings have a pitch. Lower is better.",
     "F0 correlation": "Correlation of the pitch with the target's. Higher, up to 1, is better.",
-    "long-term spectrum dB": "How far the mean spectrum of all speech is from the target's in shape. Lower is "
-                             "better.",
+    "long-term spectrum dB": "How far the mean spectrum is from the target's in shape. Lower is better.",
     "median F0 ratio": "Pitch as a share of the target's. Nearer to 1 is better.",
     "voicing error": "Share of frames that have a pitch in one recording and none in the other. Lower is better.",
 }
@@ -53,61 +50,13 @@ WORDS = ("Words: the reference, and what a recogniser hears in the conversion. <
          "heard, <mark>marked</mark> words are heard instead of others, and <ins>underlined</ins> words are heard "
          "although nobody said them.")
 
-STYLE = """
-:root { color-scheme: light dark; --line: #d5d8dc; --soft: #f4f5f7; --text: #1c1e21; --back: #fff; --link: #0b57a4;
-        --wrong: #a3241c; }
-@media (prefers-color-scheme: dark) {
-  :root { --line: #3a3f45; --soft: #22262b; --text: #e4e6e9; --back: #16181b; --link: #8ab8f0;
-          --wrong: #ffa69c; } }
-body { margin: 0 auto; max-width: 96rem; padding: 1rem 1.5rem 3rem; font: 15px/1.45 system-ui, sans-serif;
-       color: var(--text); background: var(--back); }
-.scroll { overflow-x: auto; } table { border-collapse: collapse; } th, td { padding: .4rem .6rem; text-align: left; }
-tbody tr:not(.picture) > * { border-top: 1px solid var(--line); }
-thead th { background: var(--soft); vertical-align: bottom; }
-.results { width: 100%; } .results tbody th { min-width: 11rem; max-width: 16rem; overflow-wrap: anywhere; }
-.number { text-align: right; font-variant-numeric: tabular-nums; } .summary .number:nth-child(2) { font-weight: bold; }
-.summary { margin-bottom: 1rem; } .meaning { min-width: 20rem; max-width: 48rem; } p { max-width: 60rem; }
-.words { min-width: 22rem; } .words p { margin: 0 0 .2rem; } .words b { font-weight: normal; opacity: .7; }
-mark { padding: 0 .15em; border-radius: 2px; color: #1c1e21; background: #ffd867; }
-del, ins { color: var(--wrong); } ins { text-decoration: underline; }
-.words :is(mark, del, ins)::before, .words :is(mark, del, ins)::after { /* for those who listen to the page */
-  position: absolute; width: 1px; height: 1px; overflow: hidden; clip-path: inset(50%); white-space: nowrap; }
-.words del::before { content: " not heard: "; } .words mark::before { content: " heard instead: "; }
-.words ins::before { content: " added: "; } .words :is(mark, del, ins)::after { content: ", "; }
-audio { display: block; width: 12.5rem; height: 2.25rem; }
-button { padding: 0; border: 0; background: none; font: inherit; color: inherit; text-align: inherit; cursor: pointer; }
-button::after { content: "\\a0\\2195"; opacity: .45; }
-[aria-sort=ascending] button::after { content: "\\a0\\2191"; opacity: 1; }
-[aria-sort=descending] button::after { content: "\\a0\\2193"; opacity: 1; }
-:focus-visible { outline: 2px solid var(--link); outline-offset: 2px; }
-details { width: 0; min-width: 100%; } /* a picture must not widen the table */
-summary, img { position: sticky; left: .6rem; } /* in sight when a narrow screen scrolls the table */
-summary { width: max-content; color: var(--link); cursor: pointer; }
-img { display: block; margin: .5rem 0; max-width: min(100%, 100vw - 4.5rem); height: auto; border-radius: 4px; }
-"""
-
-SCRIPT = """
-const collator = new Intl.Collator(undefined, {numeric: true});
-for (const button of document.querySelectorAll("th[aria-sort] button")) button.addEventListener("click", () => {
-  const heading = button.parentElement, table = heading.closest("table"), column = heading.cellIndex;
-  const sign = heading.getAttribute("aria-sort") === "ascending" ? -1 : 1;
-  for (const other of table.querySelectorAll("th[aria-sort]")) other.setAttribute("aria-sort", "none");
-  heading.setAttribute("aria-sort", sign > 0 ? "ascending" : "descending");
-  table.append(...[...table.tBodies].sort((a, b) => {
-    const [x, y] = [a, b].map(body => body.rows[0].cells[column].dataset.value);
-    if (x === "" || y === "") return (x === "") - (y === "");  // no value stays at the end
-    return sign * (column === 0 ? collator.compare(x, y) : x - y);
-  }));
-});
-"""
-
 
 def format_value(value: object) -> str:
-    """Format a value for readers: three significant digits, yes or no, a dash for None; not escaped for HTML."""
-    if value is None or isinstance(value, (bool, np.bool_)):
-        return DASH if value is None else "yes" if value else "no"
-    if isinstance(value, (list, tuple, np.ndarray)):
-        return ", ".join(map(format_value, value))
+    """Format a value for readers: three significant digits, yes or no, a dash for None or NaN; not escaped."""
+    if value is None or isinstance(value, numbers.Real) and not math.isfinite(value):
+        return DASH
+    if isinstance(value, (bool, np.bool_)):
+        return "yes" if value else "no"
     if isinstance(value, numbers.Integral) or not isinstance(value, numbers.Real):
         return str(value)
     return f"{value:.0f}" if abs(value) >= 100 else f"{value:#.3g}".rstrip(".")
@@ -147,7 +96,9 @@ def side_by_side(summary: dict) -> tuple[list[str], dict[str, list], dict]:
 def print_summary(summary: dict) -> None:
     """Print the summary of the page: first entries that are no measures, then one row for each measure."""
     def text(value):
-        return "" if value is None else str(value) if isinstance(value, (str, int)) else format(value, ".3f")
+        if value is None or isinstance(value, (str, int)):
+            return "" if value is None else str(value)
+        return format(value, ".3f") if math.isfinite(value) else DASH
     columns, rows, facts = side_by_side(summary)
     table = {"": columns, **{name: [*map(text, values)] for name, values in rows.items()}}
     widths = [max(map(len, cells)) for cells in zip(*table.values())]
@@ -230,19 +181,8 @@ def write_page(folder: str | os.PathLike, title: str, rows: list[dict], summary:
                      f'</summary><img loading="lazy" src="{address(row["picture"])}" '
                      f'alt="Spectrograms and alignment of {name}"></details></td></tr>')
         bodies.append(f"<tbody>\n{body}\n</tbody>\n")
-    page = f"""<!DOCTYPE html>
-<html lang="en">
-<head><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">
-<title>{html.escape(title)}</title><style>{STYLE}</style></head>
-<body>
-<h1>{html.escape(title)}</h1>
-{summary_html(summary)}<h2 id="utterances">Utterances ({len(rows)})</h2>
-{f"<p>{WORDS}</p>" if listened else ""}
-<div class="scroll" tabindex="0" role="region" aria-labelledby="utterances"><table class="results">
-<thead><tr>{"".join(head)}</tr></thead>
-{"".join(bodies)}</table></div>
-<script>{SCRIPT}</script>
-</body></html>
-"""
+    template = string.Template((pathlib.Path(__file__).parent / "page.html").read_text(encoding="utf-8"))
     with storage.replacing(pathlib.Path(folder) / "index.html") as temporary:
-        temporary.write_text(page, encoding="utf-8")
+        temporary.write_text(template.substitute(
+            title=html.escape(title), summary=summary_html(summary), count=len(rows), head="".join(head),
+            words=f"<p>{WORDS}</p>" if listened else "", rows="".join(bodies)), encoding="utf-8")

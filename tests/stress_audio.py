@@ -149,23 +149,19 @@ def check_eval(folder: pathlib.Path, must: list, must_not: list, logdir: pathlib
     check_words(result)
     assert set(out.parent.iterdir()) == around | {out} and conftest.leftovers(out) == []
     refused = [line for line in result.stderr.splitlines() if line.startswith("refused ")]
-    records = [json.loads(path.read_text()) for path in (out / "finished").iterdir()]
-    converted = {record["made_of"]["source"] for record in records}
     everything = audio_files.list_audio(folder)
-    assert len(records) + len(refused) == len(everything) and result.returncode == int(bool(refused)), result.stderr
+    names = eval_script.unique_names(everything)
+    converted = {os.path.realpath(path) for path, name in zip(everything, names) if (out / f"{name}.wav").exists()}
+    assert len(converted) + len(refused) == len(everything) and result.returncode == int(bool(refused)), result.stderr
     assert {os.path.realpath(path) for path in must} <= converted, result.stderr
     for path in must_not:
         assert os.path.realpath(path) not in converted, path
         assert any(line.startswith(f"refused {storage.printable(path)}: ") for line in refused), path
-    names = [name for record in records for name in record["outputs"]]
-    assert len(names) == len(set(names))
-    for name in names:
-        assert (out / name).resolve().parent == out.resolve()
-        if name.endswith(".wav"):
-            wav, rate = soundfile.read(out / name)
-            assert rate == 16000 and np.isfinite(wav).all()
-    assert len(json.loads((out / "metrics.json").read_text())["utterances"]) == len(records)
-    return {"files": len(everything), "good": len(must), "converted": len(records), "refused": len(refused),
+    for path in out.rglob("*.wav"):
+        wav, rate = soundfile.read(path)
+        assert path.parent == out and rate == 16000 and np.isfinite(wav).all()
+    assert len(json.loads((out / "metrics.json").read_text())["utterances"]) == len(converted)
+    return {"files": len(everything), "good": len(must), "converted": len(converted), "refused": len(refused),
             "seconds": round(seconds, 1)}
 
 
@@ -232,7 +228,7 @@ def check_kills(folder: pathlib.Path, kills: int, seed: int) -> dict:
     logdir = conftest.untrained_run(folder / "run")
     for script, ending, words in (
             ("prepro", ".mel.npy", ["--source", folder / "anna", "--target", folder / "bert", "--data"]),
-            ("eval", ".json", [folder / "anna", "--logdir", logdir, "--out"])):
+            ("eval", ".wav", [folder / "anna", "--logdir", logdir, "--out"])):
         whole, out = folder / f"{script} whole", folder / f"{script} killed"
         assert run(script, *words, whole, cores=True).returncode == 0
         figures[f"{script}: done when killed"] = kill_often(script, [*words, out], out, ending, kills, rng, 0.5)
@@ -246,7 +242,7 @@ def check_memory(folder: pathlib.Path, files: int) -> dict[str, float]:
     source = conftest.write(folder / "in.wav", conftest.words(1))
     with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool:
         for number in range(1, files + 1):
-            eval_script.convert_file(source, str(number), folder / "out", converter, pool, {})
+            eval_script.convert_file(source, str(number), folder / "out", converter, pool, 0)
             if number in (50, 100, 200, 500, files):
                 pages = int(pathlib.Path("/proc/self/statm").read_text().split()[1])
                 found[f"MiB after {number}"] = round(pages * os.sysconf("SC_PAGE_SIZE") / 2 ** 20, 1)

@@ -2,6 +2,7 @@
 
 A bad recording among good ones is named and skipped; a command that cannot work at all ends with 1 and leaves no files.
 """
+import pathlib
 import shutil
 
 import numpy as np
@@ -9,8 +10,10 @@ import pytest
 import soundfile
 
 import eval as eval_script
+import eval_gan
 import prepro
 import train
+from backend import checkpoints
 from corpus import manifest
 from conftest import leftovers, untrained_run, words, write
 from training.run_folder import write_run_info
@@ -172,8 +175,9 @@ def test_prepro_reports_that_names_without_a_match_form_no_pairs(speakers, capsy
     (["--source", "anna", "--target", "bert", "--data", "data", "--set", "hop_lenght=3"], 1,
      "no hyperparameter 'hop_lenght'; the closest is 'hop_length'"),
     (["--source", "anna", "--target", "bert", "--data", "data", "--set", "pitch_max=9000"], 1,
-     "pitch_max=9000.0: must lie between 15.6 Hz, whose period fits into n_fft=1024, and 8000 Hz"),
-    (["--source", "anna", "--target", "bert", "--data", "data", "--set", "pitch_min=15"], 1, "must lie between 15.6 "),
+     "pitch_max=9000.0: must lie between 50 and 2000"),
+    (["--source", "anna", "--target", "bert", "--data", "data", "--set", "pitch_min=40", "--set", "sample_rate=48000"],
+     1, "must lie between 46.9 Hz, whose period fits into n_fft=1024, and 24000 Hz"),
     (["--source", "anna", "--target", "bert", "--data", "data", "--set", "n_mels=many"], 1,
      "n_mels is of type int, 'many' is not"),
     (["--source", "anna", "--target", "bert", "--data", "data", "--heldout", "nowhere.txt"], 1,
@@ -238,7 +242,7 @@ def test_eval_names_bad_recordings_and_converts_the_good_ones(recordings, run_fo
         assert any(all(part in line for part in (path, reason, cure)) for line in refused)
     good = ["good", *(make.__name__ for make in GOOD)]
     assert {path.name for path in (tmp_path / "out").iterdir()} == {
-        ".lock", "finished", "index.html", "metrics.json",
+        ".lock", "model.json", "index.html", "metrics.json",
         *(f"{name}{end}" for name in good for end in (".wav", ".source.wav", ".png"))}
     for name in good:
         assert soundfile.info(tmp_path / "out" / f"{name}.wav").duration > 0.3
@@ -262,7 +266,7 @@ def test_eval_of_only_bad_recordings_writes_nothing(tmp_path, run_folder, capsys
     status, _, error = run(capsys, eval_script.main, tmp_path / "silent.wav", tmp_path / "headerless.raw", "--out",
                            tmp_path / "out", "--logdir", run_folder)
     assert status == 1 and "silent.wav: is silent" in error and "headerless.raw: cannot be read as audio" in error
-    assert [path.name for path in (tmp_path / "out").iterdir()] == [".lock"]
+    assert {path.name for path in (tmp_path / "out").iterdir()} == {".lock", "model.json"}
 
 
 @pytest.mark.parametrize("what, message", [
@@ -274,9 +278,38 @@ def test_eval_without_recordings_is_refused(recordings, run_folder, tmp_path, ca
     assert status == 1 and error.startswith("eval.py: ") and message in error and not (tmp_path / "out").exists()
 
 
-def test_eval_requires_an_output_folder(recordings, run_folder, capsys):
-    status, _, error = run(capsys, eval_script.main, recordings, "--logdir", run_folder)
-    assert status == 2 and "--out DIR" in error
+@pytest.mark.usefixtures("loaded")
+def test_recordings_are_converted_into_out_unless_another_folder_is_named(recordings, run_folder, monkeypatch, capsys):
+    monkeypatch.chdir(recordings.parent)
+    status, printed, _ = run(capsys, eval_script.main, recordings, "--logdir", run_folder)
+    assert status == 0 and f"open {recordings.parent / 'out' / 'index.html'}" in printed
+    assert soundfile.info(recordings.parent / "out" / "good.wav").duration > 0.3
+
+
+def test_eval_without_a_run_says_which_command_makes_one(monkeypatch, tmp_path, capsys):
+    monkeypatch.setattr(eval_script, "HERE", tmp_path)
+    for main, arguments, named in ((eval_script.main, [], "demo holds no trained model: python train.py makes one"),
+                                   (eval_gan.main, [], "demo-gan holds no trained model: python train_gan.py makes"),
+                                   (eval_gan.main, ["--data", "d"], "paired-gan holds no trained model: python "
+                                                                    "train_gan.py --data d makes one")):
+        status, _, error = run(capsys, main, *arguments)
+        assert status == 1 and named in error and "--logdir" in error
+
+
+@pytest.mark.usefixtures("loaded")
+def test_eval_gan_says_whether_adversarial_training_shaped_the_model(recordings, run_folder, tmp_path, monkeypatch,
+                                                                     capsys):
+    monkeypatch.setattr(eval_script, "HERE", tmp_path)
+    monkeypatch.chdir(tmp_path)
+    args = eval_gan.parse_arguments([str(recordings)])
+    assert (args.logdir, args.out) == (checkpoints.PRETRAINED, pathlib.Path("out"))
+    _, printed, _ = run(capsys, eval_gan.main, recordings)
+    assert f"has not shaped the model of {checkpoints.PRETRAINED}" in printed and (tmp_path / "out/good.wav").exists()
+    shutil.copytree(run_folder, tmp_path / "logdir" / "demo-gan")
+    for script, told in (("train.py", "has not shaped"), ("train_gan.py", "has shaped")):
+        write_run_info(tmp_path / "logdir" / "demo-gan", script, tmp_path, 0)
+        _, printed, _ = run(capsys, eval_gan.main, recordings)
+        assert f"{told} the model of {tmp_path / 'logdir' / 'demo-gan'}" in printed
 
 
 def no_folder(folder):
@@ -354,7 +387,7 @@ def test_eval_warns_of_a_corpus_changed_since_training(demo_data, run_folder, tm
     """The model may have been trained on sentences that are held out now."""
     shutil.copytree(run_folder, tmp_path / "run"), shutil.copytree(demo_data, tmp_path / "data")
     write_run_info(tmp_path / "run", "train.py", tmp_path / "data", 0)
-    monkeypatch.setattr(eval_script.evaluation, "evaluate", lambda *_: None)
+    monkeypatch.setattr(eval_script.heldout, "evaluate", lambda *_: None)
     for warned in (False, True):
         assert eval_script.main(["--logdir", str(tmp_path / "run")]) == 0
         assert ("may have been trained on sentences that are held out now" in capsys.readouterr().err) == warned

@@ -1,12 +1,10 @@
-"""base.npz in a run folder: it is read as it was written or refused with advice, and conversions depend on it."""
-import types
-
+"""base.npz in a run folder: it is read as it was written or refused with advice."""
 import numpy as np
 import pytest
 
-import eval as eval_script
+from common.cli import UserError
 from conversion import base
-from conftest import TINY, leftovers, plain_base
+from conftest import leftovers, plain_base
 
 PLAIN = plain_base()
 
@@ -50,12 +48,5 @@ def of_objects(path):
 def test_missing_or_damaged_base_is_named_with_advice(tmp_path, spoil):
     base.save(PLAIN, tmp_path)
     spoil(tmp_path / base.FILE)
-    with pytest.raises(ValueError, match=f"{tmp_path}/base.npz is missing or damaged .*: delete it .* makes it anew"):
+    with pytest.raises(UserError, match=f"{tmp_path}/base.npz is missing or damaged .*: delete it .* makes it anew"):
         base.load(tmp_path)
-
-
-def test_fingerprint_of_conversions_depends_on_the_base():
-    others = [types.SimpleNamespace(hp=TINY, base=base_map, generator=types.SimpleNamespace(weights=[np.ones(3)]))
-              for base_map in (PLAIN, PLAIN, PLAIN._replace(modulation=PLAIN.modulation * 1.1))]
-    prints = [eval_script.model_hash(converter) for converter in others]
-    assert prints[0] == prints[1] != prints[2]

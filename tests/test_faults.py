@@ -29,7 +29,7 @@ from stress_training import SAVE_STEPS, stress
 from tensorboard.backend.event_processing.plugin_event_accumulator import EventAccumulator  # the reader of the server
 from test_training import HP, Counting, events, go, kept, weight_in
 
-from common.cli import TrainingError
+from common.cli import UserError
 from conftest import no_corpus
 
 
@@ -100,7 +100,7 @@ def fail(error: Exception):
 
 
 @pytest.mark.parametrize("error, told, saved", [
-    (tf.errors.ResourceExhaustedError(None, None, "no room"), (TrainingError, "no room.*batch_size=8"), [4, 6]),
+    (tf.errors.ResourceExhaustedError(None, None, "no room"), (UserError, "no room.*batch_size=8"), [4, 6]),
     (tf.errors.InternalError(None, None, "lost"), (tf.errors.InternalError, "lost"), [4, 6]),
     (KeyError("a bug"), (KeyError, "a bug"), [6, 7])])
 def test_failed_step_is_not_saved(tmp_path, error, told, saved):
@@ -167,7 +167,7 @@ def test_killed_run_resumes_and_ends_like_an_uninterrupted_run(tmp_path):
 
 def test_tensorboard_shows_no_step_twice(tmp_path):
     hp = HP.replace(save_steps=4)
-    with pytest.raises(TrainingError):
+    with pytest.raises(UserError):
         go(tmp_path, 12, hp, nan_from=7)  # steps 5 and 6 are logged and then lost
     time.sleep(1.1)  # the names of event files contain the time in seconds
     go(tmp_path, 12, hp)
@@ -281,7 +281,7 @@ def test_ten_skipped_steps_in_a_row_end_training(tmp_path, broken, ends):
     hp = HP.replace(decoder_steps=20)
     task = Skipping(hp, broken)
     run = run_folder.Run(tmp_path, hp, task.parts)
-    with pytest.raises(TrainingError, match="10 steps in a row .* step 13 .*anna/one, anna/two.* learning_rate"
+    with pytest.raises(UserError, match="10 steps in a row .* step 13 .*anna/one, anna/two.* learning_rate"
                        ) if ends else contextlib.nullcontext():
         trainer.fit(run, task, 23)
     assert int(run.step) == (13 if ends else 23)

@@ -99,20 +99,9 @@ def test_file_names_are_printable_short_and_distinct():
 def test_outputs_of_different_recordings_have_different_names(tmp_path):
     paths = [tmp_path / name for name in ("x.wav", "x.flac", "x.source.wav", "X.wav", "x_2.wav", "x.source.flac",
                                           "y.wav")]
-    names = eval_script.unique_names(paths, {})
+    names = eval_script.unique_names(paths)
     files = [file for name in names for file in eval_script.outputs(name)]
     assert len({file.casefold() for file in files}) == len(files) and names[0] == "x" and names[-1] == "y"
-
-
-def test_recording_keeps_its_name_from_an_earlier_command(tmp_path):
-    """It does not take the name of another recording that has been converted, unless that recording is gone."""
-    first, second, third = (tmp_path / folder / "x.wav" for folder in "abc")
-    write(first, words(1)), write(second, words(2))
-    records = {name: {"made_of": {"source": str(path)}} for name, path in (("x", first), ("x_2", second))}
-    assert eval_script.unique_names([third, second, first], records) == ["x_3", "x_2", "x"]
-    assert eval_script.unique_names([first, first], records) == ["x", "x_3"]
-    first.unlink()
-    assert eval_script.unique_names([third], records) == ["x"]
 
 
 def test_recordings_are_found_except_for_earlier_results(tmp_path):

@@ -17,7 +17,7 @@ import tensorflow as tf
 from test_networks import STEPS, change, make_batch, randomise  # noqa: F401  fixtures
 from test_training import assert_equal, variables_of
 
-from common.cli import TrainingError
+from common.cli import UserError
 from conftest import DEMO, DEMO_IDS, plain_base, plain_corpus, resume
 from networks import Discriminator
 
@@ -204,7 +204,7 @@ def test_unpaired_recordings_are_converted_and_judged(demo_data, tiny_hp, tmp_pa
     assert len(task.corpus.conversions) == paired + 2
     for path in tmp_path.glob("?.wav"):
         path.unlink()
-    with pytest.raises(TrainingError, match="no recording in it can be used"):
+    with pytest.raises(UserError, match="no recording in it can be used"):
         task.convert_unpaired()
 
 

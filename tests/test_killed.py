@@ -88,10 +88,6 @@ def check_whole(out: pathlib.Path) -> None:
             assert len(soundfile.read(path)[0]) == soundfile.info(path).frames == (path.stat().st_size - 44) // 2
     for path in out.rglob("*.png"):
         assert path.read_bytes().endswith(b"IEND\xaeB`\x82")
-    for path in out.rglob("*.json"):
-        content = json.loads(path.read_text())
-        for name, size in content["outputs"].items() if path.parent.name == "finished" else ():
-            assert (out / name).stat().st_size == size
 
 
 @pytest.mark.usefixtures("loaded")
@@ -99,80 +95,83 @@ def test_killed_evaluation_resumes_without_repeating_work(speakers, run_folder, 
     out, arguments = speakers / "out", [speakers / "anna", "--logdir", run_folder, "--out"]
     states = kill("eval", [1, 7], out, *arguments, out)
     check_whole(out)
-    finished = {path: when for path, when in done(out, ".json").items() if path.parent.name == "finished"}
+    finished = [name for name in "abcd" if (out / f"{name}.wav").exists()]
     assert len(states) == 2 and 1 <= len(finished) < 4 and not (out / "index.html").exists()
-    assert not any("finished" in path and "/." not in path for path in states[0])
-    before = {out / file: (out / file).stat().st_mtime_ns for path in finished for file in
-              eval_script.outputs(path.stem)} | finished
+    before = {out / file: (out / file).stat().st_mtime_ns for name in finished for file in eval_script.outputs(name)}
     for folder in (out, speakers / "whole"):
         assert run(capsys, eval_script.main, *arguments, folder)[0] == 0
     assert {path: path.stat().st_mtime_ns for path in before} == before  # completed work is not repeated
-    assert contents(out) == contents(speakers / "whole") and leftovers(speakers) == []
+    whole = contents(speakers / "whole")
+    assert {path: content for path, content in contents(out).items() if path.endswith(("wav", "png"))} == {
+        path: content for path, content in whole.items() if path.endswith(("wav", "png"))}
+    assert contents(out).keys() == whole.keys() and leftovers(speakers) == []
+
+
+@pytest.fixture
+def again(speakers, capsys):
+    """A function that converts recordings, all of anna's if none are named, and returns the names of the conversions
+    that were written and of those on the page."""
+    def converted(*more, status=0) -> tuple[str, str]:
+        out = speakers / "out"
+        before = done(out, ".wav")
+        found, _ = run(capsys, eval_script.main, *(more or [speakers / "anna"]), "--logdir", speakers, "--out", out)
+        assert found == status
+        written = [pathlib.Path(path).name.removesuffix(".wav") for path, when in done(out, ".wav").items()
+                   if when != before.get(path) and ".source" not in str(path)]
+        shown = json.loads((out / "metrics.json").read_text())["utterances"] if (out / "metrics.json").exists() else []
+        return "".join(sorted(written)), "".join(shown)
+    return converted
 
 
 @pytest.mark.usefixtures("loaded")
-def test_only_changed_recordings_are_converted_again(speakers, converter, monkeypatch, capsys):
+def test_only_what_has_changed_is_converted_again(speakers, converter, again, monkeypatch):
     out = speakers / "out"
-    arguments = [speakers / "anna", "--logdir", speakers, "--out", out]
-    assert run(capsys, eval_script.main, *arguments)[0] == 0
+    assert again() == ("abcd", "abcd")
     whole = contents(out)
-
-    def again() -> set[str]:
-        """Run the command again; returns the utterances that it wrote."""
-        before = done(out, ".json")
-        assert run(capsys, eval_script.main, *arguments)[0] == 0
-        assert set(contents(out)) == set(whole)
-        return {path.stem for path, when in done(out, ".json").items() if when != before[path]} - {"metrics"}
-    assert again() == set() and contents(out) == whole
+    assert again() == ("", "abcd") and contents(out) == whole
+    assert again(speakers / "anna", "--overwrite") == ("abcd", "abcd") and contents(out) == whole
+    write(speakers / "anna" / "b.wav", words(17))
     os.utime(speakers / "anna" / "b.wav", (1.5e9, 1.5e9))  # another recording, although an older one
-    assert again() == {"b"}
+    assert again() == ("b", "abcd")
     (out / "c.png").unlink()
-    (out / "d.wav").write_bytes((out / "d.wav").read_bytes()[:1000])
-    (out / "finished" / "a.json").write_text("")  # as after a power failure
-    assert again() == {"a", "c", "d"} and again() == set()
+    (out / "d.wav").unlink()
+    assert again() == ("cd", "abcd") and again() == ("", "abcd")
     monkeypatch.setattr(converter, "hp", converter.hp.replace(griffin_lim_iters=3))
-    assert again() == set("abcd") and again() == set()
+    assert again() == ("abcd", "abcd") and again() == ("", "abcd")
     weight = converter.generator.weights[0]
     before = weight.numpy()
-    weight.assign(before + 0.01)
-    assert again() == set("abcd")
-    weight.assign(before)
-    assert again() == set("abcd") and again() == set()
+    for values in (before + 0.01, before):
+        weight.assign(values)
+        assert again() == ("abcd", "abcd") and again() == ("", "abcd")
+    base = converter.base
+    monkeypatch.setattr(converter, "base", base._replace(target_modulation=1.1 * base.target_modulation))
+    assert again()[0] == "abcd"
 
 
 @pytest.mark.usefixtures("loaded")
-def test_results_page_includes_earlier_conversions_by_the_same_model(speakers, converter, monkeypatch, capsys):
-    told = []
-
-    def shown(*inputs, status=0) -> list[str]:
-        found, error = run(capsys, eval_script.main, *inputs, "--logdir", speakers, "--out", speakers / "out")
-        told.append(error)
-        assert found == status
-        return list(json.loads((speakers / "out" / "metrics.json").read_text())["utterances"])
+def test_results_page_includes_earlier_conversions_by_the_same_model(speakers, converter, again, monkeypatch, capsys):
     a, b, other = speakers / "anna" / "a.wav", speakers / "anna" / "b.wav", speakers / "bert" / "a.wav"
-    assert [shown(b), shown(a), shown(other)] == [["b"], ["a", "b"], ["a_2", "a", "b"]]
+    assert [again(b), again(a), again(a)] == [("b", "b"), ("a", "ab"), ("", "ab")]
+    stops = json.loads((speakers / "out" / "metrics.json").read_text())["utterances"]
+    assert all(isinstance(row["stops by itself"], bool) for row in stops.values())  # also of those converted before
+    assert again(other) == ("a", "ab")  # it takes the place of the other recording of this name
     a.write_bytes(b"")  # its earlier conversion is no longer shown
-    assert shown(a, status=1) == ["a_2", "b"]
+    assert again(a, status=1) == ("", "b")
     monkeypatch.setattr(converter, "hp", converter.hp.replace(griffin_lim_iters=3))
-    assert shown(a, status=1) == [] and shown(b) == ["b"]
-    assert "by another model or with other settings" in told[-1] and "another model" not in told[0]
+    assert again(other) == ("a", "a") and again(b) == ("b", "ba")
 
 
 @pytest.mark.usefixtures("loaded")
-def test_interrupted_conversion_is_not_treated_as_complete(speakers, monkeypatch, capsys):
-    """This holds even if there is a record of an earlier conversion with files of the same sizes."""
-    arguments = [speakers / "anna", "--logdir", speakers, "--out", speakers / "out"]
-    assert run(capsys, eval_script.main, *arguments)[0] == 0
-    record = speakers / "out" / "finished" / "a.json"
-    os.utime(speakers / "anna" / "a.wav", (1.5e9, 1.5e9))
+def test_interrupted_conversion_is_not_treated_as_complete(speakers, again, monkeypatch):
+    assert again() == ("abcd", "abcd")
+    write(speakers / "anna" / "a.wav", words(17))
     with monkeypatch.context() as patch:
         def stop(*_):
             raise KeyboardInterrupt
-        patch.setattr(eval_script.report, "plot_conversion", stop)
-        assert run(capsys, eval_script.main, *arguments)[0] == 130
-    os.utime(speakers / "anna" / "a.wav", (1.6e9, 1.6e9))
-    assert json.loads(record.read_text()) is None
-    assert run(capsys, eval_script.main, *arguments)[0] == 0 and json.loads(record.read_text())["row"]["id"] == "a"
+        patch.setattr(eval_script.figures, "plot_conversion", stop)
+        assert again(status=130)[0] == ""
+    assert not (speakers / "out" / "a.wav").exists()
+    assert again() == ("a", "abcd")
 
 
 def test_preparation_killed_repeatedly_gives_bit_identical_results(speakers):
@@ -195,7 +194,7 @@ def test_truncated_features_are_computed_again(speakers, capsys):
     assert run(capsys, prepro.main, *arguments)[0] == 0
     whole = contents(speakers / "data")
     for name, length in (("features/anna/a.mel.npy", 0), ("features/anna/b.linear.npy", 500), ("paths/anna/d.npy", 200),
-                         ("features/bert/c.pitch.npy", 20), ("paths/anna/b.cost.npy", 0)):
+                         ("features/bert/c.pitch.npy", 20), ("paths/anna/b.json", 0)):
         path = speakers / "data" / name
         times = path.stat()
         path.write_bytes(whole[name][:length])
@@ -249,7 +248,7 @@ def test_remaining_work_is_not_started_after_an_error():
 
 
 @pytest.mark.usefixtures("loaded")
-@pytest.mark.parametrize("room, name", [(20_000, "a.wav"), (45_000, "a.png"), (100, "a.wav")])
+@pytest.mark.parametrize("room, name", [(20_000, "a.source.wav"), (45_000, "a.png"), (100, "a.source.wav")])
 def test_evaluation_on_a_full_disk(speakers, capsys, room, name):
     out = speakers / "out"
     arguments = [speakers / "anna", "--logdir", speakers, "--out", out]
@@ -263,8 +262,7 @@ def test_evaluation_on_a_full_disk(speakers, capsys, room, name):
     assert f"eval.py: {out / name}: cannot be written (File too large); free some space" in error
     assert "0.wav: cannot be read as audio" in error
     after = contents(out)
-    changed = {file for file in before if after[file] != before[file]}
-    assert f"{name}" not in changed and changed <= {"a.wav", "a.source.wav", "finished/a.json"}
+    assert "a.wav" not in after and {file for file in after if after[file] != before[file]} <= {"a.source.wav", "a.png"}
     assert leftovers(speakers) == []
     (speakers / "anna" / "0.wav").unlink()
     assert run(capsys, eval_script.main, *arguments)[0] == 0

@@ -40,8 +40,8 @@ class Page(html.parser.HTMLParser):
 
 @pytest.mark.parametrize("value, text", [(1.23456, "1.23"), (99.97, "100"), (1234.5, "1234"), (0.0, "0.00"), (7, "7"),
                                          (True, "yes"), (np.bool_(False), "no"), (None, "\u2013"),
-                                         (np.float32(0.05), "0.0500"), ("text", "text"), ([5.0, 6.25], "5.00, 6.25"),
-                                         (float("nan"), "nan")])
+                                         (np.float32(0.05), "0.0500"), ("text", "text"),
+                                         (float("nan"), "\u2013"), (np.float32("inf"), "\u2013")])
 def test_values_are_formatted_for_readers(value, text):
     assert page.format_value(value) == text
 
@@ -57,7 +57,7 @@ def test_page_shows_every_row_and_measure(tmp_path):
     assert parsed.rows[:2] == [["MCD (dB)", "5.43"], ["preset", "demo"]]
     assert parsed.rows[2] == ["utterance", "converted", "source", "target", *rows[1]["measures"]]
     assert parsed.rows[3] == ["demo_0", "", "", "", "5.00", "no", "\u2013", "\u2013"]
-    assert parsed.rows[5] == ["demo_1", "", "", "\u2013", "6.00", "yes", "\u2013", "nan"]       # no target
+    assert parsed.rows[5] == ["demo_1", "", "", "\u2013", "6.00", "yes", "\u2013", "\u2013"]       # no target
     values = [attributes["data-value"] for _, attributes in parsed.tags if "data-value" in attributes]
     assert values == ["demo_0", "5.0", "0.0", "", "", "demo_1", "6.0", "1.0", "", ""]
     assert [audio["preload"] for audio in parsed.all("audio")] == ["none"] * 5
@@ -80,10 +80,10 @@ def test_page_escapes_names_and_links_to_existing_files(tmp_path):
         (tmp_path / "so und" / name).write_bytes(b"")
     row = {"id": NASTY, "audio": {NASTY: "so und/a \"b'c ü&#?%41.wav"}, "picture": "so und/p 1.png",
            "measures": {NASTY: 1.0}}
-    page.write_page(tmp_path, NASTY, [row], {NASTY: NASTY, "list": [NASTY]})
+    page.write_page(tmp_path, NASTY, [row], {NASTY: NASTY})
     parsed = Page(tmp_path / "index.html")
     assert len(parsed.all("script")) == 1 and "src" not in parsed.all("script")[0]
-    assert parsed.rows[:4] == [[NASTY, NASTY], ["list", NASTY], ["utterance", NASTY, NASTY], [NASTY, "", "1.00"]]
+    assert parsed.rows[:3] == [[NASTY, NASTY], ["utterance", NASTY, NASTY], [NASTY, "", "1.00"]]
     assert parsed.all("audio")[0]["aria-label"] == f"{NASTY}, {NASTY}"
     links = [attributes[name] for _, attributes in parsed.tags for name in ("src", "href") if name in attributes]
     assert len(links) == 2

@@ -13,7 +13,7 @@ import prepro
 from backend import checkpoints
 from conversion import base, export, voice
 from training import run_folder
-from common.cli import TrainingError
+from common.cli import UserError
 from conftest import TINY, leftovers, no_workers, plain_base, untrained_run, words, write
 from conversion.inference import Converter
 from networks import Generator
@@ -106,7 +106,7 @@ def test_error_for_damaged_weights_says_what_to_do_and_nothing_is_loaded(path, s
     before = values(again)
     with pytest.raises(ValueError, match=f"{path} is missing or damaged .*git checkout"):
         checkpoints.read_weights(path)
-    with pytest.raises(TrainingError, match=f"{path} is missing or damaged .*: get it again from its source"):
+    with pytest.raises(UserError, match=f"{path} is missing or damaged .*: get it again from its source"):
         checkpoints.load_generator(again, str(path))
     assert all(np.array_equal(*pair) for pair in zip(before, values(again)))
 
@@ -115,11 +115,11 @@ def test_weights_of_another_network_are_refused(path, tmp_path):
     other = untrained_run(tmp_path / "other", TINY.replace(width=8))
     shutil.copy(other / "hparams.json", path.parent)
     again = Generator(TINY)
-    with pytest.raises(TrainingError, match=f"{path} does not fit this .* width \\(8 there, 16 asked for\\)"):
+    with pytest.raises(UserError, match=f"{path} does not fit this .* width \\(8 there, 16 asked for\\)"):
         checkpoints.write_weights(path, Generator(TINY.replace(width=8)).weights)
         checkpoints.load_generator(again, str(path))
     checkpoints.write_weights(path, again.weights[1:])
-    with pytest.raises(TrainingError, match=f"{len(again.weights) - 1} arrays of generator in the file"):
+    with pytest.raises(UserError, match=f"{len(again.weights) - 1} arrays of generator in the file"):
         checkpoints.load_generator(again, str(path))
 
 
@@ -159,5 +159,5 @@ def test_pretrained_model_converts_recordings_by_default(run, tmp_path, monkeypa
         assert eval_script.parse_arguments(flags).logdir != checkpoints.PRETRAINED
     assert eval_script.parse_arguments(["a.wav", "--out", "x", "--logdir", "mine"]).logdir.name == "mine"
     monkeypatch.setattr(checkpoints, "PRETRAINED", tmp_path)
-    with pytest.raises(TrainingError, match=f"git checkout {tmp_path} brings it back"):
+    with pytest.raises(UserError, match=f"git checkout {tmp_path} brings it back"):
         checkpoints.best_checkpoint(tmp_path)

@@ -19,7 +19,7 @@ import pytest
 import tensorflow as tf
 from test_training import HP, Counting, go, kept, weight_in
 
-from common.cli import TrainingError
+from common.cli import UserError
 from conftest import no_corpus, resume
 from hyperparams import HyperParams
 from training.run_folder import read_scalars
@@ -154,7 +154,7 @@ def test_training_does_not_restart_if_no_checkpoint_is_readable(tmp_path, listed
         damage(tmp_path / "checkpoints" / f"step-{step}.index", "cut")
     if listed != "as it was":
         damage(tmp_path / "checkpoints" / "checkpoint", listed)
-    with pytest.raises(TrainingError, match="no checkpoint in .* can be read: .*step-4.*step-3.*--no-resume"):
+    with pytest.raises(UserError, match="no checkpoint in .* can be read: .*step-4.*step-3.*--no-resume"):
         go(tmp_path, 6)
 
 
@@ -171,7 +171,7 @@ def test_newest_checkpoint_is_found_without_the_list_of_checkpoints(tmp_path, ho
 def test_error_for_a_damaged_checkpoint_names_alternatives(tmp_path, part):
     go(tmp_path, 6, scores={4: 1.0})
     damage(tmp_path / "checkpoints" / "best" / f"best-4.{part}", "missing")
-    with pytest.raises(TrainingError, match="best-4 is damaged .*--checkpoint: .*step-6, .*step-4"):
+    with pytest.raises(UserError, match="best-4 is damaged .*--checkpoint: .*step-6, .*step-4"):
         weight_in(checkpoints.best_checkpoint(tmp_path))
 
 
@@ -183,12 +183,12 @@ def test_error_for_a_checkpoint_of_another_network_names_the_differences(tmp_pat
     weights = [types.SimpleNamespace(value=tf.Variable(np.zeros(shape)), shape=shape, path="a/kernel")
                for shape in shapes]
     generator = types.SimpleNamespace(weights=weights, hp=HP.replace(width=32))
-    with pytest.raises(TrainingError, match=f"step-0 does not fit this network: .*{message}.*; width "
+    with pytest.raises(UserError, match=f"step-0 does not fit this network: .*{message}.*; width "
                        rf"\({HP.width} there, 32 asked for\)"):
         checkpoints.load_generator(generator, checkpoints.best_checkpoint(tmp_path / "a"))
     values = dataclasses.asdict(HP) | {"hidden": 3}
     storage.write_json(tmp_path / "a" / "hparams.json", values)
-    with pytest.raises(TrainingError, match="another version of this project: unknown .'hidden'"):
+    with pytest.raises(UserError, match="another version of this project: unknown .'hidden'"):
         checkpoints.load_generator(generator, checkpoints.best_checkpoint(tmp_path / "a"))
 
 
@@ -197,7 +197,7 @@ def test_error_for_a_checkpoint_of_another_network_names_the_differences(tmp_pat
 @pytest.mark.parametrize("text", ["", "[1]", "{}", '{"data": "/a', '{"script": "", "data": "/a", "steps": "x"}'])
 def test_error_for_a_damaged_run_json_says_what_to_do(tmp_path, text):
     (tmp_path / "run.json").write_text(text)
-    with pytest.raises(TrainingError, match="run.json is damaged: delete it, and say with --data"):
+    with pytest.raises(UserError, match="run.json is damaged: delete it, and say with --data"):
         run_folder.read_run_info(tmp_path)
 
 

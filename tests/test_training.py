@@ -14,7 +14,7 @@ import pytest
 import tensorflow as tf
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from common.cli import TrainingError
+from common.cli import UserError
 from conftest import plain_corpus, resume
 from conversion.inference import Converted
 from hyperparams import HyperParams
@@ -295,14 +295,14 @@ def test_the_best_checkpoint_has_the_lowest_score(tmp_path):
 def test_newest_checkpoint_is_the_best_without_validation(tmp_path):
     go(tmp_path, 6)
     assert weight_in(checkpoints.best_checkpoint(tmp_path)) == 6
-    with pytest.raises(TrainingError, match="empty holds no checkpoint"):
+    with pytest.raises(UserError, match="empty holds no checkpoint"):
         checkpoints.best_checkpoint(tmp_path / "empty")
 
 
 @pytest.mark.parametrize("log_steps, save_steps, broken", [(1, 2, 7), (2, 2, 7), (20, 3, 5), (4, 3, 9)])
 def test_non_finite_loss_stops_training_and_keeps_the_checkpoints(tmp_path, log_steps, save_steps, broken):
     hp = HP.replace(log_steps=log_steps, save_steps=save_steps)
-    with pytest.raises(TrainingError, match="not finite at step"):
+    with pytest.raises(UserError, match="not finite at step"):
         go(tmp_path, 12, hp, nan_from=broken, scores={step: float(step) for step in range(1, 13)})
     newest = tf.train.latest_checkpoint(tmp_path / "checkpoints")
     # The first stage ends, and is saved, after step 3

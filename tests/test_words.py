@@ -13,6 +13,7 @@ import pytest
 
 import eval as eval_script
 from evaluation import heldout, listening
+from common.cli import UserError
 from corpus.manifest import Pair
 from hyperparams import HyperParams
 
@@ -88,14 +89,14 @@ def test_transcripts_are_read_in_three_formats(tmp_path, content, expected):
 def test_error_for_a_bad_transcript_file_says_what_to_do(tmp_path, content, message):
     path = tmp_path / "words"
     path.write_bytes(content if isinstance(content, bytes) else content.encode())
-    with pytest.raises(ValueError) as error:
+    with pytest.raises(UserError) as error:
         listening.read_transcripts(path)
     assert str(error.value).startswith(str(tmp_path / message.split(",")[0].split(":")[0].split(" is")[0]))
     assert message in str(error.value)
 
 
 def test_missing_transcript_file_is_reported(tmp_path):
-    with pytest.raises(ValueError, match="nowhere cannot be read"):
+    with pytest.raises(UserError, match="nowhere cannot be read"):
         listening.read_transcripts(tmp_path / "nowhere")
 
 
@@ -110,7 +111,7 @@ def test_transcripts_are_found_by_id_or_file_name_and_segments_need_their_own(tm
     path = tmp_path / "words"
     path.write_text("a1|one\na2|two\na3|three\n")
     assert heldout.find_words(pairs(tmp_path)[:2], path) == ["one", "two"]
-    with pytest.raises(ValueError, match="words lacks 1 of 3 held-out sentences, for instance 'a3.000-100': add"):
+    with pytest.raises(UserError, match="words lacks 1 of 3 held-out sentences, for instance 'a3.000-100': add"):
         heldout.find_words(pairs(tmp_path), path)
     path.write_text("a1|one\na2|two\na3.000-100|piece\n")
     assert heldout.find_words(pairs(tmp_path), path) == ["one", "two", "piece"]
@@ -207,7 +208,7 @@ def test_incompatible_flags_are_refused(capsys, arguments, message):
 
 @pytest.mark.skipif(not listening.asr_available(), reason="faster-whisper is optional")
 def test_folder_without_a_recogniser_is_reported(tmp_path):
-    with pytest.raises(ValueError, match=r"--asr .* cannot be loaded \(.*\); give a name such as small.en"):
+    with pytest.raises(UserError, match=r"--asr .* cannot be loaded \(.*\); give a name such as small.en"):
         listening.Recogniser(str(tmp_path), HP)
 
 

@@ -23,7 +23,7 @@ from corpus import demo, manifest
 import tensorflow as tf
 from tensorboard.plugins.hparams import api as tensorboard_hparams
 
-from common.cli import TrainingError
+from common.cli import UserError
 from hyperparams import HyperParams, differences
 
 # Names in TensorBoard of the scalars whose own names have no group
@@ -80,22 +80,22 @@ def open_run(args: argparse.Namespace, script: str, inherit_with: dict | None = 
 
     A new run takes the hyperparameters of its preset. If `inherit_with` is a dictionary, a run with `--init-from`
     instead takes the features and hyperparameters of that other run, with these changes. A resumed run keeps its
-    settings, and is refused if a flag asks for different ones. Raises TrainingError and ValueError.
+    settings, and is refused if a flag asks for different ones. Raises UserError.
     """
     logdir, info, data = args.logdir, read_run_info(args.logdir), args.data
     init_from, unpaired = args.init_from, getattr(args, "unpaired", None)
     resuming = is_resuming(args)
     existing = [] if args.no_resume else checkpoints.checkpoints_in(logdir / "checkpoints")
     if existing and not resuming:
-        raise TrainingError(f"{logdir} holds checkpoints but no hparams.json: restore that file, or begin anew with "
-                            "--no-resume")
+        raise UserError(f"{logdir} holds checkpoints but no hparams.json: restore that file, or begin anew with "
+                        "--no-resume")
     if resuming:
         if not info and not data:
-            raise TrainingError(f"{logdir} has no run.json: say with --data what the run was trained on")
+            raise UserError(f"{logdir} has no run.json: say with --data what the run was trained on")
         default = HyperParams.from_json(logdir / "hparams.json")
     elif init_from and inherit_with is not None:
         if not (init_from / "hparams.json").exists():
-            raise TrainingError(f"--init-from {init_from} is no run folder; train.py makes such a folder")
+            raise UserError(f"--init-from {init_from} is no run folder; train.py makes such a folder")
         default = HyperParams.from_json(init_from / "hparams.json").replace(**inherit_with)
         data = data or read_run_info(init_from).get("data")
     else:
@@ -107,21 +107,21 @@ def open_run(args: argparse.Namespace, script: str, inherit_with: dict | None = 
         check_run_info(info, logdir, script, data, init_from, unpaired)
         init_from, unpaired = init_from or info.get("init_from"), unpaired or info.get("unpaired")
     if unpaired and not unpaired.is_dir():
-        raise TrainingError(f"--unpaired {unpaired} is no folder of recordings")
+        raise UserError(f"--unpaired {unpaired} is no folder of recordings")
     checkpoint = checkpoints.newest_readable(existing)
     return RunPlan(logdir, script, resuming, args.no_resume, hp, data, init_from, unpaired, existing, checkpoint,
                    checkpoints.best_checkpoint(init_from) if init_from and not checkpoint else None)
 
 
 def choose_hyperparams(args: argparse.Namespace, default: HyperParams, resuming: bool) -> HyperParams:
-    """The hyperparameters that the flags ask for, or `default` without flags. Raises TrainingError if a run is resumed
+    """The hyperparameters that the flags ask for, or `default` without flags. Raises UserError if a run is resumed
     and the flags ask for others than `default`, which then holds the hyperparameters of the run."""
     overrides = args.set + ([f"seed={args.seed}"] if args.seed is not None else [])
     hp = hyperparams.get(args.preset, overrides) if args.preset else default.override(overrides)
     others = differences(default, hp) if resuming else []
     if others:
-        raise TrainingError(f"{args.logdir} was begun with other hyperparameters: {', '.join(others)}; "
-                            "choose another --logdir, or --no-resume to begin anew")
+        raise UserError(f"{args.logdir} was begun with other hyperparameters: {', '.join(others)}; "
+                        "choose another --logdir, or --no-resume to begin anew")
     return hp
 
 
@@ -132,7 +132,7 @@ def find_data(data: pathlib.Path | None, info: dict, hp: HyperParams) -> pathlib
 
 
 def read_run_info(logdir: pathlib.Path) -> dict:
-    """Read what `write_run_info` wrote; an empty dictionary without a file. Raises TrainingError if it is damaged."""
+    """Read what `write_run_info` wrote; an empty dictionary without a file. Raises UserError if it is damaged."""
     path = logdir / "run.json"
     if not path.exists():
         return {}
@@ -143,7 +143,7 @@ def read_run_info(logdir: pathlib.Path) -> dict:
                 "init_from": pathlib.Path(info["init_from"]) if info["init_from"] else None,
                 "unpaired": pathlib.Path(info["unpaired"]) if info.get("unpaired") else None}
     except (ValueError, KeyError, TypeError):
-        raise TrainingError(f"{path} is damaged: delete it, and say with --data what the run is trained on") from None
+        raise UserError(f"{path} is damaged: delete it, and say with --data what the run is trained on") from None
 
 
 def write_run_info(logdir: pathlib.Path, script: str, data: pathlib.Path, steps: int,
@@ -158,23 +158,23 @@ def write_run_info(logdir: pathlib.Path, script: str, data: pathlib.Path, steps:
 
 def check_run_info(info: dict, logdir: pathlib.Path, script: str, data: pathlib.Path, init_from: pathlib.Path | None,
                    unpaired: pathlib.Path | None) -> None:
-    """Raise TrainingError if a run that is resumed was begun with another script, `init_from`, `unpaired` or `data`,
+    """Raise UserError if a run that is resumed was begun with another script, `init_from`, `unpaired` or `data`,
     or if its features have changed."""
     if not info:
         return
     cure = "choose another --logdir, or begin anew with --no-resume"
     if info["script"] != script:
-        raise TrainingError(f"{logdir} was begun by {info['script']}, not {script}: {cure}")
+        raise UserError(f"{logdir} was begun by {info['script']}, not {script}: {cure}")
     for flag, asked, before in (("--init-from", init_from, info["init_from"]),
                                 ("--unpaired", unpaired, info["unpaired"])):
         if asked and before != asked.resolve():
-            raise TrainingError(f"{logdir} was begun {f'with {flag} {before}' if before else f'without {flag}'}: "
-                                f"leave {flag} out, {cure}")
+            raise UserError(f"{logdir} was begun {f'with {flag} {before}' if before else f'without {flag}'}: "
+                            f"leave {flag} out, {cure}")
     if info["data"].exists() and info["data"].resolve() != data.resolve():
-        raise TrainingError(f"{logdir} was begun with --data {info['data']}, not {data}: leave --data out, {cure}")
+        raise UserError(f"{logdir} was begun with --data {info['data']}, not {data}: leave --data out, {cure}")
     if info["manifest"] != manifest.fingerprint(data):
-        raise TrainingError(f"{data} has changed since {logdir} was begun: prepro.py found other recordings there, "
-                            f"and may have split them differently; {cure}")
+        raise UserError(f"{data} has changed since {logdir} was begun: prepro.py found other recordings there, "
+                        f"and may have split them differently; {cure}")
 
 
 def clear_run(logdir: pathlib.Path) -> None:
@@ -224,12 +224,12 @@ class Run:
             return {kind: tf.summary.create_file_writer(str(self.logdir / kind)) for kind in ("train", "validation")}
 
     def resume(self, prefix: str) -> None:
-        """Restore everything from a checkpoint; raises TrainingError if it belongs to another network."""
+        """Restore everything from a checkpoint; raises UserError if it belongs to another network."""
         checkpoints.restore(self.checkpoint, self.parts, prefix, self.hp)
         self.first_step = self.saved_step = int(self.step)
 
     def save(self) -> None:
-        """Write a checkpoint unless this step has one; raises TrainingError."""
+        """Write a checkpoint unless this step has one; raises UserError."""
         if self.saved_step == int(self.step):
             return
         with checkpoints.writing(self.folder / f"step-{int(self.step)}"):
@@ -237,7 +237,7 @@ class Run:
         self.saved_step = int(self.step)
 
     def select(self, score: float) -> None:
-        """Save the generator of this step as the best; raises TrainingError."""
+        """Save the generator of this step as the best; raises UserError."""
         self.best.assign(score)
         # A resumed run may come here a second time for a step: to write the only copy again could destroy it
         if not (self.selected.latest_checkpoint or "").endswith(f"-{int(self.step)}"):

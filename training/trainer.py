@@ -29,7 +29,7 @@ import numpy as np
 import tensorflow as tf
 from tqdm import tqdm
 
-from common.cli import TrainingError
+from common.cli import UserError
 from conversion.inference import Converter
 from hyperparams import HyperParams, differences
 from modules import total
@@ -66,10 +66,10 @@ class Trainer:
         self.hp, self.corpus, self.strategy = hp, corpus, tf.distribute.get_strategy()
         n_devices = self.strategy.num_replicas_in_sync
         if hp.batch_size < n_devices:
-            raise ValueError(f"batch_size={hp.batch_size} leaves some of {n_devices} devices without a row; "
-                             f"--set batch_size={n_devices} or more")
+            raise UserError(f"batch_size={hp.batch_size} leaves some of {n_devices} devices without a row; "
+                            f"--set batch_size={n_devices} or more")
         if hp.xla and n_devices > 1:
-            raise ValueError("xla=1 is for one device; use xla=0 on several devices")
+            raise UserError("xla=1 is for one device; use xla=0 on several devices")
         keras.utils.set_random_seed(hp.seed)
         self.generator = Generator(hp)
         self.converter = Converter(self.generator, corpus.base)
@@ -191,21 +191,21 @@ class Trainer:
 
 def find_base(corpus: data_load.Corpus) -> base.Base:
     """The base of a corpus. It is solved from the pairs; if the corpus holds the target alone, the pretrained base is
-    fitted to this target. Raises TrainingError."""
+    fitted to this target. Raises UserError."""
     if not corpus.has_target_only:
         return base.solve(corpus)
     speech = voice.load_speech(checkpoints.PRETRAINED)  # first, because its error says how to get the folder back
     trained = HyperParams.from_json(checkpoints.PRETRAINED / "hparams.json")
     others = [text for text in differences(trained, corpus.hp) if text.split()[0] in hyperparams.SIGNAL]
     if others:
-        raise TrainingError(f"{corpus.data} does not fit {checkpoints.PRETRAINED}: {', '.join(others)}; run prepro.py "
-                            "again without --set into another folder")
+        raise UserError(f"{corpus.data} does not fit {checkpoints.PRETRAINED}: {', '.join(others)}; run prepro.py "
+                        "again without --set into another folder")
     return voice.fit(base.load(checkpoints.PRETRAINED), speech, corpus)
 
 
 def train(plan: RunPlan, make_trainer, steps: int | None, strategy: tf.distribute.Strategy | None = None) -> None:
     """Train with `make_trainer(hp, corpus)` as `plan` says, on the devices of `strategy`, until the last step or until
-    step `steps`; raises TrainingError."""
+    step `steps`; raises UserError."""
     hp, strategy = plan.hp, strategy or tf.distribute.get_strategy()
     corpus = data_load.Corpus(plan.data, hp, devices.worker(strategy))
     has_base = plan.is_resuming and (plan.logdir / base.FILE).exists()
@@ -224,7 +224,7 @@ def train(plan: RunPlan, make_trainer, steps: int | None, strategy: tf.distribut
         if is_chief:
             stack.enter_context(cli.locked(logdir, "--logdir"))
             if not plan.no_resume and plan.existing != checkpoints.checkpoints_in(logdir / "checkpoints"):
-                raise TrainingError(f"{logdir} was trained by another command meanwhile; run the same command again")
+                raise UserError(f"{logdir} was trained by another command meanwhile; run the same command again")
             if plan.no_resume:
                 run_folder.clear_run(logdir)
         else:  # the other workers do the same as the chief, to stay in step, but their files are thrown away
@@ -237,7 +237,7 @@ def train(plan: RunPlan, make_trainer, steps: int | None, strategy: tf.distribut
             run.resume(plan.checkpoint)
         first = int(run.step)
         if not devices.all_workers_agree(strategy, first):
-            raise TrainingError(f"workers do not see the same checkpoint; {plan.logdir} must be a folder they share")
+            raise UserError(f"workers do not see the same checkpoint; {plan.logdir} must be a folder they share")
         stop = min(steps or last_step, last_step)
         if first < stop and is_chief:
             how = f"goes on from step {first} of" if first else "begins:"
@@ -267,9 +267,9 @@ def fit(run: Run, trainer: Trainer, last_step: int) -> None:
     A trainer has `stages`, a list of (name, steps), and `batches(stage, start, stop)`. `train_step(stage, batch, step)`
     adds 1 to `step` and returns a dictionary of scalars, in which "skipped" is 1 if the gradient was not finite and
     nothing changed. `validate(run, stage)` returns the scalars of a validation. Their "score" selects the best
-    checkpoint (lower is better); it is missing while there is nothing to select. Raises TrainingError if a scalar of a
+    checkpoint (lower is better); it is missing while there is nothing to select. Raises UserError if a scalar of a
     step that was not skipped is not finite, or if too many steps in a row are skipped, and Stopped after SIGINT or
-    SIGTERM. When the loop ends a checkpoint is written, except after a TrainingError or a failed step or validation.
+    SIGTERM. When the loop ends a checkpoint is written, except after a UserError or a failed step or validation.
     """
     with (cli.recording_signals() as received,
           tqdm(total=last_step, initial=int(run.step), desc="training", disable=None, unit="step") as bar):
@@ -281,12 +281,12 @@ def fit(run: Run, trainer: Trainer, last_step: int) -> None:
         except BaseException as error:
             # An error of TensorFlow may come from the middle of an update. And if a validation failed, no checkpoint
             # of its step is written, so that a resumed run repeats this validation
-            if not isinstance(error, (TrainingError, tf.errors.OpError)) and not run.validating:
+            if not isinstance(error, (UserError, tf.errors.OpError)) and not run.validating:
                 run.save()
             if isinstance(error, tf.errors.ResourceExhaustedError):
-                raise TrainingError(f"memory is not enough ({checkpoints.short_message(error)}); the last checkpoint "
-                                    "is good. Begin in another --logdir with --set batch_size=8 or a smaller "
-                                    "width") from None
+                raise UserError(f"memory is not enough ({checkpoints.short_message(error)}); the last checkpoint "
+                                "is good. Begin in another --logdir with --set batch_size=8 or a smaller "
+                                "width") from None
             raise
 
 
@@ -307,8 +307,8 @@ def fit_stage(run: Run, trainer: Trainer, stage: str, start: int, stop: int, bar
             run.skipped += 1
             warn_skipped(trainer, stage, step, step - 1 - start, in_a_row, bar)
         elif len(finite) < len(scalars):
-            raise TrainingError(f"loss is not finite at step {step} ({scalars}); the last checkpoint is good: "
-                                "begin from it with --init-from, another --logdir and a lower learning_rate")
+            raise UserError(f"loss is not finite at step {step} ({scalars}); the last checkpoint is good: "
+                            "begin from it with --init-from, another --logdir and a lower learning_rate")
         if run.skipped:
             finite["loss/skipped"] = run.skipped
         bar.update()
@@ -333,14 +333,14 @@ def fit_stage(run: Run, trainer: Trainer, stage: str, start: int, stop: int, bar
 
 
 def warn_skipped(trainer: Trainer, stage: str, step: int, number: int, in_a_row: int, bar: tqdm) -> None:
-    """Print a warning with the utterances in batch `number` of a stage, whose step was skipped; raises TrainingError if
+    """Print a warning with the utterances in batch `number` of a stage, whose step was skipped; raises UserError if
     too many steps in a row were skipped."""
     names = ", ".join(trainer.corpus.batch_names(trainer.batch_kind(stage), number))
     bar.write(f"warning: the gradient of step {step} ({stage}) is not finite, it is skipped; its batch: {names}")
     if in_a_row >= SKIPPED_AT_MOST:
-        raise TrainingError(f"{in_a_row} steps in a row had no finite gradient, the last one step {step} ({names}). "
-                            "The last checkpoint is good: begin from it with --init-from, another --logdir and a lower "
-                            "learning_rate; if the utterances are always the same, listen to them")
+        raise UserError(f"{in_a_row} steps in a row had no finite gradient, the last one step {step} ({names}). "
+                        "The last checkpoint is good: begin from it with --init-from, another --logdir and a lower "
+                        "learning_rate; if the utterances are always the same, listen to them")
 
 
 def validate(run: Run, trainer: Trainer, stage: str, bar: tqdm) -> None:
