@@ -70,7 +70,7 @@ class HyperParams:
     postnet_banks: int = number(8, 1, 32)               # K                                                (paper 8)
     highway_layers: int = number(4, 1, 32)              #                                          (paper 4, 2017 2)
     dropout: float = number(0.02, 0, 0.95)              # of both pre-nets in training         (paper 0.5, 2017 0.5)
-    encoder_dropout: float = number(0.1, 0, 0.95)       # of the encoder's bank and of its CBHG   (paper 0, 2017 0)
+    encoder_dropout: float = number(0.2, 0, 0.95)       # of the encoder's bank and of its CBHG   (paper 0, 2017 0)
     frame_dropout: float = number(0.85, 0, 1)           # share of steps without the last frame  (paper 0, 2017 0)
     sigma: float = number(1.5, 0.1, 50)                 # frames, deviation of local attention (Luong 2015, eq. 10)
     max_advance: float = number(3.0, 1.1, 20)           # source frames per output frame, fastest pace of the position

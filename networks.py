@@ -269,6 +269,7 @@ class Generator(keras.Model):
         """The mel (N, Ty*r, M) of map and encoder, without the decoder, read along known positions (N, Ty + 1)."""
         _, corrected = self.encoder(source, mapped, mask, training=training)
         places = self.decoder.spaced(positions[:, :-1, None], positions[:, 1:, None])
+        places = ops.clip(places, 0.0, ops.sum(mask, axis=1, keepdims=True) - 1.0)
         return read_at(corrected[:, :, :self.hp.n_mels], places)
 
     def speech(self, decoded: DecoderOutput, mapped, source_mask, mask):

@@ -88,7 +88,7 @@ def make_small():
 
         def __init__(self, hp, corpus):
             keras.utils.set_random_seed(hp.seed)
-            self.stages = [(name, getattr(hp, f"{name}_steps")) for name in ("postnet", "mel")]
+            self.stages = [(name, getattr(hp, f"{name}_steps")) for name in ("postnet", "decoder")]
             self.generator = keras.Sequential([keras.Input((8,)), keras.layers.Dense(32, "relu"),
                                                keras.layers.Dense(1)])
             self.optimizer = keras.optimizers.Adam(trainer.cosine_decay(1e-2, 250, hp.replace(warmup_steps=10)))

@@ -51,7 +51,7 @@ def step_with(strategy, hp, stage, batch, steps=1, make=train.PairedTrainer):
     return variables_of(task), {name: float(value) for name, value in scalars.items()}
 
 
-@pytest.mark.parametrize("stage", ["postnet", "mel"])
+@pytest.mark.parametrize("stage", ["postnet", "encoder", "decoder"])
 def test_paired_step_on_two_devices_equals_one_on_one_device(tiny_hp, strategies, stage):
     """Lengths are unequal, so that one device has more valid frames than the other; two devices share three rows."""
     hp = plain(tiny_hp)
@@ -93,7 +93,7 @@ def test_adversarial_step_on_two_devices_equals_one_on_one_device(tiny_hp, strat
 
 def test_any_number_of_devices_can_resume_and_evaluate_a_run(tiny_hp, demo_data, demo_base, strategies, tmp_path,
                                                              monkeypatch):
-    hp = tiny_hp.replace(postnet_steps=2, decoder_steps=3, save_steps=99)
+    hp = tiny_hp.replace(postnet_steps=2, encoder_steps=0, decoder_steps=3, save_steps=99)
     monkeypatch.setattr(train.PairedTrainer, "validate", lambda self, run, stage: {})
     taken, solved, train_step = [], [], train.PairedTrainer.train_step
     monkeypatch.setattr(train.PairedTrainer, "train_step", lambda self, stage, batch, step: taken.append(
