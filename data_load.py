@@ -20,7 +20,7 @@ from corpus.manifest import Pair, PreproError
 from hyperparams import HyperParams
 
 POSTNET, PAIRED, ADVERSARIAL = "postnet", "paired", "adversarial"
-MAPPED_AT_MOST = 2048  # recordings whose mapped source is kept in memory, 80 kB each
+VOICES_AT_MOST = 8192  # recordings whose measured voice is kept in memory, 3 kB each
 
 
 @functools.lru_cache(maxsize=256)  # each array keeps a file open, and many systems allow only 1,024 open files
@@ -62,18 +62,17 @@ class Corpus:
 
     def use_base(self, found: base.Base) -> None:
         """Set the base that maps the sources to the target's voice."""
-        def mapped(number: int) -> np.ndarray:
-            pair = numbered[number]
-            recording = self.recording(pair)
-            voice = base.find_voice(found, recording, self.hp, pair.source)
-            return np.concatenate(base.map_source(found, recording, voice, self.hp), axis=1).astype(np.float16)
-        self.base, numbered = found, list(self.pairs.values())
-        self._numbers = {(pair.source, pair.name): number for number, pair in enumerate(numbered)}
-        self._mapped = functools.lru_cache(MAPPED_AT_MOST)(mapped)
+        def measure(source: str, name: str) -> base.Voice:
+            return base.find_voice(found, self.recording(self.pairs[source, name]), self.hp)
+        self.base, self._measure = found, functools.lru_cache(VOICES_AT_MOST)(measure)
 
-    def mapped(self, pair: Pair, start: int = 0, end: int | None = None) -> np.ndarray:
-        """(S, 2 M + 2) the mapped source of a pair: mel, pitch and texture of `base.MappedSource` side by side."""
-        return self._mapped(self._numbers[pair.source, pair.name])[start:end].astype(np.float32)
+    def voice(self, pair: Pair) -> base.Voice:
+        """What is measured on the source of a pair."""
+        return self._measure(pair.source, pair.name)
+
+    def pairs_to_convert(self) -> list[Pair]:
+        """The training pairs of different speakers, or all if the corpus holds the target alone."""
+        return [pair for pair in self.train if self.has_target_only or pair.source != self.target]
 
     def split(self, name: str, source: str | None = None) -> list[Pair]:
         """The pairs of a split in a fixed order, of all sources or of one source, named by its name or its folder.
@@ -236,22 +235,31 @@ class Corpus:
         """Make a padded batch of crops (pair, target start, target end, source start, source end); with `rngs` the
         sources are varied at random. The batch holds:
 
-        source (N, S, F), mapped (N, S, 2 M + 2), source_mask (N, S), mel (N, T, M), pitch (N, T, 2), linear (N, T, F),
+        source (N, S, F), mapped (N, S, M + 2), source_mask (N, S), mel (N, T, M), pitch (N, T, 2), linear (N, T, F),
         mask (N, T), positions (N, Ty + 1).
         S is a multiple of `encoder_stack`, T = Ty * r.
         """
         hp = self.hp
-        sources = [self.source(pair, s0, s1) for pair, _, _, s0, s1 in crops]
-        if rngs:
-            sources = [augment.vary(source, rng, hp) for source, rng in zip(sources, rngs, strict=True)]
-        source, source_mask = pad(sources, hp.encoder_stack)
-        mapped, _ = pad([self.mapped(pair, s0, s1) for pair, _, _, s0, s1 in crops], hp.encoder_stack)
+        prepared = [self.prepare(*crop[:1], *crop[3:], rng) for crop, rng in zip(crops, rngs or [None] * len(crops))]
+        source, source_mask = pad([linear for linear, _ in prepared], hp.encoder_stack)
+        mapped, _ = pad([mapped for _, mapped in prepared], hp.encoder_stack)
         mel, mask = pad([self.target_mel(pair, t0, t1) for pair, t0, t1, _, _ in crops], hp.r)
         pitch, _ = pad([self.pitch(pair, t0, t1) for pair, t0, t1, _, _ in crops], hp.r)
         linear, _ = pad([self.target_features(pair, "linear", t0, t1) for pair, t0, t1, _, _ in crops], hp.r)
         positions = np.stack([self.positions(pair, t0, mask.shape[1] // hp.r) - s0 for pair, t0, _, s0, _ in crops])
         return {"source": source, "mapped": mapped, "source_mask": source_mask, "mel": mel, "pitch": pitch,
                 "linear": linear, "mask": mask, "positions": positions.astype(np.float32)}
+
+    def prepare(self, pair: Pair, start: int, end: int, rng: np.random.Generator | None) -> tuple:
+        """What the networks get of frames `start` to `end` of a source: input (S, F) and mapped source (S, M + 2);
+        varied at random if there is an `rng`. The map reads the varied source, too: so the networks learn what it does
+        to a vocal tract of another length."""
+        features, voice, hp = self.recording(pair), self.voice(pair), self.hp
+        pitch = base.map_pitch(self.base, features.hertz, voice, hp)[start:end]
+        linear, mel = base.centred(Features(*(each[start:end] for each in features)), voice)
+        if rng:
+            linear, mel = augment.vary(linear, mel, rng, hp)
+        return base.scaled(self.base, linear, hp), base.map_source(self.base, mel, pitch, hp)
 
     def batches(self, kind: str, start: int, stop: int) -> Iterator[dict[str, tf.Tensor]]:
         """Batches `start` to `stop` - 1 of a kind, prepared ahead of the training step; raises PreproError."""

@@ -58,7 +58,7 @@ class HyperParams:
     test: float = number(0.05, 0, 0.9)                  # share held out from all decisions, unless a list names them
 
     # Networks
-    base: int = choice(1, 0)                            # 1: base plus the decoder's correction; 0: no base  (2017 0)
+    base: int = choice(1, 0)                            # 1: linear map and correction; 0: networks alone  (2017 0)
     attention: str = choice("local", "global")          # local: at a position that moves on           (2017 global)
     harmonics: int = choice(1, 0)                       # 1: mels are envelopes, the post-net draws harmonics from the
                                                         # pitch; 0: mels have them, zero phase at first  (2017 0)
@@ -66,10 +66,11 @@ class HyperParams:
     width: int = number(256, 2, 4096)                   # E                                    (paper 256, 2017 512)
     norm: str = choice("bn", "ln", "ins")               # always masked                         (paper bn, 2017 ins)
     encoder_stack: int = number(5, 1, 20)               # source frames per encoder step                    (2017 5)
-    encoder_banks: int = number(16, 1, 32)              # K                                      (paper 16, 2017 10)
+    encoder_banks: int = number(8, 1, 32)               # K                                      (paper 16, 2017 10)
     postnet_banks: int = number(8, 1, 32)               # K                                                (paper 8)
     highway_layers: int = number(4, 1, 32)              #                                          (paper 4, 2017 2)
-    dropout: float = number(0.2, 0, 0.95)               # of both pre-nets in training         (paper 0.5, 2017 0.5)
+    dropout: float = number(0.02, 0, 0.95)              # of both pre-nets in training         (paper 0.5, 2017 0.5)
+    encoder_dropout: float = number(0.2, 0, 0.95)       # of the encoder's bank and of its CBHG   (paper 0, 2017 0)
     frame_dropout: float = number(0.85, 0, 1)           # share of steps without the last frame  (paper 0, 2017 0)
     sigma: float = number(1.5, 0.1, 50)                 # frames, deviation of local attention (Luong 2015, eq. 10)
     max_advance: float = number(3.0, 1.1, 20)           # source frames per output frame, fastest pace of the position
@@ -78,9 +79,12 @@ class HyperParams:
     # Training
     batch_size: int = number(16, 1, 4096)               #                                        (paper 32, 2017 32)
     postnet_steps: int = number(1000, 0, 1e7)           # stage 1: the post-net alone, on the target's own speech
-    mel_steps: int = number(800, 0, 1e7)                # stage 2: encoder and decoder correct the base, loss on mel
-    mel_epochs: float = number(30.0, 0.01, 1e6)         # most epochs of the slices in stage 2, against overfitting
-    joint_steps: int = number(0, 0, 1e7)                # stage 3: all networks, one optimizer      (2017 all steps)
+    encoder_steps: int = number(1500, 0, 1e7)           # stage 2: the encoder corrects the map, loss on mel
+    encoder_rate: float = number(2e-3, 1e-8, 1)         # peak of its learning rate
+    weight_decay: float = number(0.01, 0, 1)            # of its weights (AdamW, Loshchilov & Hutter 2019)
+    decoder_steps: int = number(400, 0, 1e7)            # stage 3: the decoder learns pace and the rest, loss on mel
+    most_epochs: float = number(60.0, 0.01, 1e6)        # of the slices in each of stages 2 and 3, against overfitting
+    joint_steps: int = number(0, 0, 1e7)                # stage 4: all networks, one optimizer      (2017 all steps)
     postnet_window: int = number(64, 1, 1e4)            # frames per training window of stage 1
     whole_utterances: float = number(0.2, 0, 1)         # share of the batches that hold whole utterances, no slices
     learning_rate: float = number(1e-3, 1e-8, 1)        # peak; warm-up, then a cosine decay  (paper 1e-3, 2017 1e-3)
@@ -92,8 +96,7 @@ class HyperParams:
     pitch_weight: float = number(0.4, 0, 1000)          # of the squared error of pitch (octaves)
     voicing_weight: float = number(0.1, 0, 1000)        # of the cross-entropy of voicing, which only base=0 uses
     augment_vtl: float = number(0.08, 0, 0.5)           # largest change of pitch and formants, logarithm of the factor
-    augment_eq: float = number(4.0, 0, 40)              # dB, largest random gain or loss at any frequency of the source
-    freq_mask: float = number(0.12, 0, 0.9)             # largest share of the source's spectrum that is masked
+    augment_eq: float = number(2.0, 0, 40)              # dB, largest random gain or loss at any frequency of the source
     mel_blur_freq: float = number(0.12, 0, 1)           # share of frequency: stage 1 blurs its mel by such warps
     mel_blur_time: float = number(2.5, 0, 100)          # frames: and by such shifts, like an unsure decoder's output
     seed: int = number(2017, 0, 2e9)
@@ -120,9 +123,10 @@ class HyperParams:
 
     # Synthesis
     griffin_lim_iters: int = number(20, 1, 1000)        #                                        (paper 50, 2017 30)
-    correction: float = number(0.5, 0, 10)              # share of the networks' correction that is applied
+    correction: float = number(1.0, 0, 10)              # share of the networks' correction that is applied
+    detail: float = number(0.5, 0, 1)                   # share of the finest detail that is the source's
     postfilter: float = number(1.0, 0, 10)              # exponent of gains to the target's modulation spectrum
-    power: float = number(1.2, 0.1, 10)                 # sharpening of each frame before Griffin-Lim    (paper 1.2)
+    power: float = number(1.0, 0.1, 10)                 # sharpening of each frame before Griffin-Lim    (paper 1.2)
 
     @property
     def n_linear(self) -> int:
@@ -219,16 +223,16 @@ def differences(there: HyperParams, here: HyperParams) -> list[str]:
 # The system of 2017 as it was described; docs/design.md describes it and what is left out of it on purpose.
 SYSTEM_2017 = HyperParams(
     base=0, attention="global", harmonics=0, r=5, encoder_stack=5, width=512, norm="ins", encoder_banks=10,
-    highway_layers=2, dropout=0.5, frame_dropout=0.0,
+    highway_layers=2, dropout=0.5, encoder_dropout=0.0, frame_dropout=0.0,
     # Batches of whole utterances, as many as there would be slices, without augmentation
-    batch_size=32, whole_utterances=1.0, slice_max_seconds=12.0, augment_vtl=0.0, augment_eq=0.0, freq_mask=0.0,
+    batch_size=32, whole_utterances=1.0, slice_max_seconds=12.0, augment_vtl=0.0, augment_eq=0.0,
     mel_blur_freq=0.0, mel_blur_time=0.0,
-    postnet_steps=0, mel_steps=0, joint_steps=10000, learning_rate=1e-3, lowest_rate=1.0,
+    postnet_steps=0, encoder_steps=0, decoder_steps=0, joint_steps=10000, learning_rate=1e-3, lowest_rate=1.0,
     griffin_lim_iters=30, postfilter=0.0, power=1.2)
 
 PRESETS: dict[str, HyperParams] = {
     "default": HyperParams(),
-    "demo": HyperParams(width=128, encoder_banks=10, postnet_steps=800, mel_steps=600,
+    "demo": HyperParams(width=128, postnet_steps=800, encoder_steps=800, decoder_steps=300,
                         dis_pretrain_steps=60, gan_steps=60, dis_learning_rate=5e-4),
     "2017": SYSTEM_2017,
     # The same generator, trained from scratch by the discriminator alone
@@ -238,7 +242,7 @@ PRESETS: dict[str, HyperParams] = {
 }
 
 # Hyperparameters that conversion may change in a trained model.
-SYNTHESIS = ("griffin_lim_iters", "correction", "postfilter", "power")
+SYNTHESIS = ("griffin_lim_iters", "correction", "detail", "postfilter", "power")
 
 # Features on disk depend on these values: prepro.py stores them, training and evaluation compare them.
 SIGNAL = ("sample_rate", "n_fft", "win_length", "hop_length", "n_mels", "preemphasis", "loudness_db", "top_db",

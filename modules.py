@@ -134,11 +134,13 @@ class Highway(layers.Layer):
 
 
 class CBHG(layers.Layer):
-    """Convolution bank, highway network, bidirectional GRU (Tacotron, section 3.1)."""
+    """Convolution bank, highway network, bidirectional GRU (Tacotron, section 3.1); `dropout` is that of the bank in
+    training."""
 
     def __init__(self, banks: int, channels: int, projections: tuple[int, int], highways: int, norm: str,
-                 **kwargs):
+                 dropout: float = 0.0, seeds: keras.random.SeedGenerator | None = None, **kwargs):
         super().__init__(**kwargs)
+        self.dropout, self.seeds = dropout, seeds
         # One norm for the whole bank: fewer operations, and all devices exchange statistics in the same order
         policy = {"dtype": self.dtype_policy}
         self.bank = [layers.Conv1D(channels, k, padding="same", use_bias=False, **policy) for k in range(1, banks + 1)]
@@ -155,6 +157,8 @@ class CBHG(layers.Layer):
         x = x * mask[:, :, None]
         y = ops.concatenate([conv(x) for conv in self.bank], axis=-1)                     # (N, T, K*C)
         y = ops.relu(self.bank_norm(y, mask, training=training))                          # (N, T, K*C)
+        if training and self.dropout:
+            y = keras.random.dropout(y, self.dropout, seed=self.seeds)
         y = self.pool(y) * mask[:, :, None]                                               # (N, T, K*C)
         for conv in self.project:
             y = conv(y, mask, training=training)                                          # (N, T, projections)

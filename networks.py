@@ -33,33 +33,42 @@ class Encoder(layers.Layer):
     Each of these vectors is the sum of the CBHG's output, which depends on the context, and the output of a second
     pre-net, which reads only the vector's own frame. So the detail of 12.5 ms need not pass through a stack of frames.
     For global attention the memory is that of 2017, one vector per step.
+
+    A linear head on each frame's vector corrects the mapped source. It is zero before training. With it the encoder
+    learns from the target's mel directly, without waiting for the recurrence of the decoder.
     """
 
     def __init__(self, hp: HyperParams, seeds: keras.random.SeedGenerator, **kwargs):
         super().__init__(**kwargs)
-        self.stack = hp.encoder_stack
+        self.stack, self.width, self.dropout, self.seeds = hp.encoder_stack, hp.width, hp.encoder_dropout, seeds
         half = hp.width // 2
         policy = {"dtype": hp.policy}
         self.prenet = PreNet(hp.width, hp.dropout, seeds, **policy)
-        self.cbhg = CBHG(hp.encoder_banks, half, (half, half), hp.highway_layers, hp.norm, **policy)
-        self.width = hp.width
+        self.cbhg = CBHG(hp.encoder_banks, half, (half, half), hp.highway_layers, hp.norm, dropout=hp.encoder_dropout,
+                         seeds=seeds, **policy)
         self.unfolds = hp.attention == "local"
         if self.unfolds:
             self.unfold = layers.Dense(self.stack * hp.width, **policy)
-            self.frame_prenet = PreNet(2 * hp.width, hp.dropout, seeds, **policy)
+            self.frame_prenet = PreNet(hp.width, hp.dropout, seeds, **policy)
             self.of_frame = layers.Dense(hp.width, **policy)
+            self.head = layers.Dense(hp.n_mels, kernel_initializer="zeros")
         self.built = True
 
-    def call(self, linear, mask, training=False):
-        """Linear (N, S, F), mask (N, S) to memory (N, S, E), or (N, Tx, E) for global attention."""
+    def call(self, linear, mapped, mask, training=False):
+        """Linear (N, S, F), mapped source (N, S, M + 2), mask (N, S) to memory (N, S, E), or (N, Tx, E) for global
+        attention, and the corrected mapped source (N, S, M + 2)."""
         n, length = ops.shape(linear)[0], ops.shape(linear)[1]
         x, step_mask = stack_frames(linear, mask, self.stack)                              # (N, Tx, F * stack), (N, Tx)
         x = self.cbhg(self.prenet(x, training=training), step_mask, training=training)   # (N, Tx, E)
         if not self.unfolds:
-            return ops.cast(x, "float32")
+            return ops.cast(x, "float32"), mapped
+        if training:
+            x = keras.random.dropout(x, self.dropout, seed=self.seeds)
         x = ops.reshape(self.unfold(x), (n, length, self.width))                   # (N, S, E)
         x = x + self.of_frame(self.frame_prenet(linear, training=training))        # (N, S, E)
-        return ops.cast(x, "float32") * mask[:, :, None]
+        memory = ops.cast(x, "float32") * mask[:, :, None]
+        correction = self.head(memory) * mask[:, :, None]                          # (N, S, M)
+        return memory, mapped + ops.pad(correction, ((0, 0), (0, 0), (0, 2)))
 
 
 class Discriminator(keras.Model):
@@ -137,11 +146,11 @@ class Decoder(layers.Layer):
         return StepInput(frame, use_frame, is_frame_visible, dropout_mask, position, use_position)
 
     def call(self, memory, mapped, mask, start, steps, frames=None, positions=None, training=False) -> DecoderOutput:
-        """Decode `steps` steps from position `start` (N,); memory as the encoder gives it, mapped (N, S, 2 M + 2),
-        mask (N, S). Global attention ignores positions."""
+        """Decode `steps` steps from position `start` (N,); memory and mapped source (N, S, M + 2) as the encoder gives
+        them, mask (N, S). Global attention ignores positions."""
         n, lengths = ops.shape(memory)[0], ops.sum(mask, axis=1)
         given = self.inputs(n, steps, training, frames, positions)
-        memory = self.cell.attention.prepare_memory(memory, mapped[:, :, :self.hp.n_mels + 2])
+        memory = self.cell.attention.prepare_memory(memory, mapped)
         states = scan(lambda state, now: self.cell(state, now, memory, lengths), self.cell.start(start, memory), given,
                       [*self.cell.trainable_weights, *keras.tree.flatten(memory)])                 # (Ty, N, ...)
         mel = ops.reshape(ops.transpose(states.mel, (1, 0, 2, 3)), (n, -1, self.hp.n_mels))
@@ -151,16 +160,18 @@ class Decoder(layers.Layer):
 
     def places(self, decoded: DecoderOutput):
         """Source positions (N, Ty*r), in fractions of frames, at which the output frames were read."""
-        start, end = decoded.positions[:, :, :1], decoded.positions[:, :, 1:]                      # (N, Ty, 1)
+        return self.spaced(decoded.positions[:, :, :1], decoded.positions[:, :, 1:])
+
+    def spaced(self, start, end):
+        """The `r` positions of each step from `start` to `end` (N, Ty, 1): (N, Ty*r)."""
         fractions = ops.arange(self.hp.r, dtype="float32") / self.hp.r
         return ops.reshape(start + (end - start) * fractions, (ops.shape(start)[0], -1))
 
 
 class Conversion(NamedTuple):
     """The result of free running. Frames after `lengths` are not part of the speech."""
-    mel: object        # (N, T, M) input of the post-net
+    mel: object        # (N, T, M)
     pitch: object      # (N, T, 2) octaves above the middle, voicing from 0 to 1
-    linear: object     # (N, T, F)
     lengths: object    # (N,) frames until the reading position passed the source's end; global attention: as requested
     stopped: object    # (N,) bool, False where decoding reached the limit of steps first
     positions: object  # (N, T) source position read for each output frame
@@ -226,56 +237,63 @@ class Generator(keras.Model):
         self.encoder = Encoder(hp, self.seeds)
         self.decoder = Decoder(hp, self.seeds)
         self.postnet = PostNet(hp)
+        # Logarithms of gains of the mel-cepstra's movements, at each modulation frequency; measured, not trained
+        self.movement = self.add_weight(name="movement", shape=(utils.MODULATION_FRAMES // 2 + 1, hp.n_mels),
+                                        initializer="zeros", trainable=False)
         self.build_all()
 
     def build_all(self):
         """Make all weights now, because they cannot be made inside the decoder's loop."""
         size = 2 * self.hp.encoder_stack  # two steps, because Keras warns of a softmax over one
         source, mask = ops.zeros((1, size, self.hp.n_linear)), ops.ones((1, size))
-        mapped = ops.zeros((1, size, 2 * self.hp.n_mels + 2))
-        memory = self.encoder(source, mask)
+        memory, mapped = self.encoder(source, ops.zeros((1, size, self.hp.n_mels + 2)), mask)
         given, cell = self.decoder.inputs(1, 1, False), self.decoder.cell
-        remembered = cell.attention.prepare_memory(memory, mapped[:, :, :self.hp.n_mels + 2])
+        remembered = cell.attention.prepare_memory(memory, mapped)
         cell(cell.start(ops.zeros((1,)), remembered), StepInput(*(x[0] for x in given)), remembered, ops.ones((1,)))
         self.decoder(memory, mapped, mask, ops.zeros((1,)), steps=1)
         self.postnet(ops.zeros((1, self.hp.r, self.hp.n_mels)), ops.zeros((1, self.hp.r, 2)), ops.ones((1, self.hp.r)))
         self.built = True
 
-    def call(self, source, mapped, mask, positions, mel=None, training=False) -> DecoderOutput:
-        """Decode along known positions (N, Ty+1); source (N, S, F), mapped (N, S, 2 M + 2), mask (N, S), S a multiple
-        of `encoder_stack`. Global attention uses only the number of positions.
+    def call(self, source, mapped, mask, positions, mel=None, training=False, train_encoder=True) -> DecoderOutput:
+        """Decode along known positions (N, Ty+1); source (N, S, F), mapped (N, S, M + 2), mask (N, S), S a multiple of
+        `encoder_stack`. Global attention uses only the number of positions.
 
-        With `mel` (N, Ty*r, M) this is teacher forcing; without it the decoder is fed its own frames.
+        With `mel` (N, Ty*r, M) this is teacher forcing; without it the decoder is fed its own frames. Without
+        `train_encoder` the encoder reads as at synthesis while the decoder is in training.
         """
-        memory = self.encoder(source, mask, training=training)
-        steps = ops.shape(positions)[1] - 1
-        return self.decoder(memory, mapped, mask, positions[:, 0], steps=steps, frames=mel, positions=positions,
-                            training=training)
+        memory, corrected = self.encoder(source, mapped, mask, training=training and train_encoder)
+        return self.decoder(memory, corrected, mask, positions[:, 0], steps=ops.shape(positions)[1] - 1, frames=mel,
+                            positions=positions, training=training)
 
-    def postnet_inputs(self, decoded: DecoderOutput, mapped, source_mask, mask):
-        """Inputs of the post-net, made from the decoder's output: mel (N, T, M), zero beyond `mask` (N, T), and pitch
-        (N, T, 2), octaves and voicing.
+    def encode_on_path(self, source, mapped, mask, positions, training=False):
+        """The mel (N, Ty*r, M) of map and encoder, without the decoder, read along known positions (N, Ty + 1)."""
+        _, corrected = self.encoder(source, mapped, mask, training=training)
+        places = self.decoder.spaced(positions[:, :-1, None], positions[:, 1:, None])
+        places = ops.clip(places, 0.0, ops.sum(mask, axis=1, keepdims=True) - 1.0)
+        return read_at(corrected[:, :, :self.hp.n_mels], places)
 
-        Only a share of the networks' correction of the base is applied, because a correction learnt from minutes of
-        speech is partly noise. The detail and movement that averages lack (`base.MappedSource`) are added to the mel.
-        Voicing is the source's. Without a base, all inputs are the decoder's output alone.
+    def speech(self, decoded: DecoderOutput, mapped, source_mask, mask):
+        """Mel (N, T, M), zero beyond `mask` (N, T), and pitch (N, T, 2), octaves and voicing, from the decoder's output
+        and the mapped source (N, S, M + 2): the map, and a share `correction` of what the networks changed in it.
+
+        Voicing is the source's. Without a base, all is the decoder's output.
         """
         if not self.hp.base:
             pitch = ops.concatenate([decoded.pitch[:, :, :1], ops.sigmoid(decoded.pitch[:, :, 1:])], axis=-1)
             return ops.clip(decoded.mel, 0.0, 1.0) * mask[:, :, None], pitch
         places = ops.clip(self.decoder.places(decoded), 0.0, ops.sum(source_mask, axis=1, keepdims=True) - 1.0)
-        m, read = self.hp.n_mels, read_at(mapped, places)                                         # (N, T, 2 M + 2)
-        mel, octaves, voicing, texture = ops.split(read, (m, m + 1, m + 2), axis=-1)
-        mel = mel + self.hp.correction * (decoded.mel - mel) + texture                         # (N, T, M)
-        octaves = octaves + self.hp.correction * (decoded.pitch[:, :, :1] - octaves)           # (N, T, 1)
+        m = self.hp.n_mels
+        mel, octaves, voicing = ops.split(read_at(mapped, places), (m, m + 1), axis=-1)
+        mel = mel + self.hp.correction * (decoded.mel - mel)                                       # (N, T, M)
+        octaves = octaves + self.hp.correction * (decoded.pitch[:, :, :1] - octaves)               # (N, T, 1)
         return ops.clip(mel, 0.0, 1.0) * mask[:, :, None], ops.concatenate([octaves, voicing], axis=-1)
 
     def convert(self, source, mapped, mask, steps, frames=None) -> Conversion:
         """Free running from the first source frame for at most `steps` steps. Global attention does not detect the
         end of the source, so with it the lengths are `frames` (N,)."""
         n = ops.shape(source)[0]
-        memory = self.encoder(source, mask)
-        decoded = self.decoder(memory, mapped, mask, ops.zeros((n,)), steps=steps)
+        memory, corrected = self.encoder(source, mapped, mask)
+        decoded = self.decoder(memory, corrected, mask, ops.zeros((n,)), steps=steps)
         positions = self.decoder.places(decoded)                                               # (N, T)
         if self.hp.attention == "global":
             inside = length_mask(frames, ops.shape(positions)[1])                              # (N, T)
@@ -283,8 +301,7 @@ class Generator(keras.Model):
             inside = ops.cast(positions < ops.sum(mask, axis=1)[:, None] - 0.5, "float32")     # monotonic: 1 1 1 0 0
         lengths = ops.cast(ops.sum(inside, axis=1), "int32")
         stopped = lengths < ops.shape(positions)[1]
-        mel, pitch = self.postnet_inputs(decoded, mapped, mask, inside)
-        linear = self.postnet(mel, pitch, inside)
+        mel, pitch = self.speech(decoded, mapped, mask, inside)
         attention, size = self.decoder.cell.attention, ops.shape(source)[1]
         weights = attention.spread(decoded.weights, decoded.origins, size)                        # (N, T, S)
-        return Conversion(mel, pitch, linear, lengths, stopped, positions, weights)
+        return Conversion(mel, pitch, lengths, stopped, positions, weights)

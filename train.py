@@ -6,10 +6,10 @@
     python train.py --set norm=ln --logdir logdir/ln        # other hyperparameters, see hyperparams.py
     python train.py --preset 2017 --data DIR                # the system of 2017 as it was described
 
-First the base is solved: a linear map from the source's mel spectrogram to the target's. Then two stages follow, each
-with its own optimizer. In "postnet" the post-net learns to draw the target's linear spectrogram from the target's own
-mel. In "mel" the encoder and decoder learn to correct the base. The system of 2017 had a single stage, "joint", in
-which all networks learn at once.
+First the base is solved: a linear map from the sources' mel spectrograms to the target's. Then three stages follow,
+each with its own optimizer. In "postnet" the post-net learns to draw the target's linear spectrogram from the target's
+own mel. In "encoder" the encoder learns to correct the map. In "decoder" the decoder learns the pace, and what is left
+to correct. The system of 2017 had a single stage, "joint", in which all networks learn at once.
 """
 import argparse
 import math
@@ -34,26 +34,33 @@ HERE = pathlib.Path(__file__).resolve().parent
 
 
 class PairedTrainer(Trainer):
-    """Paired training in stages, each with its own optimizer: the post-net; encoder and decoder; all networks at once,
-    as in 2017. A stage of 0 steps is left out."""
+    """Paired training in stages, each with its own optimizer: the post-net; the encoder; the decoder; all networks at
+    once, as in 2017. A stage of 0 steps is left out."""
 
     def __init__(self, hp: HyperParams, corpus: data_load.Corpus):
         if corpus.has_target_only and not (hp.base and hp.attention == "local"):
             raise UserError(f"{corpus.data} holds the target alone: such a voice is converted by the base, which "
                             "takes base=1 and attention=local")
         super().__init__(hp, corpus)
-        max_mel_steps = math.ceil(hp.mel_epochs * len(corpus.slices) / hp.batch_size)
+        self.encode_on_path = tf.function(self.generator.encode_on_path)
+        most = math.ceil(hp.most_epochs * len(corpus.slices) / hp.batch_size)
         # A corpus of the target alone has no pairs from which encoder and decoder could learn
         planned = {"postnet": hp.postnet_steps}
         if not corpus.has_target_only:
-            planned |= {"mel": min(hp.mel_steps, max_mel_steps), "joint": hp.joint_steps}
+            planned |= {"encoder": min(hp.encoder_steps, most) * (hp.attention == "local"),
+                        "decoder": min(hp.decoder_steps, most), "joint": hp.joint_steps}
         self.stages = [(stage, steps) for stage, steps in planned.items() if steps]
-        core = self.generator.encoder.trainable_variables + self.generator.decoder.trainable_variables
-        postnet = self.generator.postnet.trainable_variables
-        self.variables = {"postnet": postnet, "mel": core, "joint": core + postnet}
+        encoder, decoder, postnet = (network.trainable_variables for network in (
+            self.generator.encoder, self.generator.decoder, self.generator.postnet))
+        self.encoder_learns_alone = hp.attention == "local"  # otherwise it has no head that a loss could judge
+        self.variables = {"postnet": postnet, "encoder": encoder, "joint": encoder + decoder + postnet,
+                          "decoder": decoder if self.encoder_learns_alone else encoder + decoder}
         self.optimizers = {}
         for stage, steps in self.stages:
-            adam = keras.optimizers.Adam(trainer.cosine_decay(hp.learning_rate, steps, hp))
+            adam = keras.optimizers.AdamW(
+                trainer.cosine_decay(hp.encoder_rate if stage == "encoder" else hp.learning_rate, steps, hp),
+                weight_decay=hp.weight_decay if stage == "encoder" else 0.0)
+            adam.exclude_from_weight_decay(var_names=["bias", "gamma", "beta"])
             self.optimizers[stage] = trainer.with_loss_scale(adam, hp)
             self.optimizers[stage].build(self.variables[stage])
 
@@ -89,11 +96,15 @@ class PairedTrainer(Trainer):
             linear = generator.postnet(batch["mel"], batch["pitch"], mask, training=True)
             loss = losses.l1(linear, batch["linear"], mask)
             return {"loss": loss, "loss/mean_loss2": loss}
-        decoded = generator(batch["source"], batch["mapped"], batch["source_mask"], batch["positions"], batch["mel"],
-                            training=True)
+        source = batch["source"], batch["mapped"], batch["source_mask"]
+        if stage == "encoder":
+            loss = losses.l1(generator.encode_on_path(*source, batch["positions"], training=True), batch["mel"], mask)
+            return {"loss": loss, "loss/mean_loss1": loss}
+        decoded = generator(*source, batch["positions"], batch["mel"], training=True,
+                            train_encoder=stage == "joint" or not self.encoder_learns_alone)
         scalars = self.decoder_losses(decoded, batch)
         if stage == "joint":  # the post-net gets the decoder's output, so its loss also trains the decoder
-            mel, _ = generator.postnet_inputs(decoded, batch["mapped"], batch["source_mask"], mask)
+            mel, _ = generator.speech(decoded, batch["mapped"], batch["source_mask"], mask)
             linear = losses.l1(generator.postnet(mel, batch["pitch"], mask, training=True), batch["linear"], mask)
             scalars |= {"loss": scalars["loss"] + linear, "loss/mean_loss2": linear,
                         "loss/mean_loss": scalars["loss/mean_loss1"] + linear}
@@ -112,12 +123,15 @@ class PairedTrainer(Trainer):
         return self.run_step(stage, batch, step, step_on_device)
 
     def validate(self, run: Run, stage: str) -> dict[str, float]:
-        """Losses on the validation sentences and, except in stage "postnet", measures in free running."""
-        if stage != "postnet":
+        """Losses on the validation sentences and, once the decoder learns, measures in free running with a score."""
+        if stage not in ("postnet", "encoder"):
             return self.free_running(run)[0]
         batch = self.corpus.assemble([self.corpus.whole(pair) for pair in self.validation])
+        if stage == "encoder":
+            mel = self.encode_on_path(*(batch[name] for name in ("source", "mapped", "source_mask", "positions")))
+            return {"loss/mean_loss1": float(losses.l1(mel, batch["mel"], batch["mask"]))}
         linear = self.postnet(batch["mel"], batch["pitch"], batch["mask"])
-        return {"loss/mean_loss2": float(losses.l1(linear, batch["linear"], batch["mask"]))}  # without a score
+        return {"loss/mean_loss2": float(losses.l1(linear, batch["linear"], batch["mask"]))}
 
 
 def plot_curves(logdir: pathlib.Path) -> None:

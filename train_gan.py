@@ -118,10 +118,11 @@ class GANTrainer(Trainer):
             mel, pitch, mask = (tf.concat([batch[own], batch[converted]], axis=0) for own, converted in (
                 ("mel", "converted"), ("pitch", "converted_pitch"), ("mask", "converted_mask")))
             return generator.postnet(mel, pitch, mask), mask
-        memory, mask = generator.encoder(batch["source"], batch["source_mask"]), batch["mask"]
-        decoded = generator.decoder(memory, batch["mapped"], batch["source_mask"], batch["positions"][:, 0],
+        mask = batch["mask"]
+        memory, corrected = generator.encoder(batch["source"], batch["mapped"], batch["source_mask"])
+        decoded = generator.decoder(memory, corrected, batch["source_mask"], batch["positions"][:, 0],
                                     steps=tf.shape(batch["positions"])[1] - 1)
-        mel, pitch = generator.postnet_inputs(decoded, batch["mapped"], batch["source_mask"], mask)
+        mel, pitch = generator.speech(decoded, batch["mapped"], batch["source_mask"], mask)
         return generator.postnet(mel, pitch, mask), mask
 
     def score(self, linear: tf.Tensor, mask: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:

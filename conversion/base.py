@@ -1,11 +1,13 @@
-"""The base of a conversion: a linear map from the source's mel spectrogram to the target's, solved in closed form.
+"""The base of a conversion: what is known before the networks learn, and the same for every source speaker.
 
-The networks write a correction of the base. Networks trained on few sentences may replace one phone by another; a
-linear map cannot. The map is solved by least squares along the DTW paths in seconds, the same every time.
+The mean of a recording's speech is taken out of every band, so that gain, microphone and the speaker's mean colour are
+gone. No source has a name here. One linear map, solved by least squares along the DTW paths of all sources together,
+gives the target's mel. The networks write a correction of it.
 
-The output of least squares is an average: it lacks all that the map cannot predict, and is too smooth. So `map_source`
-takes the finest detail from the source itself, after scaling its vocal tract to the target's length. Then it makes
-every order of the mel-cepstra move as much as the target's, separately at each modulation frequency.
+The output of least squares is an average: it lacks all that the map cannot predict, and is too smooth. So `restore`
+takes a share of the finest detail from the source itself, after scaling its vocal tract to the target's length. Then it
+makes every order of the mel-cepstra move as much as the target's, separately at each modulation frequency. How much
+that lacks is measured on conversions of the validation sentences whenever they are converted in training.
 """
 import pathlib
 from typing import NamedTuple
@@ -27,47 +29,121 @@ from corpus.manifest import Pair
 from hyperparams import HyperParams
 
 FILE = "base.npz"            # in a run folder
+SPEECH_DB = 20.0             # dB below the level that speech reaches (80th percentile); frames below it are no speech
+QUIET = 5.0                  # percentile of a bin's level in a recording that is taken for its floor
+KNOWN_FRAMES = 200.0         # voiced frames whose deviation of pitch weighs as much as that of all sources
 DETAIL_SIGMA = (3.0, 1.0)    # frames and bands, deviations of the Gaussian that removes the detail of the source
-MEASURED = 50                # recordings (up to twice as many) on which modulation and warp are measured
+MEASURED = 100               # recordings (up to twice as many) on which floors and deviations are measured
 MOST_GAIN = 4.0              # of a movement; the least gain is 1 / MOST_GAIN
-TEMPERATURE = 0.15           # of the softmax over distances of voiceprints
 
 
 class Base(NamedTuple):
-    """A map for each source speaker."""
-    speakers: np.ndarray   # (K,) names
-    kernels: np.ndarray    # (K, W, M) W is M times an odd number of frames, 2 * CONTEXT + 1 or more
-    biases: np.ndarray     # (K, M)
-    floors: np.ndarray     # (K, M) level of the source's pauses; quieter input is raised to this level
-    warps: np.ndarray      # (K,) factor of frequency that brings the source's formants to the target's
-    modulation: np.ndarray  # (K, P, M) modulation spectrum, P frequencies, of the map's output with the source's detail
-    target_modulation: np.ndarray  # (P, M) modulation spectrum of the target's own speech
-    pitch: np.ndarray      # (K + 1, 2) mean and deviation of the octaves of each source and, last, of the target
-    centres: np.ndarray    # (K, M + 1) mean `voiceprint` of each source
-    radii: np.ndarray      # (K,) distance from its centre within which most recordings of a source lie
-    length_ratios: np.ndarray  # (K,) target frames per source frame, on average
-
-
-class MappedSource(NamedTuple):
-    """A recording mapped to the target's voice, frame by frame of the source."""
-    mel: np.ndarray      # (S, M) the map's output
-    pitch: np.ndarray    # (S, 2) octaves above `pitch_middle`, interpolated through unvoiced frames, and voicing
-    texture: np.ndarray  # (S, M) detail and movement that the map's output lacks
+    """What is known of the sources together, and of the target."""
+    kernel: np.ndarray        # (W, M) of the map; W is M times an odd number of frames, 2 * CONTEXT + 1
+    bias: np.ndarray          # (M,)
+    mel_floor: np.ndarray     # (M,) level of pauses relative to the mean of speech; quieter input is raised to it
+    linear_floor: np.ndarray  # (F,) the same for the linear spectrogram
+    deviation: np.ndarray     # (F,) of each bin of the linear spectrogram; the networks read multiples of it
+    octaves: np.ndarray       # (3,) deviation of the pitch within recordings of the sources; mean and deviation, target
+    modulation: np.ndarray    # (P, M) modulation spectrum of the target's own speech, P frequencies
+    length_ratio: np.ndarray  # () target frames per source frame, on average
+    onward_kernel: np.ndarray  # (W', M) map from the target of the networks to the voice that is heard: the identity
+    onward_bias: np.ndarray   # (M,) unless the voice was learnt from recordings of it alone (voice.py)
 
 
 class Voice(NamedTuple):
-    """The voice of a recording."""
-    weights: np.ndarray  # (K,) shares of the sources' maps: one map for a known source, a mixture for a stranger
+    """What is measured on a recording itself."""
+    mel: np.ndarray      # (M,) mean of the mel spectrogram over speech
+    linear: np.ndarray   # (F,) the same of the linear spectrogram
+    octave: float        # mean of the pitch
+    deviation: float     # of the pitch, in octaves
     warp: float          # factor of frequency that brings the recording's formants to the target's
-    mean_octave: float   # mean of the recording's pitch
 
 
-def voiceprint(features: Features, hp: HyperParams) -> np.ndarray:
-    """Vector (M + 1,) that identifies a speaker: mean mel spectrum of the speech, and mean octave."""
-    mel, level = features.mel.astype(np.float32), features.mel.mean(axis=1, dtype=np.float32)
-    speech = mel[level >= utils.SPEECH_LEVEL * np.percentile(level, 80)]
-    octaves = analysis.pitch_contour(features.hertz, hp)
-    return np.append(speech.mean(axis=0), octaves.mean())
+def find_voice(base: Base, features: Features, hp: HyperParams) -> Voice:
+    """Measure the voice of a recording. With `hp.base=0` nothing is taken out of the input."""
+    octaves = analysis.pitch_contour(features.hertz, hp)[features.hertz > 0.0]
+    n, known = len(octaves), float(base.octaves[0])
+    pitch = (float(octaves.mean()), float(np.sqrt((n * octaves.var() + KNOWN_FRAMES * known ** 2) / (n + KNOWN_FRAMES)))
+             ) if n else (0.0, known)
+    if not hp.base:
+        return Voice(np.zeros(hp.n_mels, np.float32), np.zeros(hp.n_linear, np.float32), *pitch, 1.0)
+    means = speech_means(features, hp)
+    mel = np.maximum(features.mel - means[0], base.mel_floor)
+    heard = apply(base.onward_kernel, base.onward_bias, apply(base.kernel, base.bias, mel))
+    return Voice(*means, *pitch, find_warp(mel, heard, hp))
+
+
+def speech_means(features: Features, hp: HyperParams) -> tuple[np.ndarray, np.ndarray]:
+    """Means of mel (M,) and linear spectrogram (F,) over the frames that are speech. The frames are chosen by a
+    difference of levels, so that neither gain nor equalisation changes the choice."""
+    level = features.mel.mean(axis=1, dtype=np.float32)
+    speech = level >= np.percentile(level, 80) - SPEECH_DB / hp.range_db
+    return features.mel[speech].mean(axis=0, dtype=np.float32), features.linear[speech].mean(axis=0, dtype=np.float32)
+
+
+def centred(features: Features, voice: Voice) -> tuple[np.ndarray, np.ndarray]:
+    """Linear (S, F) and mel (S, M) less the means of a voice."""
+    return features.linear - voice.linear, features.mel - voice.mel
+
+
+def scaled(base: Base, linear: np.ndarray, hp: HyperParams) -> np.ndarray:
+    """What the networks read: a centred linear spectrogram (S, F), raised to the floor, in deviations. The values are
+    those of the spectrogram itself with `hp.base=0`."""
+    return np.maximum(linear, base.linear_floor) / base.deviation if hp.base else linear
+
+
+def map_source(base: Base, mel: np.ndarray, pitch: np.ndarray, hp: HyperParams) -> np.ndarray:
+    """Map a centred mel (S, M) to the target's mel and put its mapped `pitch` (S, 2) beside it: (S, M + 2); all zeros
+    with `hp.base=0`."""
+    if not hp.base:
+        return np.zeros((len(mel), hp.n_mels + 2), np.float32)
+    return np.concatenate([apply(base.kernel, base.bias, np.maximum(mel, base.mel_floor)), pitch], axis=1)
+
+
+def prepare(base: Base, features: Features, voice: Voice, hp: HyperParams) -> tuple[np.ndarray, np.ndarray]:
+    """What the networks get of a recording, or of a segment of one: input (S, F) and mapped source (S, M + 2)."""
+    linear, mel = centred(features, voice)
+    return scaled(base, linear, hp), map_source(base, mel, map_pitch(base, features.hertz, voice, hp), hp)
+
+
+def apply(kernel: np.ndarray, bias: np.ndarray, mel: np.ndarray) -> np.ndarray:
+    """Map (S, M) by a kernel (W, M) and a bias (M,)."""
+    return splice(mel, len(kernel) // mel.shape[1] // 2) @ kernel + bias
+
+
+def map_pitch(base: Base, hertz: np.ndarray, voice: Voice, hp: HyperParams) -> np.ndarray:
+    """The pitch (S,) of a recording in the target's range, (S, 2) octaves and voicing: mapped by mean and deviation."""
+    voiced, (_, mean, deviation) = hertz > 0.0, base.octaves
+    octaves = analysis.pitch_contour(hertz, hp) if voiced.any() else np.full(len(voiced), voice.octave)
+    return np.stack([mean + (octaves - voice.octave) * deviation / voice.deviation, voiced], axis=1).astype(np.float32)
+
+
+def restore(base: Base, movement: np.ndarray, mel: np.ndarray, positions: np.ndarray, features: Features,
+            voice: Voice, hp: HyperParams) -> np.ndarray:
+    """Restore what the average `mel` (T, M) lacks, which was read at `positions` (T,) of a recording: a share of the
+    recording's detail, and movement by `movement` (P, M). With `hp.base=0` nothing is restored."""
+    if not hp.base:
+        return mel
+    mel = with_detail(base, mel, positions, features, voice, hp)
+    return np.clip(modulate(mel, np.exp(hp.postfilter * movement)), 0.0, 1.0)
+
+
+def with_detail(base: Base, mel: np.ndarray, positions: np.ndarray, features: Features, voice: Voice,
+                hp: HyperParams) -> np.ndarray:
+    """What is heard of the networks' mel (T, M) before `restore` gives it movement."""
+    source = np.maximum(interpolate(features.mel - voice.mel, positions), base.mel_floor)
+    return detailed(apply(base.onward_kernel, base.onward_bias, mel), source, voice.warp, hp)
+
+
+def detailed(mel: np.ndarray, source: np.ndarray, warp: float, hp: HyperParams) -> np.ndarray:
+    """Replace a share, `hp.detail`, of the finest detail of `mel` (T, M) by that of the source (T, M)."""
+    fine = warp_formants(source, warp, hp)
+    return mel + hp.detail * (smooth(mel) - mel + fine - smooth(fine))
+
+
+def smooth(mel: np.ndarray) -> np.ndarray:
+    return scipy.ndimage.gaussian_filter(mel, DETAIL_SIGMA, mode="nearest")
 
 
 def modulation_power(mels: list[np.ndarray]) -> np.ndarray:
@@ -79,14 +155,14 @@ def modulation_power(mels: list[np.ndarray]) -> np.ndarray:
 
 
 def gains(modulation: np.ndarray, wanted: np.ndarray) -> np.ndarray:
-    """Gains (P, M) from one modulation spectrum to another (P, M), smoothed and limited because both are estimates."""
+    """Logarithms of the gains (P, M) from one modulation spectrum to another (P, M), smoothed and limited because both
+    are estimates."""
     ratio = 0.5 * (np.log(np.maximum(wanted, 1e-8)) - np.log(np.maximum(modulation, 1e-8)))
-    return np.exp(np.clip(scipy.ndimage.gaussian_filter(ratio, 1.0, mode="nearest"),
-                          -np.log(MOST_GAIN), np.log(MOST_GAIN)))
+    return np.clip(scipy.ndimage.gaussian_filter(ratio, 1.0, mode="nearest"), -np.log(MOST_GAIN), np.log(MOST_GAIN))
 
 
 def modulate(mel: np.ndarray, factors: np.ndarray) -> np.ndarray:
-    """Multiply the movements of each order of the mel-cepstra of (S, M) by `factors` (P, M), one for each modulation
+    """Multiply the movements of each order of the mel-cepstra of (T, M) by `factors` (P, M), one for each modulation
     frequency (Takamichi et al. 2016)."""
     orders, beyond = mel_cepstra(mel), utils.MODULATION_FRAMES // 2
     mean = orders.mean(axis=0)
@@ -97,119 +173,44 @@ def modulate(mel: np.ndarray, factors: np.ndarray) -> np.ndarray:
     return scipy.fft.idct(moved + mean, axis=1, norm="ortho").astype(np.float32)
 
 
-def smooth(mel: np.ndarray) -> np.ndarray:
-    return scipy.ndimage.gaussian_filter(mel, DETAIL_SIGMA, mode="nearest")
-
-
-def find_voice(base: Base, features: Features, hp: HyperParams, speaker: str | None = None) -> Voice:
-    """The voice of a recording: that of a `speaker` known from training, or of the source that it sounds like.
-
-    A stranger gets a mixture of the sources, in which the sources that sound like the recording weigh most.
-    """
-    known = base.speakers.tolist()
-    distances = np.linalg.norm(base.centres - voiceprint(features, hp), axis=1)
-    number = known.index(speaker) if speaker in known else recognise(base, distances)
-    if number is not None:
-        return Voice(np.eye(len(known))[number], float(base.warps[number]), float(base.pitch[number, 0]))
-    weights = np.exp((distances.min() - distances) / TEMPERATURE)
-    weights /= weights.sum()
-    # Warp and pitch of a stranger are measured on this recording, the only one known
-    source, voiced = features.mel.astype(np.float32), features.hertz > 0.0
-    octaves = analysis.pitch_contour(features.hertz, hp)[voiced]
-    return Voice(weights, find_warp(source, apply(base, source, weights), hp),
-                 float(octaves.mean() if len(octaves) else weights @ base.pitch[:-1, 0]))
-
-
-def length_ratio(base: Base, voice: Voice) -> float:
-    """Target frames per source frame, for a source with that voice."""
-    return float(voice.weights @ base.length_ratios)
-
-
-def recognise(base: Base, distances: np.ndarray) -> int | None:
-    """The number of the source whose voiceprint is nearest by `distances` (K,), or None if it is not near enough."""
-    nearest = int(distances.argmin())
-    return nearest if distances[nearest] <= base.radii[nearest] else None
-
-
-def apply(base: Base, source: np.ndarray, weights: np.ndarray) -> np.ndarray:
-    """Map a source (S, M) by the mixture of all maps with `weights` (K,)."""
-    kernel = np.tensordot(weights, base.kernels, 1).astype(np.float32)
-    return splice(source, len(kernel) // source.shape[1] // 2) @ kernel + (weights @ base.biases).astype(np.float32)
-
-
-def map_source(base: Base, features: Features, voice: Voice, hp: HyperParams) -> MappedSource:
-    """Map a recording, or a segment of one, to the target's voice; all zeros with `hp.base=0`."""
-    if not hp.base:
-        return MappedSource(*(np.zeros((len(features.mel), size), np.float32) for size in (hp.n_mels, 2, hp.n_mels)))
-    source = np.maximum(features.mel.astype(np.float32), (voice.weights @ base.floors).astype(np.float32))
-    mel = apply(base, source, voice.weights)
-    factors = gains(np.tensordot(voice.weights, base.modulation, 1), base.target_modulation) ** hp.postfilter
-    restored = np.clip(modulate(detailed(mel, source, voice.warp, hp), factors), 0.0, 1.0)
-    return MappedSource(mel, map_pitch(base, features, voice, hp), restored - mel)
-
-
-def detailed(mel: np.ndarray, source: np.ndarray, warp: float, hp: HyperParams) -> np.ndarray:
-    """Replace the finest detail of a map's output `mel` (S, M) by that of the source (S, M)."""
-    fine = warp_formants(source, warp, hp)
-    return np.clip(smooth(mel) + fine - smooth(fine), 0.0, 1.0)
-
-
-def map_pitch(base: Base, features: Features, voice: Voice, hp: HyperParams) -> np.ndarray:
-    """The pitch (S, 2) of a recording in the target's range: mapped in octaves by mean and deviation."""
-    voiced, (mean, deviation) = features.hertz > 0.0, base.pitch[-1]
-    octaves = analysis.pitch_contour(features.hertz, hp) if voiced.any() else np.full(len(voiced), voice.mean_octave)
-    mapped = mean + (octaves - voice.mean_octave) * deviation / (voice.weights @ base.pitch[:-1, 1])
-    return np.stack([mapped, voiced], axis=1).astype(np.float32)
-
-
 def solve(corpus) -> Base:
-    """Solve the base of the training pairs of a `data_load.Corpus`."""
-    hp, sources = corpus.hp, sorted({pair.source for pair in corpus.train})
-    found = []
-    for source in sources:
-        pairs = [pair for pair in corpus.train if pair.source == source]
-        sums, quiet, octaves, own, n_frames = Sums((2 * CONTEXT + 1) * hp.n_mels, hp.n_mels), [], [], [], 0
-        for pair in tqdm(pairs, f"base of {source}", disable=None, leave=False):
+    """Solve the base of the training pairs of a `data_load.Corpus`. Pairs of the target with itself do not count."""
+    hp, floors, squares, ratio = corpus.hp, [], [], []
+    pairs, sums = corpus.pairs_to_convert(), Sums((2 * CONTEXT + 1) * hp.n_mels, hp.n_mels)
+    chosen = {(pair.source, pair.name) for pair in spread(pairs)}
+    for pair in pairs:
+        if (pair.source, pair.name) in chosen:
             features = corpus.recording(pair)
-            sums.add(interpolate(splice(features.mel.astype(np.float32)), corpus.path(pair)),
-                     corpus.target_features(pair, "mel"))
-            n_frames += len(features.mel)
-            quiet.append(features.mel.min(axis=0))
-            octaves.append(analysis.pitch_contour(features.hertz, hp)[features.hertz > 0.0])
-            own.append(voiceprint(features, hp))
-        kernel, bias = sums.solve(PENALTY)
-        floor = np.mean(quiet, axis=0, dtype=np.float32)
-        found.append((source, kernel, bias, floor, *restorations(corpus, pairs, kernel, bias, floor), moments(octaves),
-                      np.mean(own, axis=0), radius(np.array(own)), sums.count / n_frames))
-    *maps, octaves, centres, radii, length_ratios = map(np.array, zip(*found))
-    target = moments([pitch[pitch[:, 1] > 0.0, 0] for pitch in map(corpus.pitch, corpus.target_pairs)])
-    target_mels = [corpus.target_features(pair, "mel") for pair in spread_pairs(corpus.target_pairs)]
-    target_modulation = modulation_power(target_mels)
-    return Base(*maps, target_modulation, np.vstack([octaves, target]), centres, radii, length_ratios)
+            mel, linear = speech_means(features, hp)
+            floors.append(((features.mel - mel).min(axis=0), np.percentile(features.linear - linear, QUIET, axis=0)))
+    mel_floor, linear_floor = (np.mean(floor, axis=0, dtype=np.float32) for floor in zip(*floors))
+    octaves = []
+    for pair in tqdm(pairs, "base", disable=None, leave=False):
+        features = corpus.recording(pair)
+        mel, linear = speech_means(features, hp)
+        sums.add(interpolate(splice(np.maximum(features.mel - mel, mel_floor)), corpus.path(pair)),
+                 corpus.target_features(pair, "mel"))
+        ratio.append((len(corpus.path(pair)), len(features.mel)))
+        octaves.append(analysis.pitch_contour(features.hertz, hp)[features.hertz > 0.0])
+        if (pair.source, pair.name) in chosen:
+            squares.append(np.square(np.maximum(features.linear - linear, linear_floor)).mean(axis=0))
+    spoken = [pitch[pitch[:, 1] > 0.0, 0] for pitch in map(corpus.pitch, corpus.target_pairs)]
+    mean, _ = moments(spoken)
+    frames = np.sum(ratio, axis=0)
+    return Base(*sums.solve(PENALTY), mel_floor, linear_floor, np.sqrt(np.mean(squares, axis=0, dtype=np.float32)),
+                np.array([within(octaves), mean, within(spoken)]),
+                modulation_power([corpus.target_features(pair, "mel") for pair in spread(corpus.target_pairs)]),
+                frames[0] / frames[1], np.eye(hp.n_mels, dtype=np.float32), np.zeros(hp.n_mels, np.float32))
 
 
-def spread_pairs(pairs: list[Pair]) -> list[Pair]:
+def within(octaves: list[np.ndarray]) -> float:
+    """Deviation of the pitch of recordings from the mean of each."""
+    return moments([each - each.mean() for each in octaves if len(each)] or [np.zeros(0)])[1]
+
+
+def spread(pairs: list[Pair]) -> list[Pair]:
     """Pairs spread over the whole corpus, enough to measure a few numbers; more pairs do not change these."""
     return pairs[::max(1, len(pairs) // MEASURED)]
-
-
-def radius(own: np.ndarray) -> float:
-    """How far a new recording of a speaker, whose voiceprints are `own` (n, M + 1), may lie from their mean.
-
-    The distance of each voiceprint is measured from the mean of the others, because a new recording is not part of the
-    mean either. From the mean of all, the distances would be too small.
-    """
-    distances = np.linalg.norm(own - own.mean(axis=0), axis=1) * len(own) / max(len(own) - 1, 1)
-    return float(np.percentile(distances, 95))
-
-
-def restorations(corpus, pairs: list[Pair], kernel: np.ndarray, bias: np.ndarray, floor: np.ndarray) -> tuple:
-    """What `map_source` needs to restore detail: the warp of the source's formants, and the modulation spectrum (P, M)
-    of the map's output with the source's detail."""
-    sources = [np.maximum(corpus.recording(pair).mel.astype(np.float32), floor) for pair in spread_pairs(pairs)]
-    mapped = [splice(source) @ kernel + bias for source in tqdm(sources, "modulation", disable=None, leave=False)]
-    warp = float(np.median([find_warp(source, mel, corpus.hp) for source, mel in zip(sources, mapped)]))
-    return warp, modulation_power([detailed(mel, source, warp, corpus.hp) for mel, source in zip(mapped, sources)])
 
 
 def save(base: Base, logdir: pathlib.Path) -> None:

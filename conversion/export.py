@@ -37,7 +37,7 @@ def export(logdir: pathlib.Path, out: pathlib.Path, checkpoint: str | None = Non
         checkpoints.write_weights(out / checkpoints.WEIGHTS, converter.generator.weights)
         storage.write_json(out / "hparams.json", dataclasses.asdict(converter.hp))
         if not corpus.has_target_only:  # a corpus of the target alone has no source speech
-            voice.save_speech(corpus, out)
+            voice.save_speech(corpus, converter, out)
     megabytes = sum(path.stat().st_size for path in out.iterdir()) / 1e6
     print(f"wrote {out}: {megabytes:.1f} MB, a model that speaks as {logdir} does")
 

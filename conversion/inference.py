@@ -25,7 +25,7 @@ MAX_RATIO = 2.0  # a conversion that does not end is cut at this multiple of the
 
 class Converted(NamedTuple):
     """One conversion, cut to its length."""
-    mel: np.ndarray        # (T, M)
+    mel: np.ndarray        # (T, M) input of the post-net
     pitch: np.ndarray      # (T, 2) octaves above the middle, voicing from 0 to 1
     linear: np.ndarray     # (T, F)
     positions: np.ndarray  # (T,) source frame that was read for each output frame
@@ -34,46 +34,78 @@ class Converted(NamedTuple):
 
 
 class Converter:
-    """Converts recordings in batches with one compiled function."""
+    """Converts recordings in batches with two compiled functions: encoder and decoder, and the post-net. Between them
+    the base restores what averages lack."""
 
     def __init__(self, generator: Generator, base_map: base.Base):
         self.generator, self.base, self.hp = generator, base_map, generator.hp
+        frames = [tf.TensorSpec((None, None, size)) for size in (self.hp.n_linear, self.hp.n_mels + 2)]
         self._convert = tf.function(generator.convert, input_signature=[
-            tf.TensorSpec((None, None, self.hp.n_linear)), tf.TensorSpec((None, None, 2 * self.hp.n_mels + 2)),
-            tf.TensorSpec((None, None)), tf.TensorSpec((), tf.int32), tf.TensorSpec((None,))])
+            *frames, tf.TensorSpec((None, None)), tf.TensorSpec((), tf.int32), tf.TensorSpec((None,))])
+        self._draw = tf.function(generator.postnet, input_signature=[
+            tf.TensorSpec((None, None, size)) for size in (self.hp.n_mels, 2)] + [tf.TensorSpec((None, None))])
 
-    def find_voice(self, source: Features, speaker: str | None = None) -> base.Voice:
-        """The voice of a `speaker` known from training, or else the known voices that the recording sounds like."""
-        return base.find_voice(self.base, source, self.hp, speaker)
+    def find_voice(self, recording: Features) -> base.Voice:
+        """Measure the voice of a recording."""
+        return base.find_voice(self.base, recording, self.hp)
 
-    def convert_pairs(self, corpus: data_load.Corpus, pairs: list[Pair]) -> list[Converted]:
-        """Convert the sources of pairs; their voices are found by the names of the speakers."""
-        recordings = [corpus.recording(pair) for pair in pairs]
-        return self(recordings, [self.find_voice(recording, pair.source)
-                                 for recording, pair in zip(recordings, pairs)])
+    def convert_pairs(self, corpus: data_load.Corpus, pairs: list[Pair], measure: bool = False) -> list[Converted]:
+        """Convert the sources of pairs. With `measure`, first measure on them how much movement conversions lack."""
+        heard = [corpus.recording(pair) for pair in pairs], [corpus.voice(pair) for pair in pairs]
+        written = self.write(*heard)
+        if measure and self.hp.base:
+            mels = [base.with_detail(self.base, out.mel, out.positions, *each, self.hp)
+                    for out, *each in zip(written, *heard)]
+            self.generator.movement.assign(base.gains(base.modulation_power(mels), self.base.modulation))
+        return self.finish(written, *heard)
 
-    def __call__(self, sources: list[Features], voices: list[base.Voice], batch_size: int = 16) -> list[Converted]:
-        """Convert recordings of `voices`; results are in the same order and do not depend on the batch they are in."""
-        mapped_sources = [np.concatenate(base.map_source(self.base, source, voice, self.hp), axis=1)
-                          for source, voice in zip(sources, voices, strict=True)]
+    def __call__(self, sources: list[Features], voices: list[base.Voice]) -> list[Converted]:
+        """Convert recordings of `voices`; results are in the same order."""
+        return self.finish(self.write(sources, voices), sources, voices)
+
+    def write(self, sources: list[Features], voices: list[base.Voice], batch_size: int = 16) -> list[Converted]:
+        """What the networks write for recordings of `voices`: nothing is restored, and nothing drawn yet. Results do
+        not depend on the batch they are in."""
         results: list[Converted | None] = [None] * len(sources)
         # Batches of recordings of similar length need little padding
         order = sorted(range(len(sources)), key=lambda i: len(sources[i].linear))
         for first in tqdm(range(0, len(order), batch_size), "converting", disable=None, leave=False, delay=2.0):
             chosen = order[first:first + batch_size]
-            source, mask = data_load.pad([sources[i].linear for i in chosen], self.hp.encoder_stack)
-            mapped, _ = data_load.pad([mapped_sources[i] for i in chosen], self.hp.encoder_stack)
+            inputs, maps = zip(*(base.prepare(self.base, sources[i], voices[i], self.hp) for i in chosen))
+            source, mask = data_load.pad(inputs, self.hp.encoder_stack)
+            mapped, _ = data_load.pad(maps, self.hp.encoder_stack)
             # Global attention does not tell when a sentence ends, so it comes from the length ratio of the training
             known = self.hp.attention == "global"
-            limits = [round(base.length_ratio(self.base, voices[i]) * len(sources[i].linear)) if known
-                      else int(MAX_RATIO * len(sources[i].linear)) + self.hp.r for i in chosen]
+            limits = [round(float(self.base.length_ratio) * len(each)) if known
+                      else int(MAX_RATIO * len(each)) + self.hp.r for each in inputs]
             steps = int((max(limits) if known else MAX_RATIO * source.shape[1]) / self.hp.r) + 2
             out = [np.asarray(x) for x in self._convert(source, mapped, mask, steps, np.float32(limits))]
-            for i, limit, mel, pitch, linear, length, stopped, positions, weights in zip(chosen, limits, *out):
+            for i, limit, mel, pitch, length, stopped, positions, weights in zip(chosen, limits, *out):
                 stopped, length = bool(stopped) and length <= limit, min(length, limit)
-                results[i] = Converted(mel[:length], pitch[:length], linear[:length], positions[:length],
+                results[i] = Converted(mel[:length], pitch[:length], None, positions[:length],
                                        weights[:length, :len(sources[i].linear)], stopped)
         return results
+
+    def finish(self, written: list[Converted], sources: list[Features], voices: list[base.Voice],
+               batch_size: int = 16) -> list[Converted]:
+        """Restore what the networks wrote, and draw it."""
+        finished, order = list(written), sorted(range(len(written)), key=lambda i: len(written[i].mel))
+        for first in range(0, len(order), batch_size):
+            chosen = order[first:first + batch_size]
+            mels = [self.restore(written[i].mel, written[i].positions, sources[i], voices[i]) for i in chosen]
+            for i, mel, linear in zip(chosen, mels, self.draw(mels, [written[i].pitch for i in chosen])):
+                finished[i] = written[i]._replace(mel=mel, linear=linear)
+        return finished
+
+    def restore(self, mel: np.ndarray, positions: np.ndarray, source: Features, voice: base.Voice) -> np.ndarray:
+        """The input of the post-net (T, M) from the networks' mel (T, M), which was read at `positions` (T,)."""
+        return base.restore(self.base, np.asarray(self.generator.movement), mel, positions, source, voice, self.hp)
+
+    def draw(self, mels: list[np.ndarray], pitches: list[np.ndarray]) -> list[np.ndarray]:
+        """Linear spectrograms (T, F) of mel (T, M) and pitch (T, 2) by the post-net."""
+        mel, mask = data_load.pad(mels, 1)
+        linear = np.asarray(self._draw(mel, data_load.pad(pitches, 1)[0], mask))
+        return [each[:len(mel)] for each, mel in zip(linear, mels)]
 
 
 def load_converter(logdir: pathlib.Path, checkpoint: str | None = None, overrides: list[str] = ()) -> Converter:
@@ -148,7 +180,7 @@ class ConvertedRecording(NamedTuple):
 def convert_recording(wav: np.ndarray, converter: Converter, pool) -> ConvertedRecording:
     """Convert a recording (samples,) of any length, CHUNKS_AT_ONCE chunks at a time to limit the use of memory.
 
-    The recording is taken to be of one speaker, whose voice is found from the first CHUNKS_AT_ONCE chunks.
+    The recording is taken to be of one speaker, whose voice is measured on the first CHUNKS_AT_ONCE chunks.
     """
     hp, voices, voice, stopped, first, voiced = converter.hp, [], None, True, None, []
     chunks = split_at_pauses(wav, hp)

@@ -31,15 +31,15 @@ def blur(mel: np.ndarray, rng: np.random.Generator, hp: HyperParams) -> np.ndarr
     return total / BLUR_COPIES
 
 
-def vary(source: np.ndarray, rng: np.random.Generator, hp: HyperParams) -> np.ndarray:
-    """Vary pitch, formants and spectral colour of a source (S, F) at random, and sometimes mask a band."""
-    n_bins = source.shape[1]
-    source = warp_bins(source, np.arange(n_bins) * np.exp(hp.augment_vtl * rng.uniform(-1.0, 1.0)))
-    colour = np.interp(np.linspace(0.0, 1.0, n_bins), np.linspace(0.0, 1.0, CURVE_POINTS),
-                       hp.augment_eq / hp.range_db * rng.uniform(-1.0, 1.0, CURVE_POINTS))
-    varied = np.where(source > 0.0, np.clip(source + colour, 0.0, 1.0), 0.0)
-    width = int(rng.uniform(-1.0, 1.0) * hp.freq_mask * n_bins)  # no band in half of the cases
-    if width > 0:
-        start = int(rng.integers(n_bins - width))
-        varied[:, start:start + width] = varied.mean()
-    return varied.astype(np.float32)
+def vary(linear: np.ndarray, mel: np.ndarray, rng: np.random.Generator,
+         hp: HyperParams) -> tuple[np.ndarray, np.ndarray]:
+    """Vary the vocal tract and the colour of a source, linear (S, F) and mel (S, M), at random and both alike."""
+    factor = np.exp(hp.augment_vtl * rng.uniform(-1.0, 1.0))
+    colour = hp.augment_eq / hp.range_db * rng.uniform(-1.0, 1.0, CURVE_POINTS)
+    bins, centres = np.arange(hp.n_linear), utils.mel_centres(hp.sample_rate, hp.n_mels)
+
+    def varied(spectrogram, places, hertz):
+        curve = np.interp(hertz, np.linspace(0.0, hp.sample_rate / 2, CURVE_POINTS), colour)
+        return warp_bins(spectrogram, places) + curve.astype(np.float32)
+    return (varied(linear, bins * factor, bins * hp.sample_rate / hp.n_fft),
+            varied(mel, np.interp(centres * factor, centres, np.arange(hp.n_mels)), centres))

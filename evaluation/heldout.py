@@ -25,7 +25,6 @@ from conversion.inference import Converted, Converter
 from corpus.analysis import Features
 from corpus.manifest import Pair
 from hyperparams import HyperParams
-from networks import Generator
 
 RETRIEVAL_LIMIT = 200  # the largest number of target sentences that content retrieval chooses among
 
@@ -60,7 +59,7 @@ def evaluate(corpus: data_load.Corpus, out: pathlib.Path, converter: Converter, 
                 " of the source": [load_segment(pair.source_file, pair.source_start, pair.source_end, hp)
                                    for pair in tqdm(pairs, "recordings of the source", disable=None)]}
         if has_target:
-            told = synthesize_oracles(corpus, pairs, converter.generator) if oracles else {}
+            told = synthesize_oracles(corpus, pairs, converter) if oracles else {}
             measured, whole, n_candidates = compare_sentences(corpus, pairs, wavs, told, hp, work)
         else:
             measured, whole, n_candidates = [{} for _ in pairs], compare_voices(corpus, wavs, hp, work), 0
@@ -140,14 +139,14 @@ def compare_voice(recordings: list[Features], natural: list[Features], hp: Hyper
     """Compare the mean spectrum and the median pitch of recordings with those of `natural` recordings of a voice."""
     shapes = []
     for group in (recordings, natural):
-        spectrum = np.mean([base.voiceprint(each, hp)[:-1] for each in group], axis=0)
+        spectrum = np.mean([base.speech_means(each, hp)[0] for each in group], axis=0)
         shapes.append(hp.range_db * (spectrum - spectrum.mean()))
     hertz = [np.concatenate([each.hertz[each.hertz > 0.0] for each in group]) for group in (recordings, natural)]
     return {"long-term spectrum dB": float(np.sqrt(np.mean(np.square(shapes[0] - shapes[1])))),
             "median F0 ratio": float(np.median(hertz[0]) / np.median(hertz[1])) if all(map(len, hertz)) else math.nan}
 
 
-def synthesize_oracles(corpus: data_load.Corpus, pairs: list[Pair], generator: Generator) -> dict[str, list[tuple]]:
+def synthesize_oracles(corpus: data_load.Corpus, pairs: list[Pair], converter: Converter) -> dict[str, list[tuple]]:
     """Linear spectrogram (T, F) and pitch (T, 2) of each pair when the networks get a part of the truth, which shows
     which network falls short.
 
@@ -156,19 +155,22 @@ def synthesize_oracles(corpus: data_load.Corpus, pairs: list[Pair], generator: G
     the post-net draws from the target's mel and pitch.
     """
     synthesized: dict[str, list] = {}
+    generator = converter.generator
     for pair in tqdm(pairs, "oracles", disable=None):
-        batch = corpus.assemble([corpus.whole(pair)])
+        batch, recording, voice = corpus.assemble([corpus.whole(pair)]), corpus.recording(pair), corpus.voice(pair)
         source, mapped, mask, true, frames = (batch[name] for name in (
             "source", "mapped", "source_mask", "positions", "mel"))
-        memory, length, steps = generator.encoder(source, mask), len(corpus.path(pair)), true.shape[1] - 1
+        (memory, corrected), length = generator.encoder(source, mapped, mask), len(corpus.path(pair))
         told = {" along the DTW path": {"positions": true}} if generator.hp.attention == "local" else {}
-        inputs, valid = {}, batch["mask"]
+        inputs = {}
         for kind, truth in (told | {" with teacher forcing": {"frames": frames}}).items():
-            decoded = generator.decoder(memory, mapped, mask, true[:, 0], steps=steps, **truth)
-            inputs[kind] = generator.postnet_inputs(decoded, mapped, mask, valid)
-        for kind, (mel, pitch) in (inputs | {" from natural mel": (frames, batch["pitch"])}).items():
-            linear = np.asarray(generator.postnet(mel, pitch, valid))
-            synthesized.setdefault(kind, []).append((linear[0, :length], np.asarray(pitch)[0, :length]))
+            decoded = generator.decoder(memory, corrected, mask, true[:, 0], steps=true.shape[1] - 1, **truth)
+            mel, pitch, places = (np.asarray(x)[0, :length] for x in (
+                *generator.speech(decoded, mapped, mask, batch["mask"]), generator.decoder.places(decoded)))
+            inputs[kind] = converter.restore(mel, places, recording, voice), pitch
+        natural = frames[0, :length], batch["pitch"][0, :length]
+        for kind, (mel, pitch) in (inputs | {" from natural mel": natural}).items():
+            synthesized.setdefault(kind, []).append((converter.draw([mel], [pitch])[0], pitch))
     return synthesized
 
 

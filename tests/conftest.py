@@ -52,7 +52,7 @@ DEMO_IDS = [f"demo_{i:03d}" for i in range(1, 11)]
 
 TINY = hyperparams.HyperParams(
     width=16, encoder_banks=2, postnet_banks=2, highway_layers=1, batch_size=4, postnet_window=32, postnet_steps=3,
-    mel_steps=3, warmup_steps=1, log_steps=1, save_steps=2, n_samples=1, griffin_lim_iters=4)
+    encoder_steps=2, decoder_steps=3, warmup_steps=1, log_steps=1, save_steps=2, n_samples=1, griffin_lim_iters=4)
 
 
 def resume(run: Run) -> bool:
@@ -74,17 +74,14 @@ def tiny_hp() -> hyperparams.HyperParams:
     return TINY
 
 
-def plain_base(hp: hyperparams.HyperParams = TINY, speakers: tuple[str, ...] = ("rms",)) -> base.Base:
-    """A base that leaves the source unchanged: its maps pick the middle frame, and it neither warps nor adds movement.
-    Every recording is recognised as the first of `speakers`."""
-    n = len(speakers)
+def plain_base(hp: hyperparams.HyperParams = TINY) -> base.Base:
+    """A base that leaves the source unchanged, less its mean: its map picks the middle frame."""
     kernel = np.zeros(((2 * linear_map.CONTEXT + 1) * hp.n_mels, hp.n_mels), np.float32)
     kernel[linear_map.CONTEXT * hp.n_mels:(linear_map.CONTEXT + 1) * hp.n_mels] = np.eye(hp.n_mels)
-    bands = np.zeros((n, hp.n_mels), np.float32)
-    movements = np.ones((n, utils.MODULATION_FRAMES // 2 + 1, hp.n_mels), np.float32)
-    return base.Base(np.array(speakers), np.repeat(kernel[None], n, axis=0), bands, bands, np.ones(n), movements,
-                     movements[0], np.array([[0.0, 1.0]] * (n + 1)), np.zeros((n, hp.n_mels + 1)), np.full(n, np.inf),
-                     np.ones(n))
+    bands, bins = np.zeros(hp.n_mels, np.float32), np.zeros(hp.n_linear, np.float32)
+    movements = np.ones((utils.MODULATION_FRAMES // 2 + 1, hp.n_mels), np.float32)
+    return base.Base(kernel, bands, bands - 1.0, bins - 1.0, bins + 1.0, np.array([1.0, 0.0, 1.0]), movements,
+                     np.array(1.0), np.eye(hp.n_mels, dtype=np.float32), bands)
 
 
 def plain_corpus(data: pathlib.Path, hp: hyperparams.HyperParams = TINY, share: tuple[int, int] = (0, 1)):

@@ -30,7 +30,7 @@ def flipped(path):
 
 def incomplete(path):
     arrays = dict(np.load(path))
-    del arrays["target_modulation"]
+    del arrays["modulation"]
     np.savez(path, **arrays)
 
 
@@ -39,7 +39,7 @@ def of_another_version(path):
 
 
 def of_objects(path):
-    np.savez(path, **{**np.load(path), "speakers": np.array([{}], object)})
+    np.savez(path, **{**np.load(path), "kernel": np.array([{}], object)})
 
 
 @pytest.mark.parametrize("spoil", [lambda path: path.unlink(), lambda path: path.write_bytes(b""),

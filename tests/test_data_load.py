@@ -37,7 +37,8 @@ def test_a_batch_is_a_function_of_seed_and_step(corpus, demo_data, tiny_hp, make
 @pytest.mark.parametrize("share", [0.0, 1.0])
 def test_the_names_of_a_batch_are_those_of_its_pairs(demo_data, tiny_hp, monkeypatch, share):
     corpus, read = plain_corpus(demo_data, tiny_hp.replace(whole_utterances=share)), []
-    monkeypatch.setattr(corpus, "mapped", lambda pair, *_: np.zeros((9, 2), np.float32))
+    for pair in corpus.train:  # measured before, because this reads the features, too
+        corpus.voice(pair)
     features = corpus.features
     monkeypatch.setattr(corpus, "features", lambda speaker, utterance, kind: read.append(
         (speaker, utterance, kind)) or features(speaker, utterance, kind))
@@ -158,12 +159,14 @@ def test_crops_contain_the_stored_features_of_their_segments(corpus, demo_data, 
         def stored(speaker, kind, pair=pair):
             return np.load(demo_data / "features" / speaker / f"{pair.utterance}.{kind}.npy").astype(np.float32)
         length, source_length = end - start, source_end - source_start
-        assert np.array_equal(batch["source"][i, :source_length], stored("rms", "linear")[source_start:source_end])
-        mapped = batch["mapped"][i, :source_length]  # from a base that changes nothing
-        heard = stored("rms", "mel")[source_start:source_end]
-        np.testing.assert_allclose(mapped[:, :tiny_hp.n_mels], heard, atol=1e-3)
-        contour = analysis.pitch_contour(np.ravel(stored("rms", "pitch")), tiny_hp)[source_start:source_end]
-        np.testing.assert_allclose(mapped[:, tiny_hp.n_mels], contour, atol=1e-3)
+        voice = corpus.voice(pair)  # its mean is taken out, and the base changes nothing
+        heard = stored("rms", "linear")[source_start:source_end] - voice.linear
+        np.testing.assert_allclose(batch["source"][i, :source_length], heard, atol=1e-5)
+        mapped = batch["mapped"][i, :source_length]
+        heard = stored("rms", "mel")[source_start:source_end] - voice.mel
+        np.testing.assert_allclose(mapped[:, :tiny_hp.n_mels], heard, atol=1e-5)
+        contour = base.map_pitch(corpus.base, np.ravel(stored("rms", "pitch")), voice, tiny_hp)
+        np.testing.assert_allclose(mapped[:, tiny_hp.n_mels:], contour[source_start:source_end], atol=1e-5)
         assert np.array_equal(batch["mel"][i, :length], stored("slt", "mel")[start:end])
         assert np.array_equal(batch["linear"][i, :length], stored("slt", "linear")[start:end])
         assert (batch["mask"][i].sum(), batch["source_mask"][i].sum()) == (length, source_length)
@@ -179,26 +182,25 @@ def test_positions_are_the_dtw_path(corpus, demo_data, tiny_hp):
         np.testing.assert_allclose(row[:len(steps)] + source_start, path[steps], atol=1e-4)
 
 
-def test_mapped_source_comes_from_the_base_and_is_cached(demo_data, demo_base, tiny_hp, monkeypatch):
-    corpus, map_source, made = Corpus(demo_data, tiny_hp), base.map_source, []
-    monkeypatch.setattr(base, "map_source", lambda found, features, voice, hp: made.append(voice) or map_source(
-        found, features, voice, hp))
+def test_voice_of_a_source_is_measured_once_for_each_base(demo_data, demo_base, tiny_hp, monkeypatch):
+    corpus, find_voice, made = Corpus(demo_data, tiny_hp), base.find_voice, []
+    monkeypatch.setattr(base, "find_voice", lambda *args: made.append(args) or find_voice(*args))
     corpus.use_base(demo_base)
     pair = corpus.train[0]
-    whole, voice = corpus.mapped(pair), base.find_voice(demo_base, corpus.recording(pair), tiny_hp, "rms")
-    expected = np.concatenate(map_source(demo_base, corpus.recording(pair), voice, tiny_hp), axis=1)
-    np.testing.assert_allclose(whole, expected, atol=1e-3)  # the cache is in float16
-    np.testing.assert_array_equal(corpus.mapped(pair, 30, 50), whole[30:50])
-    assert made == [voice] and whole.shape == (pair.source_end, 2 * tiny_hp.n_mels + 2) and whole.dtype == np.float32
-    corpus.use_base(demo_base._replace(biases=demo_base.biases + 0.1))  # this clears the cache
-    np.testing.assert_allclose(corpus.mapped(pair)[:, :tiny_hp.n_mels], whole[:, :tiny_hp.n_mels] + 0.1, atol=1e-3)
+    for found, expected in zip(corpus.voice(pair), find_voice(demo_base, corpus.recording(pair), tiny_hp)):
+        np.testing.assert_array_equal(found, expected)
+    assert corpus.voice(pair) is corpus.voice(pair) and len(made) == 1
+    corpus.use_base(demo_base)
+    assert corpus.voice(pair) and len(made) == 2
 
 
-def test_augmentation_changes_only_the_source(corpus):
+def test_augmentation_changes_the_source_and_what_the_map_makes_of_it(corpus, tiny_hp):
     crops = crops_of(corpus, 8)
     plain, varied = corpus.assemble(crops), corpus.assemble(crops, [np.random.default_rng(i) for i in range(8)])
-    assert np.abs(varied["source"] - plain["source"]).max() > 0.05
-    assert all(np.array_equal(varied[name], plain[name]) for name in plain if name != "source")
+    for name in ("source", "mapped"):
+        assert np.abs(varied[name] - plain[name]).max() > 0.05
+    np.testing.assert_array_equal(varied["mapped"][:, :, tiny_hp.n_mels:], plain["mapped"][:, :, tiny_hp.n_mels:])
+    assert all(np.array_equal(varied[name], plain[name]) for name in plain if name not in ("source", "mapped"))
 
 
 def test_a_paired_batch_needs_a_base(demo_data, tiny_hp):

@@ -83,7 +83,8 @@ def test_each_part_trains_and_converts_as_an_ablation_of_the_default(tiny_hp, ea
     hp = tiny_hp.replace(**{name: PARTS[name]})
     task, batch = make_task(hp), make_batch(hp)
     randomise(task.generator)
-    assert [stage for stage, _ in task.stages] == ["postnet", "mel", "joint"][:2 + (name == "joint_steps")]
+    assert [stage for stage, _ in task.stages] == ["postnet", *["encoder"] * (name != "attention"), "decoder",
+                                                   *["joint"] * (name == "joint_steps")]
     for stage, _ in task.stages:
         assert float(task.train_step(stage, batch, tf.Variable(0, dtype=tf.int64))["skipped"]) == 0.0
     for result in Converter(task.generator, plain_base(hp))(sources(hp, [20, 31]), [VOICE] * 2):
@@ -92,11 +93,12 @@ def test_each_part_trains_and_converts_as_an_ablation_of_the_default(tiny_hp, ea
 
 def test_without_a_base_the_mapped_source_is_zero_and_has_no_effect():
     source, = sources(HP, [23])
-    for part, size in zip(base.map_source(plain_base(HP), source, VOICE, HP), (HP.n_mels, 2, HP.n_mels)):
-        assert part.shape == (23, size) and not part.any()
+    linear, mapped = base.prepare(plain_base(HP), source, VOICE, HP)
+    np.testing.assert_array_equal(linear, source.linear)
+    assert mapped.shape == (23, HP.n_mels + 2) and not mapped.any()
     found = plain_base(HP)
     results = [Converter(randomise(make_generator(HP)), each)([source], [VOICE])[0]
-               for each in (found, found._replace(biases=found.biases + 0.5))]
+               for each in (found, found._replace(bias=found.bias + 0.5))]
     np.testing.assert_array_equal(results[0].linear, results[1].linear)
 
 
@@ -170,7 +172,7 @@ def test_the_preset_trains_resumes_evaluates_and_converts(demo_data, tmp_path, c
     for more in ([["--steps", "1"]] if script is train else []) + [[]]:
         assert script.main([*flags, "--logdir", str(tmp_path / "a"), *more]) == 0, capsys.readouterr().err
     assert kept(tmp_path / "a")[-1] == 2
-    assert float(base.load(tmp_path / "a").length_ratios[0]) == pytest.approx(1.0, abs=0.5)
+    assert float(base.load(tmp_path / "a").length_ratio) == pytest.approx(1.0, abs=0.5)
     logdir, held, out = ["--logdir", str(tmp_path / "a")], tmp_path / "held", tmp_path / "out"
     assert evaluate.main(["--data", str(demo_data), *logdir, "--out", str(held)]) == 0
     assert (held / "metrics.json").exists() and list((held / "audio").glob("*.wav"))

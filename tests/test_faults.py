@@ -280,7 +280,7 @@ def test_no_skipped_steps_are_logged_when_there_are_none(tmp_path):
 @pytest.mark.parametrize("broken, ends", [(range(4, 14), True), (range(4, 13), False),
                                           ((*range(2, 11), *range(12, 20)), False)])
 def test_ten_skipped_steps_in_a_row_end_training(tmp_path, broken, ends):
-    hp = HP.replace(mel_steps=20)
+    hp = HP.replace(decoder_steps=20)
     task = Skipping(hp, broken)
     run = run_folder.Run(tmp_path, hp, task.parts)
     with pytest.raises(UserError, match="10 steps in a row .* step 13 .*anna/one, anna/two.* learning_rate"

@@ -1,7 +1,6 @@
 """Global attention: what it reads, its gradients, padding, its positions, and the length of conversions."""
 import data_load
 import networks
-from conversion import base
 import keras
 import numpy as np
 import pytest
@@ -118,12 +117,12 @@ def test_padding_changes_no_loss_of_any_stage(tiny_hp, norm):
 
 def test_teacher_forcing_with_free_running_output_gives_the_same(generator):
     batch = make_batch(generator.hp)
-    memory = generator.encoder(batch["source"], batch["source_mask"])
+    memory, mapped = generator.encoder(batch["source"], batch["mapped"], batch["source_mask"])
+    assert mapped is batch["mapped"]
     assert memory.shape == (2, max(SOURCE_LENGTHS) // generator.hp.encoder_stack, generator.hp.width)
 
     def decode(**given):
-        return generator.decoder(memory, batch["mapped"], batch["source_mask"], np.zeros(2, np.float32), steps=6,
-                                 **given)
+        return generator.decoder(memory, mapped, batch["source_mask"], np.zeros(2, np.float32), steps=6, **given)
     free = decode()
     assert np.ptp(free.positions[:, :, 0], axis=1).min() > 0.1  # it reads at different positions
     for found, expected in zip(decode(frames=free.mel), free):
@@ -135,16 +134,15 @@ def test_teacher_forcing_with_free_running_output_gives_the_same(generator):
 @pytest.mark.parametrize("batch_size", [1, 16])
 def test_conversion_length_is_the_source_length_times_the_pace(generator, batch_size):
     inputs, lengths = sources(generator.hp, [40, 17, 31, 5]), [52, 22, 40, 6]
-    results = Converter(generator, plain_base(generator.hp)._replace(length_ratios=np.array([1.3])))(
-        inputs, [VOICE] * 4, batch_size)
-    whole = Converter(generator, plain_base(generator.hp)._replace(length_ratios=np.array([1.3])))(inputs, [VOICE] * 4)
+    converter = Converter(generator, plain_base(generator.hp)._replace(length_ratio=np.array(1.3)))
+    results, whole = converter.write(inputs, [VOICE] * 4, batch_size), converter(inputs, [VOICE] * 4)
     for length, source, result, other in zip(lengths, inputs, results, whole):
-        assert result.stopped and len(result.mel) == len(result.linear) == len(result.positions) == length
+        assert result.stopped and len(result.mel) == len(other.linear) == len(result.positions) == length
         assert result.weights.shape == (length, len(source.mel))
         full = len(source.mel) // STACK * STACK  # a partly filled memory vector includes padding
         np.testing.assert_array_less(result.weights[:, :full].sum(axis=1), 1.0 + 1e-4)
         assert full < len(source.mel) or result.weights.sum(axis=1) == pytest.approx(1.0, abs=1e-4)
-        for field in ("mel", "positions", "weights"):
+        for field in ("pitch", "positions", "weights"):
             np.testing.assert_allclose(getattr(result, field), getattr(other, field), atol=1e-4, err_msg=field)
 
 
@@ -152,9 +150,7 @@ def test_pace_of_a_source_is_that_of_all_its_training_pairs(demo_data, demo_base
     pairs = data_load.Corpus(demo_data, tiny_hp).train
     spoken, heard = (sum(getattr(pair, f"{kind}_end") - getattr(pair, f"{kind}_start") for pair in pairs)
                      for kind in ("target", "source"))
-    assert base.length_ratio(demo_base, VOICE) == pytest.approx(spoken / heard) and spoken != heard
-    two = plain_base(tiny_hp)._replace(length_ratios=np.array([0.8, 1.2]))
-    assert base.length_ratio(two, VOICE._replace(weights=np.array([0.25, 0.75]))) == pytest.approx(1.1)
+    assert float(demo_base.length_ratio) == pytest.approx(spoken / heard) and spoken != heard
 
 
 def test_pace_of_one_keeps_the_length_of_the_source(generator):

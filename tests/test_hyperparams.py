@@ -15,12 +15,12 @@ from hyperparams import HyperParams
 
 
 def test_overrides_keep_their_type():
-    hp = HyperParams().override(["width=64", "dropout=0.25", "norm=ln", "learning_rate=1", "mel_steps=0"])
-    assert (hp.width, hp.dropout, hp.norm, hp.learning_rate, hp.mel_steps) == (64, 0.25, "ln", 1.0, 0)
+    hp = HyperParams().override(["width=64", "dropout=0.25", "norm=ln", "learning_rate=1", "decoder_steps=0"])
+    assert (hp.width, hp.dropout, hp.norm, hp.learning_rate, hp.decoder_steps) == (64, 0.25, "ln", 1.0, 0)
     assert isinstance(hp.learning_rate, float)
     before, after = dataclasses.asdict(HyperParams()), dataclasses.asdict(hp)
     assert {name for name in before if before[name] != after[name]} == {
-        "width", "dropout", "norm", "learning_rate", "mel_steps"}
+        "width", "dropout", "norm", "learning_rate", "decoder_steps"}
 
 
 @pytest.mark.parametrize("wrong, right", [("witdh=3", "width"), ("batchsize=3", "batch_size"), ("lr=1", "r"),

@@ -146,7 +146,7 @@ def test_only_what_has_changed_is_converted_again(speakers, converter, again, mo
         weight.assign(values)
         assert again() == ("abcd", "abcd") and again() == ("", "abcd")
     base = converter.base
-    monkeypatch.setattr(converter, "base", base._replace(target_modulation=1.1 * base.target_modulation))
+    monkeypatch.setattr(converter, "base", base._replace(modulation=1.1 * base.modulation))
     assert again()[0] == "abcd"
 
 

@@ -59,7 +59,7 @@ def way(request):
 
 
 @pytest.mark.usefixtures("way")
-@pytest.mark.parametrize("stage", ["postnet", "mel"])
+@pytest.mark.parametrize("stage", ["postnet", "encoder", "decoder"])
 def test_paired_step_on_two_devices_equals_one_on_one_device(tiny_hp, strategies, stage):
     """Lengths are unequal, so that one device has more valid frames than the other; two devices share three rows."""
     hp = plain(tiny_hp)
@@ -102,7 +102,7 @@ def test_adversarial_step_on_two_devices_equals_one_on_one_device(tiny_hp, strat
 
 def test_any_number_of_devices_can_resume_and_evaluate_a_run(tiny_hp, demo_data, demo_base, strategies, tmp_path,
                                                              monkeypatch):
-    hp = tiny_hp.replace(postnet_steps=1, mel_steps=2, save_steps=99)
+    hp = tiny_hp.replace(postnet_steps=1, encoder_steps=0, decoder_steps=2, save_steps=99)
     monkeypatch.setattr(train.PairedTrainer, "validate", lambda self, run, stage: {})
     taken, solved, train_step = [], [], train.PairedTrainer.train_step
     monkeypatch.setattr(train.PairedTrainer, "train_step", lambda self, stage, batch, step: taken.append(
@@ -140,7 +140,7 @@ def test_two_workers_resume_after_one_was_killed(demo_data, tmp_path):
     """Two processes have a CPU each, and the first one writes. Restarted, they resume from the last checkpoint."""
     logdir = tmp_path / "run"
     settings = ["width=16", "encoder_banks=2", "postnet_banks=2", "highway_layers=1", "batch_size=4",
-                "postnet_window=32", "postnet_steps=3", "mel_steps=100000", "save_steps=10", "n_samples=1"]
+                "postnet_window=32", "postnet_steps=3", "decoder_steps=100000", "save_steps=10", "n_samples=1"]
     words = ["train_multi_gpus.py", "--data", str(demo_data), "--logdir", str(logdir)]
     words += [word for setting in settings for word in ("--set", setting)]
 

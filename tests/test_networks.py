@@ -15,7 +15,7 @@ from corpus.analysis import Features
 from modules import DecoderCell, StepInput, length_mask
 from networks import Generator
 
-STAGES = ("postnet", "mel")
+STAGES = ("postnet", "encoder", "decoder")
 SOURCE_LENGTHS, STEPS = (15, 13), (3, 2)  # source frames and decoder steps of two utterances
 
 
@@ -64,7 +64,7 @@ def make_batch(hp: hyperparams.HyperParams, more: int = 0, garbage: bool = False
         "source": rng.uniform(0, 1, (n, size, hp.n_linear)), "source_mask": None,
         "mapped": np.concatenate([
             rng.uniform(0, 1, (n, size, hp.n_mels)), rng.uniform(-1, 1, (n, size, 1)),
-            rng.integers(0, 2, (n, size, 1)), rng.uniform(-0.3, 0.3, (n, size, hp.n_mels))], axis=2),
+            rng.integers(0, 2, (n, size, 1))], axis=2),
         "mel": rng.uniform(0, 1, (n, frames, hp.n_mels)), "linear": rng.uniform(0, 1, (n, frames, hp.n_linear)),
         "pitch": np.stack([rng.uniform(-1, 1, (n, frames)), rng.integers(0, 2, (n, frames))], axis=2),
         "mask": None, "positions": np.cumsum(rng.uniform(2.0, 6.0, (n, max(STEPS) + 1)), axis=1) - 2.0}
@@ -88,7 +88,7 @@ def teach(generator: Generator, batch: dict):
 
 @pytest.mark.parametrize("norm", ["bn", "ln", "ins"])
 def test_padding_changes_no_loss_of_any_stage(tiny_hp, change, norm):
-    task = make_task(tiny_hp.replace(norm=norm, dropout=0.0))
+    task = make_task(tiny_hp.replace(norm=norm, dropout=0.0, encoder_dropout=0.0))
     randomise(task.generator)
     short, longer = make_batch(tiny_hp), make_batch(tiny_hp, more=2, garbage=True)
     change(task.generator, frame_dropout=0.0)
@@ -106,17 +106,19 @@ def test_padding_changes_no_output(generator, change, training, teacher):
     change(generator, dropout=0.0, frame_dropout=0.0)
     results = []
     for batch in (make_batch(hp), make_batch(hp, more=2, garbage=True)):
-        prenets = (generator.encoder.prenet, generator.encoder.frame_prenet)
-        for prenet in prenets:
-            prenet.dropout = 0.0
-        memory = generator.encoder(batch["source"], batch["source_mask"], training=training)
-        for prenet in prenets:
-            prenet.dropout = hp.dropout
+        encoder = generator.encoder
+        dropping = (encoder, encoder.prenet, encoder.frame_prenet, encoder.cbhg)
+        before = [layer.dropout for layer in dropping]
+        for layer in dropping:
+            layer.dropout = 0.0
+        memory, corrected = encoder(batch["source"], batch["mapped"], batch["source_mask"], training=training)
+        for layer, dropout in zip(dropping, before):
+            layer.dropout = dropout
         decoded = generator.decoder(
-            memory, batch["mapped"], batch["source_mask"], batch["positions"][:, 0],
+            memory, corrected, batch["source_mask"], batch["positions"][:, 0],
             steps=batch["positions"].shape[1] - 1, frames=batch["mel"] if teacher else None,
             positions=batch["positions"] if teacher else None, training=training)
-        mel, _ = generator.postnet_inputs(decoded, batch["mapped"], batch["source_mask"], batch["mask"])
+        mel, _ = generator.speech(decoded, batch["mapped"], batch["source_mask"], batch["mask"])
         linear = generator.postnet(mel, batch["pitch"], batch["mask"], training=training)
         results.append([np.asarray(x) for x in (memory, *decoded, mel, linear)])
     written, heard = np.array(STEPS) * hp.r, (max(STEPS) * hp.r - 1, STEPS[1] * hp.r - 2)
@@ -130,12 +132,12 @@ def test_padding_changes_no_output(generator, change, training, teacher):
 def test_teacher_forcing_with_free_running_output_gives_the_same_output(generator, change, frame_dropout):
     change(generator, frame_dropout=frame_dropout)
     batch = make_batch(generator.hp)
-    memory = generator.encoder(batch["source"], batch["source_mask"])
+    memory, mapped = generator.encoder(batch["source"], batch["mapped"], batch["source_mask"])
     start = np.array([0.0, 1.5], np.float32)
 
     def decode(**given):
         generator.seeds.state.assign([8, 9])  # the same frames are hidden
-        return generator.decoder(memory, batch["mapped"], batch["source_mask"], start, steps=6, **given)
+        return generator.decoder(memory, mapped, batch["source_mask"], start, steps=6, **given)
     free = decode()
     positions = np.concatenate([free.positions[:, :, 0], free.positions[:, -1:, 1]], axis=1)
     assert np.diff(positions, axis=1).std() > 0.1  # the pace is not constant
@@ -152,15 +154,14 @@ def base_at(mapped: np.ndarray, places: np.ndarray) -> np.ndarray:
 
 
 @pytest.mark.parametrize("share", [0.0, 0.5, 1.0])
-def test_postnet_gets_a_share_of_the_correction_and_the_voicing_of_the_source(generator, monkeypatch, share):
+def test_speech_has_a_share_of_the_correction_and_the_voicing_of_the_source(generator, monkeypatch, share):
     monkeypatch.setattr(generator, "hp", generator.hp.replace(correction=share))
     batch = make_batch(generator.hp)
     decoded, m = teach(generator, batch), generator.hp.n_mels
-    mel, pitch = map(np.asarray, generator.postnet_inputs(decoded, batch["mapped"], batch["source_mask"],
-                                                          batch["mask"]))
+    mel, pitch = map(np.asarray, generator.speech(decoded, batch["mapped"], batch["source_mask"], batch["mask"]))
     last = np.array(SOURCE_LENGTHS, np.float32)[:, None] - 1.0
     base = base_at(batch["mapped"], np.minimum(generator.decoder.places(decoded), last))
-    expected = (1.0 - share) * base[:, :, :m] + share * np.asarray(decoded.mel) + base[:, :, m + 2:]
+    expected = (1.0 - share) * base[:, :, :m] + share * np.asarray(decoded.mel)  # the map itself with a share of 0
     assert np.abs(base[:, :, :m] - np.asarray(decoded.mel)).max() > 0.01
     np.testing.assert_allclose(mel, np.clip(expected, 0.0, 1.0) * batch["mask"][:, :, None], atol=1e-4)
     octaves = (1.0 - share) * base[:, :, m] + share * np.asarray(decoded.pitch)[:, :, 0]
@@ -169,7 +170,7 @@ def test_postnet_gets_a_share_of_the_correction_and_the_voicing_of_the_source(ge
 
 
 @pytest.mark.parametrize("free", [True, False])
-def test_untrained_model_outputs_the_base_with_its_texture(tiny_hp, free):
+def test_untrained_model_outputs_the_mapped_source(tiny_hp, free):
     hp, batch = tiny_hp.replace(r=4), make_batch(tiny_hp.replace(r=4))
     generator, mask, m = make_generator(hp), batch["mask"], hp.n_mels
     decoded = teach(generator, batch | {"mel": None} if free else batch)
@@ -180,11 +181,13 @@ def test_untrained_model_outputs_the_base_with_its_texture(tiny_hp, free):
     np.testing.assert_allclose(decoded.mel, expected[:, :, :m], atol=1e-4)
     np.testing.assert_allclose(decoded.pitch[:, :, 0], expected[:, :, m], atol=1e-4)
     np.testing.assert_allclose(decoded.pitch[:, :, 1], DecoderCell.SURE * (expected[:, :, m + 1] - 0.5), atol=1e-3)
-    mel, pitch = map(np.asarray, generator.postnet_inputs(decoded, batch["mapped"], batch["source_mask"], mask))
+    mel, pitch = map(np.asarray, generator.speech(decoded, batch["mapped"], batch["source_mask"], mask))
     np.testing.assert_allclose(pitch, expected[:, :, m:m + 2], atol=1e-4)
-    textured = np.clip(expected[:, :, :m] + expected[:, :, m + 2:], 0.0, 1.0) * mask[:, :, None]
-    np.testing.assert_allclose(mel, textured, atol=1e-4)
-    assert (expected[:, :, :m] + expected[:, :, m + 2:]).max() > 1.1 and np.ptp(mel) == 1.0  # clipped at 0 and 1
+    np.testing.assert_allclose(mel, np.clip(expected[:, :, :m], 0.0, 1.0) * mask[:, :, None], atol=1e-4)
+    starts, ends = batch["positions"][:, :-1, None], batch["positions"][:, 1:, None]
+    expected = base_at(batch["mapped"], (starts + (ends - starts) * np.arange(hp.r) / hp.r).reshape(2, -1))
+    on_path = generator.encode_on_path(batch["source"], batch["mapped"], batch["source_mask"], batch["positions"])
+    np.testing.assert_allclose(on_path, expected[:, :, :m], atol=1e-4)
 
 
 def test_correction_by_the_networks_does_not_depend_on_the_base(generator, change, eager):
@@ -216,7 +219,7 @@ def test_gradient_of_the_pace_flows_through_the_base(generator, change, eager):
     change(generator, frame_dropout=0.0)
     batch, bias = make_batch(generator.hp), generator.decoder.cell.attention.pace_layer.bias
     # Straight lines, which have the same slope between all frames
-    slope = np.random.default_rng(1).normal(0.0, 0.1, generator.hp.n_mels * 2 + 2)
+    slope = np.random.default_rng(1).normal(0.0, 0.1, generator.hp.n_mels + 2)
     batch["mapped"] = (np.arange(max(SOURCE_LENGTHS))[None, :, None] * slope).astype(np.float32).repeat(2, axis=0)
 
     def loss():
@@ -235,11 +238,11 @@ def test_gradient_of_the_pace_flows_through_the_base(generator, change, eager):
 def test_free_running_equals_stepping_the_cell_by_hand(generator, change):
     change(generator, frame_dropout=0.0)
     hp, batch, steps = generator.hp, make_batch(generator.hp), 5
-    memory = generator.encoder(batch["source"], batch["source_mask"])
+    memory, mapped = generator.encoder(batch["source"], batch["mapped"], batch["source_mask"])
     lengths = batch["source_mask"].sum(axis=1)
     start, width = np.zeros(2, np.float32), hp.width + hp.width // 2
-    free = generator.decoder(memory, batch["mapped"], batch["source_mask"], start, steps=steps)
-    memory = generator.decoder.cell.attention.prepare_memory(memory, batch["mapped"][:, :, :hp.n_mels + 2])
+    free = generator.decoder(memory, mapped, batch["source_mask"], start, steps=steps)
+    memory = generator.decoder.cell.attention.prepare_memory(memory, mapped)
     state = generator.decoder.cell.start(start, memory)
     for step in range(steps):
         given = StepInput(frame=np.full((2, hp.n_mels), 9.0, np.float32), use_frame=np.zeros((2, 1), np.float32),
@@ -294,7 +297,7 @@ def test_only_the_last_frame_of_a_group_is_fed_back(generator, change):
     assert np.abs(decode(slice(r - 1, r)) - plain)[:, r:].max() > 1e-4
 
 
-VOICE = base.Voice(np.ones(1), 1.0, 0.0)
+VOICE = base.Voice(np.zeros(80, np.float32), np.zeros(513, np.float32), 0.0, 1.0, 1.0)
 
 
 def sources(hp: hyperparams.HyperParams, lengths: list[int], seed: int = 10) -> list[Features]:
@@ -330,7 +333,7 @@ def test_conversion_does_not_depend_on_the_rest_of_the_batch(generator, change, 
     for result in together:  # the output of the decoder after the end has no effect
         linear = generator.postnet(result.mel[None], result.pitch[None], np.ones((1, len(result.mel)), np.float32))[0]
         np.testing.assert_allclose(result.linear, linear, atol=1e-4)
-    for alone, result in zip(converter(inputs, [VOICE] * 3, batch_size=1), together):
+    for alone, result in zip([converter([each], [VOICE])[0] for each in inputs], together):
         assert alone.stopped == result.stopped and len(alone.mel) == len(result.mel)
         for field in ("mel", "pitch", "linear", "positions", "weights"):
             tolerance = 2e-3 if field == "linear" else 1e-4  # the highest harmonics amplify small changes of pitch

@@ -2,7 +2,7 @@
 import numpy as np
 import pytest
 import scipy.fft
-from test_base import HP, VOICES, Known, known_base, known_corpus, map_source, smooth_noise  # noqa: F401  fixtures
+from test_base import HP, known_base, known_corpus, smooth_noise  # noqa: F401  fixtures
 
 import utils
 from conversion import base
@@ -42,53 +42,58 @@ def test_modulate_scales_each_frequency_and_order_and_keeps_means():
 def test_gains_bring_one_modulation_spectrum_to_another_within_bounds():
     rng = np.random.default_rng(0)
     mapped = 1.0 + rng.uniform(size=(33, 12))
-    np.testing.assert_allclose(base.gains(mapped, 4.0 * mapped), 2.0)
-    np.testing.assert_allclose(base.gains(mapped, mapped), 1.0)
-    np.testing.assert_allclose(base.gains(mapped, 1e4 * mapped), base.MOST_GAIN)
-    np.testing.assert_allclose(base.gains(mapped, 1e-4 * mapped), 1.0 / base.MOST_GAIN)
+    for power, gain in ((4.0, 2.0), (1.0, 1.0), (1e4, base.MOST_GAIN), (1e-4, 1.0 / base.MOST_GAIN)):
+        np.testing.assert_allclose(np.exp(base.gains(mapped, power * mapped)), gain, rtol=1e-5)
     assert np.isfinite(base.gains(np.zeros((33, 12)), np.ones((33, 12)))).all()
 
 
-def test_converted_training_data_have_the_modulation_of_the_target():
-    hp = HP.replace(n_mels=40)
-    corpus = Known(hp, n_pairs=12)
-    solved = base.solve(corpus)
-    np.testing.assert_allclose(solved.target_modulation, base.modulation_power(
-        [corpus.target_features(pair, "mel") for pair in corpus.target_pairs]), rtol=1e-5)
-    for number, source in enumerate(VOICES):  # the targets are noise, so another modulation replaces theirs
-        wanted = solved.modulation[number] * np.linspace(3.0, 0.5, 33)[:, None] * np.linspace(0.5, 1.5, 40)
-        mapped = [map_source(solved._replace(target_modulation=wanted), corpus.recording(pair), hp, source)
-                  for pair in corpus.of(source)]
-        apart = [np.abs(base.gains(base.modulation_power(mels), wanted) - 1.0).mean()
-                 for mels in ([one.mel for one in mapped], [one.mel + one.texture for one in mapped])]
-        assert apart[0] > 1.0 and apart[1] < 0.2, apart
+@pytest.fixture(scope="module")
+def written(corpus, solved) -> list[tuple]:
+    """Mapped mel, positions, features and voice of each recording of the corpus."""
+    found = []
+    for features in map(corpus.recording, corpus.train):
+        voice = base.find_voice(solved, features, HP)
+        mel = base.prepare(solved, features, voice, HP)[1][:, :HP.n_mels]
+        found.append((mel, np.arange(len(mel)), features, voice))
+    return found
 
 
-def test_postfilter_is_an_exponent_of_the_gains_and_0_disables_it(corpus, solved):
-    features, known = corpus.recording(corpus.train[0]), solved
-    solved = known._replace(target_modulation=1.5 * known.modulation[0])
-    plain, gained = (map_source(solved, features, HP.replace(postfilter=exponent), "anna") for exponent in (0.0, 1.0))
-    source = np.maximum(features.mel.astype(np.float32), solved.floors[0])
-    detailed = base.detailed(plain.mel, source, float(solved.warps[0]), HP)
-    np.testing.assert_allclose(plain.mel + plain.texture, detailed, atol=1e-5)
-    half = solved._replace(target_modulation=np.sqrt(solved.target_modulation * solved.modulation[0]))
-    doubled = map_source(half, features, HP.replace(postfilter=2.0), "anna")
-    np.testing.assert_allclose(doubled.texture, gained.texture, atol=1e-4)
-    assert np.abs(gained.texture - plain.texture).max() > 0.01
+def test_restored_speech_has_the_modulation_that_is_wanted(solved, written):
+    plain = base.modulation_power([base.with_detail(solved, *each, HP) for each in written])
+    wanted = plain * np.linspace(3.0, 0.5, 33)[:, None] * np.linspace(0.5, 1.5, HP.n_mels)
+    gains = base.gains(plain, wanted)
+    apart = [np.abs(np.exp(base.gains(base.modulation_power(mels), wanted)) - 1.0).mean() for mels in (
+        [mel for mel, *_ in written], [base.restore(solved, gains, *each, HP) for each in written])]
+    assert apart[0] > 0.3 and apart[1] < 0.2, apart
 
 
-def test_finest_detail_comes_from_the_source(corpus, solved):
-    """This also holds where the map gives no detail."""
-    rng = np.random.default_rng(3)
-    flat = solved._replace(kernels=0.0 * solved.kernels, biases=0.0 * solved.biases + 0.5, warps=np.ones(2),
-                           modulation=np.repeat(solved.target_modulation[None], 2, axis=0))
-    features = corpus.recording(corpus.train[0])
-    fine = (0.02 * rng.choice([-1.0, 1.0], features.mel.shape)).astype(np.float32)
-    plain, detailed = (map_source(flat, features._replace(mel=features.mel.astype(np.float32) + extra), HP, "anna")
-                       for extra in (0.0, fine))
-    added = detailed.texture - plain.texture
-    assert np.corrcoef(added.ravel(), fine.ravel())[0, 1] > 0.9
-    assert np.abs(base.smooth(added)).mean() < 0.1 * np.abs(added).mean()
+def test_postfilter_is_an_exponent_of_the_gains_and_0_disables_it(solved, written):
+    gains = base.gains(np.ones((33, HP.n_mels)), np.full((33, HP.n_mels), 1.5))
+    plain, gained, doubled = (base.restore(solved, gains, *written[0], HP.replace(postfilter=exponent))
+                              for exponent in (0.0, 1.0, 2.0))
+    np.testing.assert_allclose(plain, np.clip(base.with_detail(solved, *written[0], HP), 0.0, 1.0), atol=1e-5)
+    np.testing.assert_allclose(doubled, base.restore(solved, 2.0 * gains, *written[0], HP), atol=1e-5)
+    assert np.abs(gained - plain).max() > 0.01
+
+
+@pytest.mark.parametrize("share", [0.0, 0.5, 1.0])
+def test_a_share_of_the_finest_detail_comes_from_the_source(solved, written, share):
+    mel, positions, features, voice = written[0]
+    flat, voice = np.full_like(mel, 0.5), voice._replace(warp=1.0)
+    fine = (0.02 * np.random.default_rng(3).choice([-1.0, 1.0], mel.shape)).astype(np.float32)
+    loud = voice.mel + np.abs(solved.mel_floor) + 0.0 * mel
+    plain, detailed = (base.with_detail(solved, flat, positions, features._replace(mel=loud + extra), voice,
+                                        HP.replace(detail=share)) for extra in (0.0, fine))
+    added = detailed - plain
+    np.testing.assert_allclose(added, share * (fine - base.smooth(fine)), atol=1e-4)
+
+
+def test_voice_of_a_new_target_follows_the_networks(solved, written):
+    """The map onwards comes before detail and movement."""
+    onward = solved._replace(onward_kernel=0.5 * solved.onward_kernel, onward_bias=solved.onward_bias + 0.1)
+    mel, *rest = written[0]
+    np.testing.assert_allclose(base.with_detail(onward, mel, *rest, HP),
+                               base.with_detail(solved, 0.5 * mel + 0.1, *rest, HP), atol=1e-5)
 
 
 def formants(factor: float, hp: HyperParams) -> np.ndarray:
@@ -112,13 +117,3 @@ def test_warp_is_the_ratio_between_the_formants_of_two_voices(factor):
     flat = np.full((5, hp.n_mels), 0.3, np.float32)
     for known in ((flat, flat), (low[:1], high[:1])):  # nothing is known without movement over time
         assert linear_map.find_warp(*known, hp) == pytest.approx(1.0)
-
-
-def test_warp_is_estimated_for_a_new_voice_and_stored_for_a_known_one(corpus, solved, monkeypatch):
-    used = []
-    monkeypatch.setattr(linear_map, "find_warp", lambda *_: 1.25)
-    monkeypatch.setattr(linear_map, "warp_formants", lambda mel, factor, hp: used.append(factor) or mel)
-    for number in (0, 1, None):
-        monkeypatch.setattr(base, "recognise", lambda *_, number=number: number)
-        map_source(solved._replace(warps=np.array([0.8, 0.9])), corpus.recording(corpus.train[0]), HP)
-    assert used == [0.8, 0.9, 1.25]

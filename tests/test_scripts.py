@@ -57,7 +57,7 @@ def test_help_names_the_command_and_its_flags(script, capsys, monkeypatch):
 
 
 SETTINGS = ["width=16", "encoder_banks=2", "postnet_banks=2", "highway_layers=1", "batch_size=4", "postnet_window=32",
-            "postnet_steps=60", "mel_steps=15", "learning_rate=5e-3", "griffin_lim_iters=4"]
+            "postnet_steps=60", "decoder_steps=15", "learning_rate=5e-3", "griffin_lim_iters=4"]
 HELDOUT = ["demo_003", "demo_007"]
 
 

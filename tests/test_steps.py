@@ -11,9 +11,8 @@ import train
 def test_each_stage_trains_only_its_own_network(tiny_hp, eager):
     task = make_task(tiny_hp.replace(frame_dropout=0.5, warmup_steps=0))
     generator, batch = randomise(task.generator), make_batch(tiny_hp)
-    core = [*generator.encoder.weights, *generator.decoder.weights]
-    parts = {"mel": core, "postnet": generator.postnet.weights}
-    assert len(core) + len(generator.postnet.weights) == len(generator.weights)
+    parts = {stage: getattr(generator, stage).weights for stage in STAGES}
+    assert sum(map(len, parts.values())) + 1 == len(generator.weights)  # and the gains, which are measured
     for number, stage in enumerate(STAGES):
         own = {id(weight) for weight in parts[stage]}
         with tf.GradientTape() as tape:
@@ -74,7 +73,8 @@ def test_a_step_without_finite_gradients_is_skipped(tiny_hp, eager, stage, preci
 
 def movement(hp: hyperparams.HyperParams, stage: str) -> tuple[dict[str, float], np.ndarray]:
     """Return the scalars of a step without randomness, and by how much it changed each weight."""
-    task = make_task(hp.replace(dropout=0.0, frame_dropout=0.0, warmup_steps=0, learning_rate=0.1))
+    task = make_task(hp.replace(dropout=0.0, encoder_dropout=0.0, frame_dropout=0.0, warmup_steps=0, learning_rate=0.1,
+                                encoder_rate=0.1))
     weights = randomise(task.generator).trainable_weights
     before = [weight.numpy() for weight in weights]
     batch = {name: tf.constant(array) for name, array in make_batch(hp).items()}

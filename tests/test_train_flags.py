@@ -25,7 +25,7 @@ def run_train(monkeypatch, tmp_path):
     monkeypatch.setattr(train, "PairedTrainer", lambda hp, corpus: used.append(hp) or Counting(
         hp, scores={3: 1.0, 5: 2.0}))
     no_corpus(monkeypatch)
-    small = [f"--set={name}={getattr(HP, name)}" for name in ("postnet_steps", "mel_steps", "log_steps",
+    small = [f"--set={name}={getattr(HP, name)}" for name in ("postnet_steps", "decoder_steps", "log_steps",
                                                               "keep_checkpoints")]
 
     def call(logdir, *flags, small=tuple(small)):

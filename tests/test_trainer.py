@@ -25,8 +25,9 @@ def test_distortion_uses_free_running_and_losses_use_teacher_forcing(demo_data, 
         n, size = len(target), len(corpus.source(pair))
         return Converted(np.zeros((n, hp.n_mels)), np.zeros((n, 2)), target, corpus.path(pair), np.ones((n, size)),
                          True)
-    task.converter = types.SimpleNamespace(convert_pairs=lambda corpus, pairs: [written(pair) for pair in pairs])
-    task.on_path = lambda *_: [batch[kind] * (not free) for kind in ("mel", "linear")]
+    task.converter = types.SimpleNamespace(convert_pairs=lambda corpus, pairs, measure: list(map(written, pairs)))
+    task.on_path = lambda *_: (batch["mel"] * (not free), None, None)
+    task.draw_on_path = lambda *_: batch["linear"] * (not free)
     task.sample = lambda run, outputs: None
     found, *_ = task.free_running(None)
     assert (found["free_running/mcd"] < 1.0) == free and (found["free_running/mcd"] > 5.0) == (not free)
@@ -69,8 +70,8 @@ def known(demo_data, tiny_hp) -> types.SimpleNamespace:
     corpus = plain_corpus(demo_data, tiny_hp)
     pairs = corpus.train[:4]
 
-    def convert_pairs(read, asked):
-        assert read is corpus and asked is pairs
+    def convert_pairs(read, asked, measure):
+        assert read is corpus and asked is pairs and measure
         outputs = []
         for pair, ratio, stopped in zip(pairs, (1.0, 1.5, 0.75, 0.75), (True, False, False, True)):
             place = (np.arange(round(ratio * len(corpus.path(pair)))) / ratio).astype(int)
@@ -79,10 +80,10 @@ def known(demo_data, tiny_hp) -> types.SimpleNamespace:
                                      np.zeros((len(mel), len(corpus.source(pair)))), stopped))
         return outputs
 
-    def on_path(batch):
-        return tuple(np.zeros((*batch["mask"].shape, size), np.float32) for size in (tiny_hp.n_mels, tiny_hp.n_linear))
     sampled = []
-    return types.SimpleNamespace(hp=tiny_hp, corpus=corpus, validation=pairs, on_path=on_path,
+    return types.SimpleNamespace(hp=tiny_hp, corpus=corpus, validation=pairs,
+                                 on_path=lambda batch: (0.0 * batch["mel"], None, None),
+                                 draw_on_path=lambda batch, *_: 0.0 * batch["linear"],
                                  converter=types.SimpleNamespace(convert_pairs=convert_pairs),
                                  sample=lambda run, outputs: sampled.extend(outputs), sampled=sampled)
 
@@ -96,10 +97,26 @@ def test_validation_averages_over_the_sentences(known):
 
 
 @pytest.mark.parametrize("n_slices, alone, steps", [(8, False, 3), (9, False, 4), (999, False, 5), (999, True, 0)])
-def test_mel_stage_is_limited_by_the_slices_and_skipped_for_a_single_voice(tiny_hp, n_slices, alone, steps):
-    hp = tiny_hp.replace(mel_steps=5, mel_epochs=1.5, batch_size=4)
+def test_stages_are_limited_by_the_slices_and_skipped_for_a_single_voice(tiny_hp, n_slices, alone, steps):
+    hp = tiny_hp.replace(encoder_steps=5, decoder_steps=4, most_epochs=1.5, batch_size=4)
     corpus = types.SimpleNamespace(split=lambda name: [None], share=(0, 1), has_target_only=alone,
                                    slices=[None] * n_slices,
                                    base=plain_base(hp))
-    stages = {"postnet": hp.postnet_steps} | ({"mel": steps} if steps else {})
+    stages = {"postnet": hp.postnet_steps} | ({"encoder": steps, "decoder": min(steps, 4)} if steps else {})
     assert dict(train.PairedTrainer(hp, corpus).stages) == stages
+
+
+def test_encoder_stage_judges_the_mel_of_map_and_encoder_on_the_path(tiny_hp):
+    """Without a decoder: its loss is the mean difference at the positions of the path."""
+    hp = tiny_hp.replace(dropout=0.0, encoder_dropout=0.0, norm="ln")
+    task, batch = make_task(hp), make_batch(hp)
+    generator, n = randomise(task.generator), hp.n_mels
+    _, corrected = map(np.asarray, generator.encoder(batch["source"], batch["mapped"], batch["source_mask"]))
+    assert np.abs(corrected - batch["mapped"])[:, :, :n].max() > 0.01
+    np.testing.assert_array_equal(corrected[:, :, n:], batch["mapped"][:, :, n:])
+    starts, ends = batch["positions"][:, :-1, None], batch["positions"][:, 1:, None]
+    places = (starts + (ends - starts) * np.arange(hp.r) / hp.r).reshape(2, -1)
+    errors = [np.abs(np.stack([np.interp(row, np.arange(each.shape[0]), column) for column in each.T], axis=1)
+                     - mel)[mask > 0.0] for row, each, mel, mask in zip(places, corrected[:, :, :n], batch["mel"],
+                                                                       batch["mask"])]
+    assert float(task.forward("encoder", batch)["loss"]) == pytest.approx(np.concatenate(errors).mean(), rel=1e-4)

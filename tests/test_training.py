@@ -33,7 +33,7 @@ def make_corpus(data: pathlib.Path, hp: HyperParams) -> data_load.Corpus:
 
 
 def total_steps(hp: HyperParams) -> int:
-    return hp.postnet_steps + hp.mel_steps
+    return hp.postnet_steps + hp.encoder_steps + hp.decoder_steps
 
 
 def make_task(data: pathlib.Path, hp: HyperParams) -> train.PairedTrainer:
@@ -80,12 +80,12 @@ def assert_equal(found: dict[str, np.ndarray], expected: dict[str, np.ndarray]) 
 @pytest.fixture(scope="module")
 def trained(demo_data, tiny_hp, tmp_path_factory):
     """A compiled run through all stages, most of it spent on mel."""
-    hp = tiny_hp.replace(postnet_steps=2, mel_steps=60, warmup_steps=5, learning_rate=5e-3, save_steps=50,
+    hp = tiny_hp.replace(postnet_steps=2, decoder_steps=60, warmup_steps=5, learning_rate=5e-3, save_steps=50,
                          log_steps=2, whole_utterances=0.1, keep_checkpoints=99)
     logdir = tmp_path_factory.mktemp("trained")
     task = make_task(demo_data, hp)
     run = run_folder.Run(logdir, hp, task.parts)
-    seen = spy(task, run, save_at=(1, 58))
+    seen = spy(task, run, save_at=(1, 60))
     task.sample = lambda run, outputs: None  # figures take seconds; test_scripts.py covers them
     trainer.fit(run, task, total_steps(hp))
     return types.SimpleNamespace(logdir=logdir, hp=hp, task=task, seen=seen)
@@ -93,22 +93,21 @@ def trained(demo_data, tiny_hp, tmp_path_factory):
 
 def test_training_lowers_the_mel_loss(trained):
     for name, most in (("loss/mean_loss1", 0.9), ("loss/pitch_octaves", 0.2), ("loss", 0.5)):  # mel starts close
-        losses = [scalars[name] for stage, scalars in trained.seen.scalars if stage == "mel"]
+        losses = [scalars[name] for stage, scalars in trained.seen.scalars if stage == "decoder"]
         assert len(losses) == 60
         assert np.mean(losses[-10:]) < most * np.mean(losses[:3]), name
 
 
 def test_step_is_compiled_once_for_all_lengths(trained):
-    assert len({length for stage, length in trained.seen.lengths if stage == "mel"}) >= 3
-    assert sorted(trained.seen.tracings) == ["mel", "postnet"]
+    assert len({length for stage, length in trained.seen.lengths if stage == "decoder"}) >= 3
+    assert sorted(trained.seen.tracings) == ["decoder", "encoder", "postnet"]
 
 
 def test_resume_within_each_stage_is_exact(trained, demo_data, tmp_path, monkeypatch):
     monkeypatch.setattr(train.PairedTrainer, "validate", lambda self, run, stage: {})
     task = make_task(demo_data, trained.hp)
-    for stage, begun, stop in (("postnet", 1, 2), ("mel", 58, 61)):
+    for stage, begun, stop in (("postnet", 1, 2), ("decoder", 60, 63)):
         run = run_folder.Run(tmp_path / stage, trained.hp, task.parts)
-        run.folder.mkdir()
         for file in (trained.logdir / "checkpoints").glob(f"step-{begun}.*"):  # as if the run had ended there
             shutil.copy(file, tmp_path / stage / "checkpoints")
         assert resume(run) and int(run.step) == begun
@@ -211,11 +210,11 @@ class Counting:
         self.weight, self.moment = keras.Variable(0.0), keras.Variable(np.zeros(2))
         self.generator = types.SimpleNamespace(weights=[self.weight], hp=hp)
         self.parts = {"generator": [self.weight], "optimizer": [self.moment]}
-        self.stages = [("postnet", hp.postnet_steps), ("mel", hp.mel_steps)]
+        self.stages = [("postnet", hp.postnet_steps), ("decoder", hp.decoder_steps)]
         self.scores, self.nan_from, self.on_step, self.seen = scores or {}, nan_from, on_step or {}, []
 
     def batch_kind(self, stage):
-        return {"postnet": "postnet", "mel": "paired"}[stage]
+        return {"postnet": "postnet", "decoder": "paired"}[stage]
 
     def batches(self, stage, start, stop):
         return range(start, stop)
@@ -232,7 +231,7 @@ class Counting:
         return {"score": self.scores[int(run.step)]} if int(run.step) in self.scores else {}
 
 
-HP = HyperParams(postnet_steps=3, mel_steps=9, save_steps=2, log_steps=1, keep_checkpoints=2)
+HP = HyperParams(postnet_steps=3, decoder_steps=9, save_steps=2, log_steps=1, keep_checkpoints=2)
 
 
 def weight_in(prefix) -> float:
@@ -256,7 +255,7 @@ def go(logdir: pathlib.Path, last: int, hp: HyperParams = HP, **task) -> Countin
 
 
 def test_each_batch_is_used_once_in_spite_of_interruptions(tmp_path):
-    expected = [*(("postnet", i, i) for i in range(3)), *(("mel", i, i + 3) for i in range(9))]
+    expected = [*(("postnet", i, i) for i in range(3)), *(("decoder", i, i + 3) for i in range(9))]
     assert go(tmp_path / "unbroken", 12).seen == expected
     seen = []
     for stop in (1, 3, 4, 4, 11, 12, 12):
@@ -307,9 +306,9 @@ def test_validation_accepts_silent_output(trained, tmp_path, monkeypatch):
     hp, task = trained.hp, trained.task
     silence = Converted(np.zeros((50, hp.n_mels), np.float32), np.zeros((50, 2), np.float32),
                         np.zeros((50, hp.n_linear), np.float32), np.arange(50.0), np.full((50, 60), 1.0 / 60), True)
-    monkeypatch.setattr(task.converter, "convert_pairs", lambda corpus, pairs: [silence] * len(pairs))
+    monkeypatch.setattr(task.converter, "convert_pairs", lambda corpus, pairs, measure: [silence] * len(pairs))
     run = run_folder.Run(tmp_path, hp, task.parts)
-    assert not task.validate(run, "mel")["score"] < 5.0  # nothing to select
+    assert not task.validate(run, "decoder")["score"] < 5.0  # nothing to select
 
 
 def test_a_run_folder_can_be_moved(tmp_path):

@@ -135,16 +135,18 @@ def bench_training(table: Table, hp: hyperparams.HyperParams, corpus: data_load.
     generator, mask = task.generator, batch["mask"]
     table.add("paired batch, seconds of target speech", float(tf.reduce_sum(mask)) / hp.frames_per_second, "s")
     steps = tf.shape(batch["positions"])[1] - 1
-    encode = tf.function(lambda: generator.encoder(batch["source"], batch["source_mask"]))
-    memory_of_source = encode()
+    encode = tf.function(lambda: generator.encoder(batch["source"], batch["mapped"], batch["source_mask"]))
+    memory_of_source, mapped = encode()
     table.time("encoder, forwards", encode)
     table.time("attention decoder, forwards", tf.function(lambda: generator.decoder(
-        memory_of_source, batch["mapped"], batch["source_mask"], batch["positions"][:, 0], steps=steps,
+        memory_of_source, mapped, batch["source_mask"], batch["positions"][:, 0], steps=steps,
         frames=batch["mel"], positions=batch["positions"]).mel))
     table.time("post-net, forwards", tf.function(lambda: generator.postnet(batch["mel"], batch["pitch"], mask)))
-    mel = table.time("mel step (encoder, decoder, forwards, backwards, update)",
-                     lambda: task.train_step("mel", batch, step))
-    for name, variables in (("mel", task.variables["mel"]), ("post-net", task.variables["postnet"])):
+    table.time("encoder step (forwards, backwards, update)", lambda: task.train_step("encoder", batch, step))
+    mel = table.time("decoder step (encoder forwards, decoder forwards, backwards, update)",
+                     lambda: task.train_step("decoder", batch, step))
+    for name, variables in (("encoder", task.variables["encoder"]), ("decoder", task.variables["decoder"]),
+                            ("post-net", task.variables["postnet"])):
         optimizer = keras.optimizers.Adam(0.0)
         optimizer.build(variables)
         update = functools.partial(optimizer.apply, [tf.zeros(each.shape) for each in variables], variables)
@@ -153,19 +155,19 @@ def bench_training(table: Table, hp: hyperparams.HyperParams, corpus: data_load.
     number = iter(range(10 ** 6))
     fed = table.time("input pipeline, a paired batch on one core", lambda: corpus.paired_batch(next(number)),
                      repeats=20)
-    table.add("input pipeline, times as fast as the mel step", mel / fed, "")
+    table.add("input pipeline, times as fast as the decoder step", mel / fed, "")
     table.add("memory after paired training", memory(), "MiB")
 
 
 def bench_paired_step(table: Table, name: str, trainer: PairedTrainer, batch: dict, product) -> None:
-    """Measure a step of all networks: one of encoder and decoder and one of the post-net on the same batch, or a single
-    joint update as in 2017."""
+    """Measure a step of all networks: one of each of them on the same batch, or a single joint update as in 2017."""
     step = tf.Variable(0, dtype=tf.int64)
 
     def paired_step():
         if trainer.hp.joint_steps:
             return trainer.train_step("joint", batch, step)
-        trainer.train_step("mel", batch, step)
+        for stage in ("encoder", "decoder"):
+            trainer.train_step(stage, batch, step)
         return trainer.train_step("postnet", {name: batch[name] for name in ("mel", "pitch", "linear", "mask")}, step)
     table.time(name, paired_step, repeats=3)
     table.share(f"{name}, share of the rate of a matrix product", paired_step,
@@ -202,10 +204,10 @@ def batch_of_joined(corpus: data_load.Corpus, n: int, seconds: float) -> dict:
         path, read = np.zeros(0, np.float32), 0
         while len(path) < frames:
             pair = next(pairs)
-            source = corpus.source(pair)
+            source, mapped = corpus.prepare(pair, 0, pair.source_end - pair.source_start, None)
             for kind, array in (("mel", corpus.target_mel(pair)), ("pitch", corpus.pitch(pair)),
                                 ("linear", corpus.target_features(pair, "linear")), ("source", source),
-                                ("mapped", corpus.mapped(pair))):
+                                ("mapped", mapped)):
                 parts[kind].append(array)
             path, read = np.concatenate([path, corpus.path(pair) + read]), read + len(source)
         path = path[:frames]

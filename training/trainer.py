@@ -75,22 +75,32 @@ class Trainer:
         keras.utils.set_random_seed(hp.seed)
         self.generator = Generator(hp)
         self.converter = Converter(self.generator, corpus.base)
-        self.postnet, self.on_path = tf.function(self.generator.postnet), tf.function(self.synthesize_on_path)
+        self.postnet, self.on_path = tf.function(self.generator.postnet), tf.function(self.decode_on_path)
         pairs = corpus.split("val")
         self.validation = random.Random(hp.seed).sample(pairs, min(len(pairs), hp.validation_limit))
         self._steps = {}
 
-    def synthesize_on_path(self, batch: dict):
-        """Mel (N, T, M) and linear (N, T, F) of a decoder that gets its own output, but reads the source at the true
-        positions (N, Ty + 1) of a batch, so that its frames are aligned with the target's.
+    def decode_on_path(self, batch: dict):
+        """Decode a batch with the decoder's own output, but read the source at the true positions (N, Ty + 1), so that
+        the frames are aligned with the target's. Returns the decoder's mel (N, T, M), the mel that is used of it, and
+        the positions (N, T).
 
-        The harmonics have the target's pitch. The reading position of global attention cannot be set, so with global
-        attention the decoder gets the target's frames instead of its own output."""
-        mask = batch["mask"]
-        decoded = self.generator(batch["source"], batch["mapped"], batch["source_mask"], batch["positions"],
-                                 batch["mel"] if self.hp.attention == "global" else None)
-        mel, _ = self.generator.postnet_inputs(decoded, batch["mapped"], batch["source_mask"], mask)
-        return decoded.mel, self.generator.postnet(mel, batch["pitch"], mask)
+        The reading position of global attention cannot be set, so with global attention the decoder gets the target's
+        frames instead of its own output."""
+        generator = self.generator
+        decoded = generator(batch["source"], batch["mapped"], batch["source_mask"], batch["positions"],
+                            batch["mel"] if self.hp.attention == "global" else None)
+        mel, _ = generator.speech(decoded, batch["mapped"], batch["source_mask"], batch["mask"])
+        return decoded.mel, mel, generator.decoder.places(decoded)
+
+    def draw_on_path(self, batch: dict, mels, positions) -> np.ndarray:
+        """Linear spectrograms (N, T, F) of the mel (N, T, M) that was read at `positions` (N, T) for the validation
+        sentences; the harmonics have the target's pitch."""
+        restored = batch["mel"].copy()
+        for i, (pair, n) in enumerate(zip(self.validation, batch["mask"].sum(axis=1).astype(int))):
+            restored[i, :n] = self.converter.restore(np.asarray(mels[i, :n]), np.asarray(positions[i, :n]),
+                                                     self.corpus.recording(pair), self.corpus.voice(pair))
+        return self.postnet(restored, batch["pitch"], batch["mask"])
 
     def batches(self, stage: str, start: int, stop: int) -> Iterator[dict]:
         """The batches of steps `start` to `stop` - 1 of a stage. `batch_kind(stage)` names a kind of data_load.py."""
@@ -147,10 +157,11 @@ class Trainer:
         target cepstra, and the conversions. The first conversions are written to samples/ and TensorBoard."""
         hp, corpus, pairs = self.hp, self.corpus, self.validation
         batch = corpus.assemble([corpus.whole(pair) for pair in pairs])
-        mel, linear = self.on_path(batch)
+        outputs = self.converter.convert_pairs(corpus, pairs, measure=True)
+        mel, used, positions = self.on_path(batch)
+        linear = self.draw_on_path(batch, used, positions)
         mel_loss, linear_loss = (float(losses.l1(predicted, batch[kind], batch["mask"]))
                                  for kind, predicted in (("mel", mel), ("linear", linear)))
-        outputs = self.converter.convert_pairs(corpus, pairs)
         rows, cepstra = [], []
         for pair, out in zip(pairs, outputs):
             target, path = corpus.target_features(pair, "linear"), corpus.path(pair)
@@ -210,6 +221,8 @@ def train(plan: RunPlan, make_trainer, steps: int | None, strategy: tf.distribut
         corpus.use_base(base_map)
         with strategy.scope():
             trainer = make_trainer(hp, corpus)
+        if corpus.has_target_only and not plan.is_resuming:
+            voice.begin(trainer.generator, base_map, checkpoints.PRETRAINED)
         if plan.initial_weights:  # loaded before --no-resume removes anything: they may belong to this run
             checkpoints.load_generator(trainer.generator, plan.initial_weights)
         devices.all_workers_agree(strategy, 0)  # the chief may remove files only after all workers have read theirs
