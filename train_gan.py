@@ -219,14 +219,17 @@ def plot_curves(logdir: pathlib.Path) -> None:
 
 
 def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
-    """Parse the flags; raises UserError if a new run is given neither --init-from nor --preset, and no paired run of
-    train.py's own names was trained on the same features."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--num-gpus", type=int, metavar="N", help="how many to use (default: one)")
     run_folder.add_arguments(parser, "logdir/NAME-gan, where NAME is the folder of --init-from",
                              "begin with the weights, hyperparameters and features of another run (default: "
                              "logdir/demo, or logdir/paired if it was trained on --data)")
-    args = parser.parse_args(argv)
+    return parser.parse_args(argv)
+
+
+def complete(args: argparse.Namespace) -> argparse.Namespace:
+    """Fill in the run to begin with and the run folder; raises UserError if a new run is given neither --init-from nor
+    --preset, and no paired run of train.py's own names was trained on the same features."""
     if args.init_from is None and args.preset is None and not (args.logdir and run_folder.is_resuming(args)):
         args.init_from = HERE / "logdir" / ("paired" if args.data else "demo")
         trained_on = run_folder.read_run_info(args.init_from).get("data")
@@ -248,7 +251,7 @@ def run(args: argparse.Namespace, strategy: tf.distribute.Strategy | None = None
 
 def main(argv: list[str] | None = None) -> int:
     def start():
-        args = parse_arguments(argv)
+        args = complete(parse_arguments(argv))
         on_one_device = args.num_gpus is None and not devices.several_machines()
         return run(args) if on_one_device else devices.run_on_all(run, args)
     return cli.run_main("train_gan.py", start)

@@ -27,7 +27,8 @@ def called(*arguments: str) -> dict:
     for words in map(shlex.split, printed.splitlines()):
         if words[0] == ".venv/bin/python" and words[1] != "-m":  # not the installation
             script = importlib.import_module(pathlib.Path(words[1]).stem)
-            scripts[words[1]] = script.parse_arguments(words[2:])  # exits on an unknown flag
+            args = script.parse_arguments(words[2:])  # exits on an unknown flag
+            scripts[words[1]] = train_gan.complete(args) if script is train_gan else args
     return scripts
 
 

@@ -32,7 +32,9 @@ def folder(tmp_path, monkeypatch) -> pathlib.Path:
 
 def open_run(*flags: str, script=train) -> run_folder.RunPlan:
     inherit_with = train_gan.GAN_SETTINGS if script is train_gan else None
-    return run_folder.open_run(script.parse_arguments([*flags]), f"{script.__name__}.py", inherit_with)
+    args = script.parse_arguments([*flags])
+    args = train_gan.complete(args) if script is train_gan else args
+    return run_folder.open_run(args, f"{script.__name__}.py", inherit_with)
 
 
 def begin(logdir: str, *flags: str, script=train, checkpoint: int = 1, hp: HyperParams | None = None) -> None:
@@ -133,7 +135,7 @@ def test_adversarial_training_names_its_folder_after_that_of_init_from(folder, m
     begin("mine/a", "--data", "mine")
     monkeypatch.chdir(folder / "mine" / "a")
     for name in (".", "../a/", str(folder / "mine" / "a")):
-        assert train_gan.parse_arguments(["--init-from", name]).logdir == folder / "logdir" / "a-gan"
+        assert train_gan.complete(train_gan.parse_arguments(["--init-from", name])).logdir == folder / "logdir" / "a-gan"
 
 
 def test_adversarial_training_asks_for_the_run_to_begin_with(folder):
