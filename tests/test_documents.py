@@ -35,7 +35,7 @@ def test_documented_command_is_valid(command):
     words = shlex.split(command)
     if words[0] == "make":
         makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
-        assert words[1] in re.findall(r"^(\w+):", makefile, re.MULTILINE)
+        assert words[1] in re.findall(r"^([\w-]+):", makefile, re.MULTILINE)
         variables = {word.partition("=")[0] for word in words[2:]}
         assert variables <= {"PYTHON", *re.findall(r"\$\((\w+)[):]", makefile)}
     else:
