@@ -38,6 +38,7 @@ from corpus import manifest
 import prepro
 import utils
 from networks import Generator
+from training import trainer
 from training.run_folder import Run
 
 DEMO = demo.RECORDINGS
@@ -149,6 +150,12 @@ def eager():
     """Do not compile, because compilation takes longer than a few steps."""
     with uncompiled():
         yield
+
+
+@pytest.fixture
+def eager_steps(monkeypatch):
+    """Do not compile the steps of training; conversions are compiled."""
+    monkeypatch.setattr(trainer.Trainer, "compile", lambda self, stage, batch, function: function)
 
 
 @pytest.fixture(scope="module", autouse=True)

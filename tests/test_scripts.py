@@ -185,6 +185,7 @@ def test_unknown_source_is_refused(trained, capsys):
     assert "no held-out sentence of source 'anna'; there are rms" in capsys.readouterr().err
 
 
+@pytest.mark.usefixtures("eager_steps")
 def test_adversarial_training_starts_from_a_paired_run(trained, tmp_path, capsys, monkeypatch):
     """It uses networks and features of that run, and its samples get their own names."""
     logdir = tmp_path / "gan"
