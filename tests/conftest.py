@@ -64,6 +64,13 @@ def resume(run: Run) -> bool:
     return prefix is not None
 
 
+def end_at(step: int, run: pathlib.Path, folder: pathlib.Path) -> None:
+    """Copy the checkpoint of a step into the run folder `folder`, as if the run had ended there."""
+    (folder / "checkpoints").mkdir(parents=True, exist_ok=True)
+    for path in (run / "checkpoints").glob(f"step-{step}.*"):
+        shutil.copy(path, folder / "checkpoints")
+
+
 def no_workers():
     """Replace `prepro.workers` by this process: starting others takes longer than the work on a few files."""
     return contextlib.nullcontext(lambda function, items, title: [function(*item) for item in items])
@@ -150,6 +157,18 @@ def eager():
     """Do not compile, because compilation takes longer than a few steps."""
     with uncompiled():
         yield
+
+
+@pytest.fixture
+def loaded_once(monkeypatch):
+    """Load the converter of the first command, which takes seconds, and give it to the later commands of a test."""
+    load, found = eval_script.load_converter, []
+
+    def first(*arguments):
+        if not found:
+            found.append(load(*arguments))
+        return found[0]
+    monkeypatch.setattr(eval_script, "load_converter", first)
 
 
 @pytest.fixture

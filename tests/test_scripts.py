@@ -185,8 +185,8 @@ def test_unknown_source_is_refused(trained, capsys):
     assert "no held-out sentence of source 'anna'; there are rms" in capsys.readouterr().err
 
 
-@pytest.mark.usefixtures("eager_steps")
-def test_adversarial_training_starts_from_a_paired_run(trained, tmp_path, capsys, monkeypatch):
+@pytest.mark.usefixtures("eager_steps", "loaded_once")
+def test_adversarial_training_starts_from_a_paired_run(trained, tmp_path, capsys):
     """It uses networks and features of that run, and its samples get their own names."""
     logdir = tmp_path / "gan"
     small = ["--set=dis_pretrain_steps=1", "--set=gan_steps=1", "--set=k=1"]
@@ -196,15 +196,13 @@ def test_adversarial_training_starts_from_a_paired_run(trained, tmp_path, capsys
     assert hyperparams.HyperParams.from_json(logdir / "hparams.json").width == trained.hp.width
     assert (logdir / "gan_loss.png").stat().st_size > 1000
     assert any((logdir / "samples").rglob("step-000002/*.wav"))
-    converter, asked = eval_script.load_converter(logdir), []  # compiled once, not for each command
-    monkeypatch.setattr(eval_script, "load_converter", lambda folder, *_: asked.append(folder) or converter)
     assert eval_gan.main(["--logdir", str(logdir)]) == 0
     found = {path.name for path in (logdir / "results" / "audio").glob("*.wav")}
     assert found == {f"gan_{i}_{kind}.wav" for i in range(len(HELDOUT)) for kind in ("org", "act", "gen")}
     check_page(logdir / "results", len(HELDOUT), 3)
     recording = logdir / "results" / "audio" / "gan_0_org.wav"
     assert eval_gan.main([str(recording), "--logdir", str(logdir), "--out", str(tmp_path / "c")]) == 0
-    assert (tmp_path / "c" / "gan_0_org.wav").exists() and asked == [logdir, logdir]
+    assert (tmp_path / "c" / "gan_0_org.wav").exists()
 
 
 def test_stereo_recording_at_44_kHz_is_converted(trained, converter, tmp_path, monkeypatch):
