@@ -5,6 +5,7 @@ Each worker of pytest-xdist uses one core, and graphs are compiled without optim
 takes fewer seconds without compilation (`eager`), a conversion of a whole recording takes fewer with it.
 """
 import contextlib
+import ctypes
 import dataclasses
 import gc
 import os
@@ -183,6 +184,8 @@ def forget():
     yield
     keras.backend.clear_session()
     gc.collect()
+    with contextlib.suppress(AttributeError):  # only glibc keeps what was freed until it is told to give it back
+        ctypes.CDLL(None).malloc_trim(0)
 
 
 @pytest.fixture
