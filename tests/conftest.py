@@ -132,7 +132,7 @@ def demo_data(demo_recordings, tmp_path_factory, tiny_hp) -> pathlib.Path:
     data = tmp_path_factory.mktemp("features")
     corpora, target = manifest.gather([demo_recordings / "rms"], demo_recordings / "slt", "(.*)")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(cli, "cores", lambda: 1)  # starting more processes takes longer than the work
+        patch.setattr(prepro, "workers", no_workers)
         prepro.prepare(corpora, target, data, tiny_hp)
     return data
 
