@@ -27,7 +27,7 @@ import pytest
 import soundfile
 import tensorflow as tf
 
-from common import cli, storage
+from common import storage
 from corpus import demo
 from corpus import linear_map
 from conversion import base
