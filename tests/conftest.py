@@ -175,7 +175,12 @@ def loaded_once(monkeypatch):
 @pytest.fixture
 def eager_steps(monkeypatch):
     """Do not compile the steps of training; conversions are compiled."""
-    monkeypatch.setattr(trainer.Trainer, "compile", lambda self, stage, batch, function: function)
+    run_step = trainer.Trainer.run_step
+
+    def run_uncompiled(*arguments):
+        with uncompiled():
+            return run_step(*arguments)
+    monkeypatch.setattr(trainer.Trainer, "run_step", run_uncompiled)
 
 
 @pytest.fixture(scope="module", autouse=True)
