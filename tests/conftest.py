@@ -5,6 +5,7 @@ Each worker of pytest-xdist uses one core, and graphs are compiled without optim
 takes fewer seconds without compilation (`eager`), a conversion of a whole recording takes fewer with it.
 """
 import contextlib
+import ctypes
 import dataclasses
 import gc
 import os
@@ -26,7 +27,7 @@ import pytest
 import soundfile
 import tensorflow as tf
 
-from common import cli, storage
+from common import storage
 from corpus import demo
 from corpus import linear_map
 from conversion import base
@@ -38,6 +39,7 @@ from corpus import manifest
 import prepro
 import utils
 from networks import Generator
+from training import trainer
 from training.run_folder import Run
 
 DEMO = demo.RECORDINGS
@@ -61,6 +63,13 @@ def resume(run: Run) -> bool:
     if prefix:
         run.resume(prefix)
     return prefix is not None
+
+
+def end_at(step: int, run: pathlib.Path, folder: pathlib.Path) -> None:
+    """Copy the checkpoint of a step into the run folder `folder`, as if the run had ended there."""
+    (folder / "checkpoints").mkdir(parents=True, exist_ok=True)
+    for path in (run / "checkpoints").glob(f"step-{step}.*"):
+        shutil.copy(path, folder / "checkpoints")
 
 
 def no_workers():
@@ -123,7 +132,7 @@ def demo_data(demo_recordings, tmp_path_factory, tiny_hp) -> pathlib.Path:
     data = tmp_path_factory.mktemp("features")
     corpora, target = manifest.gather([demo_recordings / "rms"], demo_recordings / "slt", "(.*)")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(cli, "cores", lambda: 1)  # starting more processes takes longer than the work
+        patch.setattr(prepro, "workers", no_workers)
         prepro.prepare(corpora, target, data, tiny_hp)
     return data
 
@@ -151,12 +160,37 @@ def eager():
         yield
 
 
+@pytest.fixture
+def loaded_once(monkeypatch):
+    """Load the converter of the first command, which takes seconds, and give it to the later commands of a test."""
+    load, found = eval_script.load_converter, []
+
+    def first(*arguments):
+        if not found:
+            found.append(load(*arguments))
+        return found[0]
+    monkeypatch.setattr(eval_script, "load_converter", first)
+
+
+@pytest.fixture
+def eager_steps(monkeypatch):
+    """Do not compile the steps of training; conversions are compiled."""
+    run_step = trainer.Trainer.run_step
+
+    def run_uncompiled(*arguments):
+        with uncompiled():
+            return run_step(*arguments)
+    monkeypatch.setattr(trainer.Trainer, "run_step", run_uncompiled)
+
+
 @pytest.fixture(scope="module", autouse=True)
 def forget():
     """Let the networks and graphs of a file's tests go when they are finished."""
     yield
     keras.backend.clear_session()
     gc.collect()
+    with contextlib.suppress(AttributeError):  # only glibc keeps what was freed until it is told to give it back
+        ctypes.CDLL(None).malloc_trim(0)
 
 
 @pytest.fixture

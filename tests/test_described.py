@@ -17,7 +17,7 @@ import utils
 from conversion import base
 from training import run_folder, trainer
 from common.cli import UserError
-from conftest import DEMO, demo_wav, leftovers, plain_base, plain_corpus, resume, tone
+from conftest import DEMO, demo_wav, end_at, leftovers, plain_base, plain_corpus, resume, tone
 from conversion.inference import Converter
 from networks import Discriminator, Generator
 
@@ -151,26 +151,25 @@ def test_corpus_of_the_target_alone_is_refused():
 
 
 def test_resumed_joint_stage_ends_like_an_uninterrupted_run(demo_data, tmp_path, monkeypatch):
-    hp = HP.replace(joint_steps=2)
+    hp = HP.replace(joint_steps=2, save_steps=1)
     monkeypatch.setattr(train.PairedTrainer, "validate", lambda self, run, stage: {})
 
-    def go(logdir, *stops):
-        for stop in stops:
-            task = train.PairedTrainer(hp, plain_corpus(demo_data, hp))
-            run = run_folder.Run(tmp_path / logdir, hp, task.parts)
-            assert resume(run) == (int(run.step) > 0)
-            trainer.fit(run, task, stop)
+    def go(logdir, first):
+        task = train.PairedTrainer(hp, plain_corpus(demo_data, hp))
+        run = run_folder.Run(tmp_path / logdir, hp, task.parts)
+        assert resume(run) == (first > 0) and int(run.step) == first
+        trainer.fit(run, task, 2)
         return variables_of(task)
-    assert_equal(go("broken", 1, 2), go("unbroken", 2))
+    unbroken = go("unbroken", 0)
+    end_at(1, tmp_path / "unbroken", tmp_path / "broken")
+    assert_equal(go("broken", 1), unbroken)
 
 
+@pytest.mark.usefixtures("loaded_once")
 @pytest.mark.parametrize("script, evaluate, preset", [(train, eval_script, "2017"), (train_gan, eval_gan, "2017-gan")])
-def test_the_preset_trains_resumes_evaluates_and_converts(demo_data, tmp_path, capsys, script, evaluate, preset):
+def test_the_preset_trains_evaluates_and_converts(demo_data, tmp_path, capsys, script, evaluate, preset):
     flags = ["--preset", preset, "--data", str(demo_data), *(f"--set={text}" for text in SMALL)]
-
-    # Resuming adversarial training is tested in test_gan.py
-    for more in ([["--steps", "1"]] if script is train else []) + [[]]:
-        assert script.main([*flags, "--logdir", str(tmp_path / "a"), *more]) == 0, capsys.readouterr().err
+    assert script.main([*flags, "--logdir", str(tmp_path / "a")]) == 0, capsys.readouterr().err
     assert kept(tmp_path / "a")[-1] == 2
     assert float(base.load(tmp_path / "a").length_ratio) == pytest.approx(1.0, abs=0.5)
     logdir, held, out = ["--logdir", str(tmp_path / "a")], tmp_path / "held", tmp_path / "out"

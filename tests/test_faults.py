@@ -197,10 +197,10 @@ def test_tensorboard_shows_no_step_twice(tmp_path):
 
 # Full disks -----------------------------------------------------------------------------------------------------------
 
-def count_steps(monkeypatch) -> None:
+def count_steps(monkeypatch, **settings) -> None:
     """Let train.py train a weight that counts the steps, beside a larger one that takes longer to write."""
     def make(hp, corpus):
-        task = Counting(hp, scores={4: 1.0, 8: 2.0})
+        task = Counting(hp, **settings)
         task.parts["rest"] = [keras.Variable(np.ones(100_000))]
         return task
     no_corpus(monkeypatch)

@@ -1,6 +1,5 @@
 """Adversarial training: which step changes which network, what the discriminator judges, and an exact resume."""
 import dataclasses
-import shutil
 import types
 
 import hyperparams
@@ -15,7 +14,7 @@ import tensorflow as tf
 from test_networks import STEPS, change, make_batch, randomise  # noqa: F401  fixtures
 from test_training import variables_of
 
-from conftest import plain_base, plain_corpus, resume, uncompiled
+from conftest import end_at, plain_base, plain_corpus, resume, uncompiled
 from networks import Discriminator
 
 
@@ -219,9 +218,7 @@ def test_resume_within_the_adversarial_stage_ends_like_an_uninterrupted_run(demo
     run, task = begin("whole")
     trainer.fit(run, task, 3)
     whole = variables_of(task)
-    (tmp_path / "broken" / "checkpoints").mkdir(parents=True)
-    for path in (tmp_path / "whole" / "checkpoints").glob("step-1.*"):  # as if the run had ended there
-        shutil.copy(path, tmp_path / "broken" / "checkpoints")
+    end_at(1, tmp_path / "whole", tmp_path / "broken")
     run, task = begin("broken")
     assert resume(run) and int(run.step) == 1
     first = variables_of(task)

@@ -5,12 +5,12 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-from attention import GlobalAttention
 from test_networks import SOURCE_LENGTHS, STAGES, STEPS, VOICE, make_batch, make_task, randomise, sources, teach
 from test_recurrent import plain
 
 from conftest import plain_base
 from conversion.inference import Converter
+from modules import GlobalAttention
 from networks import Generator
 
 WIDTH, CHANNELS, STACK, STEPS_OF_SOURCE, R = 8, 3, 5, 6, 4

@@ -4,9 +4,8 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-from attention import LocalAttention
 
-from modules import CBHG, Highway, MaskedNorm, PreNet, length_mask
+from modules import CBHG, Highway, LocalAttention, MaskedNorm, PreNet, length_mask
 
 NORMS = ("bn", "ln", "ins")
 LENGTHS = (7, 4)

@@ -134,6 +134,12 @@ def test_evaluation_of_the_heldout_sentences(trained, capsys):
         assert "\n" + re.sub(" of the (source|copy|target)$", "", name) + "  " in f"\n{printed}", name
 
 
+@pytest.fixture(scope="module")
+def converter(trained):
+    """The trained model, loaded once for all tests that are not about loading it."""
+    return inference.load_converter(trained.logdir)
+
+
 class Terminal(io.StringIO):
     """A standard error stream that is a terminal."""
 
@@ -141,6 +147,7 @@ class Terminal(io.StringIO):
         return True
 
 
+@pytest.mark.usefixtures("loaded")
 def test_oracles_are_measured_beside_the_conversion(trained, tmp_path, monkeypatch):
     monkeypatch.setattr(sys, "stderr", Terminal())
     assert eval_script.main(["--logdir", str(trained.logdir), "--out", str(tmp_path), "--source", "rms",
@@ -156,6 +163,7 @@ def test_oracles_are_measured_beside_the_conversion(trained, tmp_path, monkeypat
         encoding="utf-8"))["utterances"].values() for name in row)
 
 
+@pytest.mark.usefixtures("loaded")
 def test_word_error_rates_are_measured_for_all_kinds_of_audio(trained, tmp_path, monkeypatch):
     pytest.importorskip("jiwer")
     monkeypatch.setattr(listening, "asr_available", lambda: True)
@@ -177,8 +185,9 @@ def test_unknown_source_is_refused(trained, capsys):
     assert "no held-out sentence of source 'anna'; there are rms" in capsys.readouterr().err
 
 
+@pytest.mark.usefixtures("eager_steps", "loaded_once")
 def test_adversarial_training_starts_from_a_paired_run(trained, tmp_path, capsys):
-    """It uses networks and features of that run, its samples get their own names, and each script loads each run."""
+    """It uses networks and features of that run, and its samples get their own names."""
     logdir = tmp_path / "gan"
     small = ["--set=dis_pretrain_steps=1", "--set=gan_steps=1", "--set=k=1"]
     assert train_gan.main(["--init-from", str(trained.logdir), "--logdir", str(logdir), *small]) == 0
@@ -191,17 +200,9 @@ def test_adversarial_training_starts_from_a_paired_run(trained, tmp_path, capsys
     found = {path.name for path in (logdir / "results" / "audio").glob("*.wav")}
     assert found == {f"gan_{i}_{kind}.wav" for i in range(len(HELDOUT)) for kind in ("org", "act", "gen")}
     check_page(logdir / "results", len(HELDOUT), 3)
-    assert eval_script.main(["--logdir", str(logdir), "--out", str(tmp_path / "a")]) == 0
-    assert eval_gan.main(["--logdir", str(trained.logdir), "--out", str(tmp_path / "b")]) == 0
     recording = logdir / "results" / "audio" / "gan_0_org.wav"
     assert eval_gan.main([str(recording), "--logdir", str(logdir), "--out", str(tmp_path / "c")]) == 0
     assert (tmp_path / "c" / "gan_0_org.wav").exists()
-
-
-@pytest.fixture(scope="module")
-def converter(trained):
-    """The trained model, loaded once for all tests that are not about loading it."""
-    return inference.load_converter(trained.logdir)
 
 
 def test_stereo_recording_at_44_kHz_is_converted(trained, converter, tmp_path, monkeypatch):

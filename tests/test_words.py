@@ -175,7 +175,7 @@ def test_recognised_words_are_in_the_json_file_the_terminal_and_the_page(listene
     assert saved["words"]["s-1"] == {"reference": SAID[1], "converted": "dog ran", "source": SAID[1],
                                      "copy": "a b and dog ran", "target": "a b dog ran"}
     printed = capsys.readouterr().out.splitlines()
-    assert any(line.split() == ["WER", "%", "50.000", "0.000", "12.500", "25.000"] for line in printed)
+    assert any(line.split() == ["WER", "%", "50.0", "0.00", "12.5", "25.0"] for line in printed)
     assert any(line.endswith("true words") for line in printed)
     html = (tmp_path / "index.html").read_text(encoding="utf-8")
     assert "the cat <mark>sit</mark>" in html and "<del>a b and</del> dog ran" in html and "<b> & dog" not in html
