@@ -135,7 +135,8 @@ def test_adversarial_training_names_its_folder_after_that_of_init_from(folder, m
     begin("mine/a", "--data", "mine")
     monkeypatch.chdir(folder / "mine" / "a")
     for name in (".", "../a/", str(folder / "mine" / "a")):
-        assert train_gan.complete(train_gan.parse_arguments(["--init-from", name])).logdir == folder / "logdir" / "a-gan"
+        args = train_gan.complete(train_gan.parse_arguments(["--init-from", name]))
+        assert args.logdir == folder / "logdir" / "a-gan"
 
 
 def test_adversarial_training_asks_for_the_run_to_begin_with(folder):
