@@ -4,6 +4,7 @@
     python eval.py --data DIR --logdir logdir/mine         # the held-out sentences of another corpus
     python eval.py --asr small.en --transcripts FILE       # count also the words that a recogniser hears wrong
     python eval.py FILE_OR_FOLDER ...                      # recordings of any speaker and length, by pretrained/
+    python eval.py FILE ... --voice bdl                    # the same as a man
     python eval.py FILE ... --logdir logdir/mine --out DIR # recordings, by a model of yours
 
 Writes 16-bit wav files, spectrograms with alignments, metrics.json and index.html, a page to look and listen.
@@ -29,14 +30,15 @@ import utils
 from backend import checkpoints
 from common import audio_files, cli, storage
 from common.cli import UserError
-from corpus import manifest
+from corpus import analysis, manifest
 from evaluation import figures, heldout
 from training import run_folder
-from conversion.inference import Converter, convert_recording, load_converter
+from conversion.inference import ConvertedRecording, Converter, convert_recording, load_converter
 from hyperparams import HyperParams
 
 HERE = pathlib.Path(__file__).resolve().parent
 FILES_AT_ONCE = 4
+SPOKEN_OCTAVES = 1.3  # from the 5th to the 95th percentile of the pitch; more is singing, or two people
 LEAST_VOICED = 0.05  # share of a recording's frames; half of the frames of speech are voiced, none of a whisper's
 
 
@@ -94,33 +96,55 @@ def is_done(out: pathlib.Path, name: str, since: int) -> bool:
     return all(file.exists() for file in files) and files[0].stat().st_mtime_ns >= since
 
 
-def convert_file(path: pathlib.Path, name: str, out: pathlib.Path, converter: Converter, pool,
-                 since: int) -> bool | None:
-    """Convert one recording unless `out` has its conversion, not older than `since` (ns). Returns whether the model
-    stopped by itself, or None if there was nothing to do. Raises BadAudio and CannotWrite."""
+def convert_file(path: pathlib.Path, name: str, out: pathlib.Path, converter: Converter, pool, since: int,
+                 trim: bool = False, channel: int | None = None) -> dict | None:
+    """Convert one recording unless `out` has its conversion, not older than `since` (ns). Returns what was found in it
+    (measures, and "warnings"), or None if there was nothing to do. Raises BadAudio and CannotWrite."""
     hp = converter.hp
     converted, source, picture = (out / file for file in outputs(name))
-    wav = utils.load_wav(path, hp)
+    wav, _, warnings = utils.load_recording(path, hp, trim, channel)
     if is_done(out, name, since) and source.read_bytes() == audio_files.encode_wav(wav, hp):
         return None
-    voice, chunks, first, stopped, voiced = convert_recording(wav, converter, pool)
-    if voiced < LEAST_VOICED:
-        tqdm.write(f"warning: {storage.printable(path)}: {100 * voiced:.0f} % of it are voiced, so the conversion is a "
-                   f"whisper; a pitch is found between {hp.pitch_min:.0f} and {hp.pitch_max:.0f} Hz in speech that is "
-                   "louder than its noise", file=sys.stderr)
+    made = convert_recording(wav, converter, pool)
+    warnings += [f"{storage.printable(path)}: {text}" for text in remarks(made, hp)]
     converted.unlink(missing_ok=True)  # it is written last: where it is, all files are of the same recording
     audio_files.save_wav(source, wav, hp)
-    title = name if len(chunks) == 1 else f"{name}, first of {len(chunks)} chunks"
-    figures.plot_conversion(picture, utils.spectrograms(chunks[0].wav, hp)[1], first, None, None, hp, title)
-    audio_files.save_wav(converted, voice, hp)
-    return stopped
+    title = name if len(made.chunks) == 1 else f"{name}, first of {len(made.chunks)} chunks"
+    figures.plot_conversion(picture, utils.spectrograms(made.chunks[0].wav, hp)[1], made.first, None, None, hp, title)
+    audio_files.save_wav(converted, made.wav, hp)
+    pitches = [np.median(hertz[hertz > 0.0]) if (hertz > 0.0).any() else None
+               for hertz in (made.hertz, analysis.pitch(made.wav, hp))]
+    found = {"speech s": sum(len(chunk.wav) for chunk in made.chunks) / hp.sample_rate, "source F0 Hz": pitches[0],
+             "converted F0 Hz": pitches[1], "stops by itself": made.stopped, "warnings": warnings}
+    tqdm.write(f"{storage.printable(path)}: {found['speech s']:.1f} s of speech, pitch " + " to ".join(
+        "none" if hertz is None else f"{hertz:.0f} Hz" for hertz in pitches))
+    for warning in warnings:
+        tqdm.write(f"warning: {warning}", file=sys.stderr)
+    return found
+
+
+def remarks(made: ConvertedRecording, hp: HyperParams) -> list[str]:
+    """What looks odd in a recording that was converted, with the cure."""
+    voiced, found = made.hertz[made.hertz > 0.0], []
+    share = len(voiced) / len(made.hertz)
+    if share < LEAST_VOICED:
+        found.append(f"{100 * share:.0f} % of it are voiced, so the conversion is a whisper; a pitch is found between "
+                     f"{hp.pitch_min:.0f} and {hp.pitch_max:.0f} Hz in speech that is louder than its noise")
+    elif np.ptp(np.log2(np.percentile(voiced, (5, 95)))) > SPOKEN_OCTAVES:
+        found.append("its pitch moves as in singing or as that of two people; intervals change with the range of the "
+                     "voice, so melodies are not kept")
+    if made.changes:
+        found.append(f"somebody else speaks from {', '.join(f'{at:.0f}' for at in made.changes[:5])} s on, and is "
+                     "converted as a voice of their own; cut the recording where speakers change, if they overlap")
+    return found
 
 
 def convert_files(paths: list[pathlib.Path], out: pathlib.Path, converter: Converter, title: str,
-                  overwrite: bool = False) -> int:
-    """Convert recordings into `out`, unless the same model has done so before; `overwrite` converts all. A bad
-    recording is named and skipped. Returns the number of bad recordings."""
-    recordings, stopped = find_recordings(paths, out), {}
+                  overwrite: bool = False, trim: bool = False, channel: int | None = None) -> int:
+    """Convert recordings into `out`, unless the same model has done so before; `overwrite` converts all. `trim` cuts
+    silence at both ends, `channel` chooses one of several. A bad recording is named and skipped. Returns the number of
+    bad recordings."""
+    recordings, found = find_recordings(paths, out), {}
     names = unique_names(recordings)
     taken = {*map(os.path.realpath, recordings)} & {os.path.realpath(out / file) for name in names
                                                     for file in outputs(name)}
@@ -133,12 +157,12 @@ def convert_files(paths: list[pathlib.Path], out: pathlib.Path, converter: Conve
         # Several files at a time: a decoder step waits for the step before it, so one file leaves most cores idle
         with (concurrent.futures.ThreadPoolExecutor(cli.cores()) as pool,
               concurrent.futures.ThreadPoolExecutor(min(FILES_AT_ONCE, cli.cores())) as files):
-            found = {name: files.submit(convert_file, path, name, out, converter, pool, newer_than)
-                     for path, name in zip(recordings, names)}
+            running = {name: files.submit(convert_file, path, name, out, converter, pool, newer_than, trim, channel)
+                       for path, name in zip(recordings, names)}
             try:
-                for name, future in tqdm(found.items(), "converting", disable=None):
+                for name, future in tqdm(running.items(), "converting", disable=None):
                     try:
-                        stopped[name] = future.result()
+                        found[name] = future.result()
                     except audio_files.BadAudio as error:
                         tqdm.write(f"refused {error}", sys.stderr)
             except KeyboardInterrupt:
@@ -146,32 +170,35 @@ def convert_files(paths: list[pathlib.Path], out: pathlib.Path, converter: Conve
                 raise
             finally:  # after an error the files that have not begun are cancelled
                 files.shutdown(cancel_futures=True)
-        write_results(out, names, stopped, since, title, converter.hp)
-    return len(names) - len(stopped)
+        write_results(out, names, found, since, title, converter.hp)
+    return len(names) - len(found)
 
 
-def write_results(out: pathlib.Path, names: list[str], stopped: dict[str, bool | None], since: int, title: str,
+def write_results(out: pathlib.Path, names: list[str], found: dict[str, dict | None], since: int, title: str,
                   hp: HyperParams) -> None:
     """Write the page and metrics.json of all conversions in `out` that are not older than `since` (ns): first `names`
-    as far as they are in `stopped` (see `convert_file`), then those of earlier commands."""
+    as far as they are in `found` (see `convert_file`), then those of earlier commands."""
     others = sorted({path.name.removesuffix(".source.wav") for path in out.glob("*.source.wav")} - {*names})
-    shown = [*stopped, *(name for name in others if is_done(out, name, since))]
-    before, rows = storage.read_json(out / "metrics.json").get("utterances", {}), []
+    shown = [*found, *(name for name in others if is_done(out, name, since))]
+    before, rows = storage.read_json(out / "metrics.json"), []
     for name in shown:
         converted, source, picture = outputs(name)
         measures = {f"{kind} s": ((out / file).stat().st_size - 44) / 2 / hp.sample_rate  # of a 16-bit wav file
                     for kind, file in (("source", source), ("converted", converted))}
-        known = before.get(name, {}).get("stops by itself") if stopped.get(name) is None else stopped[name]
+        known = found.get(name) or before.get("utterances", {}).get(name, {}) | {
+            "warnings": before.get("warnings", {}).get(name, [])}
         rows.append({"id": name, "audio": {"source": source, "converted": converted}, "picture": picture,
-                     "measures": measures | {"stops by itself": known}})
-    kept = list(stopped.values()).count(None)
+                     "warnings": known["warnings"], "measures": measures | {
+                         key: known.get(key) for key in ("speech s", "source F0 Hz", "converted F0 Hz",
+                                                         "stops by itself")}})
+    kept = list(found.values()).count(None)
     if kept:
         print(f"{kept} of {len(names)} recordings were converted before; --overwrite converts them again")
-    if len(shown) < len(stopped) + len(others):
+    if len(shown) < len(found) + len(others):
         print(f"warning: {out} holds conversions by another model or with other settings, which are not on the page",
               file=sys.stderr)
     if rows or (out / "index.html").exists():  # an old page must not show outdated results
-        heldout.finish(out, title, rows, {"converted": len(rows), "refused": len(names) - len(stopped)})
+        heldout.finish(out, title, rows, {"converted": len(rows), "refused": len(names) - len(found)})
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -180,6 +207,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--out", type=pathlib.Path, metavar="DIR",
                         help="where results go (default: out/ for recordings, else results/ in the run folder)")
     parser.add_argument("--overwrite", action="store_true", help="convert also recordings that were converted before")
+    parser.add_argument("--voice", choices=checkpoints.VOICES,
+                        help="which voice of pretrained/ speaks (default: slt)")
+    parser.add_argument("--trim", action="store_true", help="cut silence at both ends of recordings")
+    parser.add_argument("--channel", type=int, metavar="N", help="use this channel of recordings, counted from 1")
     parser.add_argument("--data", type=pathlib.Path, metavar="DIR",
                         help="folder that prepro.py wrote (default: the one the run was trained on)")
     parser.add_argument("--logdir", type=pathlib.Path, metavar="DIR",
@@ -200,10 +231,21 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     cli.add_verbose(parser)
 
 
-def complete(args: argparse.Namespace, parser: argparse.ArgumentParser, script: str, run: str) -> argparse.Namespace:
-    """Check the flags, and fill in the folders that were not named: logdir/`run` is what `script` trains."""
+def complete(args: argparse.Namespace, parser: argparse.ArgumentParser, script: str, run: str,
+             prefers_run: bool = False) -> argparse.Namespace:
+    """Check the flags, and fill in the folders that were not named: logdir/`run` is what `script` trains. Recordings
+    are converted by a voice of pretrained/, with `prefers_run` only if there is no such run."""
     if args.inputs and (args.asr or args.transcripts):
         parser.error("--asr and --transcripts are for held-out sentences, not for other recordings")
+    if args.inputs and args.source:
+        parser.error("--source chooses among held-out sentences; recordings are converted whoever speaks in them")
+    if args.voice and (args.logdir or args.data or not args.inputs):
+        parser.error("--voice chooses a voice of pretrained/ for recordings; it does not go with --logdir and --data")
+    if args.inputs and not args.logdir and not args.data and (
+            args.voice or not prefers_run or not (HERE / "logdir" / run / "hparams.json").exists()):
+        args.logdir = checkpoints.PRETRAINED.with_name(args.voice or checkpoints.VOICES[0])
+    if args.channel is not None and args.channel < 1:
+        parser.error("--channel counts from 1")
     if args.transcripts and not args.asr:
         parser.error("--transcripts needs --asr MODEL, the recogniser whose words are compared with them")
     args.trained_by = None if args.logdir else f"python {script}" + f" --data {args.data}" * bool(args.data)
@@ -223,7 +265,8 @@ def evaluate(args: argparse.Namespace, name_files: Callable = heldout.name_files
         print(f"warning: {args.logdir} is trained to step {step} of {info['steps']} only", file=sys.stderr)
     if args.inputs:
         print(f"the model is that of {args.logdir}")
-        return 1 if convert_files(args.inputs, args.out, converter, title, args.overwrite) else 0
+        return 1 if convert_files(args.inputs, args.out, converter, title, args.overwrite, args.trim,
+                                  args.channel) else 0
     data = run_folder.find_data(args.data, info, converter.hp)
     corpus = data_load.Corpus(data, converter.hp)
     if info and info["data"] == data.resolve() and info["manifest"] != manifest.fingerprint(data):
@@ -240,8 +283,6 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add_arguments(parser)
     args = parser.parse_args(argv)
-    if args.inputs and not args.logdir and not args.data:
-        args.logdir = checkpoints.PRETRAINED
     return complete(args, parser, "train.py", "paired" if args.data else "demo")
 
 

@@ -29,11 +29,8 @@ def name_files(number: int, pair: Pair) -> tuple[dict[str, str], str]:
 def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     eval_script.add_arguments(parser)
-    args, run = parser.parse_args(argv), "demo-gan"
-    if args.inputs and not args.logdir and not args.data and not (
-            eval_script.HERE / "logdir" / run / "hparams.json").exists():
-        args.logdir = checkpoints.PRETRAINED
-    return eval_script.complete(args, parser, "train_gan.py", "paired-gan" if args.data else run)
+    args = parser.parse_args(argv)
+    return eval_script.complete(args, parser, "train_gan.py", "paired-gan" if args.data else "demo-gan", True)
 
 
 def evaluate(args: argparse.Namespace) -> int:
@@ -41,7 +38,7 @@ def evaluate(args: argparse.Namespace) -> int:
     info = run_folder.read_run_info(args.logdir)
     if info.get("script") == "train_gan.py":
         print(f"adversarial training has shaped the model of {args.logdir}")
-    elif info or args.logdir.resolve() == checkpoints.PRETRAINED:
+    elif info or args.logdir.resolve().parent == checkpoints.PRETRAINED.parent:
         print(f"adversarial training has not shaped the model of {args.logdir}; train_gan.py --init-from a run trains "
               "one that it shapes")
     return eval_script.evaluate(args, name_files)

@@ -18,7 +18,8 @@ import tensorflow as tf
 from common.cli import UserError
 from hyperparams import HyperParams, differences
 
-PRETRAINED = pathlib.Path(__file__).resolve().parents[1] / "pretrained"
+VOICES = ("slt", "bdl")  # folders of pretrained/, the default first
+PRETRAINED = pathlib.Path(__file__).resolve().parents[1] / "pretrained" / VOICES[0]
 WEIGHTS = "weights.npz"  # takes the place of checkpoints
 SUFFIX = "/.ATTRIBUTES/VARIABLE_VALUE"  # ending of the names of arrays in a checkpoint
 
@@ -173,7 +174,7 @@ def best_checkpoint(logdir: pathlib.Path) -> str:
     for prefix in checkpoints_in(folder / "best") + checkpoints_in(folder):
         return prefix
     raise UserError(f"{logdir} holds no checkpoint; " + (
-        f"git checkout {logdir} brings it back" if pathlib.Path(logdir).resolve() == PRETRAINED
+        f"git checkout {logdir} brings it back" if pathlib.Path(logdir).resolve().parent == PRETRAINED.parent
         else f"train first (train.py --logdir {logdir})"))
 
 

@@ -20,6 +20,8 @@ from networks import Generator
 CHUNK_SECONDS = 8.0  # recordings are converted in chunks of at most this length, cut at pauses
 CHUNKS_AT_ONCE = 8
 FADE_SECONDS = 0.005  # at both ends of a chunk, so that joints do not click
+ANOTHER_VOICE = 0.5  # octaves from the pitch of a voice, from where a chunk is spoken by somebody else
+LEAST_FRAMES = 40  # voiced frames that tell the pitch of a chunk
 MAX_RATIO = 2.0  # a conversion that does not end is cut at this multiple of the source's length
 
 
@@ -115,8 +117,8 @@ def load_converter(logdir: pathlib.Path, checkpoint: str | None = None, override
     """
     path = pathlib.Path(logdir) / "hparams.json"
     if not path.exists():
-        cure = ("git checkout brings it back" if pathlib.Path(logdir).resolve() == checkpoints.PRETRAINED else
-                "train first, or give --logdir")
+        is_ours = pathlib.Path(logdir).resolve().parent == checkpoints.PRETRAINED.parent
+        cure = "git checkout brings it back" if is_ours else "train first, or give --logdir"
         raise UserError(f"{path} does not exist: {logdir} is no run folder; {cure}")
     prefix, trained = checkpoint or checkpoints.best_checkpoint(logdir), HyperParams.from_json(path)
     hp = trained.override(overrides)
@@ -155,40 +157,73 @@ def split_at_pauses(wav: np.ndarray, hp: HyperParams) -> list[Chunk]:
     return chunks
 
 
-def join(chunks: list[Chunk], voices: list[np.ndarray], hp: HyperParams) -> np.ndarray:
-    """Put converted chunks (samples,) one after the other, with the pauses of the source between them."""
-    parts, source_end = [], 0
+def join(chunks: list[Chunk], voices: list[np.ndarray], hp: HyperParams, length: int = 0) -> np.ndarray:
+    """Put converted chunks (samples,) where their sources begin, or after the chunk before if that is still speaking;
+    the rest is silence. The result has `length` samples at least."""
+    wav, end = np.zeros(length + sum(map(len, voices)), np.float32), 0
     for chunk, voice in zip(chunks, voices):
         fade = np.ones_like(voice)
         n = min(round(FADE_SECONDS * hp.sample_rate), len(voice) // 2)
         fade[:n] = np.linspace(0.0, 1.0, n)
         fade[len(voice) - n:] = np.linspace(1.0, 0.0, n)
-        parts += [np.zeros(max(0, chunk.start - source_end), np.float32), voice * fade]
-        source_end = chunk.start + len(chunk.wav)
-    return np.concatenate(parts)
+        start = max(chunk.start, end)
+        end = start + len(voice)
+        wav[start:end] = voice * fade
+    return wav[:max(length, end)]
 
 
 class ConvertedRecording(NamedTuple):
     """A converted recording."""
-    wav: np.ndarray       # (samples,)
+    wav: np.ndarray        # (samples,)
     chunks: list[Chunk]
-    first: Converted      # the first chunk, for the picture
-    stopped: bool         # False if the limit of steps cut one of the chunks
-    voiced: float         # share of the recording's frames that are voiced
+    first: Converted       # the first chunk, for the picture
+    stopped: bool          # False if the limit of steps cut one of the chunks
+    hertz: np.ndarray      # (S,) pitch of all chunks, 0 where unvoiced
+    changes: list[float]   # s, where somebody else begins to speak
 
 
 def convert_recording(wav: np.ndarray, converter: Converter, pool) -> ConvertedRecording:
     """Convert a recording (samples,) of any length, CHUNKS_AT_ONCE chunks at a time to limit the use of memory.
 
-    The recording is taken to be of one speaker, whose voice is measured on the first CHUNKS_AT_ONCE chunks.
+    The voice is measured on the first of them, and anew where the pitch becomes that of somebody else.
     """
-    hp, voices, voice, stopped, first, voiced = converter.hp, [], None, True, None, []
+    hp, voices, speaker, stopped, first, hertz, changes = converter.hp, [], Speaker(converter), True, None, [], []
     chunks = split_at_pauses(wav, hp)
     for start in range(0, len(chunks), CHUNKS_AT_ONCE):
-        features = [analysis.extract(chunk.wav, hp) for chunk in chunks[start:start + CHUNKS_AT_ONCE]]
-        voice = voice or converter.find_voice(Features(*map(np.concatenate, zip(*features))))
-        outputs = converter(features, [voice] * len(features))
+        group = chunks[start:start + CHUNKS_AT_ONCE]
+        features = [analysis.extract(chunk.wav, hp) for chunk in group]
+        outputs = converter(features, speaker.follow(features))
+        changes += [group[i].start / hp.sample_rate for i in speaker.changes]
         voices += pool.map(lambda out: utils.griffin_lim(out.linear, out.pitch, hp), outputs)
         stopped, first = stopped and all(out.stopped for out in outputs), first or outputs[0]
-        voiced += [source.hertz > 0.0 for source in features]
-    return ConvertedRecording(join(chunks, voices, hp), chunks, first, stopped, float(np.concatenate(voiced).mean()))
+        hertz += [source.hertz for source in features]
+    return ConvertedRecording(join(chunks, voices, hp, len(wav)), chunks, first, stopped, np.concatenate(hertz),
+                              changes)
+
+
+class Speaker:
+    """Who speaks in a long recording: the voice that was measured last, and the pitch of its chunks."""
+
+    def __init__(self, converter: Converter):
+        self.converter, self.voice, self.octave = converter, None, None
+        self.changes: list[int] = []  # chunks of the last group at which somebody else begins to speak
+
+    def follow(self, features: list[Features]) -> list[base.Voice]:
+        """The voice of each of the next chunks."""
+        octaves, found, self.changes = [median_octave(each.hertz) for each in features], [], []
+        for i, octave in enumerate(octaves):
+            other = octave is not None and self.octave is not None and abs(octave - self.octave) > ANOTHER_VOICE
+            if self.voice is None or other:
+                self.changes += [i] if other else []
+                self.octave = octave if octave is not None else next((x for x in octaves if x is not None), None)
+                own = [each for each, its in zip(features[i:], octaves[i:])
+                       if its is None or abs(its - self.octave) <= ANOTHER_VOICE]
+                self.voice = self.converter.find_voice(Features(*map(np.concatenate, zip(*own))))
+            found.append(self.voice)
+        return found
+
+
+def median_octave(hertz: np.ndarray) -> float | None:
+    """Median pitch in octaves of a chunk, or None if less than half a second of it is voiced."""
+    voiced = hertz[hertz > 0.0]
+    return float(np.log2(np.median(voiced))) if len(voiced) >= LEAST_FRAMES else None

@@ -311,7 +311,9 @@ def finish(out: pathlib.Path, title: str, rows: list[dict], summary: dict) -> No
     words = {row["id"]: {"reference": row["words"]["reference"], **{
         page.COLUMNS[kind]: text for kind, text in row["words"]["recognised"].items()}}
         for row in rows if "words" in row}
-    storage.write_json(out / "metrics.json", content | ({"words": words} if words else {}))
+    warnings = {row["id"]: row["warnings"] for row in rows if row.get("warnings")}
+    storage.write_json(out / "metrics.json", content | ({"words": words} if words else {}) | (
+        {"warnings": warnings} if warnings else {}))
     page.write_page(out, title, rows, summary)
     page.print_summary(summary)
     print(f"open {(out / 'index.html').resolve()}")

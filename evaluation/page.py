@@ -133,8 +133,9 @@ def write_page(folder: str | os.PathLike, title: str, rows: list[dict], summary:
     """Write folder/index.html: a summary, then a table with one entry for each utterance, which can be sorted.
 
     row: {"id": str, "audio": {kind: relative path}, "picture": relative path, "measures": {name: float | bool | None},
-    "words": {"alignment": see `words_html`}}; a row may lack a kind, a measure, the picture or the words. Kinds and
-    measures become columns in the order in which they first appear, but the conversion comes first.
+    "words": {"alignment": see `words_html`}, "warnings": [str]}; a row may lack a kind, a measure, the picture, the
+    words or the warnings. Kinds and measures become columns in the order in which they first appear, but the conversion
+    comes first.
     """
     kinds = sorted(dict.fromkeys(kind for row in rows for kind in row["audio"]), key=lambda kind: kind != "converted")
     names = list(dict.fromkeys(name for row in rows for name in row["measures"]))
@@ -147,7 +148,8 @@ def write_page(folder: str | os.PathLike, title: str, rows: list[dict], summary:
     bodies = []
     for row in rows:
         name = html.escape(row["id"])
-        cells = [f'<th scope="row" data-value="{name}">{name}</th>']
+        warnings = "".join(f'<small>{html.escape(text)}</small>' for text in row.get("warnings", []))
+        cells = [f'<th scope="row" data-value="{name}">{name}{warnings}</th>']
         for kind in kinds:
             path = row["audio"].get(kind)
             cells.append(f"<td>{DASH}</td>" if path is None else

@@ -9,6 +9,7 @@ import utils
 from conversion import inference
 from conftest import demo_wav
 from conversion.inference import Converted
+from corpus.analysis import Features
 
 HP = hyperparams.HyperParams()
 
@@ -61,3 +62,60 @@ def test_converting_chunks_in_groups_equals_converting_them_all_at_once(recordin
     # The voice is identified once, from all chunks of the first group together
     n_frames = [1 + len(chunk.wav) // HP.hop_length for chunk in grouped.chunks]
     assert copier.heard == [sum(n_frames[:2])]
+
+
+def test_every_chunk_begins_at_its_sources_time(recording):
+    """Put one after the other, chunks that are shorter or longer than their sources would drift away from them."""
+    silence = np.zeros(2 * HP.sample_rate, np.float32)
+    wav = np.concatenate([silence, recording, silence, silence])
+    with ThreadPoolExecutor(1) as pool:
+        made = inference.convert_recording(wav, Copier(-1), pool)
+    assert abs(len(made.wav) - len(wav)) <= HP.hop_length and made.chunks[0].start >= 1.9 * HP.sample_rate
+    assert np.abs(made.wav[:int(1.9 * HP.sample_rate)]).max() == 0.0
+    for chunk in made.chunks:
+        begins = np.abs(made.wav[chunk.start:chunk.start + 3200]).max()
+        assert begins > 0.01 > np.abs(made.wav[chunk.start - 800:chunk.start - 400]).max()
+
+
+def test_chunks_that_are_longer_than_their_sources_do_not_overlap_and_find_back():
+    chunks = [inference.Chunk(np.zeros(1000, np.float32), start) for start in (0, 1000, 5000)]
+    voices = [np.full(1500, 0.1, np.float32) for _ in chunks]
+    wav = inference.join(chunks, voices, HP, 8000)
+    assert len(wav) == 8000 and np.flatnonzero(wav)[0] < 100 and not wav[3000:5000].any() and wav[5100:6400].all()
+
+
+class Listener:
+    """Measures voices, and remembers of how many frames."""
+
+    def __init__(self):
+        self.heard = []
+
+    def find_voice(self, recording):
+        self.heard.append(len(recording.hertz))
+        return float(np.median(recording.hertz[recording.hertz > 0.0]))
+
+
+def spoken_at(*pitches: float) -> list[Features]:
+    """A chunk of 100 frames for each pitch in Hz; 0: a whisper."""
+    return [Features(np.zeros((100, 1)), np.zeros((100, 1)), np.full(100, hertz, np.float32)) for hertz in pitches]
+
+
+def test_a_voice_is_measured_once_as_long_as_the_same_person_speaks():
+    speaker = inference.Speaker(Listener())
+    assert speaker.follow(spoken_at(200, 230, 0, 180)) == [200.0] * 4 and not speaker.changes
+    assert speaker.follow(spoken_at(190, 250)) == [200.0] * 2 and not speaker.changes
+    assert speaker.converter.heard == [400]
+
+
+@pytest.mark.parametrize("first, second", [(210, 120), (110, 220)])
+def test_somebody_else_is_converted_as_a_voice_of_their_own(first, second):
+    """A man who speaks after a woman was taken for her, and came out too low."""
+    speaker = inference.Speaker(Listener())
+    assert speaker.follow(spoken_at(first, first, second, 0, second)) == [first, first, second, second, second]
+    assert speaker.changes == [2] and speaker.converter.heard == [300, 300]
+    assert speaker.follow(spoken_at(second, first)) == [second, first] and speaker.changes == [1]
+
+
+def test_a_recording_that_begins_with_a_whisper_gets_the_voice_that_follows():
+    speaker = inference.Speaker(Listener())
+    assert speaker.follow(spoken_at(0, 200, 200)) == [200.0] * 3 and not speaker.changes

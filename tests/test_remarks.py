@@ -1,0 +1,55 @@
+"""What looks odd in a recording is said, on standard error and on the page."""
+import types
+
+import numpy as np
+import pytest
+
+import eval as eval_script
+import eval_gan
+from backend import checkpoints
+from evaluation import page
+from hyperparams import HyperParams
+
+HP = HyperParams()
+
+
+def remarks(hertz: np.ndarray, changes: tuple = ()) -> str:
+    return " | ".join(eval_script.remarks(types.SimpleNamespace(hertz=hertz, changes=list(changes)), HP))
+
+
+def test_ordinary_speech_needs_no_remark():
+    hertz = 120.0 * 2.0 ** (0.3 * np.sin(np.linspace(0, 20, 400)))
+    assert not remarks(np.where(np.arange(400) % 5 > 1, hertz, 0.0))
+
+
+@pytest.mark.parametrize("hertz, changes, said", [
+    (np.zeros(100), (), "0 % of it are voiced, so the conversion is a whisper"),
+    (np.where(np.arange(100) == 50, 100.0, 0.0), (), "1 % of it are voiced"),
+    (220.0 * 2.0 ** np.repeat([0.0, 0.5, 1.0, 1.5, 2.0], 30), (), "as in singing"),
+    (np.full(100, 120.0), (75.2, 90.0), "somebody else speaks from 75, 90 s on")])
+def test_odd_recordings_are_remarked_on(hertz, changes, said):
+    assert said in remarks(hertz, changes)
+
+
+def test_the_page_shows_remarks_beside_the_recording(tmp_path):
+    rows = [{"id": "a", "audio": {}, "measures": {"x": 1.0}, "warnings": ["a.wav: <odd>"]},
+            {"id": "b", "audio": {}, "measures": {"x": 2.0}}]
+    page.write_page(tmp_path, "t", rows, {})
+    text = (tmp_path / "index.html").read_text(encoding="utf-8")
+    assert text.count("<small>") == 1 and "<small>a.wav: &lt;odd&gt;</small>" in text
+
+
+@pytest.mark.parametrize("flags", [["a.wav", "--source", "nobody"], ["--voice", "bdl"], ["a.wav", "--channel", "0"],
+                                   ["a.wav", "--voice", "bdl", "--logdir", "x"], ["a.wav", "--voice", "nobody"]])
+@pytest.mark.parametrize("script", [eval_script, eval_gan])
+def test_flags_that_would_be_ignored_are_refused(flags, script, capsys):
+    with pytest.raises(SystemExit):
+        script.parse_arguments(flags)
+    assert flags[-2] in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("script", [eval_script, eval_gan])
+def test_a_voice_is_a_folder_of_pretrained(script, monkeypatch, tmp_path):
+    monkeypatch.setattr(eval_script, "HERE", tmp_path)
+    assert script.parse_arguments(["a.wav"]).logdir == checkpoints.PRETRAINED
+    assert script.parse_arguments(["a.wav", "--voice", "bdl"]).logdir == checkpoints.PRETRAINED.with_name("bdl")
