@@ -221,9 +221,10 @@ def train(plan: RunPlan, make_trainer, steps: int | None, strategy: tf.distribut
         corpus.use_base(base_map)
         with strategy.scope():
             trainer = make_trainer(hp, corpus)
+        # Loaded before --no-resume removes anything: they may belong to this run
         if corpus.has_target_only and not plan.is_resuming:
-            voice.begin(trainer.generator, base_map, checkpoints.PRETRAINED)
-        if plan.initial_weights:  # loaded before --no-resume removes anything: they may belong to this run
+            voice.begin(trainer.generator, base_map, checkpoints.PRETRAINED, plan.initial_weights)
+        elif plan.initial_weights:
             checkpoints.load_generator(trainer.generator, plan.initial_weights)
         devices.all_workers_agree(strategy, 0)  # the chief may remove files only after all workers have read theirs
         if plan.no_resume and is_chief:
