@@ -82,6 +82,8 @@ def read_audio(path: str | os.PathLike, hp: HyperParams, channel: int | None = N
                     raise BadAudio(f"{name}: holds samples that are not numbers, or far too large; export it again "
                                    "from its source")
                 blocks.append(block @ weights.astype(np.float32))
+    except FileNotFoundError:
+        raise BadAudio(f"{name}: does not exist; if the recordings were moved, name their new folder") from None
     except (soundfile.LibsndfileError, OSError, TypeError) as error:  # TypeError: without a header, no sample rate
         raise BadAudio(f"{name}: cannot be read as audio ({reason(error)}); convert it to wav, or check its "
                        "permissions if it is a wav file") from None

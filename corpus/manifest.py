@@ -18,7 +18,7 @@ from common.storage import printable
 from hyperparams import HyperParams
 
 ESCAPE = "surrogateescape"  # file names may hold bytes that are invalid as text
-VERSION = 3                 # version of the features on disk; other versions are refused
+VERSION = 4                 # version of the features on disk; other versions are refused
 
 
 @dataclasses.dataclass
@@ -91,9 +91,14 @@ def reading(path: pathlib.Path) -> Iterator[TextIO]:
 
 def fingerprint(data: pathlib.Path) -> str:
     """Hash of the manifest, or an empty text without one. With the same hash, the same sentences are trained on and
-    held out."""
+    held out. Where the recordings lie does not count, so that a project and its corpora may move."""
     path = pathlib.Path(data) / "manifest.csv"
-    return hashlib.sha256(path.read_bytes()).hexdigest() if path.exists() else ""
+    if not path.exists():
+        return ""
+    with reading(path) as file:
+        table = csv.DictReader(file)
+        rows = [[value for name, value in row.items() if name not in ("source_file", "target_file")] for row in table]
+        return hashlib.sha256(json.dumps([table.fieldnames, rows]).encode()).hexdigest()
 
 
 def read_settings(data: pathlib.Path) -> dict:

@@ -13,6 +13,7 @@ from common import audio_files, cli
 from common.cli import UserError
 from conftest import TINY, untrained_run, words, write
 from conversion import inference
+from training import run_folder
 
 
 @pytest.mark.parametrize("name", ["run[1]", "a*b", "what?", "{x}"])
@@ -79,3 +80,23 @@ def test_voice_messages_are_decoded_by_ffmpeg_or_refused_with_the_command(tmp_pa
     ffmpeg.write_text("#!/bin/sh\necho moov atom not found >&2; exit 1\n")
     with pytest.raises(audio_files.BadAudio, match="my message.m4a: cannot be decoded by ffmpeg .moov atom"):
         utils.load_wav(message, TINY)
+
+
+def test_a_run_and_its_features_move_together(tmp_path):
+    old, new = tmp_path / "old", tmp_path / "new"
+    (old / "data").mkdir(parents=True)
+    (old / "data" / "manifest.csv").write_text("name,source_file\na,/somewhere/a.wav\n")
+    run_folder.write_run_info(old / "logdir" / "run", "train.py", old / "data", 1)
+    old.rename(new)
+    info = run_folder.read_run_info(new / "logdir" / "run")
+    assert info["data"] == new / "data"
+    (new / "data" / "manifest.csv").write_text("name,source_file\na,/elsewhere/a.wav\n")
+    run_folder.check_run_info(info, new / "logdir" / "run", "train.py", new / "data", None)
+    (new / "data" / "manifest.csv").write_text("name,source_file\nb,/elsewhere/a.wav\n")
+    with pytest.raises(UserError, match="prepro.py found other recordings"):
+        run_folder.check_run_info(info, new / "logdir" / "run", "train.py", new / "data", None)
+
+
+def test_a_recording_that_is_gone_is_called_missing(tmp_path):
+    with pytest.raises(audio_files.BadAudio, match="gone.wav: does not exist"):
+        utils.load_wav(tmp_path / "gone.wav", TINY)

@@ -10,6 +10,7 @@ import dataclasses
 import functools
 import json
 import math
+import os
 import pathlib
 import shutil
 import socket
@@ -140,8 +141,9 @@ def read_run_info(logdir: pathlib.Path) -> dict:
         return {}
     try:
         info = json.loads(path.read_text(encoding="utf-8"))
-        return {"script": str(info["script"]), "data": pathlib.Path(info["data"]), "steps": int(info["steps"]),
-                "manifest": str(info["manifest"]),
+        data, moved = pathlib.Path(info["data"]), (logdir / info.get("data_from_here", info["data"])).resolve()
+        return {"script": str(info["script"]), "data": moved if moved.exists() and not data.exists() else data,
+                "steps": int(info["steps"]), "manifest": str(info["manifest"]),
                 "init_from": pathlib.Path(info["init_from"]) if info["init_from"] else None}
     except (ValueError, KeyError, TypeError):
         raise UserError(f"{path} is damaged: delete it, and say with --data what the run is trained on") from None
@@ -149,9 +151,12 @@ def read_run_info(logdir: pathlib.Path) -> dict:
 
 def write_run_info(logdir: pathlib.Path, script: str, data: pathlib.Path, steps: int,
                    init_from: pathlib.Path | None = None) -> None:
-    """Write run.json: the script that trains the run, its features, last step and initial weights."""
+    """Write run.json: the script that trains the run, its features, last step and initial weights. The features are
+    also named as seen from the run folder, so that both may move together."""
     storage.write_json(logdir / "run.json", {
-        "script": script, "data": str(data.resolve()), "steps": steps, "manifest": manifest.fingerprint(data),
+        "script": script, "data": str(data.resolve()),
+        "data_from_here": os.path.relpath(data.resolve(), logdir.resolve()), "steps": steps,
+        "manifest": manifest.fingerprint(data),
         "init_from": str(init_from.resolve()) if init_from else None})
 
 
