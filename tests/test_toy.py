@@ -1,0 +1,49 @@
+"""Where a linear map must fail, the encoder does not: two sounds are swapped depending on the sound before them."""
+import numpy as np
+import tensorflow as tf
+from test_networks import make_task
+
+from corpus.linear_map import PENALTY, Sums, splice
+
+SOUND_FRAMES, N_SOUNDS = 10, 8
+
+
+def speak(rng: np.random.Generator, sounds: np.ndarray, said: np.ndarray, n: int) -> list[tuple]:
+    """`n` pairs of a source (S, F) and its target (S, M): after the sound 2 the sounds 0 and 1 stay as they are, after
+    the sound 3 each becomes the other."""
+    pairs = []
+    for _ in range(n):
+        contexts, own = rng.integers(2, size=(2, N_SOUNDS // 2))
+        heard = np.stack([2 + contexts, own], axis=1).ravel().repeat(SOUND_FRAMES)
+        written = np.stack([2 + contexts, own ^ contexts], axis=1).ravel().repeat(SOUND_FRAMES)
+        pairs.append((sounds[heard] + 0.1 * rng.normal(size=(len(heard), sounds.shape[1])), said[written]))
+    return pairs
+
+
+def test_encoder_learns_a_swap_by_context_that_no_linear_map_can_learn(tiny_hp):
+    hp = tiny_hp.replace(width=32, encoder_banks=4, encoder_rate=5e-3, encoder_steps=150, encoder_dropout=0.0)
+    rng = np.random.default_rng(0)
+    sounds, said = rng.normal(size=(4, hp.n_linear)), rng.uniform(0.3, 0.7, (4, hp.n_mels))
+    learnt, unseen = speak(rng, sounds, said, 40), speak(rng, sounds, said, 10)
+    sums = Sums(9 * hp.n_mels, hp.n_mels)
+    for source, target in learnt:
+        sums.add(splice(source[:, :hp.n_mels]), target)
+    kernel, bias = sums.solve(PENALTY)
+
+    def batch(pairs: list[tuple]) -> dict:
+        source, mel = (np.stack(each).astype(np.float32) for each in zip(*pairs))
+        n, length = mel.shape[:2]
+        mapped = np.stack([splice(each[:, :hp.n_mels]) @ kernel + bias for each in source])
+        mapped = np.pad(mapped, ((0, 0), (0, 0), (0, 2))).astype(np.float32)
+        return {"source": tf.constant(source), "mapped": tf.constant(mapped),
+                "source_mask": tf.ones((n, length)), "mel": tf.constant(mel), "mask": tf.ones((n, length)),
+                "pitch": tf.zeros((n, length, 2)), "linear": tf.zeros((n, length, hp.n_linear)),
+                "positions": tf.constant(np.tile(np.arange(0, length + 1, hp.r, dtype=np.float32), (n, 1)))}
+    task, step = make_task(hp), tf.Variable(0, dtype=tf.int64)
+    for _ in range(hp.encoder_steps):
+        task.train_step("encoder", batch([learnt[i] for i in rng.integers(len(learnt), size=8)]), step)
+    new = batch(unseen)
+    written = task.encode_on_path(*(new[name] for name in ("source", "mapped", "source_mask", "positions")))
+    errors = [float(tf.reduce_mean(tf.abs(mel - new["mel"]))) for mel in (new["mapped"][:, :, :hp.n_mels], written)]
+    swapped = np.abs(said[0] - said[1]).mean()
+    assert errors[0] > 0.2 * swapped and errors[1] < 0.5 * errors[0], (errors, swapped)
