@@ -35,7 +35,8 @@ def strategies() -> dict:
 
 def plain(hp):
     """Remove randomness, which differs between devices. The first step has a hundredth of the learning rate."""
-    return hp.replace(dropout=0.0, frame_dropout=0.0, warmup_steps=0, learning_rate=0.1)
+    return hp.replace(dropout=0.0, encoder_dropout=0.0, frame_dropout=0.0, warmup_steps=0, learning_rate=0.1,
+                      encoder_rate=0.1)
 
 
 def step_with(strategy, hp, stage, batch, steps=1, make=train.PairedTrainer):
