@@ -112,7 +112,7 @@ def convert_file(path: pathlib.Path, name: str, out: pathlib.Path, converter: Co
     title = name if len(made.chunks) == 1 else f"{name}, first of {len(made.chunks)} chunks"
     figures.plot_conversion(picture, utils.spectrograms(made.chunks[0].wav, hp)[1], made.first, None, None, hp, title)
     audio_files.save_wav(converted, made.wav, hp)
-    pitches = [np.median(hertz[hertz > 0.0]) if (hertz > 0.0).any() else None
+    pitches = [float(np.median(hertz[hertz > 0.0])) if (hertz > 0.0).any() else None
                for hertz in (made.hertz, analysis.pitch(made.wav, hp))]
     found = {"speech s": sum(len(chunk.wav) for chunk in made.chunks) / hp.sample_rate, "source F0 Hz": pitches[0],
              "converted F0 Hz": pitches[1], "stops by itself": made.stopped, "warnings": warnings}
