@@ -377,7 +377,7 @@ def test_eval_refuses_to_change_hyperparameters_of_training(recordings, run_fold
     status, _, error = run(capsys, eval_script.main, recordings, "--out", tmp_path / "out", "--logdir", run_folder,
                            "--set", "postfilter=1.1", "--set", "sigma=2")
     assert status == 1 and "--set sigma (1.5 there, 2.0 asked for): the model was trained with it" in error
-    assert "griffin_lim_iters, correction, postfilter, power" in error and not (tmp_path / "out").exists()
+    assert "griffin_lim_iters, correction, detail, postfilter, power" in error and not (tmp_path / "out").exists()
     assert eval_script.load_converter(run_folder, None, ["postfilter=1.1", "power=1.2"]).hp.postfilter == 1.1
 
 
@@ -401,8 +401,8 @@ def test_eval_warns_of_a_corpus_changed_since_training(demo_data, run_folder, tm
     for warned in (False, True):
         assert eval_script.main(["--logdir", str(tmp_path / "run")]) == 0
         assert ("may have been trained on sentences that are held out now" in capsys.readouterr().err) == warned
-        with open(tmp_path / "data" / "manifest.csv", "ab") as file:
-            file.write(b"\r\n")
+        table = (tmp_path / "data" / "manifest.csv").read_text(encoding="utf-8")
+        (tmp_path / "data" / "manifest.csv").write_text(table.replace(",test,", ",train,"), encoding="utf-8")
 
 
 def test_eval_of_a_missing_checkpoint_is_refused(recordings, run_folder, tmp_path, capsys):
