@@ -316,7 +316,7 @@ def test_scalars_are_fetched_only_when_they_are_logged_or_saved(tmp_path, capsys
         1 / step for step in range(3, 13) if step not in (5, 6))
     assert told == [(3, 1), (6, 3), (12, 3)]
     printed = capsys.readouterr()
-    for step, stage in ((2, "postnet"), (5, "mel"), (6, "mel")):
+    for step, stage in ((2, "postnet"), (5, "decoder"), (6, "decoder")):
         assert f"gradient of step {step} ({stage}) was not finite" in printed.out + printed.err
     assert task.asked == [(data_load.POSTNET, 1), (data_load.PAIRED, 1), (data_load.PAIRED, 2)]
     assert [step for step, _ in events(tmp_path / "train")["loss/minimised"]] == [3, 4, 8, 12]

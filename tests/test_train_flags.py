@@ -125,10 +125,10 @@ def solving(monkeypatch):
     def solve(corpus):
         solve.solved.append(corpus.name)
         found = plain_base(HP.replace(n_mels=2))
-        return found._replace(biases=found.biases + len(corpus.name))
+        return found._replace(bias=found.bias + len(corpus.name))
 
     def bias(found):
-        return float(found.biases[0, 0])
+        return float(found.bias[0])
     monkeypatch.setattr(base, "solve", solve)
     solve.solved, solve.used = [], used
     return solve
@@ -139,12 +139,12 @@ def test_base_is_solved_once_and_saved_in_the_run_folder(run_train, solving, tmp
         assert run_train("a", "--steps", steps) == 0
     assert solving.solved == [tmp_path.name] and solving.used == [len(tmp_path.name)] * 3
     doctored = base.load(tmp_path / "a")
-    base.save(doctored._replace(biases=0.0 * doctored.biases), tmp_path / "a")
+    base.save(doctored._replace(bias=0.0 * doctored.bias), tmp_path / "a")
     assert run_train("a", "--steps", "6") == 0 and solving.used[-1] == 0.0  # the existing base is used
-    assert not base.load(tmp_path / "a").biases.any()
+    assert not base.load(tmp_path / "a").bias.any()
     assert run_train("a", "--steps", "2", "--no-resume") == 0  # but not by a new run
     assert len(solving.solved) == 2 and solving.used[-1] == len(tmp_path.name)
-    assert base.load(tmp_path / "a").biases.any()
+    assert base.load(tmp_path / "a").bias.any()
 
 
 @pytest.mark.parametrize("left", [None, b"half"])
@@ -179,8 +179,8 @@ def test_run_with_init_from_solves_the_base_of_its_own_corpus(run_train, solving
     assert run_train("b", *flags, "--steps", "2") == 0 and newest(tmp_path / "b") == (2, 3.0 + 2.0)
     assert run_train("b", *flags, "--steps", "3") == 0
     assert solving.solved == [tmp_path.name, "another corpus"]
-    assert float(base.load(tmp_path / "b").biases[0, 0]) == len("another corpus") == solving.used[-1]
-    assert float(base.load(tmp_path / "a").biases[0, 0]) == len(tmp_path.name)
+    assert float(base.load(tmp_path / "b").bias[0]) == len("another corpus") == solving.used[-1]
+    assert float(base.load(tmp_path / "a").bias[0]) == len(tmp_path.name)
 
 
 def test_resume_refuses_other_hyperparameters_with_names_and_values(run_train, tmp_path, capsys):
