@@ -160,7 +160,8 @@ def split_at_pauses(wav: np.ndarray, hp: HyperParams) -> list[Chunk]:
 def join(chunks: list[Chunk], voices: list[np.ndarray], hp: HyperParams, length: int = 0) -> np.ndarray:
     """Put converted chunks (samples,) where their sources begin, or after the chunk before if that is still speaking;
     the rest is silence. The result has `length` samples at least."""
-    wav, end = np.zeros(length + sum(map(len, voices)), np.float32), 0
+    wav = np.zeros(max([length, *(chunk.start for chunk in chunks)]) + sum(map(len, voices)), np.float32)
+    end = 0
     for chunk, voice in zip(chunks, voices):
         fade = np.ones_like(voice)
         n = min(round(FADE_SECONDS * hp.sample_rate), len(voice) // 2)
