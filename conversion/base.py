@@ -77,9 +77,14 @@ def find_voice(base: Base, features: Features, hp: HyperParams) -> Voice:
 def speech_means(features: Features, hp: HyperParams) -> tuple[np.ndarray, np.ndarray]:
     """Means of mel (M,) and linear spectrogram (F,) over the frames that are speech. The frames are chosen by a
     difference of levels, so that neither gain nor equalisation changes the choice."""
-    level = features.mel.mean(axis=1, dtype=np.float32)
-    speech = level >= np.percentile(level, 80) - SPEECH_DB / hp.range_db
+    speech = is_speech(features.mel, hp)
     return features.mel[speech].mean(axis=0, dtype=np.float32), features.linear[speech].mean(axis=0, dtype=np.float32)
+
+
+def is_speech(mel: np.ndarray, hp: HyperParams) -> np.ndarray:
+    """Which frames (T,) of a mel spectrogram (T, M) are speech."""
+    level = mel.mean(axis=1, dtype=np.float32)
+    return level >= np.percentile(level, 80) - SPEECH_DB / hp.range_db
 
 
 def centred(features: Features, voice: Voice) -> tuple[np.ndarray, np.ndarray]:

@@ -139,7 +139,8 @@ def compare_voice(recordings: list[Features], natural: list[Features], hp: Hyper
     """Compare the mean spectrum and the median pitch of recordings with those of `natural` recordings of a voice."""
     shapes = []
     for group in (recordings, natural):
-        spectrum = np.mean([base.speech_means(each, hp)[0] for each in group], axis=0)
+        spectrum = np.mean([each.mel[base.is_speech(each.mel, hp)].mean(axis=0, dtype=np.float32) for each in group],
+                           axis=0)
         shapes.append(hp.range_db * (spectrum - spectrum.mean()))
     hertz = [np.concatenate([each.hertz[each.hertz > 0.0] for each in group]) for group in (recordings, natural)]
     return {"long-term spectrum dB": float(np.sqrt(np.mean(np.square(shapes[0] - shapes[1])))),

@@ -36,7 +36,7 @@ def folder(tmp_path_factory):
 @pytest.fixture
 def corpus(folder) -> data_load.Corpus:
     found = data_load.Corpus(folder / "data", TINY)
-    found.use_base(plain_base(TINY, ("other",)))
+    found.use_base(plain_base(TINY))
     return found
 
 
@@ -128,7 +128,7 @@ def test_conversion_without_a_partner_is_measured_by_its_voice(corpus, tmp_path,
     output = Converted(mel, pitch, linear, np.arange(len(mel)), np.ones((len(mel), tested.source_end)), True)
 
     class Known:
-        hp, base, generator = TINY.replace(griffin_lim_iters=20, power=1.0), plain_base(TINY, ("other",)), None
+        hp, base, generator = TINY.replace(griffin_lim_iters=20, power=1.0), plain_base(TINY), None
 
         def convert_pairs(self, read, pairs):
             assert read is corpus and pairs == [tested]

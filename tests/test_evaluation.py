@@ -118,10 +118,10 @@ def test_each_oracle_uses_only_its_part_of_the_truth(corpus, tiny_hp, monkeypatc
             return batch | {name: change(batch[name]) for name, change in changes.items()}
         with monkeypatch.context() as patch:
             patch.setattr(corpus, "assemble", other)
-            changed = heldout.synthesize_oracles(corpus, pairs, generator)
+            changed = heldout.synthesize_oracles(corpus, pairs, Converter(generator, corpus.base))
         return {kind.strip() for kind, [(linear, _)] in plain.items()
                 if np.abs(changed[kind][0][0] - linear).max() > 1e-4}
-    plain = heldout.synthesize_oracles(corpus, pairs, generator)
+    plain = heldout.synthesize_oracles(corpus, pairs, Converter(generator, corpus.base))
     length = len(corpus.path(pairs[0]))
     for [(linear, pitch)] in plain.values():
         assert linear.shape == (length, tiny_hp.n_linear) and pitch.shape == (length, 2)

@@ -41,7 +41,7 @@ def run(tmp_path_factory):
         prepare(folder)
         prepare(folder, "--target", folder / "bert", source=None, data="alone")
     untrained_run(folder / "run")
-    base.save(plain_base(TINY, ("anna",)), folder / "run")
+    base.save(plain_base(TINY), folder / "run")
     return folder
 
 
