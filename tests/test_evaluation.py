@@ -9,7 +9,7 @@ import utils
 from common import audio_files
 from evaluation import figures, heldout, listening, metrics, world
 from conftest import plain_base, plain_corpus, words
-from conversion.inference import Converted
+from conversion.inference import Converted, Converter
 from networks import Generator
 
 

@@ -172,7 +172,7 @@ def test_a_checkpoint_holds_every_weight(trained):
     # The best checkpoint also holds the whole generator, as it was at that step
     best = checkpoints.best_checkpoint(trained.logdir)
     step = int(best.rsplit("-", 1)[1])
-    gains = repr(trained.task.generator.movement.shape).encode()  # measured after that step
+    gains = repr(tuple(trained.task.generator.movement.shape)).encode()  # measured after that step
     assert [each for each in contents(best, "generator") if not each.startswith(gains)] == sorted(
         shape_and_bytes(value) for name, value in trained.seen.variables[step - 1].items()
         if name.startswith("generator ") and value.shape != tuple(trained.task.generator.movement.shape))
