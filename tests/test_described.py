@@ -35,7 +35,8 @@ def test_the_preset_builds_the_described_networks_and_nothing_else():
         assert extra is None
     names = {tuple(weight.shape) for weight in generator.postnet.weights}
     assert (HP.width, HP.n_linear) in names and generator.count_params() < ours.count_params()
-    memory = encoder(np.zeros((1, 30, HP.n_linear), np.float32), np.ones((1, 30), np.float32))
+    memory, _ = encoder(np.zeros((1, 30, HP.n_linear), np.float32), np.zeros((1, 30, HP.n_mels + 2), np.float32),
+                        np.ones((1, 30), np.float32))
     assert memory.shape == (1, 6, HP.width)  # one vector per step
     assert {each.kind for each in (encoder.cbhg.bank_norm, generator.postnet.cbhg.bank_norm)} == {"ins"}
     # No norm needs statistics of paired training for synthesis
