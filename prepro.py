@@ -20,7 +20,6 @@ Writes below OUT:
     durations.png            histogram of durations
 """
 import argparse
-import contextlib
 import dataclasses
 import functools
 import hashlib
@@ -53,9 +52,7 @@ def compute_features(path: pathlib.Path, stem: pathlib.Path, hp: HyperParams) ->
     Returns the number of frames, the reason if the recording is unusable, and warnings of what looks odd in it.
     """
     files = {kind: stem.with_name(f"{stem.name}.{kind}.npy") for kind in ("pitch", "linear", "mel")}
-    note, made_of = stem.with_name(f"{stem.name}.json"), ""
-    with contextlib.suppress(OSError):  # for instance a link that leads nowhere; load_recording will say so
-        made_of = hashlib.sha256(path.read_bytes()).hexdigest()
+    note, made_of = stem.with_name(f"{stem.name}.json"), storage.content_hash(path)
     before = storage.read_json(note)
     if made_of and before.get("made_of") == made_of and all(map(intact, files.values())):
         return len(np.load(files["mel"], mmap_mode="r", allow_pickle=False)), "", before["warnings"]
@@ -148,8 +145,9 @@ def prepare(corpora: dict[str, dict[str, pathlib.Path]], target: str, data: path
             elif pair.split == "test" and pair.spliced:
                 pair.split, pair.reason = "dropped", "held out of other sources"
         usable = [pair for pair in usable if not pair.reason]
-        for source in others:
-            found.splice(source, usable)
+        if others:
+            parallel(functools.partial(found.splice, pairs=usable), [(source,) for source in others],
+                     "speakers with other sentences")
         if not any(pair.split == "train" and (pair.source != target or sources == [target]) for pair in usable):
             reasons = sorted({pair.reason for pair in pairs if pair.reason})[:5]
             raise PreproError("\n  ".join([f"no pair is left to train on; {len(usable)} can be used, validation and "

@@ -51,8 +51,10 @@ def load_recording(path: str | os.PathLike, hp: HyperParams, trim: bool = True,
     if peak < 1e-4:
         raise audio_files.BadAudio(f"{name}: is silent (peak {peak:.1e}); check the recording level")
     if trim:
-        kept, _ = trim_silence(wav, hp)
-        before, after = (active_seconds(each, hp) for each in (wav, kept))
+        kept, start = trim_silence(wav, hp)
+        sounding = active(frame_power(wav, hp))
+        first, end = (round(sample / hp.hop_length) for sample in (start, start + len(kept)))
+        before, after = (found.sum() / hp.frames_per_second for found in (sounding, sounding[first:end]))
         if after < MOSTLY * before:
             warnings.append(f"{name}: {before - after:.1f} of {before:.1f} s of sound are cut off as silence, because "
                             "something else in it is much louder; cut that out of the recording")
@@ -99,11 +101,6 @@ def frame_power(wav: np.ndarray, hp: HyperParams) -> np.ndarray:
     """Mean square (T,) of (samples,) around each frame."""
     squares = np.square(wav, dtype=np.float64)
     return scipy.ndimage.uniform_filter1d(squares, hp.win_length, mode="constant")[::hp.hop_length]
-
-
-def active_seconds(wav: np.ndarray, hp: HyperParams) -> float:
-    """Seconds of (samples,) that are clearly louder than its pauses."""
-    return float(active(frame_power(wav, hp)).sum() / hp.frames_per_second)
 
 
 def active(power: np.ndarray) -> np.ndarray:

@@ -55,16 +55,16 @@ class Recording(NamedTuple):
 def read_audio(path: str | os.PathLike, hp: HyperParams, channel: int | None = None) -> Recording:
     """Read a recording block by block. Channels are averaged if they hold the same sound, otherwise the best one is
     used (channels.py); `channel`, counted from 1, chooses. Raises BadAudio."""
-    if pathlib.Path(path).suffix.lower() in FFMPEG_SUFFIXES:
-        with decoded(path) as wav:
-            found = read_audio(wav, hp, channel)
-            return found._replace(warnings=[text.replace(printable(wav), printable(path)) for text in found.warnings])
     name, blocks, warning = printable(path), [], ""
     try:
         if os.path.isdir(path):
             raise BadAudio(f"{name}: is a folder that cannot be looked into; check its permissions")
         if not stat.S_ISREG(os.stat(path).st_mode):  # opening a pipe could wait for ever
             raise BadAudio(f"{name}: is a pipe or a device; save the recording to a file")
+        if pathlib.Path(path).suffix.lower() in FFMPEG_SUFFIXES:
+            with decoded(path) as wav:
+                found = read_audio(wav, hp, channel)
+                return found._replace(warnings=[text.replace(printable(wav), name) for text in found.warnings])
         with open(path, "rb"), soundfile.SoundFile(os.fsencode(path)) as file:  # a file name may be invalid as text
             sample_rate, promised = file.samplerate, file.frames
             if promised * max(1.0, hp.sample_rate / sample_rate) > MOST_SAMPLES and not missing_bytes(path):

@@ -45,6 +45,18 @@ def replacing(path: str | os.PathLike) -> Iterator[pathlib.Path]:
             temporary.unlink(missing_ok=True)
 
 
+def content_hash(path: pathlib.Path) -> str:
+    """Hash of the bytes of a file, read block by block; empty if it is no regular file or cannot be read."""
+    digest = hashlib.sha256()
+    with contextlib.suppress(OSError):  # for instance a link that leads nowhere
+        if path.is_file():  # opening a pipe could wait for ever
+            with open(path, "rb") as file:
+                while block := file.read(2 ** 20):
+                    digest.update(block)
+                return digest.hexdigest()
+    return ""
+
+
 def without_nan(content: object) -> object:
     """Replace numbers that are not finite, which JSON does not know, by None."""
     if isinstance(content, dict):

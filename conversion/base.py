@@ -33,6 +33,7 @@ SPEECH_DB = 20.0             # dB below the level that speech reaches (80th perc
 QUIET = 5.0                  # percentile of a bin's level in a recording that is taken for its floor
 KNOWN_FRAMES = 200.0         # voiced frames whose deviation of pitch weighs as much as that of all sources
 DETAIL_SIGMA = (3.0, 1.0)    # frames and bands, deviations of the Gaussian that removes the detail of the source
+LEAST_DEVIATION = 0.05       # of a bin, 4 dB; some hardly change in training, but would in another recording
 MEASURED = 100               # recordings (up to twice as many) on which floors and deviations are measured
 MOST_GAIN = 4.0              # of a movement; the least gain is 1 / MOST_GAIN
 
@@ -202,7 +203,8 @@ def solve(corpus) -> Base:
     spoken = [pitch[pitch[:, 1] > 0.0, 0] for pitch in map(corpus.pitch, corpus.target_pairs)]
     mean, _ = moments(spoken)
     frames = np.sum(ratio, axis=0)
-    return Base(*sums.solve(PENALTY), mel_floor, linear_floor, np.sqrt(np.mean(squares, axis=0, dtype=np.float32)),
+    return Base(*sums.solve(PENALTY), mel_floor, linear_floor,
+                np.maximum(np.sqrt(np.mean(squares, axis=0, dtype=np.float32)), LEAST_DEVIATION),
                 np.array([within(octaves), mean, within(spoken)]),
                 modulation_power([corpus.target_features(pair, "mel") for pair in spread(corpus.target_pairs)]),
                 frames[0] / frames[1], np.eye(hp.n_mels, dtype=np.float32), np.zeros(hp.n_mels, np.float32))

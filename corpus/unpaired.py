@@ -155,7 +155,7 @@ def match(sources: list[np.ndarray], targets: list[np.ndarray], hp: HyperParams)
     wanted = [describe(mel) for mel in targets]
     source, middle = source - source.mean(axis=0), np.concatenate(wanted).mean(axis=0)
     return [places[path_through(target - middle, source, ends)]
-            for target in tqdm(wanted, "sentences from the source's sounds", disable=None)]
+            for target in tqdm(wanted, "sentences from a source's sounds", disable=None, leave=False)]
 
 
 def load(features: pathlib.Path, speaker: str, utterance: str) -> Features:

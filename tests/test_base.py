@@ -174,6 +174,21 @@ def test_input_has_no_mean_and_unit_deviation_over_the_training_speech(corpus, s
     assert np.abs(linear.mean(axis=0)).max() < 0.3  # quiet frames do not count in the mean
 
 
+def test_bins_that_never_change_in_training_stay_small_in_another_recording(solved):
+    """For instance those above the band of all training recordings, which another microphone fills."""
+    other = Known()
+    for key, (features, *rest) in other.kept.items():
+        linear = features.linear.copy()
+        linear[:, -40:] = 0.25
+        other.kept[key] = (features._replace(linear=linear), *rest)
+    found = base.solve(other)
+    np.testing.assert_array_equal(found.deviation[-40:], np.float32(base.LEAST_DEVIATION))
+    np.testing.assert_array_equal(found.deviation[:-40], solved.deviation[:-40])
+    loud = record(np.random.default_rng(3), 60, VOICES[min(VOICES)])
+    for features in (loud, other.recording(other.train[0])):
+        assert np.abs(prepare(found, features)[0]).max() < 0.3 / base.LEAST_DEVIATION
+
+
 @pytest.mark.parametrize("gain", [-12.0, 6.0])
 def test_gain_and_fixed_equalisation_do_not_change_the_input_of_the_networks(corpus, solved, gain):
     """Shifts in dB, as a microphone makes them, of a recording that touches neither end of the range."""

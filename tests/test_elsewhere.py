@@ -13,7 +13,7 @@ from conftest import DEMO_IDS, leftovers
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 SMALL = ["width=16", "encoder_banks=2", "postnet_banks=2", "highway_layers=1", "batch_size=2", "postnet_window=32",
-         "postnet_steps=2", "decoder_steps=0", "griffin_lim_iters=1"]
+         "postnet_steps=2", "encoder_steps=2", "decoder_steps=0", "griffin_lim_iters=1"]
 
 
 @pytest.fixture(scope="module")
@@ -47,7 +47,7 @@ def test_preparation_training_and_conversion_run_without_warnings(places):
                     ["train.py", "--data", "the features", "--logdir", "a run", *(f"--set={x}" for x in SMALL)],
                     ["eval.py", "my recordings/demo_001.ogg", "--logdir", "a run", "--out", "the results"]):
         done = run(places, *command)
-        assert (done.returncode, done.stderr) == (0, ""), command  # no progress bar either, for there is no terminal
+        assert (done.returncode, done.stderr) == (0, ""), (command, done.stderr)  # no progress bar either, for there is no terminal
         assert done.stdout
     assert sorted(path.name for path in elsewhere.iterdir()) == ["a run", "hers", "my recordings", "the features",
                                                                  "the results"]

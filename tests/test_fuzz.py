@@ -173,7 +173,7 @@ def test_prepro_prepares_the_good_recordings_among_strange_files(tmp_path, capfd
 
 @pytest.mark.parametrize("make, message", [
     (lambda path: os.mkfifo(path), "is a pipe or a device"), (lambda path: path.symlink_to(path), "symbolic links"),
-    (lambda path: path.symlink_to("nowhere"), "No such file"), (lambda path: path.mkdir(), "is a folder")])
+    (lambda path: path.symlink_to("nowhere"), "does not exist"), (lambda path: path.mkdir(), "is a folder")])
 def test_path_that_is_not_a_regular_file_is_refused_at_once(tmp_path, make, message):
     make(tmp_path / "a.wav")
     refused = []

@@ -136,9 +136,11 @@ def test_exported_folder_can_convert_and_holds_speech_for_new_voices(run, capsys
     assert_near(values(found.generator), values(expected.generator))
     assert found.hp == expected.hp and all(map(np.array_equal, found.base, expected.base))
     corpus = data_load.Corpus(run / "data", TINY)
-    spoken, speech = [corpus.recording(pair).mel for pair in corpus.train], voice.load_speech(run / "out")
+    corpus.use_base(expected.base)
+    spoken = [expected.write([corpus.recording(pair)], [corpus.voice(pair)])[0].mel for pair in corpus.train]
+    speech = voice.load_speech(run / "out")
     assert sorted(map(len, speech)) == sorted(map(len, spoken)) and len(speech) == 3
-    for mel in speech:  # this base changes nothing
+    for mel in speech:
         assert min(np.abs(mel - own).max() for own in spoken if len(own) == len(mel)) < 0.6 / 255 + 1e-3
 
 
@@ -157,14 +159,15 @@ def test_no_model_is_exported_into_a_run_folder(run, capsys):
 
 
 def test_pretrained_model_converts_recordings_by_default(run, tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(checkpoints, "PRETRAINED", run / "run")
+    shutil.copytree(run / "run", run / "slt")
+    monkeypatch.setattr(checkpoints, "PRETRAINED", run / "slt")
     recording = write(tmp_path / "a.wav", words(1))
     assert eval_script.main([str(recording), "--out", str(tmp_path / "out")]) == 0
     assert (tmp_path / "out" / "a.wav").stat().st_size > 10_000
-    assert f"the model is that of {run / 'run'}" in capsys.readouterr().out
+    assert f"the model is that of {run / 'slt'}" in capsys.readouterr().out
     for flags in (["a.wav", "--out", "x", "--data", "d"], ["--data", "d"], []):
         assert eval_script.parse_arguments(flags).logdir != checkpoints.PRETRAINED
     assert eval_script.parse_arguments(["a.wav", "--out", "x", "--logdir", "mine"]).logdir.name == "mine"
-    monkeypatch.setattr(checkpoints, "PRETRAINED", tmp_path)
-    with pytest.raises(UserError, match=f"git checkout {tmp_path} brings it back"):
-        checkpoints.best_checkpoint(tmp_path)
+    monkeypatch.setattr(checkpoints, "PRETRAINED", tmp_path / "slt")
+    with pytest.raises(UserError, match=f"git checkout {tmp_path / 'slt'} brings it back"):
+        checkpoints.best_checkpoint(tmp_path / "slt")

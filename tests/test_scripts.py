@@ -305,7 +305,7 @@ def test_recording_without_pauses_is_cut_at_its_quietest_point(trained):
 def test_best_checkpoint_is_loaded_by_default(trained, monkeypatch):
     loaded = []
     monkeypatch.setattr(inference.checkpoints, "load_generator", lambda generator, prefix: loaded.append(prefix))
-    monkeypatch.setattr(inference, "Generator", lambda hp: types.SimpleNamespace(convert=None, hp=hp))
+    monkeypatch.setattr(inference, "Generator", lambda hp: types.SimpleNamespace(convert=None, postnet=None, hp=hp))
     inference.load_converter(trained.logdir)
     newest = sorted((trained.logdir / "checkpoints").glob("step-*.index"))[0].with_suffix("")
     inference.load_converter(trained.logdir, str(newest))
