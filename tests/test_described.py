@@ -151,6 +151,7 @@ def test_corpus_of_the_target_alone_is_refused():
         train.PairedTrainer(HP, corpus)
 
 
+@pytest.mark.slow
 def test_resumed_joint_stage_ends_like_an_uninterrupted_run(demo_data, tmp_path, monkeypatch):
     hp = HP.replace(joint_steps=2, save_steps=1)
     monkeypatch.setattr(train.PairedTrainer, "validate", lambda self, run, stage: {})
@@ -167,6 +168,7 @@ def test_resumed_joint_stage_ends_like_an_uninterrupted_run(demo_data, tmp_path,
 
 
 @pytest.mark.usefixtures("loaded_once")
+@pytest.mark.slow
 @pytest.mark.parametrize("script, evaluate, preset", [(train, eval_script, "2017"), (train_gan, eval_gan, "2017-gan")])
 def test_the_preset_trains_evaluates_and_converts(demo_data, tmp_path, capsys, script, evaluate, preset):
     flags = ["--preset", preset, "--data", str(demo_data), *(f"--set={text}" for text in SMALL)]
