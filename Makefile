@@ -1,6 +1,7 @@
 # make demo   train on the bundled corpus, paired and adversarial, convert held-out sentences, measure, write pages
 # make pair   the same for your own, without adversarial training: make pair SOURCE=DIR TARGET=DIR [OTHERS="DIR DIR"] [HELDOUT=FILE]
 # make voice  a voice from recordings of it alone, for anybody to speak with: make voice TARGET=DIR
+# make listen  make and open the page with samples of all kinds of use, docs/index.html
 # make test   run the tests, but for those that take minutes
 # make test-slow  run those: kills, several processes, compiled steps on two devices
 # make check  say what TensorFlow sees on this machine
@@ -15,7 +16,7 @@ PYTHON ?= $(shell for p in python3 python3.12 python3.11 python3.10; do \
 	$$p -c '$(SUPPORTED)' 2>/dev/null && echo $$p && break; done)
 PIP := .venv/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes --only-binary :all:
 
-.PHONY: demo pair voice test test-slow check lock audit help
+.PHONY: demo pair voice listen test test-slow check lock audit help
 .DEFAULT_GOAL := help
 
 demo: .venv/installed
@@ -43,6 +44,9 @@ voice: .venv/installed
 	@test "$(words $(TARGET))" = 1 || { echo "usage: make voice TARGET=DIR, a folder without spaces in its name"; exit 1; }
 	.venv/bin/python prepro.py --target $(TARGET) --data data/voice-$(call last,$(TARGET))
 	.venv/bin/python train.py --data data/voice-$(call last,$(TARGET)) --logdir logdir/voice-$(call last,$(TARGET))
+
+listen: .venv/installed
+	.venv/bin/python -m evaluation.gallery --open
 
 test: .venv/installed-test
 	.venv/bin/python -m ruff check .

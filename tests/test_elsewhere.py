@@ -47,7 +47,7 @@ def test_preparation_training_and_conversion_run_without_warnings(places):
                     ["train.py", "--data", "the features", "--logdir", "a run", *(f"--set={x}" for x in SMALL)],
                     ["eval.py", "my recordings/demo_001.ogg", "--logdir", "a run", "--out", "the results"]):
         done = run(places, *command)
-        assert (done.returncode, done.stderr) == (0, ""), (command, done.stderr)  # no progress bar either, for there is no terminal
+        assert (done.returncode, done.stderr) == (0, ""), (command, done.stderr)  # no progress bar either
         assert done.stdout
     assert sorted(path.name for path in elsewhere.iterdir()) == ["a run", "hers", "my recordings", "the features",
                                                                  "the results"]
