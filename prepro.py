@@ -55,7 +55,7 @@ def compute_features(path: pathlib.Path, stem: pathlib.Path, hp: HyperParams) ->
     note, made_of = stem.with_name(f"{stem.name}.json"), storage.content_hash(path)
     before = storage.read_json(note)
     if made_of and before.get("made_of") == made_of and all(map(intact, files.values())):
-        return len(np.load(files["mel"], mmap_mode="r", allow_pickle=False)), "", before["warnings"]
+        return len(np.load(files["mel"], mmap_mode="r", allow_pickle=False)), "", before.get("warnings", [])
     try:
         wav, _, warnings = utils.load_recording(path, hp)
     except audio_files.BadAudio as error:
@@ -182,9 +182,11 @@ def drop_mismatches(pairs: list[Pair], data: pathlib.Path, target: str, means: d
     median = np.median(costs)
     # At least 1 dB: few pairs have no reliable spread
     limit, cause = median + max(6 * np.median(np.abs(costs - median)), 1.0), "far more than usual: other words?"
-    everything = [(one, other) for one in pairs for other in pairs if one.utterance != other.utterance]
-    if len(everything) >= RANDOM_PAIRS:
-        chance = random_costs(random.Random(hp.seed).sample(everything, RANDOM_PAIRS), data, target, means, hp)
+    rng = random.Random(hp.seed)
+    drawn = [rng.sample(pairs, 2) for _ in range(3 * RANDOM_PAIRS)] if len(pairs) > 4 else []  # fewer tell nothing
+    mixed = [(one, other) for one, other in drawn if one.utterance != other.utterance][:RANDOM_PAIRS]
+    if len(mixed) == RANDOM_PAIRS:
+        chance = random_costs(mixed, data, target, means, hp)
         by_chance = float(np.percentile(chance, 5))
         if median > by_chance:
             raise PreproError(f"{pairs[0].source} and {target}: recordings of the same name do not say the same words. "

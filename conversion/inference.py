@@ -51,11 +51,13 @@ class Converter:
         """Measure the voice of a recording."""
         return base.find_voice(self.base, recording, self.hp)
 
-    def convert_pairs(self, corpus: data_load.Corpus, pairs: list[Pair], measure: bool = False) -> list[Converted]:
-        """Convert the sources of pairs. With `measure`, first measure on them how much movement conversions lack."""
+    def convert_pairs(self, corpus: data_load.Corpus, pairs: list[Pair],
+                      measure_movement: bool = False) -> list[Converted]:
+        """Convert the sources of pairs. With `measure_movement`, first measure on them how much movement conversions
+        lack, and set this weight of the generator."""
         heard = [corpus.recording(pair) for pair in pairs], [corpus.voice(pair) for pair in pairs]
         written = self.write(*heard)
-        if measure and self.hp.base:
+        if measure_movement and self.hp.base:
             mels = [base.with_detail(self.base, out.mel, out.positions, *each, self.hp)
                     for out, *each in zip(written, *heard)]
             self.generator.movement.assign(base.gains(base.modulation_power(mels), self.base.modulation))
@@ -214,7 +216,8 @@ class Speaker:
         octaves, found, self.changes = [median_octave(each.hertz) for each in features], [], []
         for i, octave in enumerate(octaves):
             other = octave is not None and self.octave is not None and abs(octave - self.octave) > ANOTHER_VOICE
-            if self.voice is None or other:
+            # Noise may come before the speech: it is measured only until there is a pitch
+            if self.voice is None or other or octave is not None and self.octave is None:
                 self.changes += [i] if other else []
                 self.octave = octave if octave is not None else next((x for x in octaves if x is not None), None)
                 own = [each for each, its in zip(features[i:], octaves[i:])
