@@ -69,9 +69,10 @@ class Converter:
     def __init__(self, generator: Generator, base_map: base.Base):
         self.generator, self.base, self.hp = generator, base_map, generator.hp
         frames = [tf.TensorSpec((None, None, size)) for size in (self.hp.n_linear, self.hp.n_mels + 2)]
-        self._convert = tf.function(generator.convert, input_signature=[
+        # Without AutoGraph, because no Python statement there depends on a tensor, and it takes time to find that out
+        self._convert = tf.function(generator.convert, autograph=False, input_signature=[
             *frames, tf.TensorSpec((None, None)), tf.TensorSpec((), tf.int32), tf.TensorSpec((None,))])
-        self._draw = tf.function(generator.postnet, input_signature=[
+        self._draw = tf.function(generator.postnet, autograph=False, input_signature=[
             tf.TensorSpec((None, None, size)) for size in (self.hp.n_mels, 2)] + [tf.TensorSpec((None, None))])
 
     def convert(self, recording: str | os.PathLike | np.ndarray, sample_rate: int | None = None) -> ConvertedRecording:
