@@ -108,7 +108,7 @@ def convert_file(path: pathlib.Path, name: str, out: pathlib.Path, converter: Co
     converted.unlink(missing_ok=True)  # it is written last: where it is, all files are of the same recording
     audio_files.save_wav(source, wav, hp)
     title = name if len(made.chunks) == 1 else f"{name}, first of {len(made.chunks)} chunks"
-    figures.plot_conversion(picture, utils.spectrograms(made.chunks[0].wav, hp)[1], made.first, None, None, hp, title)
+    figures.plot_conversion(picture, made.heard, made.first, None, None, hp, title)
     audio_files.save_wav(converted, made.wav, hp)
     pitches = [float(np.median(hertz[hertz > 0.0])) if (hertz > 0.0).any() else None
                for hertz in (made.hertz, analysis.pitch(made.wav, hp))]

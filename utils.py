@@ -209,6 +209,11 @@ def octaves(hertz: np.ndarray, hp: HyperParams) -> np.ndarray:
                     axis=1).astype(np.float32)
 
 
+def hertz(pitch: np.ndarray, hp: HyperParams) -> np.ndarray:
+    """The inverse of `octaves`: (T, 2), octaves and voicing, to fundamental frequency (T,) in Hz, 0 where unvoiced."""
+    return np.where(pitch[:, 1] > 0.5, hp.pitch_middle * 2.0 ** pitch[:, 0], 0.0).astype(np.float32)
+
+
 def mel_of_linear(linear: np.ndarray, hp: HyperParams) -> np.ndarray:
     """Linear (T, F) to mel (T, M), both normalised."""
     magnitude = denormalise(linear, hp) @ mel_filterbank(hp.sample_rate, hp.n_fft, hp.n_mels).T

@@ -56,7 +56,8 @@ class ConvertedRecording(NamedTuple):
     """A converted recording."""
     wav: np.ndarray        # (samples,)
     chunks: list[Chunk]
-    first: Converted       # the first chunk, for the picture
+    heard: Features        # of the first chunk, for the picture
+    first: Converted       # the first chunk
     stopped: bool          # False if the limit of steps cut one of the chunks
     hertz: np.ndarray      # (S,) pitch of all chunks, 0 where unvoiced
     changes: list[float]   # s, where somebody else begins to speak
@@ -235,7 +236,8 @@ def convert_recording(wav: np.ndarray, converter: Converter, pool) -> ConvertedR
 
     The voice is measured on the first of them, and anew where the pitch becomes that of somebody else.
     """
-    hp, voices, speaker, stopped, first, hertz, changes = converter.hp, [], Speaker(converter), True, None, [], []
+    hp, voices, speaker, stopped, hertz, changes = converter.hp, [], Speaker(converter), True, [], []
+    heard = first = None
     chunks = split_at_pauses(wav, hp)
     for start in range(0, len(chunks), CHUNKS_AT_ONCE):
         group = chunks[start:start + CHUNKS_AT_ONCE]
@@ -243,9 +245,10 @@ def convert_recording(wav: np.ndarray, converter: Converter, pool) -> ConvertedR
         outputs = converter(features, speaker.follow(features))
         changes += [group[i].start / hp.sample_rate for i in speaker.changes]
         voices += pool.map(lambda out: utils.griffin_lim(out.linear, out.pitch, hp), outputs)
-        stopped, first = stopped and all(out.stopped for out in outputs), first or outputs[0]
+        stopped, heard, first = (stopped and all(out.stopped for out in outputs), heard or features[0],
+                                 first or outputs[0])
         hertz += [source.hertz for source in features]
-    return ConvertedRecording(join(chunks, voices, hp, len(wav)), chunks, first, stopped, np.concatenate(hertz),
+    return ConvertedRecording(join(chunks, voices, hp, len(wav)), chunks, heard, first, stopped, np.concatenate(hertz),
                               changes)
 
 
