@@ -33,13 +33,11 @@ from common.cli import UserError
 from corpus import analysis, manifest
 from evaluation import figures, heldout
 from training import run_folder
-from conversion.inference import ConvertedRecording, Converter, convert_recording, load_converter
+from conversion.inference import Converter, convert_recording, load_converter, remarks
 from hyperparams import HyperParams
 
 HERE = pathlib.Path(__file__).resolve().parent
 FILES_AT_ONCE = 4
-SPOKEN_OCTAVES = 1.3  # from the 5th to the 95th percentile of the pitch; more is singing, or two people
-LEAST_VOICED = 0.05  # share of a recording's frames; half of the frames of speech are voiced, none of a whisper's
 
 
 def find_recordings(paths: list[pathlib.Path], out: pathlib.Path) -> list[pathlib.Path]:
@@ -110,7 +108,7 @@ def convert_file(path: pathlib.Path, name: str, out: pathlib.Path, converter: Co
     converted.unlink(missing_ok=True)  # it is written last: where it is, all files are of the same recording
     audio_files.save_wav(source, wav, hp)
     title = name if len(made.chunks) == 1 else f"{name}, first of {len(made.chunks)} chunks"
-    figures.plot_conversion(picture, utils.spectrograms(made.chunks[0].wav, hp)[1], made.first, None, None, hp, title)
+    figures.plot_conversion(picture, made.heard, made.first, None, None, hp, title)
     audio_files.save_wav(converted, made.wav, hp)
     pitches = [float(np.median(hertz[hertz > 0.0])) if (hertz > 0.0).any() else None
                for hertz in (made.hertz, analysis.pitch(made.wav, hp))]
@@ -120,22 +118,6 @@ def convert_file(path: pathlib.Path, name: str, out: pathlib.Path, converter: Co
         "none" if hertz is None else f"{hertz:.0f} Hz" for hertz in pitches))
     for warning in warnings:
         tqdm.write(f"warning: {warning}", file=sys.stderr)
-    return found
-
-
-def remarks(made: ConvertedRecording, hp: HyperParams) -> list[str]:
-    """What looks odd in a recording that was converted, with the cure."""
-    voiced, found = made.hertz[made.hertz > 0.0], []
-    share = len(voiced) / len(made.hertz)
-    if share < LEAST_VOICED:
-        found.append(f"{100 * share:.0f} % of it are voiced, so the conversion is a whisper; a pitch is found between "
-                     f"{hp.pitch_min:.0f} and {hp.pitch_max:.0f} Hz in speech that is louder than its noise")
-    elif np.ptp(np.log2(np.percentile(voiced, (5, 95)))) > SPOKEN_OCTAVES:
-        found.append("its pitch moves as in singing or as that of two people; intervals change with the range of the "
-                     "voice, so melodies are not kept")
-    if made.changes:
-        found.append(f"somebody else speaks from {', '.join(f'{at:.0f}' for at in made.changes[:5])} s on, and is "
-                     "converted as a voice of their own; cut the recording where speakers change, if they overlap")
     return found
 
 

@@ -250,7 +250,6 @@ class Generator(keras.Model):
         given, cell = self.decoder.inputs(1, 1, False), self.decoder.cell
         remembered = cell.attention.prepare_memory(memory, corrected)
         cell(cell.start(ops.zeros((1,)), remembered), StepInput(*(x[0] for x in given)), remembered, ops.ones((1,)))
-        self.decoder(memory, corrected, mask, ops.zeros((1,)), steps=1)
         self.postnet(ops.zeros((1, self.hp.r, self.hp.n_mels)), ops.zeros((1, self.hp.r, 2)), ops.ones((1, self.hp.r)))
         self.built = True
 

@@ -41,8 +41,12 @@ def load_recording(path: str | os.PathLike, hp: HyperParams, trim: bool = True,
 
     Returns (samples,) float32 at `hp.sample_rate`, with warnings of what looks odd. Raises BadAudio.
     """
-    name = storage.printable(path)
-    wav, sample_rate, warnings = audio_files.read_audio(path, hp, channel)
+    return prepare(audio_files.read_audio(path, hp, channel), hp, trim, storage.printable(path))
+
+
+def prepare(recording: audio_files.Recording, hp: HyperParams, trim: bool, name: str) -> audio_files.Recording:
+    """What `load_recording` does with a recording that was read; `name` is what errors and warnings call it."""
+    wav, sample_rate, warnings = recording
     wav -= wav.mean()  # or the filter would swing at both ends
     if sample_rate != hp.sample_rate:
         wav = soxr.resample(wav, sample_rate, hp.sample_rate)
@@ -203,6 +207,11 @@ def octaves(hertz: np.ndarray, hp: HyperParams) -> np.ndarray:
     voiced = hertz > 0.0
     return np.stack([np.where(voiced, np.log2(np.maximum(hertz, 1.0) / hp.pitch_middle), 0.0), voiced],
                     axis=1).astype(np.float32)
+
+
+def hertz(pitch: np.ndarray, hp: HyperParams) -> np.ndarray:
+    """The inverse of `octaves`: (T, 2), octaves and voicing, to fundamental frequency (T,) in Hz, 0 where unvoiced."""
+    return np.where(pitch[:, 1] > 0.5, hp.pitch_middle * 2.0 ** pitch[:, 0], 0.0).astype(np.float32)
 
 
 def mel_of_linear(linear: np.ndarray, hp: HyperParams) -> np.ndarray:

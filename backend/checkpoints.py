@@ -131,9 +131,11 @@ def shape_mismatches(stored: dict[str, tuple[int, ...]], parts: dict[str, list])
 def restore(checkpoint: tf.train.Checkpoint, parts: dict[str, list], prefix: str, hp: HyperParams) -> None:
     """Restore all of `checkpoint`, which holds `parts`, from the file `prefix`; raises DamagedCheckpoint, and
     UserError if the file belongs to another network."""
-    found = shape_mismatches(read_shapes(prefix), parts)
-    if not found and prefix.endswith(".npz"):
-        for name, array in read_weights(prefix).items():
+    arrays = read_weights(prefix) if prefix.endswith(".npz") else {}
+    shapes = {name: array.shape for name, array in arrays.items()} or read_shapes(prefix)
+    found = shape_mismatches(shapes, parts)
+    if not found and arrays:
+        for name, array in arrays.items():
             part, number = name.split("/")
             parts[part][int(number)].assign(array.astype(parts[part][int(number)].dtype))
     elif not found:

@@ -41,12 +41,25 @@ def captured_stderr() -> Iterator[None]:
             os.close(stderr)
 
 
+@contextlib.contextmanager
+def hidden(*names: str) -> Iterator[None]:
+    """Let modules look as if they were not installed, unless they are imported already."""
+    hiding = [name for name in names if name not in sys.modules]
+    sys.modules.update(dict.fromkeys(hiding))
+    try:
+        yield
+    finally:
+        for name in hiding:
+            del sys.modules[name]
+
+
 os.environ["KERAS_BACKEND"] = "tensorflow"
 if "--verbose" in sys.argv:  # before any script has read its flags
     os.environ["TF_CPP_MIN_LOG_LEVEL"] = "0"
 # A user who sets a level below 3 wants the messages; without a standard error there is nothing to capture
 quiet = os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3") not in ("0", "1", "2") and sys.stderr is not None
-with captured_stderr() if quiet else contextlib.nullcontext():
+# Keras imports the hidden modules where it finds them, for wrappers that nobody needs here: a quarter of its start
+with captured_stderr() if quiet else contextlib.nullcontext(), hidden("sklearn", "matplotlib.pyplot"):
     import tensorflow as tf
     tf.config.list_physical_devices()  # now, because it complains about drivers
 

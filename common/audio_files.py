@@ -95,6 +95,18 @@ def read_audio(path: str | os.PathLike, hp: HyperParams, channel: int | None = N
     return Recording(np.concatenate(blocks), sample_rate, [f"{name}: {warning}"] if warning else [])
 
 
+def from_array(samples: np.ndarray, sample_rate: int, hp: HyperParams) -> Recording:
+    """Samples (samples,) of any scale and type as a recording; raises BadAudio."""
+    wav = np.array(samples, np.float32)  # a copy, which may be changed
+    if wav.ndim != 1:
+        raise BadAudio(f"the array has the shape {wav.shape}: give one channel, (samples,)")
+    if not sample_rate > 0 or len(wav) * hp.sample_rate < sample_rate:
+        raise BadAudio(f"the array holds {len(wav)} samples at {sample_rate} Hz, which is no sound")
+    if not np.abs(wav).max() < 1e10:  # squares of larger values overflow; NaN fails the comparison, too
+        raise BadAudio("the array holds samples that are not numbers, or far too large")
+    return Recording(wav, sample_rate, [])
+
+
 @contextlib.contextmanager
 def decoded(path: str | os.PathLike) -> Iterator[pathlib.Path]:
     """A temporary wav file of a recording that only ffmpeg reads; raises BadAudio."""

@@ -1,5 +1,13 @@
-"""Inference: a trained model converts spectrograms and recordings of any length in free running."""
+"""Inference: a trained model converts spectrograms and recordings of any length in free running.
+
+    from conversion.inference import load
+    converter = load("bdl")                                    # a voice of pretrained/, or a run folder
+    converter.save("out.wav", converter.convert("my.wav").wav)
+"""
+import concurrent.futures
+import os
 import pathlib
+import warnings
 from typing import NamedTuple
 
 import data_load
@@ -11,6 +19,7 @@ import numpy as np
 import tensorflow as tf
 from tqdm import tqdm
 
+from common import audio_files, cli, storage
 from common.cli import UserError
 from corpus.analysis import Features
 from corpus.manifest import Pair
@@ -22,6 +31,8 @@ CHUNKS_AT_ONCE = 8
 FADE_SECONDS = 0.005  # at both ends of a chunk, so that joints do not click
 ANOTHER_VOICE = 0.5  # octaves from the pitch of a voice, from where a chunk is spoken by somebody else
 LEAST_FRAMES = 40  # voiced frames that tell the pitch of a chunk
+SPOKEN_OCTAVES = 1.3  # from the 5th to the 95th percentile of the pitch; more is singing, or two people
+LEAST_VOICED = 0.05  # share of a recording's frames; half of the frames of speech are voiced, none of a whisper's
 MAX_RATIO = 2.0  # a conversion that does not end is cut at this multiple of the source's length
 
 
@@ -35,6 +46,23 @@ class Converted(NamedTuple):
     stopped: bool          # False if the limit of steps cut it
 
 
+class Chunk(NamedTuple):
+    """A part of a recording between pauses."""
+    wav: np.ndarray   # (samples,) speech, trimmed
+    start: int        # sample of the recording where the chunk begins
+
+
+class ConvertedRecording(NamedTuple):
+    """A converted recording."""
+    wav: np.ndarray        # (samples,)
+    chunks: list[Chunk]
+    heard: Features        # of the first chunk, for the picture
+    first: Converted       # the first chunk
+    stopped: bool          # False if the limit of steps cut one of the chunks
+    hertz: np.ndarray      # (S,) pitch of all chunks, 0 where unvoiced
+    changes: list[float]   # s, where somebody else begins to speak
+
+
 class Converter:
     """Converts recordings in batches with two compiled functions: encoder and decoder, and the post-net. Between them
     the base restores what averages lack."""
@@ -42,10 +70,36 @@ class Converter:
     def __init__(self, generator: Generator, base_map: base.Base):
         self.generator, self.base, self.hp = generator, base_map, generator.hp
         frames = [tf.TensorSpec((None, None, size)) for size in (self.hp.n_linear, self.hp.n_mels + 2)]
-        self._convert = tf.function(generator.convert, input_signature=[
+        # Without AutoGraph, because no Python statement there depends on a tensor, and it takes time to find that out
+        self._convert = tf.function(generator.convert, autograph=False, input_signature=[
             *frames, tf.TensorSpec((None, None)), tf.TensorSpec((), tf.int32), tf.TensorSpec((None,))])
-        self._draw = tf.function(generator.postnet, input_signature=[
+        self._draw = tf.function(generator.postnet, autograph=False, input_signature=[
             tf.TensorSpec((None, None, size)) for size in (self.hp.n_mels, 2)] + [tf.TensorSpec((None, None))])
+
+    def convert(self, recording: str | os.PathLike | np.ndarray, sample_rate: int | None = None) -> ConvertedRecording:
+        """Convert a file, or an array (samples,) of any scale at `sample_rate` (Hz; default: `hp.sample_rate`).
+
+        Of the result, `wav` is (samples,) float32 at `hp.sample_rate`, which is 16 kHz in pretrained/. It is as long as
+        the recording at least, and at the level `hp.loudness_db`. Raises BadAudio, a UserError, if there is no sound in
+        it; warns of what looks odd in it.
+        """
+        hp, is_array = self.hp, isinstance(recording, np.ndarray)
+        if sample_rate is not None and not is_array:
+            raise UserError("sample_rate is that of an array; a file says its own")
+        name = "the array" if is_array else storage.printable(recording)
+        rate = hp.sample_rate if sample_rate is None else sample_rate
+        read = audio_files.from_array(recording, rate, hp) if is_array else audio_files.read_audio(recording, hp)
+        wav, _, odd = utils.prepare(read, hp, False, name)
+        with concurrent.futures.ThreadPoolExecutor(cli.cores()) as pool:
+            made = convert_recording(wav, self, pool)
+        for text in [*odd, *(f"{name}: {text}" for text in remarks(made, hp))]:
+            warnings.warn(text, stacklevel=2)
+        return made
+
+    def save(self, path: str | os.PathLike, wav: np.ndarray) -> None:
+        """Write (samples,) at `hp.sample_rate` as a 16-bit wav file; what is above full scale is turned down. Raises
+        CannotWrite, a UserError."""
+        audio_files.save_wav(path, wav, self.hp)
 
     def find_voice(self, recording: Features) -> base.Voice:
         """Measure the voice of a recording."""
@@ -112,6 +166,16 @@ class Converter:
         return [each[:len(mel)] for each, mel in zip(linear, mels)]
 
 
+def load(voice: str | os.PathLike = checkpoints.VOICES[0], **settings) -> Converter:
+    """Load a voice of pretrained/ by its name, or a model of yours by its run folder.
+
+    `settings` are hyperparameters of synthesis, for instance power=1.2 (`hyperparams.SYNTHESIS`). The first conversion
+    takes a few seconds longer than the others. Raises UserError.
+    """
+    folder = checkpoints.PRETRAINED.with_name(voice) if voice in checkpoints.VOICES else voice
+    return load_converter(folder, None, [f"{name}={value}" for name, value in settings.items()])
+
+
 def load_converter(logdir: pathlib.Path, checkpoint: str | None = None, overrides: list[str] = ()) -> Converter:
     """Load the generator of a run from `checkpoint`, or from its best checkpoint, with `name=value` overrides.
 
@@ -131,12 +195,6 @@ def load_converter(logdir: pathlib.Path, checkpoint: str | None = None, override
     generator = Generator(hp)
     checkpoints.load_generator(generator, prefix)
     return Converter(generator, base.load(logdir))
-
-
-class Chunk(NamedTuple):
-    """A part of a recording between pauses."""
-    wav: np.ndarray   # (samples,) speech, trimmed
-    start: int        # sample of the recording where the chunk begins
 
 
 def split_at_pauses(wav: np.ndarray, hp: HyperParams) -> list[Chunk]:
@@ -175,22 +233,13 @@ def join(chunks: list[Chunk], voices: list[np.ndarray], hp: HyperParams, length:
     return wav[:max(length, end)]
 
 
-class ConvertedRecording(NamedTuple):
-    """A converted recording."""
-    wav: np.ndarray        # (samples,)
-    chunks: list[Chunk]
-    first: Converted       # the first chunk, for the picture
-    stopped: bool          # False if the limit of steps cut one of the chunks
-    hertz: np.ndarray      # (S,) pitch of all chunks, 0 where unvoiced
-    changes: list[float]   # s, where somebody else begins to speak
-
-
 def convert_recording(wav: np.ndarray, converter: Converter, pool) -> ConvertedRecording:
     """Convert a recording (samples,) of any length, CHUNKS_AT_ONCE chunks at a time to limit the use of memory.
 
     The voice is measured on the first of them, and anew where the pitch becomes that of somebody else.
     """
-    hp, voices, speaker, stopped, first, hertz, changes = converter.hp, [], Speaker(converter), True, None, [], []
+    hp, voices, speaker, stopped, hertz, changes = converter.hp, [], Speaker(converter), True, [], []
+    heard = first = None
     chunks = split_at_pauses(wav, hp)
     for start in range(0, len(chunks), CHUNKS_AT_ONCE):
         group = chunks[start:start + CHUNKS_AT_ONCE]
@@ -198,10 +247,27 @@ def convert_recording(wav: np.ndarray, converter: Converter, pool) -> ConvertedR
         outputs = converter(features, speaker.follow(features))
         changes += [group[i].start / hp.sample_rate for i in speaker.changes]
         voices += pool.map(lambda out: utils.griffin_lim(out.linear, out.pitch, hp), outputs)
-        stopped, first = stopped and all(out.stopped for out in outputs), first or outputs[0]
+        stopped, heard, first = (stopped and all(out.stopped for out in outputs), heard or features[0],
+                                 first or outputs[0])
         hertz += [source.hertz for source in features]
-    return ConvertedRecording(join(chunks, voices, hp, len(wav)), chunks, first, stopped, np.concatenate(hertz),
+    return ConvertedRecording(join(chunks, voices, hp, len(wav)), chunks, heard, first, stopped, np.concatenate(hertz),
                               changes)
+
+
+def remarks(made: ConvertedRecording, hp: HyperParams) -> list[str]:
+    """What looks odd in a recording that was converted, with the cure."""
+    voiced, found = made.hertz[made.hertz > 0.0], []
+    share = len(voiced) / len(made.hertz)
+    if share < LEAST_VOICED:
+        found.append(f"{100 * share:.0f} % of it are voiced, so the conversion is a whisper; a pitch is found between "
+                     f"{hp.pitch_min:.0f} and {hp.pitch_max:.0f} Hz in speech that is louder than its noise")
+    elif np.ptp(np.log2(np.percentile(voiced, (5, 95)))) > SPOKEN_OCTAVES:
+        found.append("its pitch moves as in singing or as that of two people; intervals change with the range of the "
+                     "voice, so melodies are not kept")
+    if made.changes:
+        found.append(f"somebody else speaks from {', '.join(f'{at:.0f}' for at in made.changes[:5])} s on, and is "
+                     "converted as a voice of their own; cut the recording where speakers change, if they overlap")
+    return found
 
 
 class Speaker:

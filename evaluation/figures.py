@@ -13,6 +13,7 @@ from matplotlib.axes import Axes
 from matplotlib.colors import to_rgba
 from matplotlib.figure import Figure
 
+import utils
 from common import storage
 from hyperparams import HyperParams
 
@@ -30,31 +31,43 @@ def literal(text: str) -> str:
     return text.replace("$", r"\$")
 
 
-def plot_utterance(path: str | os.PathLike, panels: dict[str, np.ndarray], alignment: np.ndarray,
-                   positions: np.ndarray, dtw_path: np.ndarray | None, hp: HyperParams, title: str) -> None:
-    """Draw spectrograms above each other on one time scale, and the alignment below them.
+def plot_utterance(path: str | os.PathLike, panels: dict[str, np.ndarray], pitches: dict[str, np.ndarray],
+                   alignment: np.ndarray, positions: np.ndarray, dtw_path: np.ndarray | None, hp: HyperParams,
+                   title: str) -> None:
+    """Draw spectrograms above each other on one time scale, and pitch and alignment below them.
 
-    panels: caption to linear spectrogram (T, F) in [0, 1], one or more; alignment: (T_out, T_source) attention
+    panels: caption to linear spectrogram (T, F) in [0, 1], one or more; pitches: label to pitch (T,) in Hz, 0 where
+    unvoiced; alignment: (T_out, T_source) attention
     weights; positions: (T_out,) expected source position in frames; dtw_path: (T_target,) source position in frames of
     each target frame, or None.
     """
     second = hp.hop_length / hp.sample_rate                                      # s a frame
     end = second * max([len(alignment), *map(len, panels.values())])
-    figure = Figure(figsize=(10, 1.55 * len(panels) + 3.6), layout="constrained")
+    figure = Figure(figsize=(10, 1.55 * len(panels) + 5.0), layout="constrained")
     figure.suptitle(literal(title), fontsize=12, fontweight="bold")
-    grid = figure.subplots(len(panels) + 1, 1, sharex=True, squeeze=False,
-                           height_ratios=[1.3] * len(panels) + [3.0])[:, 0]
+    *grid, pitch, bottom = figure.subplots(len(panels) + 2, 1, sharex=True,
+                                           height_ratios=[1.3] * len(panels) + [1.2, 3.0])
     for axes, (caption, linear) in zip(grid, panels.items()):
         image = axes.imshow(linear.T, origin="lower", aspect="auto", cmap="magma", vmin=0.0, vmax=1.0,
                             extent=(0.0, second * len(linear), 0.0, hp.sample_rate / 2))
         axes.set_title(f"{literal(caption)}, {second * len(linear):.2f} s", loc="left", fontsize=10)
         axes.set_ylabel("frequency (Hz)", fontsize=9)
-    bar = figure.colorbar(image, ax=list(grid[:-1]), pad=0.01, aspect=30, ticks=np.linspace(0.0, 1.0, 5),
+    bar = figure.colorbar(image, ax=grid, pad=0.01, aspect=30, ticks=np.linspace(0.0, 1.0, 5),
                           format=lambda level, _: f"{hp.range_db * (level - 1.0):.0f}")
     bar.set_label("level (dB re highest)", fontsize=9)
     bar.ax.tick_params(labelsize=8)
 
-    axes = grid[-1]
+    for (label, hertz), colour in zip(pitches.items(), COLOURS):
+        pitch.plot(second * np.arange(len(hertz)), np.where(hertz > 0.0, hertz, np.nan), color=colour, linewidth=1.3,
+                   label=label)
+    pitch.set(yscale="log", ylabel="frequency (Hz)")
+    pitch.yaxis.label.set_size(9)
+    for axis in (pitch.yaxis.set_major_formatter, pitch.yaxis.set_minor_formatter):
+        axis("{x:g}")
+    pitch.legend(loc="upper right", fontsize=8, framealpha=0.9)
+    pitch.set_title("pitch", loc="left", fontsize=10)
+
+    axes = bottom
     axes.imshow(alignment.T, origin="lower", aspect="auto", cmap="Greys", vmin=0.0, vmax=max(alignment.max(), 1e-8),
                 extent=(0.0, second * len(alignment), 0.0, second * alignment.shape[1]))
     axes.plot([], [], color="#777777", linewidth=5, label="attention")           # an image has no legend entry
@@ -69,17 +82,20 @@ def plot_utterance(path: str | os.PathLike, panels: dict[str, np.ndarray], align
     axes.set_xlabel("output time (s)", fontsize=9)
     axes.set_ylabel("source time (s)", fontsize=9)
     axes.set(xlim=(0.0, end), ylim=(0.0, second * alignment.shape[1]))
-    for axes in grid:
+    for axes in (*grid, pitch, bottom):
         axes.set_facecolor("#e6e6e6")                                            # past the last frame; not silence
         axes.tick_params(labelsize=8)
     save_figure(figure, path)
 
 
-def plot_conversion(path: str | os.PathLike, source: np.ndarray, output: NamedTuple, target: np.ndarray | None,
+def plot_conversion(path: str | os.PathLike, source: NamedTuple, output: NamedTuple, target: np.ndarray | None,
                     dtw_path: np.ndarray | None, hp: HyperParams, title: str) -> None:
-    """Draw a conversion (inference.Converted) below its source (S, F) and above its target (T, F), if there is one."""
-    panels = {"source": source, "converted": output.linear} | ({} if target is None else {"target": target})
-    plot_utterance(path, panels, output.weights, output.positions, dtw_path, hp, title)
+    """Draw a conversion (inference.Converted) below its source (analysis.Features) and above its target (T, F), if
+    there is one; and the pitch of the source with that of the conversion."""
+    panels = {"source": source.linear.astype(np.float32), "converted": output.linear}
+    panels |= {} if target is None else {"target": target}
+    pitches = {"source": source.hertz, "converted": utils.hertz(output.pitch, hp)}
+    plot_utterance(path, panels, pitches, output.weights, output.positions, dtw_path, hp, title)
 
 
 def plot_curves(path: str | os.PathLike, curves: dict[str, tuple[np.ndarray, np.ndarray]], title: str,

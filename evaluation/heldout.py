@@ -72,7 +72,7 @@ def evaluate(corpus: data_load.Corpus, out: pathlib.Path, converter: Converter, 
         for name, kind in written.items():
             audio_files.save_wav(out / files[name], wavs[kind][i], hp)
         target, path = (corpus.target_features(pair, "linear"), corpus.path(pair)) if has_target else (None, None)
-        figures.plot_conversion(out / picture, corpus.source(pair), output, target, path, hp,
+        figures.plot_conversion(out / picture, corpus.recording(pair), output, target, path, hp,
                                 f"{pair.source} to {corpus.target}, {pair.name}")
         found = scores[i] | measured[i]
         own = {key: value for key, value in found.items() if not key.endswith(others)}

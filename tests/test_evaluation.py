@@ -99,7 +99,7 @@ def test_pictures_and_measures_are_those_of_the_converter_output(corpus, tiny_hp
         assert {name: measured[name] for name in expected} == expected
         _, source, shown, spoken, dtw_path, *_ = arguments
         assert shown is output and np.array_equal(dtw_path, path)
-        assert np.array_equal(source, corpus.source(pair)) and np.array_equal(spoken, corpus.target_features(
+        assert np.array_equal(source.linear, corpus.source(pair)) and np.array_equal(spoken, corpus.target_features(
             pair, "linear"))
     assert "content retrieval among 10" in summary  # among all sentences, including those of training
     for name, ending in (("MCD dB", ""), ("MCD dB with teacher forcing", " with teacher forcing")):

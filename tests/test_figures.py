@@ -1,5 +1,6 @@
 """The report's figures are complete and have the right units."""
 import struct
+import types
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -24,7 +25,9 @@ def utterance(path, dtw=True, title="a $1 title $") -> None:
     panels = {name: rng.random((frames, HP.n_linear)) for name, frames in (("source", 60), ("out", 40), ("target", 50))}
     positions = np.linspace(0.0, 59.0, 40)
     alignment = np.exp(-(np.arange(60) - positions[:, None]) ** 2)
-    figures.plot_utterance(path, panels, alignment, positions, np.linspace(0.0, 59.0, 50) if dtw else None, HP, title)
+    pitches = {"source": np.repeat([0.0, 100.0, 0.0], 20), "converted": np.full(40, 200.0)}
+    dtw_path = np.linspace(0.0, 59.0, 50) if dtw else None
+    figures.plot_utterance(path, panels, pitches, alignment, positions, dtw_path, HP, title)
 
 
 @pytest.fixture
@@ -53,7 +56,7 @@ def test_empty_curves_and_speakers_still_give_a_figure(tmp_path):
 
 def test_panels_share_scales_in_seconds_and_hertz(drawn_figures):
     utterance("unused.png")
-    *panels, bottom, _ = drawn_figures[0].axes[:5]
+    *panels, _, bottom, _ = drawn_figures[0].axes
     second = HP.hop_length / HP.sample_rate
     for axes, frames in zip(panels, (60, 40, 50), strict=True):
         image = axes.images[0]
@@ -68,14 +71,30 @@ def test_panels_share_scales_in_seconds_and_hertz(drawn_figures):
 def test_lines_lie_in_the_middle_of_their_frames(drawn_figures):
     utterance("unused.png")
     utterance("unused.png", dtw=False)
-    drawn = [[line for line in figure.axes[3].lines if len(line.get_xdata())] for figure in drawn_figures]
+    drawn = [[line for line in figure.axes[4].lines if len(line.get_xdata())] for figure in drawn_figures]
     assert [len(lines) for lines in drawn] == [2, 1]
     second = HP.hop_length / HP.sample_rate
     for line, frames in zip(drawn[0], (40, 50), strict=True):
         np.testing.assert_allclose(line.get_xdata(), (np.arange(frames) + 0.5) * second)
         np.testing.assert_allclose(line.get_ydata(), (np.linspace(0.0, 59.0, frames) + 0.5) * second)
-    labels = [text.get_text() for text in drawn_figures[0].axes[3].get_legend().get_texts()]
+    labels = [text.get_text() for text in drawn_figures[0].axes[4].get_legend().get_texts()]
     assert labels == ["attention", "expected position", "DTW path of the target"]
+
+
+def test_both_pitches_are_drawn_in_hertz_with_gaps_where_unvoiced(drawn_figures):
+    rng = np.random.default_rng(0)
+    octaves = np.stack([np.full(40, 1.0), np.arange(40) < 30], axis=1)
+    output = types.SimpleNamespace(linear=rng.random((40, HP.n_linear)), pitch=octaves, weights=np.ones((40, 60)),
+                                   positions=np.arange(40.0))
+    source = types.SimpleNamespace(linear=rng.random((60, HP.n_linear)).astype(np.float16),
+                                   hertz=np.repeat([0.0, 100.0, 0.0], 20))
+    figures.plot_conversion("unused.png", source, output, None, None, HP, "title")
+    axes, second = drawn_figures[0].axes[2], HP.hop_length / HP.sample_rate
+    assert [text.get_text() for text in axes.get_legend().get_texts()] == ["source", "converted"]
+    for line, expected in zip(axes.lines, (np.repeat([np.nan, 100.0, np.nan], 20),
+                                           np.repeat([2.0 * HP.pitch_middle, np.nan], [30, 10])), strict=True):
+        np.testing.assert_allclose(line.get_ydata(), expected, rtol=1e-6)
+        np.testing.assert_allclose(line.get_xdata(), second * np.arange(len(expected)))
 
 
 @pytest.mark.parametrize("values, scale", [([1.0, 11.0], "log"), ([1.0, 9.0], "linear"), ([0.0, 11.0], "linear"),

@@ -185,7 +185,7 @@ class Trainer:
             name = f"{pair.source}-{pair.name}"
             wav = utils.griffin_lim(out.linear, out.pitch, self.hp)
             audio_files.save_wav(folder / f"{name}.wav", wav, self.hp)
-            figures.plot_conversion(folder / f"{name}.png", self.corpus.source(pair), out,
+            figures.plot_conversion(folder / f"{name}.png", self.corpus.recording(pair), out,
                                    self.corpus.target_features(pair, "linear"), self.corpus.path(pair), self.hp,
                                    f"{name}, step {int(run.step)}")
             run.log_sample(name, wav, folder / f"{name}.png")

@@ -1,0 +1,81 @@
+"""From Python in three lines: load, convert a file or an array, save."""
+import pathlib
+
+import numpy as np
+import pytest
+import soundfile
+
+import eval as eval_script
+from backend import checkpoints
+from common import audio_files
+from common.cli import UserError
+from conftest import DEMO, tone, words, write
+from conversion import inference
+
+RECORDING = DEMO / "rms" / "demo_001.ogg"
+
+
+@pytest.fixture(scope="module")
+def made(converter):
+    return converter.convert(RECORDING)
+
+
+def test_a_file_becomes_what_eval_writes(converter, made, tmp_path):
+    assert eval_script.convert_files([RECORDING], tmp_path / "out", converter, "t") == 0
+    converter.save(tmp_path / "own.wav", made.wav)
+    assert (tmp_path / "own.wav").read_bytes() == (tmp_path / "out" / "demo_001.wav").read_bytes()
+    info = soundfile.info(tmp_path / "own.wav")
+    assert (info.samplerate, info.subtype, info.frames) == (converter.hp.sample_rate, "PCM_16", len(made.wav))
+    assert made.wav.dtype == np.float32 and len(made.wav) >= soundfile.info(RECORDING).duration * info.samplerate
+
+
+def test_an_array_of_any_scale_and_rate_is_converted_as_the_file_is_and_not_changed(converter, made):
+    samples, sample_rate = soundfile.read(RECORDING, dtype="float32")
+    array = 1024.0 * samples  # a power of 2, so that no sample is rounded
+    again = converter.convert(array, sample_rate)
+    np.testing.assert_array_equal(array, 1024.0 * samples)
+    np.testing.assert_allclose(again.wav, made.wav, atol=1e-5)
+    wav = words(1)
+    slow, plain = converter.convert(np.repeat(wav, 2), 2 * converter.hp.sample_rate), converter.convert(wav)
+    assert len(slow.wav) == pytest.approx(len(plain.wav), rel=0.05)
+
+
+@pytest.mark.parametrize("array, sample_rate, said", [
+    (np.zeros((4, 2)), None, r"shape \(4, 2\): give one channel"), (np.zeros(0), None, "holds 0 samples"),
+    (np.full(9000, np.nan), None, "not numbers"), (np.zeros(9000), 8000, "the array: is silent"),
+    (np.ones(9000), 0, "9000 samples at 0 Hz")])
+def test_an_array_without_sound_is_refused(converter, array, sample_rate, said):
+    with pytest.raises(audio_files.BadAudio, match=said):
+        converter.convert(array, sample_rate)
+
+
+def test_a_file_has_its_own_rate_and_must_exist(converter):
+    with pytest.raises(UserError, match="a file says its own"):
+        converter.convert(RECORDING, 16000)
+    with pytest.raises(UserError, match="does not exist"):
+        converter.convert("missing.wav")
+
+
+def test_what_looks_odd_is_warned_of(converter, tmp_path):
+    noise = np.random.default_rng(0).normal(size=16000).astype(np.float32)
+    with pytest.warns(UserWarning, match="the array: 0 % of it are voiced"):
+        converter.convert(noise)
+    stereo = np.stack([tone(200.0), 0.3 * noise], axis=1)
+    with pytest.warns(UserWarning, match="two.wav: "):
+        converter.convert(write(tmp_path / "two.wav", stereo))
+
+
+def test_voices_have_names_and_runs_have_folders(run_folder, monkeypatch):
+    assert inference.load(run_folder, power=1.1).hp.power == 1.1
+    asked = []
+    monkeypatch.setattr(inference, "load_converter", lambda *arguments: asked.append(arguments))
+    for voice in ("bdl", pathlib.Path("bdl")):
+        inference.load(voice, power=1, detail=0.5)
+    inference.load()
+    assert asked == [(checkpoints.PRETRAINED.with_name("bdl"), None, ["power=1", "detail=0.5"]),
+                     (pathlib.Path("bdl"), None, ["power=1", "detail=0.5"]), (checkpoints.PRETRAINED, None, [])]
+    monkeypatch.undo()
+    with pytest.raises(UserError, match="is no run folder"):
+        inference.load("nobody")
+    with pytest.raises(UserError, match="width .*the model was trained with it"):
+        inference.load(run_folder, width=8)
