@@ -41,8 +41,9 @@ def open_array(path: pathlib.Path) -> np.ndarray:
     except (OSError, ValueError) as error:
         cure = "run prepro.py again with the same flags; it makes the files that are missing or cut off"
         if getattr(error, "errno", None) in (errno.EMFILE, errno.ENFILE):
-            cure = (f"this process may open {resource.getrlimit(resource.RLIMIT_NOFILE)[0]} files at a time; allow more "
-                    "with `ulimit -n 1024` and run the same command again")
+            allowed, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+            cure = (f"a process may open {allowed} files at a time; allow more with `ulimit -n 1024`, or close other "
+                    "programs, and run the same command again")
         elif isinstance(error, PermissionError):
             cure = "change the permissions of this file"
         raise PreproError(f"{path} cannot be read ({error}): {cure}") from None

@@ -302,13 +302,14 @@ def test_the_limit_of_open_files_holds_for_features():
     assert data_load.open_array.cache_info().maxsize == data_load.files_kept_open()
 
 
-@pytest.mark.parametrize("number, cure", [(errno.EMFILE, "may open .* files at a time.*ulimit -n 1024"),
+@pytest.mark.parametrize("number, cure", [(errno.EMFILE, "may open .* files.*ulimit -n 1024"),
                                           (errno.ENFILE, "ulimit -n 1024"), (errno.EACCES, "change the permissions"),
                                           (errno.ENOENT, "run prepro.py again")])
 def test_what_keeps_features_from_being_read_is_said(monkeypatch, tmp_path, number, cure):
     def fail(*_, **__):
         raise OSError(number, os.strerror(number))
     monkeypatch.setattr(np, "load", fail)
-    with pytest.raises(manifest.PreproError, match=f"a.npy cannot be read .*{os.strerror(number)}.*: .*{cure}") as error:
+    message = f"a.npy cannot be read .*{os.strerror(number)}.*: .*{cure}"
+    with pytest.raises(manifest.PreproError, match=message) as error:
         data_load.open_array(tmp_path / "a.npy")
     assert ("prepro.py" in str(error.value)) == (number == errno.ENOENT)
