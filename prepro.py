@@ -116,6 +116,11 @@ def prepare(corpora: dict[str, dict[str, pathlib.Path]], target: str, data: path
         raise PreproError(f"--heldout names {len(unknown)} unknown utterances, for instance {min(unknown)!r}")
     check_settings(data, {"version": manifest.VERSION, **{name: getattr(hp, name) for name in hyperparams.SIGNAL},
                           "target": target, "sources": sources})
+    for source in sources if pairs_by_name else ():
+        if not corpora[source].keys() & corpora[target].keys():
+            hint = manifest.pairing_hint(corpora[source], corpora[target])
+            if hint:
+                print(f"warning: {source} and {target} share no file name, {hint}", file=sys.stderr)
     (data / "manifest.csv").unlink(missing_ok=True)  # while it is missing, features and paths count as incomplete
     jobs = [(speaker, utterance, path) for speaker, files in corpora.items() for utterance, path in files.items()]
     with workers() as parallel:
@@ -269,7 +274,7 @@ def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--pattern", default="(.*)", metavar="REGEX",
                         help="group 1, found in the file's stem, is the utterance id; other files are left out")
     parser.add_argument("--heldout", type=pathlib.Path, metavar="FILE",
-                        help="utterance ids of the test set, one in each line")
+                        help="utterance ids, or names of recordings, of the test set, one in each line")
     parser.add_argument("--unpaired", action="store_true",
                         help="sources and target did not say the same sentences, even if file names are equal")
     parser.add_argument("--identity", action="store_true", help="use the target as a source, too")
@@ -305,7 +310,10 @@ def run(args: argparse.Namespace) -> None:
     else:
         corpora, target = manifest.gather([demo.RECORDINGS / "rms"], demo.RECORDINGS / "slt", args.pattern)
         args.heldout = args.heldout or demo.RECORDINGS / "heldout.txt"
-    heldout = manifest.read_ids(args.heldout) if args.heldout else set()
+    heldout = set()
+    if args.heldout:
+        known = {utterance for files in corpora.values() for utterance in files}
+        heldout = manifest.read_ids(args.heldout, known, args.pattern)
     with cli.locked(data, "--data"):
         print_summary(prepare(corpora, target, data, hp, heldout, args.identity, not args.unpaired), data)
 
