@@ -44,27 +44,29 @@ HERE = pathlib.Path(__file__).resolve().parent
 RANDOM_PAIRS = 20  # recordings that are paired at random, to know what other words cost
 
 
-def compute_features(path: pathlib.Path, stem: pathlib.Path, hp: HyperParams) -> tuple[int, str, list[str]]:
-    """Write the features of one recording unless they exist.
+def compute_features(path: pathlib.Path, stem: pathlib.Path, hp: HyperParams,
+                     channel: int | None = None) -> tuple[int, str, list[str]]:
+    """Write the features of one recording, or of one `channel` of it, unless they exist.
 
     Features are kept if they were made from a recording with the same content: their .json file, written last, holds
-    its hash. Names and times do not tell, because archives and copies bring other recordings with the same ones.
-    Returns the number of frames, the reason if the recording is unusable, and warnings of what looks odd in it.
+    its hash and the channel. Names and times do not tell, because archives and copies bring other recordings with the
+    same ones. Returns the number of frames, the reason if the recording is unusable, and warnings of what looks odd in it.
     """
     files = {kind: stem.with_name(f"{stem.name}.{kind}.npy") for kind in ("pitch", "linear", "mel")}
     note, made_of = stem.with_name(f"{stem.name}.json"), storage.content_hash(path)
     before = storage.read_json(note)
-    if made_of and before.get("made_of") == made_of and all(map(intact, files.values())):
+    kept = made_of and (before.get("made_of"), before.get("channel")) == (made_of, channel)
+    if kept and all(map(intact, files.values())):
         return len(np.load(files["mel"], mmap_mode="r", allow_pickle=False)), "", before["warnings"]
     try:
-        wav, _, warnings = utils.load_recording(path, hp)
+        wav, _, warnings = utils.load_recording(path, hp, channel=channel)
     except audio_files.BadAudio as error:
         return 0, str(error), []
     found = analysis.extract(wav, hp)
     note.unlink(missing_ok=True)
     for kind, array in (("pitch", found.hertz), ("linear", found.linear), ("mel", found.mel)):
         save_array(files[kind], array)
-    storage.write_json(note, {"made_of": made_of, "warnings": warnings})
+    storage.write_json(note, {"made_of": made_of, "channel": channel, "warnings": warnings})
     return len(found.mel), "", warnings
 
 
@@ -104,11 +106,13 @@ def check_settings(data: pathlib.Path, settings: dict) -> None:
 
 
 def prepare(corpora: dict[str, dict[str, pathlib.Path]], target: str, data: pathlib.Path, hp: HyperParams,
-            heldout: set[str] = frozenset(), identity: bool = False, pairs_by_name: bool = True) -> list[Pair]:
+            heldout: set[str] = frozenset(), identity: bool = False, pairs_by_name: bool = True,
+            channel: int | None = None) -> list[Pair]:
     """Prepare `corpora` (speaker -> utterance id -> file) of several sources and one target; returns the manifest.
 
     A source who shares no file name with the target is taken to have said other sentences; without `pairs_by_name` this
-    holds for every source. With `identity` the target is also a source. Raises PreproError if no pair is usable.
+    holds for every source. With `identity` the target is also a source. `channel` is used of recordings with
+    several. Raises PreproError if no pair is usable.
     """
     sources = [speaker for speaker in corpora if speaker != target] + [target] * identity
     unknown = heldout - {utterance for files in corpora.values() for utterance in files}
@@ -124,7 +128,7 @@ def prepare(corpora: dict[str, dict[str, pathlib.Path]], target: str, data: path
     (data / "manifest.csv").unlink(missing_ok=True)  # while it is missing, features and paths count as incomplete
     jobs = [(speaker, utterance, path) for speaker, files in corpora.items() for utterance, path in files.items()]
     with workers() as parallel:
-        done = parallel(functools.partial(compute_features, hp=hp),
+        done = parallel(functools.partial(compute_features, hp=hp, channel=channel),
                         [(path, data / "features" / speaker / utterance)
                          for speaker, utterance, path in jobs], "features")
         frames, bad = {}, {}
@@ -277,6 +281,7 @@ def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
                         help="utterance ids, or names of recordings, of the test set, one in each line")
     parser.add_argument("--unpaired", action="store_true",
                         help="sources and target did not say the same sentences, even if file names are equal")
+    cli.add_channel(parser)
     parser.add_argument("--identity", action="store_true", help="use the target as a source, too")
     parser.add_argument("--set", action="append", default=[], metavar="NAME=VALUE", help="override a hyperparameter")
     cli.add_verbose(parser)
@@ -315,7 +320,8 @@ def run(args: argparse.Namespace) -> None:
         known = {utterance for files in corpora.values() for utterance in files}
         heldout = manifest.read_ids(args.heldout, known, args.pattern)
     with cli.locked(data, "--data"):
-        print_summary(prepare(corpora, target, data, hp, heldout, args.identity, not args.unpaired), data)
+        print_summary(prepare(corpora, target, data, hp, heldout, args.identity, not args.unpaired, args.channel),
+                      data)
 
 
 def main(argv: list[str] | None = None) -> int:

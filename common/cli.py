@@ -12,7 +12,7 @@ import socket
 import sys
 import threading
 import traceback
-from argparse import ArgumentParser
+from argparse import ArgumentParser, ArgumentTypeError
 from collections.abc import Callable, Iterator
 
 from tqdm import tqdm
@@ -56,6 +56,16 @@ mend_streams()  # when this is imported, because libraries that are imported lat
 def add_verbose(parser: ArgumentParser) -> None:
     """Add --verbose, which all commands have; devices.py also looks for it in sys.argv."""
     parser.add_argument("--verbose", action="store_true", help="show TensorFlow's messages, and tracebacks of errors")
+
+
+def add_channel(parser: ArgumentParser) -> None:
+    """Add --channel for the scripts that read recordings."""
+    def number(text: str) -> int:
+        if not text.isdecimal() or int(text) < 1:
+            raise ArgumentTypeError("counts from 1")
+        return int(text)
+    parser.add_argument("--channel", type=number, metavar="N",
+                        help="use this channel, counted from 1, of recordings with several")
 
 
 def run_main(name: str, function: Callable[[], int | None]) -> int:
