@@ -50,7 +50,7 @@ def compute_features(path: pathlib.Path, stem: pathlib.Path, hp: HyperParams,
 
     Features are kept if they were made from a recording with the same content: their .json file, written last, holds
     its hash and the channel. Names and times do not tell, because archives and copies bring other recordings with the
-    same ones. Returns the number of frames, the reason if the recording is unusable, and warnings of what looks odd in it.
+    same ones. Returns the number of frames, the reason if the recording is unusable, and warnings of what looks odd.
     """
     files = {kind: stem.with_name(f"{stem.name}.{kind}.npy") for kind in ("pitch", "linear", "mel")}
     note, made_of = stem.with_name(f"{stem.name}.json"), storage.content_hash(path)
