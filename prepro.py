@@ -191,7 +191,7 @@ def drop_mismatches(pairs: list[Pair], data: pathlib.Path, target: str, means: d
     median = np.median(costs)
     # At least 1 dB: few pairs have no reliable spread
     limit, cause = median + max(6 * np.median(np.abs(costs - median)), 1.0), "far more than usual: other words?"
-    everything = [(one, other) for one in pairs for other in pairs if one.utterance != other.utterance]
+    everything = [(one, other) for one in pairs for other in pairs if one.name != other.name]
     if len(everything) >= RANDOM_PAIRS:
         chance = random_costs(random.Random(hp.seed).sample(everything, RANDOM_PAIRS), data, target, means, hp)
         by_chance = float(np.percentile(chance, 5))
