@@ -24,7 +24,7 @@ from common.cli import UserError
 from corpus.analysis import Features
 from corpus.manifest import Pair
 from hyperparams import SYNTHESIS, HyperParams, differences
-from networks import Generator
+from networks import Conversion, Generator
 
 CHUNK_SECONDS = 8.0  # recordings are converted in chunks of at most this length, cut at pauses
 CHUNKS_AT_ONCE = 8
@@ -33,6 +33,7 @@ ANOTHER_VOICE = 0.5  # octaves from the pitch of a voice, from where a chunk is 
 LEAST_FRAMES = 40  # voiced frames that tell the pitch of a chunk
 SPOKEN_OCTAVES = 1.3  # from the 5th to the 95th percentile of the pitch; more is singing, or two people
 LEAST_VOICED = 0.05  # share of a recording's frames; half of the frames of speech are voiced, none of a whisper's
+USUAL_RATIO = 1.25  # most conversions end before this multiple of the source's length
 MAX_RATIO = 2.0  # a conversion that does not end is cut at this multiple of the source's length
 
 
@@ -136,8 +137,12 @@ class Converter:
             known = self.hp.attention == "global"
             limits = [round(float(self.base.length_ratio) * len(each)) if known
                       else int(MAX_RATIO * len(each)) + self.hp.r for each in inputs]
-            steps = int((max(limits) if known else MAX_RATIO * source.shape[1]) / self.hp.r) + 2
-            out = [np.asarray(x) for x in self._convert(source, mapped, mask, steps, np.float32(limits))]
+            # Each step takes its time, also after the end, and no step changes those before it
+            for most in [max(limits)] if known else [USUAL_RATIO * source.shape[1], MAX_RATIO * source.shape[1]]:
+                out = Conversion(*map(np.asarray, self._convert(source, mapped, mask, int(most / self.hp.r) + 2,
+                                                                np.float32(limits))))
+                if out.stopped.all():
+                    break
             for i, limit, mel, pitch, length, stopped, positions, weights in zip(chosen, limits, *out):
                 stopped, length = bool(stopped) and length <= limit, min(length, limit)
                 results[i] = Converted(mel[:length], pitch[:length], None, positions[:length],
