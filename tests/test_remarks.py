@@ -7,6 +7,8 @@ import pytest
 import eval as eval_script
 import eval_gan
 from backend import checkpoints
+from conftest import demo_wav
+from corpus import analysis
 from evaluation import page
 from hyperparams import HyperParams
 
@@ -20,6 +22,25 @@ def remarks(hertz: np.ndarray, changes: tuple = ()) -> str:
 def test_ordinary_speech_needs_no_remark():
     hertz = 120.0 * 2.0 ** (0.3 * np.sin(np.linspace(0, 20, 400)))
     assert not remarks(np.where(np.arange(400) % 5 > 1, hertz, 0.0))
+
+
+@pytest.mark.parametrize("speaker", ["rms", "slt"])
+def test_recorded_speech_does_not_sing(speaker):
+    for number in (1, 4, 9):
+        assert not remarks(analysis.pitch(demo_wav(speaker, f"demo_{number:03d}", HP), HP))
+
+
+@pytest.mark.parametrize("vibrato", [0.0, 0.3, 0.6, 1.0])
+@pytest.mark.parametrize("lowest, notes, seconds", [
+    (220.0, (0, 2, 4, 5, 7, 12, 7, 4, 0), 0.6), (110.0, (0, 7, 3, 0), 1.2), (330.0, (0, 5, 0, 5, 7, 9, 5), 0.4),
+    (523.0, (0, 1, 0, 1), 0.5)])
+def test_a_melody_within_an_octave_is_remarked_on(lowest, notes, seconds, vibrato):
+    """`vibrato`: semitones to both sides."""
+    frames = round(seconds * HP.frames_per_second)
+    time = np.arange(frames * len(notes)) / HP.frames_per_second
+    semitones = np.repeat(notes, frames) + vibrato * np.sin(2 * np.pi * 5.5 * time)
+    sung = np.arange(len(time)) % frames < 0.9 * frames  # consonants between the notes
+    assert "as in singing" in remarks(np.where(sung, lowest * 2.0 ** (semitones / 12), 0.0))
 
 
 @pytest.mark.parametrize("hertz, changes, said", [
