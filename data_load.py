@@ -4,8 +4,10 @@ A batch depends only on the seed and the step. So training that resumes at step 
 uninterrupted run, and there is no state to save.
 """
 import csv
+import errno
 import functools
 import pathlib
+import resource
 from collections.abc import Iterator
 
 from backend import devices  # noqa: F401  before TensorFlow
@@ -23,15 +25,28 @@ POSTNET, PAIRED, ADVERSARIAL = "postnet", "paired", "adversarial"
 VOICES_AT_MOST = 8192  # recordings whose measured voice is kept in memory, 3 kB each
 
 
-@functools.lru_cache(maxsize=256)  # each array keeps a file open, and many systems allow only 1,024 open files
+def files_kept_open() -> int:
+    """How many arrays may stay open, each of which keeps a file open: a quarter of what the system allows, because
+    TensorFlow and the arrays of the batches that are made need files, too."""
+    allowed, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    return 256 if allowed == resource.RLIM_INFINITY else min(256, allowed // 4)
+
+
+@functools.lru_cache(maxsize=files_kept_open())
 def open_array(path: pathlib.Path) -> np.ndarray:
     """Memory-map a .npy file. Opening takes as long as reading a crop, so the file stays open for a while. Raises
     PreproError."""
     try:
         return np.load(path, mmap_mode="r", allow_pickle=False)
     except (OSError, ValueError) as error:
-        raise PreproError(f"{path} cannot be read ({error}): run prepro.py again with the same flags; it makes the "
-                          "files that are missing or cut off") from None
+        cure = "run prepro.py again with the same flags; it makes the files that are missing or cut off"
+        if getattr(error, "errno", None) in (errno.EMFILE, errno.ENFILE):
+            allowed, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+            cure = (f"a process may open {allowed} files at a time; allow more with `ulimit -n 1024`, or close other "
+                    "programs, and run the same command again")
+        elif isinstance(error, PermissionError):
+            cure = "change the permissions of this file"
+        raise PreproError(f"{path} cannot be read ({error}): {cure}") from None
 
 
 class Corpus:

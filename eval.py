@@ -192,7 +192,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--voice", choices=checkpoints.VOICES,
                         help="which voice of pretrained/ speaks (default: slt)")
     parser.add_argument("--trim", action="store_true", help="cut silence at both ends of recordings")
-    parser.add_argument("--channel", type=int, metavar="N", help="use this channel of recordings, counted from 1")
+    cli.add_channel(parser)
     parser.add_argument("--data", type=pathlib.Path, metavar="DIR",
                         help="folder that prepro.py wrote (default: the one the run was trained on)")
     parser.add_argument("--logdir", type=pathlib.Path, metavar="DIR",
@@ -226,8 +226,6 @@ def complete(args: argparse.Namespace, parser: argparse.ArgumentParser, script: 
     if args.inputs and not args.logdir and not args.data and (
             args.voice or not prefers_run or not (HERE / "logdir" / run / "hparams.json").exists()):
         args.logdir = checkpoints.PRETRAINED.with_name(args.voice or checkpoints.VOICES[0])
-    if args.channel is not None and args.channel < 1:
-        parser.error("--channel counts from 1")
     if args.transcripts and not args.asr:
         parser.error("--transcripts needs --asr MODEL, the recogniser whose words are compared with them")
     args.trained_by = None if args.logdir else f"python {script}" + f" --data {args.data}" * bool(args.data)

@@ -94,8 +94,8 @@ class HyperParams:
     slice_context: int = number(10, 0, 1000)            # most source frames added on each side of a slice
     pace_weight: float = number(0.1, 0, 1000)           # of the Huber loss between pace and slope of the DTW path
     pitch_weight: float = number(0.4, 0, 1000)          # of the squared error of pitch (octaves)
-    voicing_weight: float = number(0.1, 0, 1000)        # of the cross-entropy of voicing, which only base=0 uses
-    augment_vtl: float = number(0.08, 0, 0.5)           # largest change of pitch and formants, logarithm of the factor
+    voicing_weight: float = number(0.1, 0, 1000)        # of the cross-entropy of voicing; only base=0 converts by it
+    augment_vtl: float = number(0.08, 0, 0.5)           # largest change of formants and harmonics, log of the factor
     augment_eq: float = number(2.0, 0, 40)              # dB, largest random gain or loss at any frequency of the source
     mel_blur_freq: float = number(0.12, 0, 1)           # share of frequency: stage 1 blurs its mel by such warps
     mel_blur_time: float = number(2.5, 0, 100)          # frames: and by such shifts, like an unsure decoder's output

@@ -175,7 +175,7 @@ class CBHG(layers.Layer):
 
 # Luong's two kinds of attention (Luong et al. 2015): local, around a position that moves forward, and global, over the
 # whole source. Both have the same methods, so that one decoder step works with either. S is the source length in
-# frames, B the channels of the base: mel, octaves, voicing.
+# frames, B the channels of the base, which is the mapped source as the encoder corrected it: mel, octaves, voicing.
 
 class Attended(NamedTuple):
     """What a decoder step read: K contexts, each a weighted sum of W memory vectors."""
@@ -360,9 +360,9 @@ class DecoderCell(layers.Layer):
     """One decoder step, the same for teacher forcing and free running: pre-net, attention GRU with Luong attention
     and input feeding, two residual GRUs, `r` mel frames (Tacotron, section 3.2; Luong et al. 2015).
 
-    A frame is the base at the point that the step reads, plus a correction by the networks, which is zero before
-    training. With `base=0` the base is zero, and the networks write the whole frame. With `harmonics=0` they do not
-    write pitch.
+    A frame is the base, which the encoder corrected, at the point that the step reads, plus what the decoder corrects
+    of it, which is zero before training. With `base=0` the base is zero, and the networks write the whole frame. With
+    `harmonics=0` they do not write pitch.
     """
 
     SURE = 8.0  # difference between the voicing logits of voiced and unvoiced frames of the base

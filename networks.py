@@ -102,7 +102,7 @@ class DecoderOutput(NamedTuple):
     pitch: object      # (N, Ty*r, 2) octaves above the middle, logit of voicing
     positions: object  # (N, Ty, 2) source frames at the start and end of each step
     origins: object    # (N, Ty) first source frame of each step's window of attention
-    weights: object    # (N, Ty, K, W) attention weights in this window, see attention.py
+    weights: object    # (N, Ty, K, W) attention weights in this window, see modules.py
 
 
 class Decoder(layers.Layer):
@@ -145,12 +145,12 @@ class Decoder(layers.Layer):
             position, use_position = ops.transpose(positions[:, :-1]), ops.ones((steps, n))
         return StepInput(frame, use_frame, is_frame_visible, dropout_mask, position, use_position)
 
-    def call(self, memory, mapped, mask, start, steps, frames=None, positions=None, training=False) -> DecoderOutput:
-        """Decode `steps` steps from position `start` (N,); memory and mapped source (N, S, M + 2) as the encoder gives
-        them, mask (N, S). Global attention ignores positions."""
+    def call(self, memory, corrected, mask, start, steps, frames=None, positions=None, training=False) -> DecoderOutput:
+        """Decode `steps` steps from position `start` (N,); memory and corrected mapped source (N, S, M + 2) as the
+        encoder gives them, mask (N, S). Global attention ignores positions."""
         n, lengths = ops.shape(memory)[0], ops.sum(mask, axis=1)
         given = self.inputs(n, steps, training, frames, positions)
-        memory = self.cell.attention.prepare_memory(memory, mapped)
+        memory = self.cell.attention.prepare_memory(memory, corrected)
         states = scan(lambda state, now: self.cell(state, now, memory, lengths), self.cell.start(start, memory), given,
                       [*self.cell.trainable_weights, *keras.tree.flatten(memory)])                 # (Ty, N, ...)
         mel = ops.reshape(ops.transpose(states.mel, (1, 0, 2, 3)), (n, -1, self.hp.n_mels))
@@ -185,9 +185,8 @@ class PostNet(layers.Layer):
     By default the CBHG learns only the difference to the mel spectrogram spread over the linear bins. The spread mel
     costs nothing to compute but would be hard to learn.
 
-    Above 1 kHz a mel band is wider than a harmonic. Below 1 kHz the decoder writes no harmonics where it is not sure of
-    the pitch. So the harmonics come from the pitch: they are cosines along frequency with crests at multiples of the
-    pitch, and the network predicts their depth for each bin.
+    The mel spectrogram is that of the envelope, without harmonics. These come from the pitch: they are cosines along
+    frequency with crests at multiples of the pitch, and the network predicts their depth for each bin.
     """
 
     COSINES = 2  # the second cosine makes the crests sharp
@@ -237,7 +236,8 @@ class Generator(keras.Model):
         self.encoder = Encoder(hp, self.seeds)
         self.decoder = Decoder(hp, self.seeds)
         self.postnet = PostNet(hp)
-        # Logarithms of gains of the mel-cepstra's movements, at each modulation frequency; measured, not trained
+        # Logarithms of gains of the mel-cepstra's movements, at each modulation frequency; not trained, but measured by
+        # Converter.convert_pairs when it converts the validation sentences
         self.movement = self.add_weight(name="movement", shape=(utils.MODULATION_FRAMES // 2 + 1, hp.n_mels),
                                         initializer="zeros", trainable=False)
         self.build_all()
@@ -246,9 +246,9 @@ class Generator(keras.Model):
         """Make all weights now, because they cannot be made inside the decoder's loop."""
         size = 2 * self.hp.encoder_stack  # two steps, because Keras warns of a softmax over one
         source, mask = ops.zeros((1, size, self.hp.n_linear)), ops.ones((1, size))
-        memory, mapped = self.encoder(source, ops.zeros((1, size, self.hp.n_mels + 2)), mask)
+        memory, corrected = self.encoder(source, ops.zeros((1, size, self.hp.n_mels + 2)), mask)
         given, cell = self.decoder.inputs(1, 1, False), self.decoder.cell
-        remembered = cell.attention.prepare_memory(memory, mapped)
+        remembered = cell.attention.prepare_memory(memory, corrected)
         cell(cell.start(ops.zeros((1,)), remembered), StepInput(*(x[0] for x in given)), remembered, ops.ones((1,)))
         self.postnet(ops.zeros((1, self.hp.r, self.hp.n_mels)), ops.zeros((1, self.hp.r, 2)), ops.ones((1, self.hp.r)))
         self.built = True

@@ -45,27 +45,29 @@ HERE = pathlib.Path(__file__).resolve().parent
 RANDOM_PAIRS = 20  # recordings that are paired at random, to know what other words cost
 
 
-def compute_features(path: pathlib.Path, stem: pathlib.Path, hp: HyperParams) -> tuple[int, str, list[str]]:
-    """Write the features of one recording unless they exist.
+def compute_features(path: pathlib.Path, stem: pathlib.Path, hp: HyperParams,
+                     channel: int | None = None) -> tuple[int, str, list[str]]:
+    """Write the features of one recording, or of one `channel` of it, unless they exist.
 
     Features are kept if they were made from a recording with the same content: their .json file, written last, holds
-    its hash. Names and times do not tell, because archives and copies bring other recordings with the same ones.
-    Returns the number of frames, the reason if the recording is unusable, and warnings of what looks odd in it.
+    its hash and the channel. Names and times do not tell, because archives and copies bring other recordings with the
+    same ones. Returns the number of frames, the reason if the recording is unusable, and warnings of what looks odd.
     """
     files = {kind: stem.with_name(f"{stem.name}.{kind}.npy") for kind in ("pitch", "linear", "mel")}
     note, made_of = stem.with_name(f"{stem.name}.json"), storage.content_hash(path)
     before = storage.read_json(note)
-    if made_of and before.get("made_of") == made_of and all(map(intact, files.values())):
-        return len(np.load(files["mel"], mmap_mode="r", allow_pickle=False)), "", before["warnings"]
+    kept = made_of and (before.get("made_of"), before.get("channel")) == (made_of, channel)
+    if kept and all(map(intact, files.values())):
+        return len(np.load(files["mel"], mmap_mode="r", allow_pickle=False)), "", before.get("warnings", [])
     try:
-        wav, _, warnings = utils.load_recording(path, hp)
+        wav, _, warnings = utils.load_recording(path, hp, channel=channel)
     except audio_files.BadAudio as error:
         return 0, str(error), []
     found = analysis.extract(wav, hp)
     note.unlink(missing_ok=True)
     for kind, array in (("pitch", found.hertz), ("linear", found.linear), ("mel", found.mel)):
         save_array(files[kind], array)
-    storage.write_json(note, {"made_of": made_of, "warnings": warnings})
+    storage.write_json(note, {"made_of": made_of, "channel": channel, "warnings": warnings})
     return len(found.mel), "", warnings
 
 
@@ -105,11 +107,13 @@ def check_settings(data: pathlib.Path, settings: dict) -> None:
 
 
 def prepare(corpora: dict[str, dict[str, pathlib.Path]], target: str, data: pathlib.Path, hp: HyperParams,
-            heldout: set[str] = frozenset(), identity: bool = False, pairs_by_name: bool = True) -> list[Pair]:
+            heldout: set[str] = frozenset(), identity: bool = False, pairs_by_name: bool = True,
+            channel: int | None = None) -> list[Pair]:
     """Prepare `corpora` (speaker -> utterance id -> file) of several sources and one target; returns the manifest.
 
     A source who shares no file name with the target is taken to have said other sentences; without `pairs_by_name` this
-    holds for every source. With `identity` the target is also a source. Raises PreproError if no pair is usable.
+    holds for every source. With `identity` the target is also a source. `channel` is used of recordings with
+    several. Raises PreproError if no pair is usable.
     """
     sources = [speaker for speaker in corpora if speaker != target] + [target] * identity
     unknown = heldout - {utterance for files in corpora.values() for utterance in files}
@@ -117,10 +121,15 @@ def prepare(corpora: dict[str, dict[str, pathlib.Path]], target: str, data: path
         raise PreproError(f"--heldout names {len(unknown)} unknown utterances, for instance {min(unknown)!r}")
     check_settings(data, {"version": manifest.VERSION, **{name: getattr(hp, name) for name in hyperparams.SIGNAL},
                           "target": target, "sources": sources})
+    for source in sources if pairs_by_name else ():
+        if not corpora[source].keys() & corpora[target].keys():
+            hint = manifest.pairing_hint(corpora[source], corpora[target])
+            if hint:
+                print(f"warning: {source} and {target} share no file name, {hint}", file=sys.stderr)
     (data / "manifest.csv").unlink(missing_ok=True)  # while it is missing, features and paths count as incomplete
     jobs = [(speaker, utterance, path) for speaker, files in corpora.items() for utterance, path in files.items()]
     with workers() as parallel:
-        done = parallel(functools.partial(compute_features, hp=hp),
+        done = parallel(functools.partial(compute_features, hp=hp, channel=channel),
                         [(path, data / "features" / speaker / utterance)
                          for speaker, utterance, path in jobs], "features")
         frames, bad = {}, {}
@@ -183,9 +192,11 @@ def drop_mismatches(pairs: list[Pair], data: pathlib.Path, target: str, means: d
     median = np.median(costs)
     # At least 1 dB: few pairs have no reliable spread
     limit, cause = median + max(6 * np.median(np.abs(costs - median)), 1.0), "far more than usual: other words?"
-    everything = [(one, other) for one in pairs for other in pairs if one.utterance != other.utterance]
-    if len(everything) >= RANDOM_PAIRS:
-        chance = random_costs(random.Random(hp.seed).sample(everything, RANDOM_PAIRS), data, target, means, hp)
+    rng = random.Random(hp.seed)
+    drawn = [rng.sample(pairs, 2) for _ in range(3 * RANDOM_PAIRS)] if len(pairs) > 4 else []  # fewer tell nothing
+    mixed = [(one, other) for one, other in drawn if one.name != other.name][:RANDOM_PAIRS]
+    if len(mixed) == RANDOM_PAIRS:
+        chance = random_costs(mixed, data, target, means, hp)
         by_chance = float(np.percentile(chance, 5))
         if median > by_chance:
             raise PreproError(f"{pairs[0].source} and {target}: recordings of the same name do not say the same words. "
@@ -270,9 +281,10 @@ def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--pattern", default="(.*)", metavar="REGEX",
                         help="group 1, found in the file's stem, is the utterance id; other files are left out")
     parser.add_argument("--heldout", type=pathlib.Path, metavar="FILE",
-                        help="utterance ids of the test set, one in each line")
+                        help="utterance ids, or names of recordings, of the test set, one in each line")
     parser.add_argument("--unpaired", action="store_true",
                         help="sources and target did not say the same sentences, even if file names are equal")
+    cli.add_channel(parser)
     parser.add_argument("--identity", action="store_true", help="use the target as a source, too")
     parser.add_argument("--set", action="append", default=[], metavar="NAME=VALUE", help="override a hyperparameter")
     cli.add_verbose(parser)
@@ -306,9 +318,13 @@ def run(args: argparse.Namespace) -> None:
     else:
         corpora, target = manifest.gather([demo.RECORDINGS / "rms"], demo.RECORDINGS / "slt", args.pattern)
         args.heldout = args.heldout or demo.RECORDINGS / "heldout.txt"
-    heldout = manifest.read_ids(args.heldout) if args.heldout else set()
+    heldout = set()
+    if args.heldout:
+        known = {utterance for files in corpora.values() for utterance in files}
+        heldout = manifest.read_ids(args.heldout, known, args.pattern)
     with cli.locked(data, "--data"):
-        print_summary(prepare(corpora, target, data, hp, heldout, args.identity, not args.unpaired), data)
+        print_summary(prepare(corpora, target, data, hp, heldout, args.identity, not args.unpaired, args.channel),
+                      data)
 
 
 def main(argv: list[str] | None = None) -> int:

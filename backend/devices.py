@@ -56,8 +56,8 @@ def hidden(*names: str) -> Iterator[None]:
 os.environ["KERAS_BACKEND"] = "tensorflow"
 if "--verbose" in sys.argv:  # before any script has read its flags
     os.environ["TF_CPP_MIN_LOG_LEVEL"] = "0"
-# A user who sets a level below 3 wants the messages; without a standard error there is nothing to capture
-quiet = os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3") not in ("0", "1", "2") and sys.stderr is not None
+# A user who sets a level below 3 wants the messages
+quiet = os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3") not in ("0", "1", "2")
 # Keras imports the hidden modules where it finds them, for wrappers that nobody needs here: a quarter of its start
 with captured_stderr() if quiet else contextlib.nullcontext(), hidden("sklearn", "matplotlib.pyplot"):
     import tensorflow as tf

@@ -54,7 +54,7 @@ class Recording(NamedTuple):
 
 def read_audio(path: str | os.PathLike, hp: HyperParams, channel: int | None = None) -> Recording:
     """Read a recording block by block. Channels are averaged if they hold the same sound, otherwise the best one is
-    used (channels.py); `channel`, counted from 1, chooses. Raises BadAudio."""
+    used (channels.py); `channel`, counted from 1, chooses among several. Raises BadAudio."""
     name, blocks, warning = printable(path), [], ""
     try:
         if os.path.isdir(path):
@@ -70,7 +70,7 @@ def read_audio(path: str | os.PathLike, hp: HyperParams, channel: int | None = N
             if promised * max(1.0, hp.sample_rate / sample_rate) > MOST_SAMPLES and not missing_bytes(path):
                 raise BadAudio(f"{name}: is too long for the memory, {promised / sample_rate / 60:.0f} minutes at "
                                f"{sample_rate} Hz; cut it into parts or save it at {hp.sample_rate} Hz")
-            if channel is None:
+            if channel is None or file.channels == 1:
                 weights, warning = channels.choose(file) if file.channels > 1 else (np.ones(1), "")
                 file.seek(0)
             elif channel <= file.channels:

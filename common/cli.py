@@ -1,5 +1,5 @@
-"""What all commands share: errors without a traceback, a stop at a safe place after a signal, a lock on the folder that
-a command writes into, and the use of all cores."""
+"""What all commands share: standard streams that can be written to, errors without a traceback, a stop at a safe place
+after a signal, a lock on the folder that a command writes into, and the use of all cores."""
 import concurrent.futures.process
 import contextlib
 import fcntl
@@ -12,7 +12,7 @@ import socket
 import sys
 import threading
 import traceback
-from argparse import ArgumentParser
+from argparse import ArgumentParser, ArgumentTypeError
 from collections.abc import Callable, Iterator
 
 from tqdm import tqdm
@@ -31,16 +31,55 @@ class Stopped(BaseException):
         self.signal_number = signal_number
 
 
+def mend_streams() -> None:
+    """Replace standard streams that are closed by the null device, and escape characters that the terminal's encoding
+    lacks: what cannot be printed must not keep a command from its work.
+
+    If a number below 3 stayed free, a library could get it for a file or a pipe of its own, and wait for ever for an
+    answer to the messages that it writes there.
+    """
+    for number, name in enumerate(("stdin", "stdout", "stderr")):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.set_inheritable(os.open(os.devnull, os.O_RDWR), True)  # gets the lowest number that is free
+        if getattr(sys, name) is None:  # Python found it closed
+            setattr(sys, name, open(os.devnull, "w" if number else "r", encoding="utf-8"))
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):  # not in a notebook
+            stream.reconfigure(errors="backslashreplace")
+
+
+mend_streams()  # when this is imported, because libraries that are imported later already print
+
+
 def add_verbose(parser: ArgumentParser) -> None:
     """Add --verbose, which all commands have; devices.py also looks for it in sys.argv."""
     parser.add_argument("--verbose", action="store_true", help="show TensorFlow's messages, and tracebacks of errors")
+
+
+def add_channel(parser: ArgumentParser) -> None:
+    """Add --channel for the scripts that read recordings."""
+    def number(text: str) -> int:
+        if not text.isdecimal() or int(text) < 1:
+            raise ArgumentTypeError("counts from 1")
+        return int(text)
+    parser.add_argument("--channel", type=number, metavar="N",
+                        help="use this channel, counted from 1, of recordings with several")
 
 
 def run_main(name: str, function: Callable[[], int | None]) -> int:
     """Call `function` and return the exit code: its return value; 1 after a UserError or an OSError with the name of a
     file, whose message is printed in one line; or 128 plus the number of a signal."""
     try:
-        return function() or 0
+        code = function() or 0
+        try:
+            sys.stdout.flush()  # if Python flushes it at exit, a failure has no message and an exit code of its own
+        except OSError as error:
+            discard_output()
+            print(f"{name}: standard output cannot be written ({error.strerror}); all files are", file=sys.stderr)
+            code = 1
+        return code
     except Stopped as stop:
         print(f"{name}: {stop}", file=sys.stderr)
         return 128 + stop.signal_number
@@ -50,8 +89,9 @@ def run_main(name: str, function: Callable[[], int | None]) -> int:
         print(f"\n{name}: stopped; what was finished is kept", file=sys.stderr)
         return 128 + signal.SIGINT
     except BrokenPipeError:  # for instance after `| head`
-        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # otherwise Python fails again when it exits
-        print(f"{name}: standard output was closed; what was finished is kept", file=sys.stderr)
+        discard_output()
+        with contextlib.suppress(BrokenPipeError):  # after `2>&1 | head`
+            print(f"{name}: standard output was closed; what was finished is kept", file=sys.stderr, flush=True)
         return 1
     except (UserError, OSError) as error:
         if isinstance(error, OSError) and error.filename is None:
@@ -60,6 +100,11 @@ def run_main(name: str, function: Callable[[], int | None]) -> int:
             traceback.print_exc()
         print(f"{name}: {error}", file=sys.stderr)
         return 1
+
+
+def discard_output() -> None:
+    """Write standard output to the null device from now on; otherwise Python fails again when it exits."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
 
 
 @contextlib.contextmanager

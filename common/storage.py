@@ -6,6 +6,7 @@ import math
 import os
 import pathlib
 import tokenize
+import unicodedata
 import zipfile
 import zlib
 from collections.abc import Iterator
@@ -104,8 +105,10 @@ def file_name(name: str) -> str:
     """The name of files that are made from the recording `name`: `name` itself, or a shortened and cleaned name if it
     is too long or contains characters that would garble lists.
 
-    Different names stay different, and the same name gives the same result for every speaker.
+    Different names stay different, and the same name gives the same result for every speaker, even if one of them has
+    an accent as a character of its own (NFD, as some systems write it) and the other has not (NFC).
     """
+    name = unicodedata.normalize("NFC", name)
     if name.isprintable() and "/" not in name and len(name.encode()) <= LONGEST_NAME:
         return name
     digest = hashlib.sha256(name.encode("utf-8", "surrogatepass")).hexdigest()[:10]

@@ -24,7 +24,7 @@ from common.cli import UserError
 from corpus.analysis import Features
 from corpus.manifest import Pair
 from hyperparams import SYNTHESIS, HyperParams, differences
-from networks import Generator
+from networks import Conversion, Generator
 
 CHUNK_SECONDS = 8.0  # recordings are converted in chunks of at most this length, cut at pauses
 CHUNKS_AT_ONCE = 8
@@ -33,6 +33,7 @@ ANOTHER_VOICE = 0.5  # octaves from the pitch of a voice, from where a chunk is 
 LEAST_FRAMES = 40  # voiced frames that tell the pitch of a chunk
 SPOKEN_OCTAVES = 1.3  # from the 5th to the 95th percentile of the pitch; more is singing, or two people
 LEAST_VOICED = 0.05  # share of a recording's frames; half of the frames of speech are voiced, none of a whisper's
+USUAL_RATIO = 1.25  # most conversions end before this multiple of the source's length
 MAX_RATIO = 2.0  # a conversion that does not end is cut at this multiple of the source's length
 
 
@@ -105,11 +106,13 @@ class Converter:
         """Measure the voice of a recording."""
         return base.find_voice(self.base, recording, self.hp)
 
-    def convert_pairs(self, corpus: data_load.Corpus, pairs: list[Pair], measure: bool = False) -> list[Converted]:
-        """Convert the sources of pairs. With `measure`, first measure on them how much movement conversions lack."""
+    def convert_pairs(self, corpus: data_load.Corpus, pairs: list[Pair],
+                      measure_movement: bool = False) -> list[Converted]:
+        """Convert the sources of pairs. With `measure_movement`, first measure on them how much movement conversions
+        lack, and set this weight of the generator."""
         heard = [corpus.recording(pair) for pair in pairs], [corpus.voice(pair) for pair in pairs]
         written = self.write(*heard)
-        if measure and self.hp.base:
+        if measure_movement and self.hp.base:
             mels = [base.with_detail(self.base, out.mel, out.positions, *each, self.hp)
                     for out, *each in zip(written, *heard)]
             self.generator.movement.assign(base.gains(base.modulation_power(mels), self.base.modulation))
@@ -134,8 +137,12 @@ class Converter:
             known = self.hp.attention == "global"
             limits = [round(float(self.base.length_ratio) * len(each)) if known
                       else int(MAX_RATIO * len(each)) + self.hp.r for each in inputs]
-            steps = int((max(limits) if known else MAX_RATIO * source.shape[1]) / self.hp.r) + 2
-            out = [np.asarray(x) for x in self._convert(source, mapped, mask, steps, np.float32(limits))]
+            # Each step takes its time, also after the end, and no step changes those before it
+            for most in [max(limits)] if known else [USUAL_RATIO * source.shape[1], MAX_RATIO * source.shape[1]]:
+                out = Conversion(*map(np.asarray, self._convert(source, mapped, mask, int(most / self.hp.r) + 2,
+                                                                np.float32(limits))))
+                if out.stopped.all():
+                    break
             for i, limit, mel, pitch, length, stopped, positions, weights in zip(chosen, limits, *out):
                 stopped, length = bool(stopped) and length <= limit, min(length, limit)
                 results[i] = Converted(mel[:length], pitch[:length], None, positions[:length],
@@ -280,7 +287,8 @@ class Speaker:
         octaves, found, self.changes = [median_octave(each.hertz) for each in features], [], []
         for i, octave in enumerate(octaves):
             other = octave is not None and self.octave is not None and abs(octave - self.octave) > ANOTHER_VOICE
-            if self.voice is None or other:
+            # Noise may come before the speech: it is measured only until there is a pitch
+            if self.voice is None or other or octave is not None and self.octave is None:
                 self.changes += [i] if other else []
                 self.octave = octave if octave is not None else next((x for x in octaves if x is not None), None)
                 own = [each for each, its in zip(features[i:], octaves[i:])

@@ -38,8 +38,8 @@ def load_speech(folder: pathlib.Path) -> list[np.ndarray]:
         with np.load(folder / FILE, allow_pickle=False) as arrays:
             return np.split(arrays["mel"].astype(np.float32) / 255.0, np.cumsum(arrays["lengths"])[:-1])
     except storage.BAD_ARRAYS as error:
-        raise UserError(f"{folder / FILE} is missing or damaged ({error}): get it again from its source; the file "
-                        "of this repository comes back with git checkout") from None
+        raise UserError(f"{folder / FILE} is missing or damaged ({error}): make it with python -m "
+                        "conversion.export; the file of this repository comes back with git checkout") from None
 
 
 def fit(pretrained: Base, speech: list[np.ndarray], corpus) -> Base:
@@ -60,10 +60,9 @@ def fit(pretrained: Base, speech: list[np.ndarray], corpus) -> Base:
                                    pretrained.octaves[0], linear_map.moments(octaves)[0], base.within(octaves)]))
 
 
-def begin(generator, found: Base, folder: pathlib.Path, weights: str | None = None) -> None:
-    """Begin with the networks of a pretrained model in `folder`, to whose base a voice was fitted as `found`, or with
-    other `weights`."""
-    checkpoints.load_generator(generator, weights or checkpoints.best_checkpoint(folder))
+def begin(generator, found: Base, folder: pathlib.Path) -> None:
+    """Begin with the networks of a pretrained model in `folder`, to whose base a voice was fitted as `found`."""
+    checkpoints.load_generator(generator, checkpoints.best_checkpoint(folder))
     pretrained, speech = base.load(folder), load_speech(folder)
     # The sources' detail adds as much movement to what the new map writes as to what the networks write
     lacking = np.asarray(generator.movement)

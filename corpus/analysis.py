@@ -1,5 +1,4 @@
-"""Features that the networks read: linear spectrogram, pitch, and a mel spectrogram without harmonics. Also the
-alignment of two recordings of one sentence: dynamic time warping, cuts, slices for training.
+"""Features that the networks read: linear spectrogram, pitch, and a mel spectrogram without harmonics.
 
 Below 1 kHz mel bands are narrower than the distance of harmonics, and every voice has its harmonics at other
 frequencies. What two speakers share is the spectral envelope, so all mel spectrograms of source and target here are
@@ -102,5 +101,3 @@ def average(magnitude: np.ndarray, width: float) -> np.ndarray:
         share, first = place - whole, whole + beyond
         return sums[:, first:first + n_bins] * (1.0 - share) + sums[:, first + 1:first + 1 + n_bins] * share
     return (up_to(0.5 + width / 2) - up_to(0.5 - width / 2)) / width
-
-

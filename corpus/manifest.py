@@ -8,6 +8,7 @@ import json
 import os
 import pathlib
 import re
+import shlex
 from collections.abc import Iterator
 from typing import TextIO
 
@@ -18,6 +19,10 @@ from common.storage import printable
 from hyperparams import HyperParams
 
 ESCAPE = "surrogateescape"  # file names may hold bytes that are invalid as text
+# What may be the utterance id in a name: a number at its end, with or without zeros in front; its first number; all
+# words but the first, or but the last
+ID_PATTERNS = ("([0-9]+)$", "0*([0-9]+)$", "^[^0-9]*0*([0-9]+)", "^(?:[^-_ .]+[-_ .]+)?(.+)$",
+               "^(.+?)(?:[-_ .]+[^-_ .]+)?$")
 VERSION = 4                 # version of the features on disk; other versions are refused
 
 
@@ -138,10 +143,9 @@ def find_utterances(folder: pathlib.Path, pattern: str) -> dict[str, pathlib.Pat
         raise PreproError(f"{printable(folder)} is not a folder; give the folder that holds the recordings")
     found: dict[str, pathlib.Path] = {}
     for path in audio_files.list_audio(folder):
-        match = re.search(pattern, path.stem, re.DOTALL)
-        if not match or match.group(1) is None:
+        key = utterance_id(path.stem, pattern)
+        if key is None:
             continue
-        key = storage.file_name(match.group(1))
         if key in found:
             raise PreproError(f"{printable(found[key])} and {printable(path)} are both utterance {key!r}; "
                               "rename one or use --pattern")
@@ -150,6 +154,28 @@ def find_utterances(folder: pathlib.Path, pattern: str) -> dict[str, pathlib.Pat
         raise PreproError(f"{printable(folder)} holds no recordings ({', '.join(audio_files.AUDIO_SUFFIXES)}) that "
                           f"match {pattern!r}")
     return found
+
+
+def utterance_id(stem: str, pattern: str) -> str | None:
+    """The utterance id in a file's stem: group 1 of `pattern`; None if it does not match."""
+    match = re.search(pattern, stem, re.DOTALL)
+    return storage.file_name(match.group(1)) if match and match.group(1) is not None else None
+
+
+def pairing_hint(source: dict[str, pathlib.Path], target: dict[str, pathlib.Path]) -> str:
+    """Two example names and the --pattern that would pair recordings (utterance id -> file) that share no id, or an
+    empty text if their names have nothing in common."""
+    for pattern in ID_PATTERNS:
+        found = [[(key, path.name) for path in files.values() if (key := utterance_id(path.stem, pattern)) is not None]
+                 for files in (source, target)]
+        sides = [dict(names) for names in found]
+        shared = sorted(sides[0].keys() & sides[1].keys())
+        # An id that several files of a speaker have would be refused
+        if shared and 2 * len(shared) >= min(map(len, sides)) and [*map(len, sides)] == [*map(len, found)]:
+            names = " and ".join(printable(side[shared[0]]) for side in sides)
+            return (f"but {len(shared)} names are alike, for instance {names}: if these say the same words, run this "
+                    f"command with --pattern {shlex.quote(pattern)}, otherwise with --unpaired")
+    return ""
 
 
 def read_text(path: pathlib.Path) -> str:
@@ -162,9 +188,16 @@ def read_text(path: pathlib.Path) -> str:
         raise PreproError(f"{printable(path)} is no text in UTF-8: save it as such") from None
 
 
-def read_ids(path: pathlib.Path) -> set[str]:
-    """Read utterance ids, one in each line; raises PreproError."""
-    return {storage.file_name(line.strip()) for line in read_text(path).splitlines() if line.strip()}
+def read_ids(path: pathlib.Path, known: set[str], pattern: str) -> set[str]:
+    """Read utterance ids, one in each line; a line may also be the name of a recording with its ending, from which
+    `pattern` makes one of the `known` ids. Raises PreproError."""
+    ids = set()
+    for line in filter(None, map(str.strip, read_text(path).splitlines())):
+        names, file = [storage.file_name(line)], pathlib.PurePath(line)
+        if file.suffix.lower() in audio_files.AUDIO_SUFFIXES + audio_files.FFMPEG_SUFFIXES:
+            names += [storage.file_name(file.stem), utterance_id(file.stem, pattern)]
+        ids.add(next((name for name in names if name in known), names[0]))
+    return ids
 
 
 def read_pairs_csv(path: pathlib.Path) -> tuple[dict[str, pathlib.Path], dict[str, pathlib.Path]]:

@@ -87,7 +87,7 @@ class Sheet:
 def draw_encoder(sheet: Sheet, hp: HyperParams) -> None:
     sheet.panel(1, 27.5, 29, 109, "Encoder")
     stack = hp.encoder_stack
-    sheet.box(2.5, 26, 32, 37, "source speech\nlinear spectrogram", DATA)
+    sheet.box(2.5, 26, 32, 37, "source speech\nlinear spectrogram, less its mean", DATA)
     sheet.arrow((9, 37), (9, 42))
     sheet.shape(9.8, 39.5, "(N, S, F)")
     sheet.box(2.5, 15.5, 42, 46, f"stack {stack} frames", FIXED)
@@ -113,18 +113,23 @@ def draw_encoder(sheet: Sheet, hp: HyperParams) -> None:
     sheet.arrow((9, 87.3), (9, 93))
     sheet.shape(9.8, 90.2, "(N, S, E)")
     sheet.box(2.5, 26, 93, 98.5, "memory\none vector a source frame", DATA)
+    sheet.arrow((9, 98.5), (9, 101.5))
+    sheet.box(2.5, 26, 101.5, 105.5, "head: FC M, corrects the map")
+    sheet.arrow((26, 103.5), (29.5, 103.5), (29.5, 110.6), (44.2, 110.6))
 
 
 def draw_base(sheet: Sheet, hp: HyperParams) -> None:
     sheet.panel(1, 99, 112, 124.5, "Base, solved before training")
-    sheet.box(4, 26, 114, 119.5, "source speech\nmel without harmonics, pitch", DATA)
+    sheet.box(4, 26, 114, 119.5, "source speech, less its mean\nmel without harmonics, pitch", DATA)
     sheet.arrow((26, 116.7), (34.7, 116.7))
     sheet.shape(30.3, 118, "(N, S, M + 2)", ha="center")
     sheet.box(34.7, 56.3, 114, 119.5, f"linear map\n{2 * linear_map.CONTEXT + 1} frames to one, pitch to pitch", FIXED)
     sheet.arrow((56.3, 116.7), (62.5, 116.7))
-    sheet.box(62.5, 84.5, 114, 119.5, "texture\nlost movement, source's detail", FIXED)
-    sheet.arrow((45.5, 114), (45.5, 106.4))
-    sheet.shape(46.3, 110.5, "read from p to p' (N, r, M + 2)")
+    sheet.box(62.5, 84.5, 114, 119.5, "restoration\nlost movement, source's detail", FIXED)
+    sheet.arrow((45.5, 114), (45.5, 111.9))
+    sheet.sign(45.5, 110.6, "+")
+    sheet.arrow((45.5, 109.3), (45.5, 106.4))
+    sheet.shape(47.3, 110.5, "read from p to p' (N, r, M + 2)")
     sheet.arrow((73.5, 114), (73.5, 97.8))
     sheet.shape(74.3, 110.5, "read where the mel was (N, T, M)")
 
@@ -157,7 +162,8 @@ def draw_decoder(sheet: Sheet, hp: HyperParams) -> None:
     sheet.shape(46.3, 93.7, "(N, E)")
     sheet.box(34.7, 55.6, 95.5, 100.5, "correction, r frames at once\nFC, + FC of each context")
     sheet.arrow((45.5, 100.5), (45.5, 103.7))
-    sheet.shape(44.7, 102.1, f"× {hp.correction:g} at synthesis", ha="right")
+    if hp.correction != 1.0:
+        sheet.shape(44.7, 102.1, f"× {hp.correction:g} at synthesis", ha="right")
     sheet.sign(45.5, 105, "+")
     sheet.line((45.5, 77.8), (33, 77.8), (33, 98), (34.7, 98))
     # Values that the next step gets

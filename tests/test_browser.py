@@ -1,4 +1,4 @@
-"""The results page in a real browser without a network: sorting by keyboard, playing recordings, opening pictures.
+"""The pages in a real browser without a network: sorting by keyboard, playing recordings, opening pictures, telephones.
 
 The tests control Chromium or Chrome with the DevTools protocol through two pipes; without a browser they are skipped.
 """
@@ -18,7 +18,7 @@ import pytest
 from test_figures import utterance
 
 from common import audio_files
-from evaluation import page as results_page
+from evaluation import gallery, page as results_page
 from conftest import tone
 from hyperparams import HyperParams
 
@@ -175,16 +175,54 @@ def test_keyboard_opens_a_picture(page):
     assert page.evaluate("document.querySelector('.results').offsetWidth <= document.body.clientWidth")
 
 
-def test_page_reports_no_errors_and_requests_only_local_files(page):
-    """This is the last test of the file because it checks all events that the browser has reported."""
-    page.evaluate("0")  # when this is answered, all earlier events have been reported
-    methods = [event["method"] for event in page.events]
+def check_events(browser: Browser, least: int) -> None:
+    """Check all that the browser has reported: no errors, and at least `least` requests, all for local files."""
+    browser.evaluate("0")  # when this is answered, all earlier events have been reported
+    methods = [event["method"] for event in browser.events]
     assert "Runtime.exceptionThrown" not in methods and "Network.loadingFailed" not in methods
-    for event in page.events:
+    for event in browser.events:
         if event["method"] == "Log.entryAdded":
             assert event["params"]["entry"]["level"] not in ("error", "warning"), event
         if event["method"] == "Runtime.consoleAPICalled":
             assert event["params"]["type"] not in ("error", "warning", "assert"), event
-    addresses = [event["params"]["request"]["url"] for event in page.events
+    addresses = [event["params"]["request"]["url"] for event in browser.events
                  if event["method"] == "Network.requestWillBeSent"]
-    assert len(addresses) >= 5 and all(address.startswith(("file:///", "data:")) for address in addresses)
+    assert len(addresses) >= least and all(address.startswith(("file:///", "data:")) for address in addresses)
+
+
+def test_page_reports_no_errors_and_requests_only_local_files(page):
+    """This test follows those of this page because it checks all events that the browser has reported."""
+    check_events(page, 5)
+
+
+@pytest.fixture(scope="module")
+def listen(tmp_path_factory):
+    """The page with the samples of the repository."""
+    browser = Browser(gallery.ROOT / "docs" / "index.html", tmp_path_factory.mktemp("listen"))
+    yield browser
+    browser.close()
+
+
+def test_every_sample_loads_and_the_keyboard_plays_one(listen):
+    listen.wait("[...document.querySelectorAll('audio')].every(player => player.readyState > 0)")
+    durations = listen.evaluate("[...document.querySelectorAll('audio')].map(player => player.duration)")
+    assert len(durations) >= 15 and min(durations) > 0.5
+    listen.tab_to("audio")
+    listen.evaluate("window.player = document.activeElement, 0")
+    listen.press(" ")
+    listen.wait("player.currentTime > 0.1")
+
+
+@pytest.mark.parametrize("scheme, darker", [("light", False), ("dark", True)])
+def test_page_of_samples_reads_well_on_a_telephone_and_in_the_dark(listen, scheme, darker):
+    listen("Emulation.setDeviceMetricsOverride", width=360, height=740, deviceScaleFactor=2, mobile=True)
+    listen("Emulation.setEmulatedMedia", features=[{"name": "prefers-color-scheme", "value": scheme}])
+    assert listen.evaluate("document.documentElement.scrollWidth") <= 360
+    assert listen.evaluate("Math.min(...[...document.querySelectorAll('audio')].map(each => each.offsetWidth))") > 250
+    colours = "(style => [style.color, style.backgroundColor].map(text => text.match(/\\d+/g).map(Number)))"
+    text, back = listen.evaluate(f"{colours}(getComputedStyle(document.body))")
+    assert (sum(back) < sum(text)) == darker and abs(sum(text) - sum(back)) > 400
+
+
+def test_page_of_samples_reports_no_errors(listen):
+    check_events(listen, 16)

@@ -2,6 +2,7 @@
 import numpy as np
 import pytest
 
+import prepro
 import utils
 from common import audio_files
 from conftest import demo_wav, words, write
@@ -54,3 +55,36 @@ def test_a_channel_that_is_named_is_used_and_one_that_is_missing_refused(tmp_pat
     assert not found.warnings and correlation(found.wav, SPEECH) > 0.99
     with pytest.raises(audio_files.BadAudio, match="a.wav: has 2 channels, --channel 3"):
         load(tmp_path, SPEECH, SPEECH, channel=3)
+
+
+def test_a_recording_with_one_channel_needs_no_choice(tmp_path):
+    found = load(tmp_path, SPEECH, channel=2)
+    assert not found.warnings and correlation(found.wav, SPEECH) > 0.99
+
+
+@pytest.mark.usefixtures("serial")
+def test_preparation_uses_the_channel_that_is_named(tmp_path, capsys):
+    """The features of another channel are not taken for those of this one."""
+    for number, name in enumerate("abcd"):
+        spoken, noise = (words(seed, seconds=1.2, pitch=110.0) for seed in (number, 9))
+        write(tmp_path / "anna" / f"{name}.wav", np.stack([noise, spoken], axis=1))
+        write(tmp_path / "bert" / f"{name}.wav", words(number, seconds=1.3, pitch=180.0))
+    mels = []
+    for flags in (["--channel", "1"], ["--channel", "2"], ["--channel", "2"], []):
+        prepro.main(["--source", f"{tmp_path / 'anna'}", "--target", f"{tmp_path / 'bert'}", "--unpaired",
+                     "--data", f"{tmp_path / 'data'}", *flags])
+        mels.append(np.load(tmp_path / "data" / "features" / "anna" / "a.mel.npy"))
+        assert ("--channel chooses another" in capsys.readouterr().err) == (not flags)
+    audio_files.save_wav(tmp_path / "alone.wav", words(0, seconds=1.2, pitch=110.0), HP)
+    prepro.compute_features(tmp_path / "alone.wav", tmp_path / "alone", HP)
+    alone = np.load(tmp_path / "alone.mel.npy")
+    assert mels[1].shape == alone.shape and np.abs(mels[1] - alone).max() < 0.02
+    assert mels[0].shape != alone.shape or np.abs(mels[0] - alone).max() > 0.1
+    assert np.array_equal(mels[1], mels[2])
+
+
+@pytest.mark.parametrize("number", ["0", "-1", "left", "1.5"])
+def test_channels_are_counted_from_1(capsys, number):
+    with pytest.raises(SystemExit):
+        prepro.parse_arguments(["--target", "x", "--data", "y", f"--channel={number}"])
+    assert "--channel: counts from 1" in capsys.readouterr().err

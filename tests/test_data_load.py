@@ -1,7 +1,9 @@
 """Batches: they depend only on seed and step, match the features and the DTW paths, and are silent where padded."""
 import collections
+import errno
 import os
 import pathlib
+import resource
 import shutil
 
 import numpy as np
@@ -287,3 +289,27 @@ def test_few_files_stay_open(tmp_path):
         np.save(tmp_path / f"{i}.npy", np.zeros((2, 2), np.float16))
         data_load.open_array(tmp_path / f"{i}.npy")
     assert len(os.listdir(descriptors)) - before < 300
+
+
+@pytest.mark.parametrize("allowed, kept", [(64, 16), (256, 64), (1024, 256), (1048576, 256),
+                                           (resource.RLIM_INFINITY, 256)])
+def test_a_quarter_of_the_files_that_are_allowed_stay_open(monkeypatch, allowed, kept):
+    monkeypatch.setattr(resource, "getrlimit", lambda _: (allowed, resource.RLIM_INFINITY))
+    assert data_load.files_kept_open() == kept
+
+
+def test_the_limit_of_open_files_holds_for_features():
+    assert data_load.open_array.cache_info().maxsize == data_load.files_kept_open()
+
+
+@pytest.mark.parametrize("number, cure", [(errno.EMFILE, "may open .* files.*ulimit -n 1024"),
+                                          (errno.ENFILE, "ulimit -n 1024"), (errno.EACCES, "change the permissions"),
+                                          (errno.ENOENT, "run prepro.py again")])
+def test_what_keeps_features_from_being_read_is_said(monkeypatch, tmp_path, number, cure):
+    def fail(*_, **__):
+        raise OSError(number, os.strerror(number))
+    monkeypatch.setattr(np, "load", fail)
+    message = f"a.npy cannot be read .*{os.strerror(number)}.*: .*{cure}"
+    with pytest.raises(manifest.PreproError, match=message) as error:
+        data_load.open_array(tmp_path / "a.npy")
+    assert ("prepro.py" in str(error.value)) == (number == errno.ENOENT)

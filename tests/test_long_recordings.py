@@ -119,3 +119,11 @@ def test_somebody_else_is_converted_as_a_voice_of_their_own(first, second):
 def test_a_recording_that_begins_with_a_whisper_gets_the_voice_that_follows():
     speaker = inference.Speaker(Listener())
     assert speaker.follow(spoken_at(0, 200, 200)) == [200.0] * 3 and not speaker.changes
+
+
+def test_speech_after_a_long_noise_gets_a_voice_of_its_own():
+    """All chunks of the first group are noise; the speaker of the next group was converted as if he were that noise."""
+    speaker = inference.Speaker(Listener())
+    speaker.follow(spoken_at(0, 0))
+    assert speaker.follow(spoken_at(0, 200, 210))[1:] == [205.0, 205.0] and not speaker.changes
+    assert speaker.follow(spoken_at(110)) == [110.0] and speaker.changes == [0]

@@ -1,8 +1,11 @@
 """Pairs that do not say the same words are seen, by the distance of recordings that are paired at random."""
+import contextlib
 import os
 import shutil
 
+import numpy as np
 import pytest
+import soundfile
 
 import prepro
 from conftest import TINY, words, write
@@ -50,6 +53,24 @@ def test_a_pairing_that_is_wrong_as_a_whole_is_refused(spoken, tmp_path, serial,
     with pytest.raises(PreproError, match=f"(?s)man and woman.*{fit}") as refused:
         prepare(spoken, tmp_path, said_by_her)
     assert "--unpaired" in str(refused.value) and not (tmp_path / "data" / "manifest.csv").exists()
+
+
+def chapter(spoken, path, sentences: list[str]) -> None:
+    """Sentences one after the other, with pauses between them, as one long recording."""
+    pause = np.zeros(6400, np.float32)
+    write(path, np.concatenate([part for name in sentences for part in (soundfile.read(spoken / name)[0], pause)]))
+
+
+@pytest.mark.parametrize("order, refused", [
+    (range(14), False), ([10, 11, 12, 13, 4, 5, 6, 7, 8, 9, 0, 1, 2, 3], True), (range(13, -1, -1), True)])
+def test_long_recordings_of_other_words_are_refused(spoken, tmp_path, serial, order, refused):
+    """The segments of one recording are compared with each other; its paragraphs may be in another order."""
+    chapter(spoken, tmp_path / "man" / "one.wav", [f"man/{number:02d}.wav" for number in range(14)])
+    chapter(spoken, tmp_path / "woman" / "one.wav", [f"woman/{number:02d}.wav" for number in order])
+    corpora, target = manifest.gather([tmp_path / "man"], tmp_path / "woman", "(.*)")
+    with pytest.raises(PreproError, match="do not say the same words") if refused else contextlib.nullcontext():
+        pairs = prepro.prepare(corpora, target, tmp_path / "data", TINY.replace(max_seconds=4.0))
+        assert len(pairs) > 5 and not any("other words" in pair.reason for pair in pairs)
 
 
 def test_another_recording_of_the_same_name_time_and_size_is_noticed(spoken, tmp_path):

@@ -4,6 +4,8 @@ import json
 import os
 import random
 import re
+import shlex
+import unicodedata
 
 import numpy as np
 import pytest
@@ -104,6 +106,63 @@ def test_pattern_finds_the_id_in_the_file_name(tmp_path):
     write(tmp_path / "anna" / "noise.wav", words(0))  # does not match and is left out
     pairs = prepare(tmp_path, "--pattern", "[-_]([a-e])[-_]")
     assert {name for _, name in pairs} == set(IDS) and not any(pair.reason for pair in pairs.values())
+
+
+@pytest.mark.parametrize("hers, his", [
+    ("me_{:03d}.wav", "her-{:03d}.wav"), ("Me {}.flac", "her{:04d}.wav"), ("{:03d}_me.wav", "{:03d}-her.wav"),
+    ("p225_{:03d}_mic1.flac", "p226_{:03d}_mic1.flac"), ("take {:02d} final.wav", "mic-{}.mp3"),
+    ("{:c}.wav", "bert_{:c}.wav"), ("{:c} anna.wav", "{:c}.bert.wav")])
+def test_names_that_are_alike_are_shown_with_the_pattern_that_pairs_them(tmp_path, hers, his):
+    for speaker, name in (("anna", hers), ("bert", his)):
+        (tmp_path / speaker).mkdir()
+        for number in range(97, 109):
+            (tmp_path / speaker / name.format(number)).touch()
+    anna, bert = (manifest.find_utterances(tmp_path / speaker, "(.*)") for speaker in ("anna", "bert"))
+    hint = manifest.pairing_hint(anna, bert)
+    examples = [f"{hers.format(n)} and {his.format(n)}:" for n in range(97, 109)]
+    assert "12 names are alike" in hint and any(example in hint for example in examples), hint
+    pattern = shlex.split(hint.partition("--pattern ")[2])[0].rstrip(",")
+    anna, bert = (manifest.find_utterances(tmp_path / speaker, pattern) for speaker in ("anna", "bert"))
+    assert anna.keys() == bert.keys() and len(anna) == 12
+
+
+@pytest.mark.parametrize("hers, his", [
+    (["hello", "bye"], ["one", "two"]), (["a_1", "b_1"], ["x_1", "y_1"]), (["1", "2", "3", "4"], ["x3", "x7", "x8"])])
+def test_names_that_are_not_alike_give_no_hint(tmp_path, hers, his):
+    assert not manifest.pairing_hint(*({name: tmp_path / f"{name}.wav" for name in names} for names in (hers, his)))
+
+
+def test_sources_whose_names_are_alike_but_not_equal_are_warned_of(tmp_path, capsys):
+    record(tmp_path, "anna", IDS, "me_{}.wav")
+    record(tmp_path, "bert", IDS, "her-{}.wav")
+    prepare(tmp_path)
+    warned = capsys.readouterr().err
+    assert "anna and bert share no file name, but 5 names are alike, for instance me_a.wav and her-a.wav: " in warned
+    prepare(tmp_path, "--unpaired", data="other")
+    assert "share no file name" not in capsys.readouterr().err
+
+
+def test_accents_are_one_character_or_two(tmp_path):
+    """Macs used to write two characters, other systems write one."""
+    names = ["é1", "ñandú", "각", "Å ö", "plain"]
+    for number, name in enumerate(names):
+        for speaker, form in (("anna", "NFC"), ("bert", "NFD")):
+            write(tmp_path / speaker / f"{unicodedata.normalize(form, name)}.wav", words(number, seconds=1.3))
+    (tmp_path / "heldout.txt").write_text(unicodedata.normalize("NFD", names[1]), encoding="utf-8")
+    pairs = prepare(tmp_path, "--heldout", tmp_path / "heldout.txt")
+    assert {name for _, name in pairs} == {*names} and not any(pair.reason for pair in pairs.values())
+    assert pairs["anna", "ñandú"].split == "test"
+
+
+@pytest.mark.parametrize("pattern, listed", [
+    ("(.*)", "c.wav\ne.FLAC\n"), ("(.*)", "bert/c.m4a\n e \n"), ("_(.)$", "me_c.wav\nher_e.wav\n"),
+    ("_(.)$", "c\ne.wav\n")])
+def test_heldout_list_may_hold_names_of_recordings(tmp_path, pattern, listed):
+    for speaker in ("anna", "bert"):
+        record(tmp_path, speaker, IDS, "{}.wav" if pattern == "(.*)" else speaker + "_{}.wav")
+    (tmp_path / "heldout.txt").write_text(listed)
+    pairs = prepare(tmp_path, "--heldout", tmp_path / "heldout.txt", "--pattern", pattern)
+    assert {name for (_, name), pair in pairs.items() if pair.split == "test"} == {"c", "e"}
 
 
 @pytest.mark.parametrize("pattern, message", [

@@ -11,6 +11,8 @@ from common import audio_files
 from common.cli import UserError
 from conftest import DEMO, tone, words, write
 from conversion import inference
+from corpus import analysis
+import utils
 
 RECORDING = DEMO / "rms" / "demo_001.ogg"
 
@@ -79,3 +81,24 @@ def test_voices_have_names_and_runs_have_folders(run_folder, monkeypatch):
         inference.load("nobody")
     with pytest.raises(UserError, match="width .*the model was trained with it"):
         inference.load(run_folder, width=8)
+
+
+@pytest.mark.parametrize("usual", [1.25, 0.5])
+def test_decoding_ends_early_and_gives_what_it_would_give_later(converter, monkeypatch, usual):
+    """A second attempt decodes up to the limit, if the first was too short."""
+    recording = analysis.extract(utils.load_wav(RECORDING, converter.hp), converter.hp)
+    voice, steps, convert = converter.find_voice(recording), [], converter._convert
+
+    def counted(*arguments):
+        steps.append(arguments[3] * converter.hp.r / len(recording.mel))
+        return convert(*arguments)
+    monkeypatch.setattr(converter, "_convert", counted)
+    monkeypatch.setattr(inference, "USUAL_RATIO", inference.MAX_RATIO)
+    expected, = converter.write([recording], [voice])
+    monkeypatch.setattr(inference, "USUAL_RATIO", usual)
+    found, = converter.write([recording], [voice])
+    assert [round(ratio, 1) for ratio in steps[1:]] == pytest.approx([usual, inference.MAX_RATIO][:1 + (usual < 1)],
+                                                                     abs=0.15)
+    for one, other in zip(found, expected):
+        np.testing.assert_allclose(np.zeros(0) if one is None else one, np.zeros(0) if other is None else other,
+                                   atol=1e-5)

@@ -25,7 +25,7 @@ import prepro
 import train
 import train_gan
 from common import storage
-from conversion import inference
+from conversion import base, inference
 from evaluation import listening
 from conftest import demo_wav, leftovers, no_workers, write
 
@@ -199,8 +199,9 @@ def test_unknown_source_is_refused(trained, capsys):
 
 
 @pytest.mark.usefixtures("eager_steps", "loaded_once")
-def test_adversarial_training_starts_from_a_paired_run(trained, tmp_path, capsys):
-    """It uses networks and features of that run, and its samples get their own names."""
+def test_adversarial_training_starts_from_a_paired_run(trained, tmp_path, capsys, monkeypatch):
+    """It uses networks, features and base of that run, and its samples get their own names."""
+    monkeypatch.setattr(base, "solve", None)
     logdir = tmp_path / "gan"
     small = ["--set=dis_pretrain_steps=1", "--set=gan_steps=1", "--set=k=1"]
     assert train_gan.main(["--init-from", str(trained.logdir), "--logdir", str(logdir), *small]) == 0

@@ -100,3 +100,48 @@ def test_a_run_and_its_features_move_together(tmp_path):
 def test_a_recording_that_is_gone_is_called_missing(tmp_path):
     with pytest.raises(audio_files.BadAudio, match="gone.wav: does not exist"):
         utils.load_wav(tmp_path / "gone.wav", TINY)
+
+
+COMMAND = """import os, pathlib, sys
+from common import cli
+
+def work():
+    with open(sys.argv[1], "w", encoding="utf-8") as file:
+        assert file.fileno() > 2, "a file got the number of a standard stream"
+        print("wört é \\u4e2d \\udce9")
+        print("warning: é \\U0001f3a4", file=sys.stderr)
+        os.write(2, b"a library's message\\n")
+        assert sys.stdin.read() == ""
+        file.write("done")
+    print("wrote", os.path.basename(sys.argv[1]))
+
+sys.exit(cli.run_main("x.py", work))
+"""
+NOT_UTF8 = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
+
+
+def in_a_shell(tmp_path, redirection: str, **environment: str) -> subprocess.CompletedProcess:
+    """Run COMMAND with its streams redirected."""
+    (tmp_path / "x.py").write_text(COMMAND, encoding="utf-8")
+    command = f'"{sys.executable}" "{tmp_path / "x.py"}" "{tmp_path / "œuvre"}" {redirection}'
+    return subprocess.run(["sh", "-c", command], capture_output=True, timeout=60, stdin=subprocess.DEVNULL,
+                          env=os.environ | {"PYTHONPATH": os.path.dirname(utils.__file__)} | environment)
+
+
+@pytest.mark.parametrize("redirection, environment", [
+    ("", {}), ("2>&-", {}), (">&-", {}), ("<&-", {}), (">&- 2>&-", {}), ("<&- >&- 2>&-", NOT_UTF8), ("", NOT_UTF8),
+    ("", {"PYTHONIOENCODING": "ascii"}), ("2>&-", {"PYTHONIOENCODING": "latin-1"}),
+    ("<&-", {"PYTHONIOENCODING": "ascii:strict"})])
+def test_closed_streams_and_foreign_encodings_keep_no_command_from_its_work(tmp_path, redirection, environment):
+    done = in_a_shell(tmp_path, redirection, **environment)
+    assert done.returncode == 0 and b"Traceback" not in done.stderr, done.stderr
+    assert (tmp_path / "œuvre").read_text() == "done"
+    if redirection in ("", "<&-"):
+        assert b"wrote" in done.stdout and b"\\udce9" in done.stdout and b"a library's message" in done.stderr
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="a full disk is imitated by /dev/full")
+def test_output_that_cannot_be_written_is_said_when_everything_is_done(tmp_path):
+    done = in_a_shell(tmp_path, ">/dev/full", PYTHONUNBUFFERED="")
+    assert (tmp_path / "œuvre").read_text() == "done" and done.returncode == 1
+    assert done.stderr.endswith(b"x.py: standard output cannot be written (No space left on device); all files are\n")

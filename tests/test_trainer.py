@@ -25,7 +25,8 @@ def test_distortion_uses_free_running_and_losses_use_teacher_forcing(demo_data, 
         n, size = len(target), len(corpus.source(pair))
         return Converted(np.zeros((n, hp.n_mels)), np.zeros((n, 2)), target, corpus.path(pair), np.ones((n, size)),
                          True)
-    task.converter = types.SimpleNamespace(convert_pairs=lambda corpus, pairs, measure: list(map(written, pairs)))
+    task.converter = types.SimpleNamespace(
+        convert_pairs=lambda corpus, pairs, measure_movement: list(map(written, pairs)))
     task.on_path = lambda *_: (batch["mel"] * (not free), None, None)
     task.draw_on_path = lambda *_: batch["linear"] * (not free)
     task.sample = lambda run, outputs: None
@@ -70,8 +71,8 @@ def known(demo_data, tiny_hp) -> types.SimpleNamespace:
     corpus = plain_corpus(demo_data, tiny_hp)
     pairs = corpus.train[:4]
 
-    def convert_pairs(read, asked, measure):
-        assert read is corpus and asked is pairs and measure
+    def convert_pairs(read, asked, measure_movement):
+        assert read is corpus and asked is pairs and measure_movement
         outputs = []
         for pair, ratio, stopped in zip(pairs, (1.0, 1.5, 0.75, 0.75), (True, False, False, True)):
             place = (np.arange(round(ratio * len(corpus.path(pair)))) / ratio).astype(int)

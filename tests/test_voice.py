@@ -89,7 +89,7 @@ def test_speech_is_stored_in_8_bits(tmp_path, monkeypatch):
 def test_error_for_missing_or_damaged_speech_says_what_to_do(tmp_path):
     save_speech(tmp_path, speak(1, 1)[1])
     path = tmp_path / voice.FILE
-    whole, message = path.read_bytes(), f"{path} is missing or damaged .*: get it again .* git checkout"
+    whole, message = path.read_bytes(), f"{path} is missing or damaged .*: make it with .* git checkout"
     for place in range(100, len(whole) - 200, 101):  # damage that zlib, zip or NumPy notices
         path.write_bytes(whole[:place] + bytes([whole[place] ^ 255]) + whole[place + 1:])
         with pytest.raises(UserError, match=message):
@@ -143,11 +143,28 @@ def test_single_voice_trains_its_postnet_resumes_and_prints_how_to_convert(alone
         same = np.array_equal(np.float16(variable), np.float16(first[f"generator/{i}"]))
         assert same or id(variable) not in learnt, variable.path
     corpus = data_load.Corpus(alone / "data", TINY)
-    expected = trainer.find_base(corpus)
+    expected = trainer.find_base(corpus, alone / "pretrained")
     assert all(map(np.array_equal, found.base, expected)) and len(found.base.onward_kernel) == 9 * TINY.n_mels
     assert np.asarray(found.generator.movement).any()
     with pytest.raises(UserError, match=f"{alone / 'data'} holds the target alone: there are no conversions"):
         train_gan.GANTrainer(TINY, corpus)
+
+
+def test_init_from_chooses_base_speech_and_networks_of_one_model(alone):
+    """It chose the networks alone, and the rest came from the default voice."""
+    other = alone / "other"
+    networks = Generator(TINY.replace(seed=5))
+    base.save(plain_base(TINY)._replace(mel_floor=np.full(TINY.n_mels, -0.75, np.float32)), other)
+    storage.write_json(other / "hparams.json", dataclasses.asdict(TINY))
+    checkpoints.write_weights(other / checkpoints.WEIGHTS, networks.weights)
+    save_speech(other, speak(2, 4)[1])
+    assert training(alone, "--steps", "1", "--init-from", str(other)) == 0
+    found, corpus = eval_script.load_converter(alone / "run"), data_load.Corpus(alone / "data", TINY)
+    assert (found.base.mel_floor == -0.75).all()
+    assert all(map(np.array_equal, found.base, trainer.find_base(corpus, other)))
+    assert not np.array_equal(found.base.onward_kernel, trainer.find_base(corpus, alone / "pretrained").onward_kernel)
+    for own, its in zip(found.generator.encoder.weights, networks.encoder.weights, strict=True):
+        np.testing.assert_allclose(own, its, atol=0.02)
 
 
 def test_unusable_data_or_model_for_a_single_voice_is_reported(alone, capsys, monkeypatch):

@@ -1,1 +1,1 @@
-"""How a run begins, goes on and is written; updates and losses. It imports all folders, and no script but prepro.py."""
+"""How a run begins, goes on and is written; updates and losses. It imports all folders and no script."""

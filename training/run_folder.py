@@ -286,5 +286,3 @@ def read_scalars(folder: pathlib.Path, tag: str) -> tuple[list[int], list[float]
                         values[event.step] = float(tf.make_ndarray(value.tensor))
     steps = sorted(values)
     return steps, [values[step] for step in steps]
-
-

@@ -157,7 +157,7 @@ class Trainer:
         target cepstra, and the conversions. The first conversions are written to samples/ and TensorBoard."""
         hp, corpus, pairs = self.hp, self.corpus, self.validation
         batch = corpus.assemble([corpus.whole(pair) for pair in pairs])
-        outputs = self.converter.convert_pairs(corpus, pairs, measure=True)
+        outputs = self.converter.convert_pairs(corpus, pairs, measure_movement=True)
         mel, used, positions = self.on_path(batch)
         linear = self.draw_on_path(batch, used, positions)
         mel_loss, linear_loss = (float(losses.l1(predicted, batch[kind], batch["mask"]))
@@ -191,18 +191,18 @@ class Trainer:
             run.log_sample(name, wav, folder / f"{name}.png")
 
 
-def find_base(corpus: data_load.Corpus) -> base.Base:
-    """The base of a corpus. It is solved from the pairs; if the corpus holds the target alone, the pretrained base is
-    fitted to this target. Raises UserError."""
+def find_base(corpus: data_load.Corpus, pretrained: pathlib.Path) -> base.Base:
+    """The base of a corpus. It is solved from the pairs; if the corpus holds the target alone, the base in the folder
+    `pretrained` is fitted to this target. Raises UserError."""
     if not corpus.has_target_only:
         return base.solve(corpus)
-    speech = voice.load_speech(checkpoints.PRETRAINED)  # first, because its error says how to get the folder back
-    trained = HyperParams.from_json(checkpoints.PRETRAINED / "hparams.json")
+    speech = voice.load_speech(pretrained)  # first, because its error says how to get the folder back
+    trained = HyperParams.from_json(pretrained / "hparams.json")
     others = [text for text in differences(trained, corpus.hp) if text.split()[0] in hyperparams.SIGNAL]
     if others:
-        raise UserError(f"{corpus.data} does not fit {checkpoints.PRETRAINED}: {', '.join(others)}; run prepro.py "
-                        "again without --set into another folder")
-    return voice.fit(base.load(checkpoints.PRETRAINED), speech, corpus)
+        raise UserError(f"{corpus.data} does not fit {pretrained}: {', '.join(others)}; run prepro.py again without "
+                        "--set into another folder")
+    return voice.fit(base.load(pretrained), speech, corpus)
 
 
 def train(plan: RunPlan, make_trainer, steps: int | None, strategy: tf.distribute.Strategy | None = None) -> None:
@@ -216,14 +216,19 @@ def train(plan: RunPlan, make_trainer, steps: int | None, strategy: tf.distribut
         else:  # the other workers do the same as the chief, to stay in step, but their files are thrown away
             logdir = pathlib.Path(stack.enter_context(tempfile.TemporaryDirectory()))
         corpus = data_load.Corpus(plan.data, hp, devices.worker(strategy))
-        has_base = plan.is_resuming and (plan.logdir / base.FILE).exists()
-        base_map = base.load(plan.logdir) if has_base else find_base(corpus)
+        pretrained = plan.init_from or checkpoints.PRETRAINED
+        if plan.is_resuming and (plan.logdir / base.FILE).exists():
+            base_map = base.load(plan.logdir)
+        elif plan.script == "train_gan.py" and hp.gan_networks == "postnet" and plan.init_from:
+            base_map = base.load(plan.init_from)  # encoder and decoder do not change, and they know this base
+        else:
+            base_map = find_base(corpus, pretrained)
         corpus.use_base(base_map)
         with strategy.scope():
             trainer = make_trainer(hp, corpus)
         # Loaded before --no-resume removes anything: they may belong to this run
         if corpus.has_target_only and not plan.is_resuming:
-            voice.begin(trainer.generator, base_map, checkpoints.PRETRAINED, plan.initial_weights)
+            voice.begin(trainer.generator, base_map, pretrained)
         elif plan.initial_weights:
             checkpoints.load_generator(trainer.generator, plan.initial_weights)
         devices.all_workers_agree(strategy, 0)  # the chief may remove files only after all workers have read theirs
