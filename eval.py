@@ -1,11 +1,11 @@
 """Convert speech with a trained model.
 
-    python eval.py                                         # the held-out sentences of the demo corpus, with measures
+    python eval.py data/demo/rms/demo_001.ogg              # a recording, or several and folders, by pretrained/
+    python eval.py data/demo/rms/demo_001.ogg --voice bdl --out out/bdl     # the same as a man
+    python eval.py                                         # after train.py: the demo's held-out sentences, measured
+    python eval.py FILE_OR_FOLDER ... --logdir logdir/mine # recordings of any speaker and length, by a model of yours
     python eval.py --data DIR --logdir logdir/mine         # the held-out sentences of another corpus
     python eval.py --asr small.en --transcripts FILE       # count also the words that a recogniser hears wrong
-    python eval.py FILE_OR_FOLDER ...                      # recordings of any speaker and length, by pretrained/
-    python eval.py FILE ... --voice bdl                    # the same as a man
-    python eval.py FILE ... --logdir logdir/mine --out DIR # recordings, by a model of yours
 
 Writes 16-bit wav files, spectrograms with alignments, metrics.json and index.html, a page to look and listen.
 All conversion is free running: the model gets the source and nothing else. Recordings that the same model has converted

@@ -1,8 +1,9 @@
 """Convert speech with a model that train_gan.py trained.
 
-    python eval_gan.py                                      # the held-out sentences of the demo corpus, with measures
-    python eval_gan.py --logdir logdir/mine-gan             # the held-out sentences of another run
-    python eval_gan.py FILE_OR_FOLDER ... [--logdir DIR]    # recordings of any speaker and length
+    python eval_gan.py data/demo/rms/demo_001.ogg           # a recording, or several and folders
+    python eval_gan.py                                      # after train_gan.py: the demo's held-out sentences
+    python eval_gan.py --logdir logdir/demo --out out/demo  # the same by another run, written elsewhere
+    python eval_gan.py FILE_OR_FOLDER ... --logdir DIR      # recordings of any speaker and length, by a model of yours
 
 This script does the same as eval.py, and each of the two loads both kinds of models. Recordings are converted by the
 demo's adversarial run if there is one, else by pretrained/. Held-out sentences are written as gan_{i}_org.wav (source),

@@ -1,9 +1,10 @@
 """Prepare a corpus: compute features, alignments and a manifest from recordings; resumes after an interruption.
 
     python prepro.py                                                    # the bundled demo corpus
+    python prepro.py --source data/demo/rms --target data/demo/slt --data data/mine     # any two folders of recordings
+    python prepro.py --target data/demo/slt --data data/alone           # the target alone, for a pretrained model
     python prepro.py --source DIR --target DIR --data OUT               # your own: same file name for the same sentence
     python prepro.py --source A --source B --target C --data OUT        # several sources for one target
-    python prepro.py --target DIR --data OUT                            # the target alone, for a pretrained model
     python prepro.py --download bdl slt                                 # CMU Arctic: bdl is the source, slt the target
 
 A source who shares no file name with the target is taken to have said other sentences; with --unpaired this holds for

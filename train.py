@@ -1,9 +1,9 @@
 """Train the paired model.
 
     python train.py                                         # the demo corpus, a small model, minutes on a CPU
-    python train.py --data DIR --logdir logdir/mine         # your own features, see prepro.py
-    python train.py --logdir logdir/mine                    # the same again resumes where it stopped
     python train.py --set norm=ln --logdir logdir/ln        # other hyperparameters, see hyperparams.py
+    python train.py --logdir logdir/ln                      # the same run again resumes where it stopped
+    python train.py --data DIR --logdir logdir/mine         # your own features, see prepro.py
     python train.py --preset 2017 --data DIR                # the system of 2017 as it was described
 
 First the base is solved: a linear map from the sources' mel spectrograms to the target's. Then three stages follow,

@@ -1,8 +1,8 @@
 """Train the model against a discriminator.
 
-    python train_gan.py                                     # begins with the demo's paired run
-    python train_gan.py --init-from logdir/mine             # begins with a paired run of yours
-    python train_gan.py --logdir logdir/mine-gan            # the same run again resumes where it stopped
+    python train_gan.py                                     # after train.py: begins with the demo's paired run
+    python train_gan.py --init-from logdir/ln               # begins with another paired run
+    python train_gan.py --logdir logdir/ln-gan              # the same run again resumes where it stopped
     python train_gan.py --num-gpus 2                        # on several GPUs, or machines as train_multi_gpus.py
     python train_gan.py --preset 2017-gan --data DIR        # with random weights and the adversarial loss alone
 

@@ -1,8 +1,9 @@
 """Train the paired model on several GPUs, of one machine or of several.
 
     python train_multi_gpus.py                              # the demo corpus on all GPUs
-    python train_multi_gpus.py --num-gpus 2 --data DIR --logdir logdir/mine
-    python train_multi_gpus.py --set batch_size=64          # the rows of a batch are shared out among the GPUs
+    python train_multi_gpus.py --num-gpus 2 --logdir logdir/two            # on the first two
+    python train_multi_gpus.py --set batch_size=64 --logdir logdir/large   # a batch's rows are shared out among them
+    python train_multi_gpus.py --data DIR --logdir logdir/mine             # your own features, see prepro.py
     TF_CONFIG=... python train_multi_gpus.py --data DIR     # on each of several machines, see docs/scaling.md
 
 The step, the flags and the run folder are the same as in train.py. Every device takes its rows of the batch. Losses,

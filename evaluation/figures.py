@@ -60,10 +60,8 @@ def plot_utterance(path: str | os.PathLike, panels: dict[str, np.ndarray], pitch
     for (label, hertz), colour in zip(pitches.items(), COLOURS):
         pitch.plot(second * np.arange(len(hertz)), np.where(hertz > 0.0, hertz, np.nan), color=colour, linewidth=1.3,
                    label=label)
-    pitch.set(yscale="log", ylabel="frequency (Hz)")
-    pitch.yaxis.label.set_size(9)
-    for axis in (pitch.yaxis.set_major_formatter, pitch.yaxis.set_minor_formatter):
-        axis("{x:g}")
+    pitch.set_ylabel("frequency (Hz)", fontsize=9)
+    pitch.grid(color="#dddddd", linewidth=0.6)
     pitch.legend(loc="upper right", fontsize=8, framealpha=0.9)
     pitch.set_title("pitch", loc="left", fontsize=10)
 
@@ -83,7 +81,8 @@ def plot_utterance(path: str | os.PathLike, panels: dict[str, np.ndarray], pitch
     axes.set_ylabel("source time (s)", fontsize=9)
     axes.set(xlim=(0.0, end), ylim=(0.0, second * alignment.shape[1]))
     for axes in (*grid, pitch, bottom):
-        axes.set_facecolor("#e6e6e6")                                            # past the last frame; not silence
+        if axes is not pitch:
+            axes.set_facecolor("#e6e6e6")                                        # past the last frame; not silence
         axes.tick_params(labelsize=8)
     save_figure(figure, path)
 

@@ -6,6 +6,8 @@ import sys
 
 import pytest
 
+from backend import devices
+
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 NOISE = "I0000 00:00:1 port.cc:153] oneDNN custom operations are on"
 # This module replaces TensorFlow; its messages do not pass through Python's sys.stderr
@@ -59,3 +61,19 @@ def test_failed_import_is_shown_with_all_earlier_messages(tmp_path):
     done = start(tmp_path, "raise ImportError('libcudart.so.13')", None)
     assert done.returncode == 1 and done.stderr.count(NOISE) == 5000
     assert "ImportError: libcudart.so.13" in done.stderr and "warning of the program" not in done.stderr
+
+
+def test_the_start_of_conversion_imports_no_large_library_in_vain_and_others_can_import_it_later():
+    code = ("import sys, conversion.inference, evaluation.figures; large = ['sklearn', 'matplotlib.pyplot', 'librosa', "
+            "'numba']; print([name for name in large if name in sys.modules]); import sklearn.base, matplotlib.pyplot")
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=300)
+    assert (done.returncode, done.stdout) == (0, "[]\n"), done.stderr
+
+
+def test_modules_that_are_imported_already_are_not_hidden():
+    with devices.hidden("json", "no_such_module"):
+        import json
+        assert json.dumps([]) == "[]"
+        with pytest.raises(ImportError):
+            import no_such_module  # noqa: F401
+    assert "no_such_module" not in sys.modules and sys.modules["json"] is json

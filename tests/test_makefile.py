@@ -5,6 +5,8 @@ import pathlib
 import shlex
 import shutil
 import subprocess
+import sys
+import types
 
 import pytest
 
@@ -59,3 +61,14 @@ def test_make_pair_passes_its_variables_to_the_scripts(source, target, name):
 def test_make_pair_works_without_other_sources_and_heldout_list():
     prepro = called("pair", "SOURCE=a", "TARGET=b")["prepro.py"]
     assert [*map(str, prepro.source)] == ["a"] and prepro.heldout is None
+
+
+@pytest.mark.parametrize("version, accepted", [((3, 9), False), ((3, 10), True), ((3, 13), True), ((3, 14), False)])
+def test_make_takes_the_versions_of_python_that_tensorflow_has_wheels_for(version, accepted):
+    """The pinned TensorFlow has wheels for Python 3.10 to 3.13."""
+    line, = (line for line in (ROOT / "Makefile").read_text(encoding="utf-8").splitlines()
+             if line.startswith("SUPPORTED := "))
+    code = line.removeprefix("SUPPORTED := import sys; ")
+    with pytest.raises(SystemExit) as ended:
+        exec(code, {"sys": types.SimpleNamespace(version_info=(*version, 0), exit=sys.exit)})
+    assert bool(ended.value.code) is not accepted

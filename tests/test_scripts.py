@@ -1,6 +1,7 @@
 """The scripts as a user runs them: help texts, and all steps from recordings to converted speech."""
 import contextlib
 import html.parser
+import importlib
 import io
 import json
 import math
@@ -54,6 +55,18 @@ def test_help_names_the_command_and_its_flags(script, capsys, monkeypatch):
     assert (ended.value.code, printed.err) == (0, "") and f"python {script}" in printed.out
     for flag in FLAGS[script]:
         assert flag in printed.out
+
+
+@pytest.mark.parametrize("script", FLAGS)
+def test_help_begins_with_three_commands_that_can_be_pasted(script, monkeypatch):
+    """Nothing in them stands for something else, and what they read is in the repository or made by a script."""
+    module = importlib.import_module(pathlib.Path(script).stem)
+    commands = [line.split("  #")[0].split() for line in module.__doc__.splitlines() if line.startswith("    python ")]
+    monkeypatch.chdir(ROOT)
+    for python, name, *flags in commands[:3]:
+        assert (python, name) == ("python", script) and not any(flag.isupper() or flag == "..." for flag in flags)
+        module.parse_arguments(flags)
+        assert all((ROOT / flag).exists() for flag in flags if flag.startswith("data/demo/"))
 
 
 SETTINGS = ["width=16", "encoder_banks=2", "postnet_banks=2", "highway_layers=1", "batch_size=4", "postnet_window=32",
