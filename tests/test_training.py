@@ -306,7 +306,8 @@ def test_validation_accepts_silent_output(trained, tmp_path, monkeypatch):
     hp, task = trained.hp, trained.task
     silence = Converted(np.zeros((50, hp.n_mels), np.float32), np.zeros((50, 2), np.float32),
                         np.zeros((50, hp.n_linear), np.float32), np.arange(50.0), np.full((50, 60), 1.0 / 60), True)
-    monkeypatch.setattr(task.converter, "convert_pairs", lambda corpus, pairs, measure: [silence] * len(pairs))
+    monkeypatch.setattr(task.converter, "convert_pairs",
+                        lambda corpus, pairs, measure_movement: [silence] * len(pairs))
     run = run_folder.Run(tmp_path, hp, task.parts)
     assert not task.validate(run, "decoder")["score"] < 5.0  # nothing to select
 
