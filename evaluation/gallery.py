@@ -18,7 +18,7 @@ from typing import NamedTuple
 
 from common import cli, storage
 from common.cli import UserError
-from evaluation.page import DASH, address, format_value
+from evaluation.page import DASH, address
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 PARTS = {"source": "source", "converted": "conversion", "target": "target, natural", "2017": "the preset 2017"}
@@ -33,7 +33,7 @@ class Kind(NamedTuple):
 
 
 KINDS = (
-    Kind("demo", "Hundred sentences of both: the demo",
+    Kind("demo", "Two hundred sentences of both: the demo",
          "Two synthetic voices, which belong to the repository, so that source and target can be heard, too. Trained "
          "on two cores in a quarter of an hour.", "make demo"),
     Kind("bdl-slt", "A recording of a speaker whom the pretrained voice knows",
@@ -57,9 +57,9 @@ KINDS = (
 
 def figures_html(figures: dict) -> str:
     """Figures of a file or of many, in one line."""
-    names = {"WER %": "{} % of words wrong", "DistillMOS": "D {}", "DNSMOS": "O {}", "likeness": "likeness {}"}
-    return html.escape(", ".join(text.format("0" if figures[name] == 0 else format_value(figures[name]))
-                                 for name, text in names.items() if figures.get(name) is not None))
+    texts = {"WER %": "{:.1f} % of words wrong", "DistillMOS": "D {:.1f}", "DNSMOS": "O {:.1f}",
+             "likeness": "likeness {:.2f}"}
+    return ", ".join(text.format(figures[name]) for name, text in texts.items() if name in figures)
 
 
 def player_html(path: pathlib.Path, part: str, sentence: str, figures: dict) -> str:

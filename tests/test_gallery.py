@@ -28,8 +28,8 @@ def test_page_plays_each_part_of_a_sentence_beside_its_figures(tmp_path):
     text = page.read_text(encoding="utf-8")
     parts = [text.index(f"../samples/stranger/a%20%26%20b.{part}.wav") for part in ("source", "converted", "2017")]
     assert parts == sorted(parts) and text.count("<audio") == 3
-    assert "12.5 % of words wrong, D 3.25, O 3.00, likeness 0.850" in text and "0 % of words wrong" in text
-    assert "32 sentences on average: 7.10 % of words wrong" in text
+    assert "12.5 % of words wrong, D 3.2, O 3.0, likeness 0.85" in text and "0.0 % of words wrong" in text
+    assert "32 sentences on average: 7.1 % of words wrong" in text
     assert "words &lt; all" in text and "words &lt;all&gt;" in text and "Nothing but a recording" in text
     assert "Ten minutes of both" not in text  # there are no samples of it
     before = page.read_bytes()
