@@ -249,6 +249,9 @@ SIGNAL = ("sample_rate", "n_fft", "win_length", "hop_length", "n_mels", "preemph
           "range_db", "quiet_db", "trim_level", "pitch_min", "pitch_max",
           "pitch_middle")
 
+# Only prepro.py reads these.
+PREPARATION = ("min_seconds", "max_seconds", "max_ratio", "slice_min_seconds", "validation", "test")
+
 
 def get(preset: str, assignments: list[str]) -> HyperParams:
     """Return a preset with `name=value` overrides applied; raises UserError that says what to do."""

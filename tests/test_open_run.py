@@ -62,6 +62,13 @@ def test_new_run_takes_overrides_and_seed(folder):
         width=32, seed=3)
 
 
+@pytest.mark.parametrize("text", ["validation=0.2", "max_seconds=9"])
+def test_settings_that_only_preparation_reads_are_refused(folder, text):
+    """They were accepted, written down, and changed nothing."""
+    with pytest.raises(UserError, match=f"--set {text}: only prepro.py reads this"):
+        open_run("--logdir", "run", "--set", "width=32", "--set", text)
+
+
 def test_resumed_run_keeps_its_hyperparameters_and_corpus(folder):
     begin("run", "--data", "mine", "--set", "width=32")
     for flags in ([], ["--data", "mine"], ["--set", "width=32"], ["--preset", "default", "--set", "width=32"]):

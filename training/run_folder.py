@@ -121,6 +121,9 @@ def choose_hyperparams(args: argparse.Namespace, default: HyperParams, resuming:
     and the flags ask for others than `default`, which then holds the hyperparameters of the run."""
     overrides = args.set + ([f"seed={args.seed}"] if args.seed is not None else [])
     hp = hyperparams.get(args.preset, overrides) if args.preset else default.override(overrides)
+    unread = [text for text in args.set if text.partition("=")[0] in hyperparams.PREPARATION]
+    if unread:
+        raise UserError(f"--set {unread[0]}: only prepro.py reads this; prepare the features again with it")
     others = differences(default, hp) if resuming else []
     if others:
         raise UserError(f"{args.logdir} was begun with other hyperparameters: {', '.join(others)}; "
