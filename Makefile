@@ -35,7 +35,7 @@ NAME = $(call called,$(SOURCE))-$(call called,$(TARGET))
 pair: .venv/installed
 	@test -n "$(SOURCE)" -a -n "$(TARGET)" || { echo "usage: make pair SOURCE=DIR TARGET=DIR"; exit 1; }
 	@test "$(words $(SOURCE) $(TARGET))" = 2 || { echo "make takes no folders with spaces: see the README for the commands"; exit 1; }
-	.venv/bin/python prepro.py $(SOURCE:%=--source %) $(OTHERS:%=--source %) --target $(TARGET) --identity \
+	.venv/bin/python prepro.py $(SOURCE:%=--source %) $(OTHERS:%=--source %) --target $(TARGET) \
 		$(HELDOUT:%=--heldout %) --data data/$(NAME)
 	.venv/bin/python train.py --data data/$(NAME) --logdir logdir/$(NAME)
 	.venv/bin/python eval.py --logdir logdir/$(NAME) --source $(SOURCE)

@@ -52,7 +52,7 @@ def test_make_pair_passes_its_variables_to_the_scripts(source, target, name):
     scripts = called("pair", f"SOURCE={source}", f"TARGET={target}", "OTHERS=c e", "HELDOUT=d")
     assert list(scripts) == ["prepro.py", "train.py", "eval.py"]
     prepro, train, evaluate = scripts.values()
-    assert [*map(str, prepro.source)] == [str(pathlib.Path(source)), "c", "e"] and prepro.identity
+    assert [*map(str, prepro.source)] == [str(pathlib.Path(source)), "c", "e"] and not prepro.identity
     assert prepro.target == pathlib.Path(target) and prepro.heldout == pathlib.Path("d")
     assert str(prepro.data) == str(train.data) == f"data/{name}"
     assert str(train.logdir) == str(evaluate.logdir) == f"logdir/{name}" and evaluate.source == source
