@@ -33,22 +33,24 @@ if script == "prepro":
 if script == "train":
     import pytest, test_faults
     test_faults.count_steps(pytest.MonkeyPatch(), scores={4: 1.0, 8: 2.0})
+def files():  # os.walk, unlike rglob, does not mind folders that vanish meanwhile
+    return [pathlib.Path(folder, name) for folder, _, names in os.walk(out) for name in names]
 for moment in moments:
-    before = {path: path.stat().st_mtime_ns for path in out.rglob("*") if path.is_file()}
+    before = {path: path.stat().st_mtime_ns for path in files()}
     child = os.fork()
     if not child:
         os._exit(module.main(arguments))
     seen, status = set(), 0
     while not os.waitpid(child, os.WNOHANG)[0]:
-        for path in list(out.rglob("*")):
-            if path not in before and path.is_file():
+        for path in files():
+            if path not in before:
                 seen.add(path)
         if len(seen) >= moment:
             os.kill(child, signal.SIGKILL)
             os.waitpid(child, 0)
             break
         time.sleep(0.0005)
-    whole = {str(path): path.stat().st_mtime_ns for path in out.rglob("*") if path.is_file()}
+    whole = {str(path): path.stat().st_mtime_ns for path in files()}
     print(json.dumps(whole), flush=True)
 """
 
