@@ -144,17 +144,8 @@ def prepare(corpora: dict[str, dict[str, pathlib.Path]], target: str, data: path
             print(found.describe(source, alike))
             pairs += found.pairs(source) if alike else found.unpaired(source, heldout)
             others += [] if alike else [source]
-        for pair in pairs:
-            pair.split = "dropped" if pair.reason else pair.split
-        usable = [pair for pair in pairs if not pair.reason]
         target_frames = {utterance: n for (speaker, utterance), n in frames.items() if speaker == target}
-        manifest.assign_splits([pair for pair in usable if not pair.split], target_frames, hp, set(heldout))
-        for pair in usable:
-            if pair.split == "test" and {*sources} <= {target, *others} and (pair.spliced or pair.source == target):
-                pair.split = "train"  # no other speaker says these sentences
-            elif pair.split == "test" and pair.spliced:
-                pair.split, pair.reason = "dropped", "held out of other sources"
-        usable = [pair for pair in usable if not pair.reason]
+        usable = split_pairs(pairs, target_frames, target, {*sources} - {target, *others}, heldout, hp)
         if others:
             parallel(functools.partial(found.splice, pairs=usable), [(source,) for source in others],
                      "speakers with other sentences")
@@ -175,6 +166,24 @@ def prepare(corpora: dict[str, dict[str, pathlib.Path]], target: str, data: path
         drop_mismatches([pair for pair in usable if pair.source == source], data, target, means, hp)
     write_outputs(pairs, data, target, hp)
     return pairs
+
+
+def split_pairs(pairs: list[Pair], target_frames: dict[str, int], target: str, parallel_sources: set[str],
+                heldout: set[str], hp: HyperParams) -> list[Pair]:
+    """Give each pair its split, and the unusable ones "dropped"; returns the usable pairs.
+
+    What the target says in a test sentence must not be trained on. So its pairs with sounds of other sources are
+    dropped, unless no source said this sentence: then there is nothing to test, and it is trained on.
+    """
+    for pair in pairs:
+        pair.split = "dropped" if pair.reason else pair.split
+    manifest.assign_splits([pair for pair in pairs if not pair.split], target_frames, hp, heldout)
+    for pair in pairs:
+        if pair.split == "test" and not parallel_sources and (pair.spliced or pair.source == target):
+            pair.split = "train"
+        elif pair.split == "test" and pair.spliced:
+            pair.split, pair.reason = "dropped", "held out of other sources"
+    return [pair for pair in pairs if not pair.reason]
 
 
 def speaker_mean(speaker: str, pairs: list[Pair], data: pathlib.Path, hp: HyperParams) -> np.ndarray:

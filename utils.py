@@ -41,10 +41,11 @@ def load_recording(path: str | os.PathLike, hp: HyperParams, trim: bool = True,
 
     Returns (samples,) float32 at `hp.sample_rate`, with warnings of what looks odd. Raises BadAudio.
     """
-    return prepare(audio_files.read_audio(path, hp, channel), hp, trim, storage.printable(path))
+    return normalise_recording(audio_files.read_audio(path, hp, channel), hp, trim, storage.printable(path))
 
 
-def prepare(recording: audio_files.Recording, hp: HyperParams, trim: bool, name: str) -> audio_files.Recording:
+def normalise_recording(recording: audio_files.Recording, hp: HyperParams, trim: bool,
+                        name: str) -> audio_files.Recording:
     """What `load_recording` does with a recording that was read; `name` is what errors and warnings call it."""
     wav, sample_rate, warnings = recording
     wav -= wav.mean()  # or the filter would swing at both ends

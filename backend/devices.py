@@ -31,7 +31,7 @@ def captured_stderr() -> Iterator[None]:
         os.dup2(file.fileno(), 2)
         try:
             yield
-        except Exception:
+        except Exception:  # raised again: whatever it was, what was written before it may tell why
             file.seek(0)
             os.write(stderr, file.read())
             raise

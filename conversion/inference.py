@@ -21,6 +21,7 @@ from tqdm import tqdm
 
 from common import audio_files, cli, storage
 from common.cli import UserError
+from conversion.remarks import remarks
 from corpus.analysis import Features
 from corpus.manifest import Pair
 from hyperparams import SYNTHESIS, HyperParams, differences
@@ -31,14 +32,6 @@ CHUNKS_AT_ONCE = 8
 FADE_SECONDS = 0.005  # at both ends of a chunk, so that joints do not click
 ANOTHER_VOICE = 0.5  # octaves from the pitch of a voice, from where a chunk is spoken by somebody else
 LEAST_FRAMES = 40  # voiced frames that tell the pitch of a chunk
-SPOKEN_OCTAVES = 2.0  # from the 5th to the 95th percentile of the pitch; lively speech moves by 1.9 at most
-SPOKEN_HERTZ = 400.0  # median of the pitch; a voice above it sings
-MELODY_OCTAVES = 0.4  # speech of a smaller range is monotonous, and its pitch is steady, too
-STEADY = 0.03         # octaves by which the mean of the pitch moves from one span of a note to the next
-# Spans in seconds, the second that of a vibrato, and the share of voiced frames where the pitch is steady over two of
-# them: larger in one of 1,416 sentences of seven speakers, and in melodies with any vibrato one of the two
-NOTES = ((0.1, 0.28), (0.175, 0.25))
-LEAST_VOICED = 0.05  # share of a recording's frames; half of the frames of speech are voiced, none of a whisper's
 USUAL_RATIO = 1.25  # most conversions end before this multiple of the source's length
 MAX_RATIO = 2.0  # a conversion that does not end is cut at this multiple of the source's length
 
@@ -96,10 +89,10 @@ class Converter:
         name = "the array" if is_array else storage.printable(recording)
         rate = hp.sample_rate if sample_rate is None else sample_rate
         read = audio_files.from_array(recording, rate, hp) if is_array else audio_files.read_audio(recording, hp)
-        wav, _, odd = utils.prepare(read, hp, False, name)
+        wav, _, odd = utils.normalise_recording(read, hp, False, name)
         with concurrent.futures.ThreadPoolExecutor(cli.cores()) as pool:
             made = convert_recording(wav, self, pool)
-        for text in [*odd, *(f"{name}: {text}" for text in remarks(made, hp))]:
+        for text in [*odd, *(f"{name}: {text}" for text in remarks(made.hertz, made.changes, hp))]:
             warnings.warn(text, stacklevel=2)
         return made
 
@@ -263,39 +256,6 @@ def convert_recording(wav: np.ndarray, converter: Converter, pool) -> ConvertedR
         hertz += [source.hertz for source in features]
     return ConvertedRecording(join(chunks, voices, hp, len(wav)), chunks, heard, first, stopped, np.concatenate(hertz),
                               changes)
-
-
-def sings(hertz: np.ndarray, hp: HyperParams) -> bool:
-    """Whether a pitch (T,) in Hz, 0 where unvoiced, has a range or a height that speech has not, or stays on notes."""
-    voiced = hertz > 0.0
-    octaves = np.log2(hertz, out=np.zeros(len(hertz)), where=voiced)
-    spread = np.ptp(np.percentile(octaves[voiced], (5, 95)))
-    if spread > SPOKEN_OCTAVES or np.median(hertz[voiced]) > SPOKEN_HERTZ:
-        return True
-    for seconds, share in NOTES if spread > MELODY_OCTAVES else ():
-        span = round(seconds * hp.frames_per_second)
-        if len(hertz) > 2 * span:
-            means = np.convolve(octaves, np.full(span, 1.0 / span), "valid")
-            whole = np.convolve(voiced, np.ones(2 * span), "valid") > 2 * span - 0.5  # voiced over two spans
-            if (whole & (np.abs(means[span:] - means[:-span]) < STEADY)).sum() > share * voiced.sum():
-                return True
-    return False
-
-
-def remarks(made: ConvertedRecording, hp: HyperParams) -> list[str]:
-    """What looks odd in a recording that was converted, with the cure."""
-    voiced, found = made.hertz[made.hertz > 0.0], []
-    share = len(voiced) / len(made.hertz)
-    if share < LEAST_VOICED:
-        found.append(f"{100 * share:.0f} % of it are voiced, so the conversion is a whisper; a pitch is found between "
-                     f"{hp.pitch_min:.0f} and {hp.pitch_max:.0f} Hz in speech that is louder than its noise")
-    elif sings(made.hertz, hp):
-        found.append("its pitch moves as in singing or as that of two people; intervals change with the range of the "
-                     "voice, so melodies are not kept")
-    if made.changes:
-        found.append(f"somebody else speaks from {', '.join(f'{at:.0f}' for at in made.changes[:5])} s on, and is "
-                     "converted as a voice of their own; cut the recording where speakers change, if they overlap")
-    return found
 
 
 class Speaker:

@@ -37,21 +37,20 @@ def plot_utterance(path: str | os.PathLike, panels: dict[str, np.ndarray], pitch
     """Draw spectrograms above each other on one time scale, and pitch and alignment below them.
 
     panels: caption to linear spectrogram (T, F) in [0, 1], one or more; pitches: label to pitch (T,) in Hz, 0 where
-    unvoiced; alignment: (T_out, T_source) attention
-    weights; positions: (T_out,) expected source position in frames; dtw_path: (T_target,) source position in frames of
-    each target frame, or None.
+    unvoiced; alignment: (T_out, T_source) attention weights; positions: (T_out,) expected source position in frames;
+    dtw_path: (T_target,) source position in frames of each target frame, or None.
     """
     second = hp.hop_length / hp.sample_rate                                      # s a frame
     end = second * max([len(alignment), *map(len, panels.values())])
     figure = Figure(figsize=(10, 1.55 * len(panels) + 5.0), layout="constrained")
     figure.suptitle(literal(title), fontsize=12, fontweight="bold")
-    *grid, pitch, bottom = figure.subplots(len(panels) + 2, 1, sharex=True,
+    *grid, pitch, axes = figure.subplots(len(panels) + 2, 1, sharex=True,
                                            height_ratios=[1.3] * len(panels) + [1.2, 3.0])
-    for axes, (caption, linear) in zip(grid, panels.items()):
-        image = axes.imshow(linear.T, origin="lower", aspect="auto", cmap="magma", vmin=0.0, vmax=1.0,
-                            extent=(0.0, second * len(linear), 0.0, hp.sample_rate / 2))
-        axes.set_title(f"{literal(caption)}, {second * len(linear):.2f} s", loc="left", fontsize=10)
-        axes.set_ylabel("frequency (Hz)", fontsize=9)
+    for panel, (caption, linear) in zip(grid, panels.items()):
+        image = panel.imshow(linear.T, origin="lower", aspect="auto", cmap="magma", vmin=0.0, vmax=1.0,
+                             extent=(0.0, second * len(linear), 0.0, hp.sample_rate / 2))
+        panel.set_title(f"{literal(caption)}, {second * len(linear):.2f} s", loc="left", fontsize=10)
+        panel.set_ylabel("frequency (Hz)", fontsize=9)
     bar = figure.colorbar(image, ax=grid, pad=0.01, aspect=30, ticks=np.linspace(0.0, 1.0, 5),
                           format=lambda level, _: f"{hp.range_db * (level - 1.0):.0f}")
     bar.set_label("level (dB re highest)", fontsize=9)
@@ -65,7 +64,6 @@ def plot_utterance(path: str | os.PathLike, panels: dict[str, np.ndarray], pitch
     pitch.legend(loc="upper right", fontsize=8, framealpha=0.9)
     pitch.set_title("pitch", loc="left", fontsize=10)
 
-    axes = bottom
     axes.imshow(alignment.T, origin="lower", aspect="auto", cmap="Greys", vmin=0.0, vmax=max(alignment.max(), 1e-8),
                 extent=(0.0, second * len(alignment), 0.0, second * alignment.shape[1]))
     axes.plot([], [], color="#777777", linewidth=5, label="attention")           # an image has no legend entry
@@ -80,10 +78,10 @@ def plot_utterance(path: str | os.PathLike, panels: dict[str, np.ndarray], pitch
     axes.set_xlabel("output time (s)", fontsize=9)
     axes.set_ylabel("source time (s)", fontsize=9)
     axes.set(xlim=(0.0, end), ylim=(0.0, second * alignment.shape[1]))
-    for axes in (*grid, pitch, bottom):
-        if axes is not pitch:
-            axes.set_facecolor("#e6e6e6")                                        # past the last frame; not silence
-        axes.tick_params(labelsize=8)
+    for panel in (*grid, axes):
+        panel.set_facecolor("#e6e6e6")                                           # past the last frame; not silence
+    for panel in (*grid, pitch, axes):
+        panel.tick_params(labelsize=8)
     save_figure(figure, path)
 
 

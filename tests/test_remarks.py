@@ -1,5 +1,4 @@
 """What looks odd in a recording is said, on standard error and on the page."""
-import types
 
 import numpy as np
 import pytest
@@ -16,7 +15,7 @@ HP = HyperParams()
 
 
 def remarks(hertz: np.ndarray, changes: tuple = ()) -> str:
-    return " | ".join(eval_script.remarks(types.SimpleNamespace(hertz=hertz, changes=list(changes)), HP))
+    return " | ".join(eval_script.remarks(hertz, list(changes), HP))
 
 
 def test_ordinary_speech_needs_no_remark():

@@ -1,0 +1,47 @@
+"""What looks odd in the pitch of a recording, so that its conversion may disappoint: a whisper, singing, two people."""
+import numpy as np
+
+from hyperparams import HyperParams
+
+SPOKEN_OCTAVES = 2.0  # from the 5th to the 95th percentile of the pitch; lively speech moves by 1.9 at most
+SPOKEN_HERTZ = 400.0  # median of the pitch; a voice above it sings
+MELODY_OCTAVES = 0.4  # speech of a smaller range is monotonous, and its pitch is steady, too
+STEADY = 0.03         # octaves by which the mean of the pitch moves from one span of a note to the next
+# Spans in seconds, the second that of a vibrato, and the share of voiced frames where the pitch is steady over two of
+# them: larger in one of 1,416 sentences of seven speakers, and in melodies with any vibrato one of the two
+NOTES = ((0.1, 0.28), (0.175, 0.25))
+LEAST_VOICED = 0.05  # share of a recording's frames; half of the frames of speech are voiced, none of a whisper's
+
+
+def sings(hertz: np.ndarray, hp: HyperParams) -> bool:
+    """Whether a pitch (T,) in Hz, 0 where unvoiced, has a range or a height that speech has not, or stays on notes."""
+    voiced = hertz > 0.0
+    octaves = np.log2(hertz, out=np.zeros(len(hertz)), where=voiced)
+    spread = np.ptp(np.percentile(octaves[voiced], (5, 95)))
+    if spread > SPOKEN_OCTAVES or np.median(hertz[voiced]) > SPOKEN_HERTZ:
+        return True
+    for seconds, share in NOTES if spread > MELODY_OCTAVES else ():
+        span = round(seconds * hp.frames_per_second)
+        if len(hertz) > 2 * span:
+            means = np.convolve(octaves, np.full(span, 1.0 / span), "valid")
+            whole = np.convolve(voiced, np.ones(2 * span), "valid") > 2 * span - 0.5  # voiced over two spans
+            if (whole & (np.abs(means[span:] - means[:-span]) < STEADY)).sum() > share * voiced.sum():
+                return True
+    return False
+
+
+def remarks(hertz: np.ndarray, changes: list[float], hp: HyperParams) -> list[str]:
+    """What looks odd in a recording of pitch (T,) in Hz, 0 where unvoiced, with the cure; `changes` are the seconds
+    where somebody else begins to speak."""
+    voiced, found = hertz[hertz > 0.0], []
+    share = len(voiced) / len(hertz)
+    if share < LEAST_VOICED:
+        found.append(f"{100 * share:.0f} % of it are voiced, so the conversion is a whisper; a pitch is found between "
+                     f"{hp.pitch_min:.0f} and {hp.pitch_max:.0f} Hz in speech that is louder than its noise")
+    elif sings(hertz, hp):
+        found.append("its pitch moves as in singing or as that of two people; intervals change with the range of the "
+                     "voice, so melodies are not kept")
+    if changes:
+        found.append(f"somebody else speaks from {', '.join(f'{at:.0f}' for at in changes[:5])} s on, and is "
+                     "converted as a voice of their own; cut the recording where speakers change, if they overlap")
+    return found
