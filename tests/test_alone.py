@@ -79,6 +79,16 @@ def test_unpaired_ignores_matching_names_except_for_held_out_sentences(folder, s
     check_spliced(folder / "forced", pairs, "anna", set("abde"))
 
 
+def test_what_the_target_says_in_a_test_sentence_is_not_spliced_of_other_sources(folder, serial):
+    """Beside a source with pairs, the sounds of another one make all sentences but those that are held out."""
+    pairs = prepare(folder, "--source", folder / "anna" / "other", data="mixed").values()
+    held = {pair.utterance for pair in pairs if pair.split == "test" and pair.source == "anna"}
+    spliced = {pair.utterance: (pair.split, pair.reason) for pair in pairs if pair.spliced}
+    assert held and spliced.keys() == set(IDS)
+    assert {name for name, (split, _) in spliced.items() if split == "dropped"} == held
+    assert {spliced[name] for name in held} == {("dropped", "held out of other sources")}
+
+
 @pytest.mark.parametrize("held_out", [False, True])
 def test_source_without_a_usable_test_recording_is_used_for_training(folder, tmp_path, serial, held_out):
     """The source has a single recording, or the recording that is held out is too short."""
