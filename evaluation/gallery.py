@@ -35,7 +35,7 @@ class Kind(NamedTuple):
 KINDS = (
     Kind("demo", "Two hundred sentences of both: the demo",
          "Two synthetic voices, which belong to the repository, so that source and target can be heard, too. Trained "
-         "on two cores in a quarter of an hour.", "make demo"),
+         "on two cores in ten minutes.", "make demo"),
     Kind("bdl-slt", "A recording of a speaker whom the pretrained voice knows",
          "A man (bdl of CMU Arctic) as a woman (slt). The voice was trained on an hour of each of three people and ten "
          "minutes of each of four more.", "python eval.py my.wav"),
