@@ -52,12 +52,11 @@ def open_array(path: pathlib.Path) -> np.ndarray:
 class Corpus:
     """The features below `data`, memory-mapped; raises PreproError if they are missing.
 
-    `share` (i, n) is for machine i of n machines: its training batches hold every n-th row, from row i on. Paired
-    batches need a base, which is solved from the training pairs and set by `use_base`.
+    Paired batches need a base, which is solved from the training pairs and set by `use_base`.
     """
 
-    def __init__(self, data: pathlib.Path, hp: HyperParams, share: tuple[int, int] = (0, 1)):
-        self.data, self.hp, self.share = pathlib.Path(data), hp, share
+    def __init__(self, data: pathlib.Path, hp: HyperParams):
+        self.data, self.hp = pathlib.Path(data), hp
         settings = manifest.check_signal(self.data, hp)
         self.target = settings["target"]
         # Whether there is no speaker but the target: a new voice for a pretrained model, see voice.py
@@ -160,10 +159,10 @@ class Corpus:
     def rng(self, kind: str, step: int, *row: int) -> np.random.Generator:
         return np.random.default_rng([self.hp.seed, {POSTNET: 1, PAIRED: 2, ADVERSARIAL: 3}[kind], step, *row])
 
-    def shard_for_machine(self, kind: str, step: int, items: list) -> list[tuple]:
-        """The items of a batch that belong to this share, each with its own random generator."""
+    def with_rngs(self, kind: str, step: int, items: list) -> list[tuple]:
+        """The items of a batch, each with its own random generator."""
         # Rows are counted from 1, because numpy treats a seed that ends in 0 like the same seed without the 0
-        return [(items[row], self.rng(kind, step, row + 1)) for row in range(self.share[0], len(items), self.share[1])]
+        return [(item, self.rng(kind, step, row)) for row, item in enumerate(items, 1)]
 
     def sample(self, items: list, kind: str, step: int) -> list:
         """The items of batch `step`. Each epoch contains every item once, in a new order."""
@@ -175,7 +174,7 @@ class Corpus:
     def postnet_batch(self, step: int) -> dict[str, np.ndarray]:
         """Windows of the target's speech: blurred mel (N, T, M), pitch (N, T, 2), linear (N, T, F), mask (N, T)."""
         windows = []
-        for pair, rng in self.shard_for_machine(POSTNET, step, self.sample(self.target_pairs, POSTNET, step)):
+        for pair, rng in self.with_rngs(POSTNET, step, self.sample(self.target_pairs, POSTNET, step)):
             start, end = self.window(pair.target_end - pair.target_start, rng)
             windows.append((augment.blur(self.target_mel(pair, start, end), rng, self.hp),
                             self.pitch(pair, start, end), self.target_features(pair, "linear", start, end)))
@@ -192,7 +191,7 @@ class Corpus:
         converted_mask (N, T)."""
         windows = []
         items = self.sample(self.conversions, ADVERSARIAL, step)
-        for (mel, pitch), rng in self.shard_for_machine(ADVERSARIAL, step, items):
+        for (mel, pitch), rng in self.with_rngs(ADVERSARIAL, step, items):
             start, end = self.window(len(mel), rng)
             windows.append((mel[start:end], pitch[start:end]))
         (mel, mask), (pitch, _) = (pad(arrays, self.hp.postnet_window) for arrays in zip(*windows))
@@ -200,13 +199,9 @@ class Corpus:
 
     def paired_batch(self, step: int) -> dict[str, np.ndarray]:
         """Slices with their counterparts, or whole utterances of similar length; see `assemble`."""
-        items = self.paired_items(step)
-        mine = self.shard_for_machine(PAIRED, step, items)
-        crops = [self.jitter(*item, rng) if len(item) > 1 else self.whole(*item) for item, rng in mine]
-        batch = self.assemble(crops or [self.whole(items[0][0])], [rng for _, rng in mine])
-        if not mine:  # fewer rows than machines: this machine has no row, so everything is masked
-            batch["mask"][:], batch["source_mask"][:] = 0.0, 0.0
-        return batch
+        items = self.with_rngs(PAIRED, step, self.paired_items(step))
+        crops = [self.jitter(*item, rng) if len(item) > 1 else self.whole(*item) for item, rng in items]
+        return self.assemble(crops, [rng for _, rng in items])
 
     def paired_items(self, step: int) -> list[tuple]:
         """The items of a paired batch: slices (pair, target start, target end) or whole utterances (pair,)."""

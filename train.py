@@ -16,7 +16,6 @@ import math
 import pathlib
 import sys
 
-from backend import devices
 import data_load
 from common import cli
 from evaluation import figures
@@ -156,8 +155,7 @@ def parse_arguments(argv: list[str] | None = None, parser: argparse.ArgumentPars
 def run(args: argparse.Namespace, strategy: tf.distribute.Strategy | None = None) -> None:
     """Train on one device or on the devices of `strategy`; raises UserError and OSError."""
     trainer.train(run_folder.open_run(args, "train.py"), PairedTrainer, args.steps, strategy)
-    if strategy is None or devices.is_chief(strategy):
-        plot_curves(args.logdir)
+    plot_curves(args.logdir)
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -3,7 +3,7 @@
     python train_gan.py                                     # after train.py: begins with the demo's paired run
     python train_gan.py --init-from logdir/ln               # begins with another paired run
     python train_gan.py --logdir logdir/ln-gan              # the same run again resumes where it stopped
-    python train_gan.py --num-gpus 2                        # on several GPUs, or machines as train_multi_gpus.py
+    python train_gan.py --num-gpus 2                        # on several GPUs, as train_multi_gpus.py
     python train_gan.py --preset 2017-gan --data DIR        # with random weights and the adversarial loss alone
 
 Least-squares GAN (Mao et al. 2017) in two stages. In "discriminator" that network alone learns to tell the target's
@@ -244,15 +244,13 @@ def run(args: argparse.Namespace, strategy: tf.distribute.Strategy | None = None
     """Train on one device or on the devices of `strategy`; raises UserError and OSError."""
     plan = run_folder.open_run(args, "train_gan.py", inherit_with=GAN_SETTINGS)
     trainer.train(plan, GANTrainer, args.steps, strategy)
-    if strategy is None or devices.is_chief(strategy):
-        plot_curves(args.logdir)
+    plot_curves(args.logdir)
 
 
 def main(argv: list[str] | None = None) -> int:
     def start():
         args = complete(parse_arguments(argv))
-        on_one_device = args.num_gpus is None and not devices.several_machines()
-        return run(args) if on_one_device else devices.run_on_all(run, args)
+        run(args, devices.make_strategy(args.num_gpus) if args.num_gpus is not None else None)
     return cli.run_main("train_gan.py", start)
 
 

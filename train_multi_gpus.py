@@ -1,15 +1,13 @@
-"""Train the paired model on several GPUs, of one machine or of several.
+"""Train the paired model on several GPUs of one machine.
 
     python train_multi_gpus.py                              # the demo corpus on all GPUs
     python train_multi_gpus.py --num-gpus 2 --logdir logdir/two            # on the first two
     python train_multi_gpus.py --set batch_size=64 --logdir logdir/large   # a batch's rows are shared out among them
     python train_multi_gpus.py --data DIR --logdir logdir/mine             # your own features, see prepro.py
-    TF_CONFIG=... python train_multi_gpus.py --data DIR     # on each of several machines, see docs/scaling.md
 
 The step, the flags and the run folder are the same as in train.py. Every device takes its rows of the batch. Losses,
 batch norm statistics and gradients are computed over the whole batch, so that n GPUs give the same result as one.
-Either script resumes a run of the other, and eval.py evaluates the runs of both. With several machines, the first one
-writes all files. If one machine fails, all stop; start them again, and they resume from the last checkpoint.
+Either script resumes a run of the other, and eval.py evaluates the runs of both.
 """
 import argparse
 import sys
@@ -27,7 +25,7 @@ def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
 
 def main(argv: list[str] | None = None) -> int:
     args = parse_arguments(argv)
-    return cli.run_main("train_multi_gpus.py", lambda: devices.run_on_all(train.run, args))
+    return cli.run_main("train_multi_gpus.py", lambda: train.run(args, devices.make_strategy(args.num_gpus)))
 
 
 if __name__ == "__main__":

@@ -7,7 +7,6 @@ prints when it starts. `--verbose` on the command line, or TF_CPP_MIN_LOG_LEVEL=
 """
 import argparse
 import contextlib
-import json
 import os
 import platform
 import sys
@@ -16,10 +15,6 @@ from collections.abc import Iterator
 
 from common import cli
 from common.cli import UserError
-
-
-TF_CONFIG_EXAMPLE = ('{"cluster": {"worker": ["host1:12345", "host2:12345"]}, '
-                     '"task": {"type": "worker", "index": 0}}')
 
 
 @contextlib.contextmanager
@@ -64,20 +59,12 @@ with captured_stderr() if quiet else contextlib.nullcontext(), hidden("sklearn",
     tf.config.list_physical_devices()  # now, because it complains about drivers
 
 
-def several_machines() -> bool:
-    """Whether TF_CONFIG names several machines."""
-    return bool(os.environ.get("TF_CONFIG"))
-
-
 def make_strategy(num_gpus: int | None) -> tf.distribute.Strategy:
-    """A strategy for the machines that TF_CONFIG names, or else for the first `num_gpus` GPUs of this machine
-    (default: all); raises UserError if there are fewer GPUs."""
-    if several_machines():
-        if num_gpus is not None:
-            raise UserError("--num-gpus is for one machine; with several, each uses all GPUs that it sees "
-                            "(CUDA_VISIBLE_DEVICES)")
-        check_tf_config(os.environ["TF_CONFIG"])
-        return tf.distribute.MultiWorkerMirroredStrategy()
+    """A strategy for the first `num_gpus` GPUs of this machine (default: all). Raises UserError if there are fewer, and
+    if TF_CONFIG names several machines: each of them would train on its own."""
+    if os.environ.get("TF_CONFIG"):
+        raise UserError("TF_CONFIG is set, but training on several machines is not supported: unset it to train on the "
+                        "GPUs of this machine")
     devices = [device.name for device in tf.config.list_logical_devices("GPU")]
     if not devices:
         raise UserError("there is no GPU; train.py trains on the CPU; python -m backend.devices shows what "
@@ -85,61 +72,6 @@ def make_strategy(num_gpus: int | None) -> tf.distribute.Strategy:
     if num_gpus is not None and not 1 <= num_gpus <= len(devices):
         raise UserError(f"--num-gpus {num_gpus}: TensorFlow sees {len(devices)}, see python -m backend.devices")
     return tf.distribute.MirroredStrategy(devices[:num_gpus])
-
-
-def check_tf_config(text: str) -> None:
-    """Raise UserError unless TF_CONFIG names the machines of a job and which one this is."""
-    with contextlib.suppress(ValueError, LookupError, TypeError, AttributeError):
-        config = json.loads(text)
-        task, machines = config["task"], config["cluster"]
-        if machines[task["type"]][int(task["index"])] and all(isinstance(each, list) for each in machines.values()):
-            return
-    raise UserError(f"TF_CONFIG={text} cannot be used: set it as in {TF_CONFIG_EXAMPLE}, or unset it to train on one "
-                    "machine")
-
-
-def run_on_all(run, args: argparse.Namespace) -> None:
-    """Call `run(args, strategy)` with the devices that `args.num_gpus` or the environment names; raises UserError
-    and OSError."""
-    strategy = None
-    try:
-        strategy = make_strategy(args.num_gpus)
-        if worker(strategy)[1] > 1 and args.data is None and args.init_from is None:
-            raise UserError("several machines need --data DIR, a folder that prepro.py has prepared")
-        run(args, strategy)
-    except tf.errors.OpError as error:
-        if strategy and worker(strategy)[1] == 1:
-            raise
-        raise UserError(f"{str(error)[:300]}\nIf another worker was lost, start all of them again: they go "
-                        "on from the last checkpoint") from None
-
-
-def worker(strategy: tf.distribute.Strategy) -> tuple[int, int]:
-    """The index of this process among the workers of its job, and how many workers there are; (0, 1) if it is alone."""
-    resolver = strategy.cluster_resolver
-    if resolver is None or not resolver.task_type:
-        return 0, 1
-    jobs = resolver.cluster_spec().as_dict()
-    chiefs, workers = len(jobs.get("chief", [])), len(jobs.get("worker", []))
-    return resolver.task_id + (chiefs if resolver.task_type == "worker" else 0), chiefs + workers
-
-
-def is_chief(strategy: tf.distribute.Strategy) -> bool:
-    """Whether this process writes the files: it is alone, or it is the first worker of its job."""
-    return worker(strategy)[0] == 0
-
-
-def all_workers_agree(strategy: tf.distribute.Strategy, number: int) -> bool:
-    """Wait for all workers of a job; returns whether all of them called this with the same number."""
-    if strategy.cluster_resolver is None:
-        return True
-
-    def compare():
-        context, x = tf.distribute.get_replica_context(), tf.constant(float(number), tf.float64)
-        square, squares = context.all_reduce(tf.distribute.ReduceOp.SUM, [x, x * x])
-        return square * square, squares * context.num_replicas_in_sync
-    left, right = (strategy.experimental_local_results(x)[0] for x in tf.function(lambda: strategy.run(compare))())
-    return float(left) == float(right)
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -93,9 +93,9 @@ def plain_base(hp: hyperparams.HyperParams = TINY) -> base.Base:
                      np.array(1.0), np.eye(hp.n_mels, dtype=np.float32), bands)
 
 
-def plain_corpus(data: pathlib.Path, hp: hyperparams.HyperParams = TINY, share: tuple[int, int] = (0, 1)):
+def plain_corpus(data: pathlib.Path, hp: hyperparams.HyperParams = TINY):
     """The corpus in `data` with a plain base, which need not be solved."""
-    corpus = data_load.Corpus(data, hp, share)
+    corpus = data_load.Corpus(data, hp)
     corpus.use_base(plain_base(hp))
     return corpus
 

@@ -239,22 +239,6 @@ def test_positions_of_whole_utterances_continue_at_slope_one_past_the_end(demo_d
 
 
 @pytest.mark.parametrize("make", ["postnet_batch", "paired_batch"])
-@pytest.mark.parametrize("whole_utterances", [0.0, 1.0])
-def test_shares_of_several_machines_together_equal_the_batch_of_one(demo_data, tiny_hp, make, whole_utterances):
-    hp = tiny_hp.replace(whole_utterances=whole_utterances, batch_size=5)
-    together, shares = plain_corpus(demo_data, hp), [plain_corpus(demo_data, hp, (i, 3)) for i in range(3)]
-    for step in range(4):
-        batch, parts = getattr(together, make)(step), [getattr(share, make)(step) for share in shares]
-        for i in range(len(batch["mask"])):
-            for name, array in batch.items():
-                part = parts[i % 3][name][i // 3]  # each share has its own padding
-                n = min(len(part), len(array[i]))
-                np.testing.assert_array_equal(part[:n], array[i][:n])
-                assert name == "positions" or not array[i][n:].any()
-        assert sum(part["mask"].sum() for part in parts) == batch["mask"].sum()
-
-
-@pytest.mark.parametrize("make", ["postnet_batch", "paired_batch"])
 def test_features_are_silent_where_the_mask_is_zero(corpus, make):
     padded = 0
     for step in range(8):

@@ -20,7 +20,7 @@ from networks import Discriminator
 
 def make_task(hp, **changes) -> train_gan.GANTrainer:
     """The task without a corpus and with random weights; its discriminator judges whole windows by default."""
-    corpus = types.SimpleNamespace(split=lambda name: [None], share=(0, 1), base=plain_base(hp), target="slt",
+    corpus = types.SimpleNamespace(split=lambda name: [None], base=plain_base(hp), target="slt",
                                    has_target_only=False)
     task = train_gan.GANTrainer(hp.replace(**{"warmup_steps": 0, "dis_frames": 0, **changes}), corpus)
     randomise(task.generator)

@@ -51,7 +51,7 @@ def change(monkeypatch):
 
 def make_task(hp: hyperparams.HyperParams) -> train.PairedTrainer:
     """The training task without a corpus."""
-    return train.PairedTrainer(hp, types.SimpleNamespace(split=lambda name: [None], share=(0, 1), has_target_only=False,
+    return train.PairedTrainer(hp, types.SimpleNamespace(split=lambda name: [None], has_target_only=False,
                                                          slices=[None] * 99, base=plain_base(hp)))
 
 

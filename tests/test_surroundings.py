@@ -8,7 +8,7 @@ import pytest
 import tensorflow as tf
 
 import utils
-from backend import checkpoints, devices
+from backend import checkpoints
 from common import audio_files, cli
 from common.cli import UserError
 from conftest import TINY, untrained_run, words, write
@@ -37,17 +37,6 @@ def test_settings_of_a_notebook_or_of_another_keras_are_not_taken_over(tmp_path)
     done = subprocess.run([sys.executable, "-c", code], cwd=os.path.dirname(utils.__file__), text=True,
                           capture_output=True, env=os.environ | {"KERAS_BACKEND": "jax", "MPLBACKEND": "module://none"})
     assert done.stdout.split() == ["tensorflow"] and not done.stderr
-
-
-@pytest.mark.parametrize("text", ["{'cluster'", "[]", "{}", '{"cluster": {}, "task": {"type": "worker", "index": 0}}',
-                                  '{"cluster": {"worker": ["a:1"]}, "task": {"type": "worker", "index": 3}}'])
-def test_a_wrong_tf_config_is_named_with_a_right_one(text):
-    with pytest.raises(UserError, match="TF_CONFIG=.*host1:12345"):
-        devices.check_tf_config(text)
-
-
-def test_the_right_tf_config_of_the_message_passes():
-    devices.check_tf_config(devices.TF_CONFIG_EXAMPLE)
 
 
 def test_as_many_processes_as_cores_are_allowed(monkeypatch):

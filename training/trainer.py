@@ -6,17 +6,15 @@ writes the files of a run folder. The calls of one step are:
     fit_stage -> PairedTrainer.train_step -> Trainer.run_step
         on each device: step_on_device -> Trainer.shard_for_device, Trainer.update -> PairedTrainer.forward
 """
-import contextlib
 import math
 import pathlib
 import random
 import shlex
 import signal
-import tempfile
 import time
 from collections.abc import Iterator
 
-from backend import checkpoints, devices
+from backend import checkpoints
 import data_load
 import hyperparams
 import utils
@@ -120,12 +118,12 @@ class Trainer:
         return self._steps[key](batch)
 
     def shard_for_device(self, batch: dict) -> dict:
-        """This device's share of the rows that this machine has of a batch: every n-th row. Rows of zeros are added if
-        there are fewer rows than devices."""
-        n_devices = self.strategy.num_replicas_in_sync // self.corpus.share[1]  # devices of this machine
+        """This device's share of the rows of a batch: every n-th row. Rows of zeros are added if there are fewer rows
+        than devices."""
+        n_devices = self.strategy.num_replicas_in_sync
         if n_devices == 1:
             return batch
-        first, shared = tf.distribute.get_replica_context().replica_id_in_sync_group % n_devices, {}
+        first, shared = tf.distribute.get_replica_context().replica_id_in_sync_group, {}
         for name, array in batch.items():
             missing = -tf.shape(array)[0] % n_devices
             shared[name] = tf.pad(array, [(0, missing)] + [(0, 0)] * (len(array.shape) - 1))[first::n_devices]
@@ -208,17 +206,12 @@ def find_base(corpus: data_load.Corpus, pretrained: pathlib.Path) -> base.Base:
 def train(plan: RunPlan, make_trainer, steps: int | None, strategy: tf.distribute.Strategy | None = None) -> None:
     """Train with `make_trainer(hp, corpus)` as `plan` says, on the devices of `strategy`, until the last step or until
     step `steps`; raises UserError."""
-    hp, strategy = plan.hp, strategy or tf.distribute.get_strategy()
-    is_chief, logdir = devices.is_chief(strategy), plan.logdir
-    with contextlib.ExitStack() as stack:
-        if is_chief:
-            stack.enter_context(cli.locked(logdir, "--logdir"))
-        else:  # the other workers do the same as the chief, to stay in step, but their files are thrown away
-            logdir = pathlib.Path(stack.enter_context(tempfile.TemporaryDirectory()))
-        corpus = data_load.Corpus(plan.data, hp, devices.worker(strategy))
+    hp, logdir, strategy = plan.hp, plan.logdir, strategy or tf.distribute.get_strategy()
+    with cli.locked(logdir, "--logdir"):
+        corpus = data_load.Corpus(plan.data, hp)
         pretrained = plan.init_from or checkpoints.PRETRAINED
-        if plan.is_resuming and (plan.logdir / base.FILE).exists():
-            base_map = base.load(plan.logdir)
+        if plan.is_resuming and (logdir / base.FILE).exists():
+            base_map = base.load(logdir)
         elif plan.script == "train_gan.py" and hp.gan_networks == "postnet" and plan.init_from:
             base_map = base.load(plan.init_from)  # encoder and decoder do not change, and they know this base
         else:
@@ -231,8 +224,7 @@ def train(plan: RunPlan, make_trainer, steps: int | None, strategy: tf.distribut
             voice.begin(trainer.generator, base_map, pretrained)
         elif plan.initial_weights:
             checkpoints.load_generator(trainer.generator, plan.initial_weights)
-        devices.all_workers_agree(strategy, 0)  # the chief may remove files only after all workers have read theirs
-        if plan.no_resume and is_chief:
+        if plan.no_resume:
             run_folder.clear_run(logdir)
         last_step = sum(n for _, n in trainer.stages)
         base.save(base_map, logdir)
@@ -242,16 +234,13 @@ def train(plan: RunPlan, make_trainer, steps: int | None, strategy: tf.distribut
         if plan.checkpoint:
             run.resume(plan.checkpoint)
         first = int(run.step)
-        if not devices.all_workers_agree(strategy, first):
-            raise UserError(f"workers do not see the same checkpoint; {plan.logdir} must be a folder they share")
         stop = min(steps or last_step, last_step)
-        if first < stop and is_chief:
+        if first < stop:
             begins = f"begins with {plan.initial_weights or 'random weights'}:"
             how = f"goes on from step {first} of" if first else begins
-            print(f"{plan.logdir} {how} {last_step} steps with {plan.data}")
+            print(f"{logdir} {how} {last_step} steps with {plan.data}")
         fit(run, trainer, stop)
-    if is_chief:
-        report_end(plan, first, int(run.step), last_step, corpus.has_target_only)
+    report_end(plan, first, int(run.step), last_step, corpus.has_target_only)
 
 
 def report_end(plan: RunPlan, first: int, step: int, last_step: int, alone: bool) -> None:
