@@ -126,7 +126,7 @@ def test_each_item_is_drawn_once_per_epoch(corpus, tiny_hp, kind):
 def test_each_row_has_its_own_random_numbers(corpus, kind):
     """They also differ from the numbers that chose the batch."""
     first = [rng.random() for step in (0, 1, 7) for rng in
-             (corpus.rng(kind, step), *(own for _, own in corpus.shard_for_machine(kind, step, list(range(5)))))]
+             (corpus.rng(kind, step), *(own for _, own in corpus.with_rngs(kind, step, list(range(5)))))]
     assert len(set(first)) == len(first) == 3 * 6
 
 
