@@ -57,12 +57,11 @@ class Corpus:
 
     def __init__(self, data: pathlib.Path, hp: HyperParams):
         self.data, self.hp = pathlib.Path(data), hp
-        settings = manifest.check_signal(self.data, hp)
+        pairs, settings = manifest.read_manifest(self.data), manifest.check_signal(self.data, hp)
         self.target = settings["target"]
         # Whether there is no speaker but the target: a new voice for a pretrained model, see voice.py
         self.has_target_only = settings["sources"] == [self.target]
-        self.pairs = {(pair.source, pair.name): pair for pair in manifest.read_manifest(self.data)
-                      if pair.split != "dropped"}
+        self.pairs = {(pair.source, pair.name): pair for pair in pairs if pair.split != "dropped"}
         self.train = [pair for pair in self.pairs.values() if pair.split == "train"]
         with manifest.reading(self.data / "slices.csv") as file:
             self.slices = [(self.pairs[row["source"], row["name"]], *(int(row[key]) for key in (
@@ -114,11 +113,6 @@ class Corpus:
     def features(self, speaker: str, utterance: str, kind: str) -> np.ndarray:
         """Memory-mapped features of `kind`: mel or linear (T, bins) float16, or pitch (T,) float32."""
         return open_array(self.data / "features" / speaker / f"{utterance}.{kind}.npy")
-
-    def source(self, pair: Pair, start: int = 0, end: int | None = None) -> np.ndarray:
-        """(S, F) linear spectrogram of the source of a pair."""
-        frames = self.features(pair.speaker, pair.utterance, "linear")[pair.source_start:pair.source_end]
-        return frames[start:end].astype(np.float32)
 
     def recording(self, pair: Pair) -> Features:
         """All features of the source of a pair."""

@@ -214,18 +214,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     cli.add_verbose(parser)
 
 
-def complete(args: argparse.Namespace, parser: argparse.ArgumentParser, script: str, run: str,
-             prefers_run: bool = False) -> argparse.Namespace:
-    """Check the flags, and fill in the folders that were not named: logdir/`run` is what `script` trains. Recordings
-    are converted by a voice of pretrained/, with `prefers_run` only if there is no such run."""
+def complete(args: argparse.Namespace, parser: argparse.ArgumentParser, script: str, run: str) -> argparse.Namespace:
+    """Check the flags, and fill in the folders that were not named: recordings are converted by a voice of pretrained/,
+    held-out sentences by logdir/`run`, which `script` trains."""
     if args.inputs and (args.asr or args.transcripts):
         parser.error("--asr and --transcripts are for held-out sentences, not for other recordings")
     if args.inputs and args.source:
         parser.error("--source chooses among held-out sentences; recordings are converted whoever speaks in them")
     if args.voice and (args.logdir or args.data or not args.inputs):
         parser.error("--voice chooses a voice of pretrained/ for recordings; it does not go with --logdir and --data")
-    if args.inputs and not args.logdir and not args.data and (
-            args.voice or not prefers_run or not (HERE / "logdir" / run / "hparams.json").exists()):
+    if args.inputs and not args.logdir and not args.data:
         args.logdir = checkpoints.PRETRAINED.with_name(args.voice or checkpoints.VOICES[0])
     if args.transcripts and not args.asr:
         parser.error("--transcripts needs --asr MODEL, the recogniser whose words are compared with them")

@@ -5,9 +5,9 @@
     python eval_gan.py --logdir logdir/demo --out out/demo  # the same by another run, written elsewhere
     python eval_gan.py FILE_OR_FOLDER ... --logdir DIR      # recordings of any speaker and length, by a model of yours
 
-This script does the same as eval.py, and each of the two loads both kinds of models. Recordings are converted by the
-demo's adversarial run if there is one, else by pretrained/. Held-out sentences are written as gan_{i}_org.wav (source),
-gan_{i}_act.wav (target) and gan_{i}_gen.wav (converted).
+This script does the same as eval.py, and each of the two loads both kinds of models; without --logdir recordings are
+converted by pretrained/. Held-out sentences are written as gan_{i}_org.wav (source), gan_{i}_act.wav (target) and
+gan_{i}_gen.wav (converted).
 """
 import argparse
 import sys
@@ -31,7 +31,7 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     eval_script.add_arguments(parser)
     args = parser.parse_args(argv)
-    return eval_script.complete(args, parser, "train_gan.py", "paired-gan" if args.data else "demo-gan", True)
+    return eval_script.complete(args, parser, "train_gan.py", "paired-gan" if args.data else "demo-gan")
 
 
 def evaluate(args: argparse.Namespace) -> int:

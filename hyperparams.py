@@ -99,7 +99,7 @@ class HyperParams:
     augment_eq: float = number(2.0, 0, 40)              # dB, largest random gain or loss at any frequency of the source
     mel_blur_freq: float = number(0.12, 0, 1)           # share of frequency: stage 1 blurs its mel by such warps
     mel_blur_time: float = number(2.5, 0, 100)          # frames: and by such shifts, like an unsure decoder's output
-    seed: int = number(2017, 0, 2e9)
+    seed: int = number(2017, 0, 2e9)                    # of weights, data order and dropout
     precision: str = choice("float32", "bfloat16", "float16")  # norms, decoder and losses stay float32; for GPUs
 
     # Adversarial training
@@ -246,15 +246,7 @@ SYNTHESIS = ("griffin_lim_iters", "correction", "detail", "postfilter", "power")
 
 # Features on disk depend on these values: prepro.py stores them, training and evaluation compare them.
 SIGNAL = ("sample_rate", "n_fft", "win_length", "hop_length", "n_mels", "preemphasis", "loudness_db", "top_db",
-          "range_db", "quiet_db", "trim_level", "pitch_min", "pitch_max",
-          "pitch_middle")
+          "range_db", "quiet_db", "trim_level", "pitch_min", "pitch_max", "pitch_middle")
 
 # Only prepro.py reads these.
 PREPARATION = ("min_seconds", "max_seconds", "max_ratio", "slice_min_seconds", "validation", "test")
-
-
-def get(preset: str, assignments: list[str]) -> HyperParams:
-    """Return a preset with `name=value` overrides applied; raises UserError that says what to do."""
-    if preset not in PRESETS:
-        raise UserError(f"--preset {preset}: choose one of {', '.join(PRESETS)}")
-    return PRESETS[preset].override(assignments)

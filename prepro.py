@@ -311,7 +311,7 @@ def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
 
 def run(args: argparse.Namespace) -> None:
     """Prepare what the flags name; raises UserError."""
-    hp = hyperparams.get("default", args.set)
+    hp = HyperParams().override(args.set)
     data = args.data or demo.FEATURES
     if args.download:
         folder = HERE / "data" / "arctic"

@@ -43,15 +43,15 @@ class PairedTrainer(Trainer):
         super().__init__(hp, corpus)
         self.encode_on_path = tf.function(self.generator.encode_on_path)
         most = math.ceil(hp.most_epochs * len(corpus.slices) / hp.batch_size)
+        self.encoder_learns_alone = hp.attention == "local"  # otherwise it has no head that a loss could judge
         # A corpus of the target alone has no pairs from which encoder and decoder could learn
         planned = {"postnet": hp.postnet_steps}
         if not corpus.has_target_only:
-            planned |= {"encoder": min(hp.encoder_steps, most) * (hp.attention == "local"),
+            planned |= {"encoder": min(hp.encoder_steps, most) * self.encoder_learns_alone,
                         "decoder": min(hp.decoder_steps, most), "joint": hp.joint_steps}
         self.stages = [(stage, steps) for stage, steps in planned.items() if steps]
         encoder, decoder, postnet = (network.trainable_variables for network in (
             self.generator.encoder, self.generator.decoder, self.generator.postnet))
-        self.encoder_learns_alone = hp.attention == "local"  # otherwise it has no head that a loss could judge
         self.variables = {"postnet": postnet, "encoder": encoder, "joint": encoder + decoder + postnet,
                           "decoder": decoder if self.encoder_learns_alone else encoder + decoder}
         self.optimizers = {}

@@ -26,11 +26,6 @@ OUTLIER_DB = 10.0  # dB above the 70th percentile of the active frames; clean sp
 MOSTLY = 0.7  # share of the active sound that trimming must leave
 
 
-def load_wav(path: str | os.PathLike, hp: HyperParams, trim: bool = True) -> np.ndarray:
-    """The samples (samples,) of `load_recording`."""
-    return load_recording(path, hp, trim).wav
-
-
 def load_recording(path: str | os.PathLike, hp: HyperParams, trim: bool = True,
                    channel: int | None = None) -> audio_files.Recording:
     """Read a recording of any sample rate, channel count and format that libsndfile knows.
@@ -274,9 +269,3 @@ def cepstra(mel: np.ndarray, hp: HyperParams, order: int = 24) -> np.ndarray:
     smoothed log-mel spectra, as in the usual formula of mel-cepstral distortion.
     """
     return scipy.fft.dct(mel * hp.range_db, axis=1, norm="ortho")[:, 1:order + 1] / np.sqrt(mel.shape[1])
-
-
-def reduce_frames(frames: np.ndarray, r: int) -> np.ndarray:
-    """Stack `r` consecutive frames: (T, C) to (ceil(T / r), r * C), padded with silence."""
-    padded = np.pad(frames, ((0, -len(frames) % r), (0, 0)))
-    return padded.reshape(-1, r * frames.shape[1])

@@ -26,7 +26,7 @@ MOST_SAMPLES = 2 ** 28  # longest recording: 1 GiB in memory, 4.6 hours at 16 kH
 
 
 def list_audio(folder: pathlib.Path) -> list[pathlib.Path]:
-    """List all files below a folder with the suffix of a recording, and all folders that cannot be read. `load_wav`
+    """List all files below a folder with the suffix of a recording, and all folders that cannot be read. `read_audio`
     refuses whatever is no recording. Links to folders are followed, but no folder is listed twice, so that links may
     lead in circles."""
     unreadable: list[OSError] = []

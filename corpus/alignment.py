@@ -74,7 +74,8 @@ def cut_long(source: np.ndarray, target: np.ndarray, hp: HyperParams) -> list[tu
     if max(len(source), len(target)) <= longest:
         return [(0, len(source), 0, len(target))]
     step = max(COARSE, math.ceil(max(len(source), len(target)) / 4000))  # limits the memory for aligning an hour
-    coarse = [alignment_features(utils.reduce_frames(mel, step).reshape(-1, step, hp.n_mels).mean(axis=1), hp)
+    # The mean of each `step` frames; behind the last frame there is silence, which is 0
+    coarse = [alignment_features(np.add.reduceat(mel, np.arange(0, len(mel), step)) / step, hp)
               for mel in (source, target)]
     path, _ = warp(*[x - x.mean(axis=0) for x in coarse])
     source_pauses = pauses(source, hp)

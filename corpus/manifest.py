@@ -114,9 +114,8 @@ def read_settings(data: pathlib.Path) -> dict:
 
 
 def check_signal(data: pathlib.Path, hp: HyperParams) -> dict:
-    """Return the settings in prepro.json; raises PreproError if `data` is not prepared, or was prepared with other
-    signal settings than those of `hp`."""
-    read_manifest(data)
+    """Return the settings in prepro.json; raises PreproError if `data` was prepared with other signal settings than
+    those of `hp`."""
     settings = read_settings(data)
     if settings["version"] != VERSION:
         raise PreproError(f"{data} was prepared by another version of this project: delete it and run prepro.py again")

@@ -178,8 +178,8 @@ def write(features: pathlib.Path, source: str, pool: list[tuple[str, int, int]],
             digest.update(str((features / speaker / f"{name}.mel.npy").stat().st_mtime_ns).encode())
     files = {name: [folder / f"{name}.{kind}.npy" for kind in KINDS] for name in utterances}
     note = folder / "made_of.json"
-    whole = note.exists() and note.read_text(encoding="utf-8").strip() == json.dumps(digest.hexdigest())
-    if whole and all(storage.intact(file) for found in files.values() for file in found):
+    made_of = {"made_of": digest.hexdigest()}
+    if storage.read_json(note) == made_of and all(storage.intact(file) for found in files.values() for file in found):
         return
     note.unlink(missing_ok=True)
     recordings = {name: load(features, source, name) for name, *_ in pool}
@@ -197,4 +197,4 @@ def write(features: pathlib.Path, source: str, pool: list[tuple[str, int, int]],
         pitch = np.where(each.hertz > 0.0, hp.pitch_middle * 2.0 ** octaves, 0.0).astype(np.float32)
         for file, array in zip(files[name], (linear[place], mel[place], pitch)):
             storage.save_array(file, array)
-    storage.write_json(note, digest.hexdigest())
+    storage.write_json(note, made_of)

@@ -31,16 +31,15 @@ def literal(text: str) -> str:
     return text.replace("$", r"\$")
 
 
-def plot_utterance(path: str | os.PathLike, panels: dict[str, np.ndarray], pitches: dict[str, np.ndarray],
-                   alignment: np.ndarray, positions: np.ndarray, dtw_path: np.ndarray | None, hp: HyperParams,
-                   title: str) -> None:
-    """Draw spectrograms above each other on one time scale, and pitch and alignment below them.
-
-    panels: caption to linear spectrogram (T, F) in [0, 1], one or more; pitches: label to pitch (T,) in Hz, 0 where
-    unvoiced; alignment: (T_out, T_source) attention weights; positions: (T_out,) expected source position in frames;
-    dtw_path: (T_target,) source position in frames of each target frame, or None.
-    """
-    second = hp.hop_length / hp.sample_rate                                      # s a frame
+def plot_conversion(path: str | os.PathLike, source: NamedTuple, output: NamedTuple, target: np.ndarray | None,
+                    dtw_path: np.ndarray | None, hp: HyperParams, title: str) -> None:
+    """Draw the spectrogram of a conversion (inference.Converted) below its source's (analysis.Features) and above its
+    target's (T, F), if there is one; below them the pitch of source and conversion, and the alignment with the
+    `dtw_path`, the source position in frames of each target frame (T,), or None. All have one time scale."""
+    panels = {"source": source.linear.astype(np.float32), "converted": output.linear}
+    panels |= {} if target is None else {"target": target}
+    pitches = {"source": source.hertz, "converted": utils.hertz(output.pitch, hp)}
+    alignment, second = output.weights, hp.hop_length / hp.sample_rate           # (T, S), s a frame
     end = second * max([len(alignment), *map(len, panels.values())])
     figure = Figure(figsize=(10, 1.55 * len(panels) + 5.0), layout="constrained")
     figure.suptitle(literal(title), fontsize=12, fontweight="bold")
@@ -67,7 +66,7 @@ def plot_utterance(path: str | os.PathLike, panels: dict[str, np.ndarray], pitch
     axes.imshow(alignment.T, origin="lower", aspect="auto", cmap="Greys", vmin=0.0, vmax=max(alignment.max(), 1e-8),
                 extent=(0.0, second * len(alignment), 0.0, second * alignment.shape[1]))
     axes.plot([], [], color="#777777", linewidth=5, label="attention")           # an image has no legend entry
-    for frames, label, colour in ((positions, "expected position", COLOURS[0]),
+    for frames, label, colour in ((output.positions, "expected position", COLOURS[0]),
                                   (dtw_path, "DTW path of the target", COLOURS[1])):
         if frames is not None:
             # Half a frame further, so that the line runs through the middle of each frame's pixels in the image
@@ -83,16 +82,6 @@ def plot_utterance(path: str | os.PathLike, panels: dict[str, np.ndarray], pitch
     for panel in (*grid, pitch, axes):
         panel.tick_params(labelsize=8)
     save_figure(figure, path)
-
-
-def plot_conversion(path: str | os.PathLike, source: NamedTuple, output: NamedTuple, target: np.ndarray | None,
-                    dtw_path: np.ndarray | None, hp: HyperParams, title: str) -> None:
-    """Draw a conversion (inference.Converted) below its source (analysis.Features) and above its target (T, F), if
-    there is one; and the pitch of the source with that of the conversion."""
-    panels = {"source": source.linear.astype(np.float32), "converted": output.linear}
-    panels |= {} if target is None else {"target": target}
-    pitches = {"source": source.hertz, "converted": utils.hertz(output.pitch, hp)}
-    plot_utterance(path, panels, pitches, output.weights, output.positions, dtw_path, hp, title)
 
 
 def plot_curves(path: str | os.PathLike, curves: dict[str, tuple[np.ndarray, np.ndarray]], title: str,

@@ -280,7 +280,7 @@ def listen(wavs: dict, true_words: list[str] | None, recogniser: Callable | None
 @functools.lru_cache(maxsize=2)
 def load_recording(path: str, hp: HyperParams) -> np.ndarray:
     """Load a recording and keep it for a while, because its segments are loaded one after the other."""
-    return utils.load_wav(path, hp)
+    return utils.load_recording(path, hp).wav
 
 
 def load_segment(path: str, start: int, end: int, hp: HyperParams) -> np.ndarray:

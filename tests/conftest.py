@@ -245,7 +245,7 @@ def write(path: pathlib.Path, wav: np.ndarray, sample_rate: int = 16000, subtype
 
 def demo_wav(speaker: str, utterance: str, hp: hyperparams.HyperParams) -> np.ndarray:
     """(samples,) of a demo sentence."""
-    return utils.load_wav(DEMO / speaker / f"{utterance}.ogg", hp)
+    return utils.load_recording(DEMO / speaker / f"{utterance}.ogg", hp).wav
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -315,11 +315,11 @@ def test_eval_gan_says_whether_adversarial_training_shaped_the_model(recordings,
     assert (args.logdir, args.out) == (checkpoints.PRETRAINED, pathlib.Path("out"))
     _, printed, _ = run(capsys, eval_gan.main, recordings)
     assert f"has not shaped the model of {checkpoints.PRETRAINED}" in printed and (tmp_path / "out/good.wav").exists()
-    shutil.copytree(run_folder, tmp_path / "logdir" / "demo-gan")
+    logdir = shutil.copytree(run_folder, tmp_path / "run")
     for script, told in (("train.py", "has not shaped"), ("train_gan.py", "has shaped")):
-        write_run_info(tmp_path / "logdir" / "demo-gan", script, tmp_path, 0)
-        _, printed, _ = run(capsys, eval_gan.main, recordings)
-        assert f"{told} the model of {tmp_path / 'logdir' / 'demo-gan'}" in printed
+        write_run_info(logdir, script, tmp_path, 0)
+        _, printed, _ = run(capsys, eval_gan.main, recordings, "--logdir", logdir)
+        assert f"{told} the model of {logdir}" in printed
 
 
 def no_folder(folder):

@@ -25,7 +25,7 @@ def correlation(a: np.ndarray, b: np.ndarray) -> float:
 @pytest.mark.parametrize("other", [SPEECH, 0.5 * SPEECH, SPEECH + 0.05 * np.roll(SPEECH, 400)])
 def test_channels_with_the_same_sound_are_averaged_without_a_word(tmp_path, other):
     found = load(tmp_path, SPEECH + NOISE[0], other + NOISE[1])
-    assert not found.warnings and correlation(found.wav, utils.load_wav(tmp_path / "a.wav", HP)) > 0.99
+    assert not found.warnings and correlation(found.wav, utils.load_recording(tmp_path / "a.wav", HP).wav) > 0.99
 
 
 def test_a_silent_channel_is_left_out_without_a_word(tmp_path):

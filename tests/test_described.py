@@ -23,7 +23,7 @@ from networks import Discriminator, Generator
 
 SMALL = ["width=16", "encoder_banks=2", "postnet_banks=2", "highway_layers=1", "batch_size=4", "joint_steps=2",
          "gan_steps=2", "k=2", "log_steps=1", "save_steps=2", "n_samples=1", "griffin_lim_iters=2"]
-HP = hyperparams.get("2017", SMALL)
+HP = hyperparams.PRESETS["2017"].override(SMALL)
 PARTS = {"base": 0, "attention": "global", "harmonics": 0, "joint_steps": 3}
 
 
@@ -44,7 +44,7 @@ def test_the_preset_builds_the_described_networks_and_nothing_else():
 
 
 def test_both_presets_have_the_same_generator():
-    paired, adversarial = hyperparams.get("2017", []), hyperparams.get("2017-gan", [])
+    paired, adversarial = hyperparams.PRESETS["2017"], hyperparams.PRESETS["2017-gan"]
     assert [variable.shape for variable in Generator(paired.replace(width=16)).weights] == [
         variable.shape for variable in Generator(adversarial.replace(width=16)).weights]
     assert [Discriminator(HP.replace(norm=norm)).cbhg.bank_norm.kind for norm in ("ins", "bn")] == ["ins", "ln"]
@@ -142,7 +142,7 @@ def test_batches_contain_whole_utterances_without_augmentation(demo_data):
     items = [(pair,) for pair in corpus.by_length[-4:]]
     corpus.paired_items = lambda step: items
     for row, (pair,) in zip(corpus.paired_batch(0)["source"], items):
-        np.testing.assert_allclose(row[:pair.source_end - pair.source_start], corpus.source(pair), atol=1e-6)
+        np.testing.assert_allclose(row[:pair.source_end - pair.source_start], corpus.recording(pair).linear, atol=1e-6)
 
 
 def test_corpus_of_the_target_alone_is_refused():

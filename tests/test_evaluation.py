@@ -64,7 +64,7 @@ def test_pictures_and_measures_are_those_of_the_converter_output(corpus, tiny_hp
     hp, pairs, rng = tiny_hp, corpus.split("test"), np.random.default_rng(0)
     outputs, drawn = [], []
     for pair, pace, stopped in zip(pairs, (1.1, 1.0, 1.3), (True, False, True), strict=True):
-        n, size = round(pace * len(corpus.path(pair))), len(corpus.source(pair))
+        n, size = round(pace * len(corpus.path(pair))), len(corpus.recording(pair).linear)
         outputs.append(Converted(rng.uniform(0.2, 0.8, (n, hp.n_mels)), np.zeros((n, 2)),
                                  rng.uniform(0.2, 0.8, (n, hp.n_linear)), np.arange(n), np.ones((n, size)), stopped))
 
@@ -91,7 +91,7 @@ def test_pictures_and_measures_are_those_of_the_converter_output(corpus, tiny_hp
         assert measured["path distance frames"] == pytest.approx(metrics.path_distance(output.positions, path))
         # This is not the output of an oracle, which is given a part of the truth
         voice = utils.griffin_lim(output.linear, output.pitch, hp)
-        target = utils.load_wav(pair.target_file, hp)[:pair.target_end * hp.hop_length]
+        target = utils.load_recording(pair.target_file, hp).wav[:pair.target_end * hp.hop_length]
         for kind, wav in (("converted", voice), ("target", target)):
             audio_files.save_wav(tmp_path / "expected.wav", wav, hp)
             assert (tmp_path / row["audio"][kind]).read_bytes() == (tmp_path / "expected.wav").read_bytes(), kind
@@ -99,8 +99,8 @@ def test_pictures_and_measures_are_those_of_the_converter_output(corpus, tiny_hp
         assert {name: measured[name] for name in expected} == expected
         _, source, shown, spoken, dtw_path, *_ = arguments
         assert shown is output and np.array_equal(dtw_path, path)
-        assert np.array_equal(source.linear, corpus.source(pair)) and np.array_equal(spoken, corpus.target_features(
-            pair, "linear"))
+        assert np.array_equal(source.linear, corpus.recording(pair).linear)
+        assert np.array_equal(spoken, corpus.target_features(pair, "linear"))
     assert "content retrieval among 10" in summary  # among all sentences, including those of training
     for name, ending in (("MCD dB", ""), ("MCD dB with teacher forcing", " with teacher forcing")):
         assert (name in measures[0]) == (not ending) and name in summary

@@ -22,12 +22,13 @@ def png_size(path) -> tuple[int, int]:
 def utterance(path, dtw=True, title="a $1 title $") -> None:
     """Plot an utterance of 40 frames, converted from 60, with a target of 50 frames."""
     rng = np.random.default_rng(0)
-    panels = {name: rng.random((frames, HP.n_linear)) for name, frames in (("source", 60), ("out", 40), ("target", 50))}
+    heard, written, target = (rng.random((frames, HP.n_linear)) for frames in (60, 40, 50))
+    source = types.SimpleNamespace(linear=heard.astype(np.float16), hertz=np.repeat([0.0, 100.0, 0.0], 20))
     positions = np.linspace(0.0, 59.0, 40)
-    alignment = np.exp(-(np.arange(60) - positions[:, None]) ** 2)
-    pitches = {"source": np.repeat([0.0, 100.0, 0.0], 20), "converted": np.full(40, 200.0)}
+    output = types.SimpleNamespace(linear=written, pitch=np.stack([np.full(40, 1.0), np.arange(40) < 30], axis=1),
+                                   positions=positions, weights=np.exp(-(np.arange(60) - positions[:, None]) ** 2))
     dtw_path = np.linspace(0.0, 59.0, 50) if dtw else None
-    figures.plot_utterance(path, panels, pitches, alignment, positions, dtw_path, HP, title)
+    figures.plot_conversion(path, source, output, target, dtw_path, HP, title)
 
 
 @pytest.fixture
@@ -82,14 +83,8 @@ def test_lines_lie_in_the_middle_of_their_frames(drawn_figures):
 
 
 def test_both_pitches_are_drawn_in_hertz_with_gaps_where_unvoiced(drawn_figures):
-    rng = np.random.default_rng(0)
-    octaves = np.stack([np.full(40, 1.0), np.arange(40) < 30], axis=1)
-    output = types.SimpleNamespace(linear=rng.random((40, HP.n_linear)), pitch=octaves, weights=np.ones((40, 60)),
-                                   positions=np.arange(40.0))
-    source = types.SimpleNamespace(linear=rng.random((60, HP.n_linear)).astype(np.float16),
-                                   hertz=np.repeat([0.0, 100.0, 0.0], 20))
-    figures.plot_conversion("unused.png", source, output, None, None, HP, "title")
-    axes, second = drawn_figures[0].axes[2], HP.hop_length / HP.sample_rate
+    utterance("unused.png")
+    axes, second = drawn_figures[0].axes[3], HP.hop_length / HP.sample_rate
     assert [text.get_text() for text in axes.get_legend().get_texts()] == ["source", "converted"]
     for line, expected in zip(axes.lines, (np.repeat([np.nan, 100.0, np.nan], 20),
                                            np.repeat([2.0 * HP.pitch_middle, np.nan], [30, 10])), strict=True):

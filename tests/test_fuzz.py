@@ -180,7 +180,7 @@ def test_path_that_is_not_a_regular_file_is_refused_at_once(tmp_path, make, mess
 
     def load():
         with pytest.raises(BadAudio, match=message) as error:
-            utils.load_wav(tmp_path / "a.wav", HP)
+            utils.load_recording(tmp_path / "a.wav", HP)
         refused.append(error)
     thread = threading.Thread(target=load, daemon=True)  # reading a pipe would block forever
     thread.start()
@@ -193,11 +193,11 @@ def test_recording_too_long_for_the_memory_is_refused_before_it_is_read(tmp_path
     """It is too long at its own sample rate or at that of the model."""
     path = write(tmp_path / "a.wav", words(1, 8000, 2.5), 8000)
     monkeypatch.setattr(audio_files, "MOST_SAMPLES", 40000)
-    utils.load_wav(path, HP)
+    utils.load_recording(path, HP)
     monkeypatch.setattr(audio_files, "MOST_SAMPLES", most)
     monkeypatch.setattr(soundfile.SoundFile, "read", None)
     with pytest.raises(BadAudio, match="a.wav: is too long for the memory, 0 minutes at 8000 Hz; cut it"):
-        utils.load_wav(path, HP)
+        utils.load_recording(path, HP)
 
 
 def test_a_recording_is_read_in_blocks(tmp_path, monkeypatch):
@@ -259,7 +259,7 @@ def test_unreadable_folder_is_named(tmp_path, monkeypatch):
     found = audio_files.list_audio(tmp_path)
     assert found == [tmp_path / "a.wav", tmp_path / "locked"]
     with pytest.raises(BadAudio, match="locked: is a folder that cannot be looked into; check its permissions"):
-        utils.load_wav(found[1], HP)
+        utils.load_recording(found[1], HP)
 
 
 def test_recording_without_read_permission_is_named(tmp_path):
@@ -268,7 +268,7 @@ def test_recording_without_read_permission_is_named(tmp_path):
     if os.access(path, os.R_OK):
         pytest.skip("this user may read everything")
     with pytest.raises(BadAudio, match=r"a.wav: cannot be read as audio \(Permission denied\)"):
-        utils.load_wav(path, HP)
+        utils.load_recording(path, HP)
 
 
 def test_manifest_preserves_names_that_are_not_valid_text(tmp_path):

@@ -86,7 +86,7 @@ def test_voices_have_names_and_runs_have_folders(run_folder, monkeypatch):
 @pytest.mark.parametrize("usual", [1.25, 0.5])
 def test_decoding_ends_early_and_gives_what_it_would_give_later(converter, monkeypatch, usual):
     """A second attempt decodes up to the limit, if the first was too short."""
-    recording = analysis.extract(utils.load_wav(RECORDING, converter.hp), converter.hp)
+    recording = analysis.extract(utils.load_recording(RECORDING, converter.hp).wav, converter.hp)
     voice, steps, convert = converter.find_voice(recording), [], converter._convert
 
     def counted(*arguments):

@@ -60,15 +60,15 @@ def test_voice_messages_are_decoded_by_ffmpeg_or_refused_with_the_command(tmp_pa
     assert message in audio_files.list_audio(tmp_path)
     monkeypatch.setattr(shutil, "which", lambda name: None)
     with pytest.raises(audio_files.BadAudio, match="only ffmpeg .* ffmpeg -i .*my message.m4a' 'my mess"):
-        utils.load_wav(message, TINY)
+        utils.load_recording(message, TINY)
     ffmpeg = tmp_path / "ffmpeg"  # a stand-in, which copies a recording to its last argument
     ffmpeg.write_text(f"#!/bin/sh\nfor last; do :; done\ncp {source} \"$last\"\n")
     ffmpeg.chmod(0o755)
     monkeypatch.setattr(shutil, "which", lambda name: str(ffmpeg))
-    assert (utils.load_wav(message, TINY) == utils.load_wav(source, TINY)).all()
+    assert (utils.load_recording(message, TINY).wav == utils.load_recording(source, TINY).wav).all()
     ffmpeg.write_text("#!/bin/sh\necho moov atom not found >&2; exit 1\n")
     with pytest.raises(audio_files.BadAudio, match="my message.m4a: cannot be decoded by ffmpeg .moov atom"):
-        utils.load_wav(message, TINY)
+        utils.load_recording(message, TINY)
 
 
 def test_a_run_and_its_features_move_together(tmp_path):
@@ -88,7 +88,7 @@ def test_a_run_and_its_features_move_together(tmp_path):
 
 def test_a_recording_that_is_gone_is_called_missing(tmp_path):
     with pytest.raises(audio_files.BadAudio, match="gone.wav: does not exist"):
-        utils.load_wav(tmp_path / "gone.wav", TINY)
+        utils.load_recording(tmp_path / "gone.wav", TINY)
 
 
 COMMAND = """import os, pathlib, sys

@@ -60,7 +60,7 @@ def test_a_recording_of_a_known_speaker_gives_the_same_sound_as_that_of_a_strang
     corpus.use_base(demo_base)
     pair, converter = corpus.train[0], Converter(randomise(make_generator(tiny_hp)), demo_base)
     known, = converter.convert_pairs(corpus, [pair])
-    features = analysis.extract(utils.load_wav(DEMO / "rms" / f"{pair.utterance}.ogg", tiny_hp), tiny_hp)
+    features = analysis.extract(utils.load_recording(DEMO / "rms" / f"{pair.utterance}.ogg", tiny_hp).wav, tiny_hp)
     stranger, = converter([features], [converter.find_voice(features)])
     sounds = [utils.griffin_lim(out.linear, out.pitch, tiny_hp) for out in (known, stranger)]
     np.testing.assert_array_equal(sounds[0], sounds[1])

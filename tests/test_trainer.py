@@ -22,7 +22,7 @@ def test_distortion_uses_free_running_and_losses_use_teacher_forcing(demo_data, 
 
     def written(pair):
         target = corpus.target_features(pair, "linear") * free
-        n, size = len(target), len(corpus.source(pair))
+        n, size = len(target), len(corpus.recording(pair).linear)
         return Converted(np.zeros((n, hp.n_mels)), np.zeros((n, 2)), target, corpus.path(pair), np.ones((n, size)),
                          True)
     task.converter = types.SimpleNamespace(
@@ -78,7 +78,7 @@ def known(demo_data, tiny_hp) -> types.SimpleNamespace:
             place = (np.arange(round(ratio * len(corpus.path(pair)))) / ratio).astype(int)
             mel, linear = (corpus.target_features(pair, kind)[place] for kind in ("mel", "linear"))
             outputs.append(Converted(mel, np.zeros((len(mel), 2)), linear, corpus.path(pair)[place],
-                                     np.zeros((len(mel), len(corpus.source(pair)))), stopped))
+                                     np.zeros((len(mel), len(corpus.recording(pair).linear))), stopped))
         return outputs
 
     sampled = []

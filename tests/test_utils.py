@@ -18,16 +18,15 @@ from hyperparams import HyperParams
 HP = HyperParams()
 
 
+def load(path, **options) -> np.ndarray:
+    return utils.load_recording(path, HP, **options).wav
+
+
 def slaney_band(hertz: float) -> int:
     """The mel band of a frequency by Slaney's formula: linear below 1 kHz, logarithmic above."""
     def mel(f):
         return 3 * f / 200 if f < 1000 else 15 + 27 * np.log(f / 1000) / np.log(6.4)
     return round(mel(hertz) / mel(HP.sample_rate / 2) * (HP.n_mels + 1)) - 1
-
-
-def test_reduce_frames_stacks_frames_and_pads_with_silence():
-    np.testing.assert_array_equal(utils.reduce_frames(np.array([[1.0, 2.0], [3.0, 4.0], [5.0, 6.0]]), 2),
-                                  [[1, 2, 3, 4], [5, 6, 0, 0]])
 
 
 def test_json_holds_null_for_what_is_no_number(tmp_path):
@@ -48,14 +47,14 @@ def test_json_that_is_missing_or_damaged_is_read_as_empty(tmp_path, content):
 @pytest.mark.parametrize("sample_rate, channels", [(16000, 1), (44100, 2), (8000, 1)])
 def test_tone_lands_in_its_mel_band(tmp_path, hertz, sample_rate, channels):
     wav = np.repeat(tone(hertz, sample_rate)[:, None], channels, axis=1)
-    mel, linear = utils.spectrograms(utils.load_wav(write(tmp_path / "tone.wav", wav, sample_rate), HP), HP)
+    mel, linear = utils.spectrograms(load(write(tmp_path / "tone.wav", wav, sample_rate)), HP)
     assert abs(mel[10:-10].mean(axis=0).argmax() - slaney_band(hertz)) <= 1
     assert abs(linear[10:-10].mean(axis=0).argmax() - hertz * HP.n_fft / HP.sample_rate) <= 1
 
 
 def test_channels_that_are_alike_are_mixed(tmp_path):
     wav = np.stack([tone(440) + 0.5 * tone(1000), 0.5 * tone(440) + tone(1000)], axis=1)
-    linear = utils.spectrograms(utils.load_wav(write(tmp_path / "stereo.wav", wav), HP), HP)[1][10:-10].mean(axis=0)
+    linear = utils.spectrograms(load(write(tmp_path / "stereo.wav", wav)), HP)[1][10:-10].mean(axis=0)
     level = [HP.range_db * linear[round(hertz * HP.n_fft / HP.sample_rate)] for hertz in (440, 1000, 2000)]
     # Pre-emphasis makes the higher tone about 7 dB louder
     assert level[1] - level[0] == pytest.approx(7.0, abs=2.0) and level[0] > level[2] + 40.0
@@ -169,7 +168,7 @@ def test_failed_write_keeps_the_previous_file(tmp_path, monkeypatch):
 
 def test_features_do_not_depend_on_the_level_of_a_recording(tmp_path):
     wav = words(3)
-    loud, quiet = (utils.spectrograms(utils.load_wav(write(tmp_path / f"{gain}.wav", gain * wav, subtype="FLOAT"), HP),
+    loud, quiet = (utils.spectrograms(load(write(tmp_path / f"{gain}.wav", gain * wav, subtype="FLOAT")),
                                       HP)[0] for gain in (1.0, 0.1))
     assert loud.max() > 0.7
     np.testing.assert_allclose(quiet, loud, atol=1e-3)
@@ -189,7 +188,7 @@ def test_rumble_changes_nothing(tmp_path, hertz, db):
     speech = 0.2 * demo_wav("slt", "demo_001", HP)
     loud = np.sqrt(2.0 * np.mean(speech ** 2)) * 10 ** (db / 20)
     rumble = loud * np.cos(2 * np.pi * hertz * np.arange(len(speech)) / HP.sample_rate + 1.0)
-    clean, found = (utils.load_wav(write(tmp_path / "a.wav", wav, subtype="FLOAT"), HP)
+    clean, found = (load(write(tmp_path / "a.wav", wav, subtype="FLOAT"))
                     for wav in (speech, speech + rumble.astype(np.float32)))
     middle = slice(2000, len(clean) - 2000)  # the filter needs a little at both ends
     assert len(found) == pytest.approx(len(clean), abs=400)
@@ -206,7 +205,7 @@ def test_a_noise_that_is_louder_than_the_speech_changes_neither_its_level_nor_it
              "knock": rng.normal(size=8000) * np.exp(-seconds / 0.03)}[kind]
     wav = np.concatenate([np.zeros(16000), speech])
     wav[4000:12000] += noise * np.sqrt(np.mean(speech ** 2) / np.mean(noise ** 2)) * 10 ** (db / 20)
-    clean, found = (utils.load_wav(write(tmp_path / "a.wav", each, subtype="FLOAT"), HP) for each in (speech, wav))
+    clean, found = (load(write(tmp_path / "a.wav", each, subtype="FLOAT")) for each in (speech, wav))
     assert len(found) >= len(clean) - 1600
     ratio = np.mean(found[-len(clean) // 2:] ** 2) / np.mean(clean[-len(clean) // 2:] ** 2)
     assert abs(10 * np.log10(ratio)) < 2.0
@@ -218,9 +217,9 @@ def test_offset_and_silence_at_both_ends_are_removed(tmp_path, seconds, noise):
     speech, silence = demo_wav("slt", "demo_001", HP), np.zeros(round(seconds * HP.sample_rate), np.float32)
     wav = np.concatenate([silence, speech, silence])
     wav += 0.1 + noise * np.random.default_rng(0).normal(size=len(wav))
-    trimmed = utils.load_wav(write(tmp_path / "a.wav", wav, subtype="FLOAT"), HP)
+    trimmed = load(write(tmp_path / "a.wav", wav, subtype="FLOAT"))
     assert len(trimmed) == pytest.approx(len(speech), abs=0.2 * HP.sample_rate) and abs(trimmed.mean()) < 1e-3
-    assert len(utils.load_wav(tmp_path / "a.wav", HP, trim=False)) == len(wav)
+    assert len(load(tmp_path / "a.wav", trim=False)) == len(wav)
 
 
 def test_cepstra_ignore_the_level_and_keep_the_shape():

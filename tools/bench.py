@@ -108,7 +108,7 @@ def recordings(n: int) -> list[pathlib.Path]:
 def bench_preparation(table: Table, hp: hyperparams.HyperParams) -> None:
     """Measure the computation of features and of the DTW paths between them."""
     files = recordings(16)
-    seconds = sum(len(utils.load_wav(path, hp)) for path in files) / hp.sample_rate
+    seconds = sum(len(utils.load_recording(path, hp).wav) for path in files) / hp.sample_rate
 
     def prepare():
         with tempfile.TemporaryDirectory() as folder:  # a new folder, because existing features are not computed again
@@ -231,7 +231,7 @@ def bench_adversarial(table: Table, hp: hyperparams.HyperParams, corpus: data_lo
 def bench_2017(table: Table, corpus: data_load.Corpus, product) -> None:
     """Measure the system of 2017, whose first code took 3.83 s and 25 to 30 s for these steps on 4 cores of a CPU, and
     beside it ours with the same adversarial training."""
-    described, adversarial = (hyperparams.get(preset, []) for preset in ("2017", "2017-gan"))
+    described, adversarial = (hyperparams.PRESETS[preset] for preset in ("2017", "2017-gan"))
     ours = corpus.hp.replace(batch_size=described.batch_size)
     schedule = {name: getattr(adversarial, name) for name in ("gan_networks", "k", "dis_stack", "dis_frames")}
     for name, paired, judged in (("2017", described, adversarial), *(
@@ -249,7 +249,7 @@ def bench_2017(table: Table, corpus: data_load.Corpus, product) -> None:
 def bench_conversion(table: Table, hp: hyperparams.HyperParams, base_map: base.Base) -> None:
     """Measure the seconds of computing per second of speech."""
     converter = Converter(Generator(hp), base_map)
-    speech = np.concatenate([utils.load_wav(path, hp) for path in recordings(16)])
+    speech = np.concatenate([utils.load_recording(path, hp).wav for path in recordings(16)])
     peaks = []
     with concurrent.futures.ThreadPoolExecutor(cli.cores()) as pool:
         for seconds, repeats in ((3, REPEATS), (30, REPEATS), (600, 1)):
@@ -258,7 +258,7 @@ def bench_conversion(table: Table, hp: hyperparams.HyperParams, base_map: base.B
                 wav, converter, pool)[0], "s/s", seconds, repeats)
             peaks.append(memory())
             table.add(f"memory after it, {seconds} s", peaks[-1], "MiB")
-        wavs = [utils.load_wav(path, hp) for path in recordings(32)]
+        wavs = [utils.load_recording(path, hp).wav for path in recordings(32)]
         total = sum(map(len, wavs)) / hp.sample_rate
 
         def convert_folder():  # into a new folder, because finished conversions are not repeated
@@ -267,7 +267,7 @@ def bench_conversion(table: Table, hp: hyperparams.HyperParams, base_map: base.B
         table.time("folder of 32 by eval.py, with pictures and page", convert_folder, "s/s", total, 3)
         with concurrent.futures.ThreadPoolExecutor(cli.cores()) as files:
             table.time("  without pictures and page", lambda: [list(files.map(
-                lambda path: inference.convert_recording(utils.load_wav(path, hp), converter, pool)[0],
+                lambda path: inference.convert_recording(utils.load_recording(path, hp).wav, converter, pool)[0],
                 recordings(32)))[0]], "s/s", total)
         features = [analysis.extract(wav, hp) for wav in wavs]
         voices = [converter.find_voice(recording) for recording in features]
@@ -311,7 +311,7 @@ def main(argv: list[str] | None = None) -> int:
 
 def bench(args: argparse.Namespace) -> None:
     """Measure everything; raises ValueError and OSError."""
-    hp = hyperparams.get("default", args.set)
+    hp = hyperparams.HyperParams().override(args.set)
     corpus, table = data_load.Corpus(demo.prepare(hp), hp), Table()
     began = time.perf_counter()
     corpus.use_base(base.solve(corpus))

@@ -60,8 +60,8 @@ def with_loss_scale(optimizer: keras.optimizers.Optimizer, hp: HyperParams) -> k
 class Trainer:
     """A generator and its corpus, with updates on all devices and validation in free running.
 
-    The subclasses in train.py and train_gan.py define what a step does. A trainer that is made within the scope of a
-    `tf.distribute.Strategy` runs on all devices of this strategy.
+    The subclasses in train.py and train_gan.py define `stages`, a list of (name, steps), and what a step does. A
+    trainer that is made within the scope of a `tf.distribute.Strategy` runs on all devices of this strategy.
     """
 
     def __init__(self, hp: HyperParams, corpus: data_load.Corpus):
@@ -260,13 +260,11 @@ def report_end(plan: RunPlan, first: int, step: int, last_step: int, alone: bool
 def fit(run: Run, trainer: Trainer, last_step: int) -> None:
     """Run a trainer from the run's step to `last_step`; log, validate and save as the hyperparameters say.
 
-    A trainer has `stages`, a list of (name, steps), and `batches(stage, start, stop)`. `train_step(stage, batch, step)`
-    adds 1 to `step` and returns a dictionary of scalars, in which "skipped" is 1 if the gradient was not finite and
-    nothing changed. They are fetched from the device every `log_steps` steps, and before a checkpoint. `validate(run,
-    stage)` returns the scalars of a validation. Their "score" selects the best checkpoint (lower is better); it is
-    missing while there is nothing to select. Raises Diverged if a scalar of a step that was not skipped is not finite,
-    or if too many steps in a row are skipped, and Stopped after SIGINT or SIGTERM. When the loop ends a checkpoint is
-    written, except after Diverged or a failed step or validation.
+    Scalars of steps are fetched from the device every `log_steps` steps, and before a checkpoint. The "score" of a
+    validation selects the best checkpoint (lower is better); it is missing while there is nothing to select. Raises
+    Diverged if a scalar of a step that was not skipped is not finite, or if too many steps in a row are skipped, and
+    Stopped after SIGINT or SIGTERM. When the loop ends a checkpoint is written, except after Diverged or a failed step
+    or validation.
     """
     with (cli.recording_signals() as received,
           tqdm(total=last_step, initial=int(run.step), desc="training", disable=None, unit="step") as bar):
