@@ -17,7 +17,7 @@ from corpus import augment, manifest
 import numpy as np
 import tensorflow as tf
 
-from corpus.analysis import Features
+from corpus.analysis import KINDS, Features
 from corpus.manifest import Pair, PreproError
 from hyperparams import HyperParams
 
@@ -117,7 +117,7 @@ class Corpus:
     def recording(self, pair: Pair) -> Features:
         """All features of the source of a pair."""
         return Features(*(self.features(pair.speaker, pair.utterance, kind)[pair.source_start:pair.source_end]
-                          for kind in ("linear", "mel", "pitch")))
+                          for kind in KINDS))
 
     def target_features(self, pair: Pair, kind: str, start: int = 0, end: int | None = None) -> np.ndarray:
         """(T, bins) mel or linear spectrogram of the target of a pair."""

@@ -27,6 +27,7 @@ import hashlib
 import pathlib
 import random
 import sys
+from collections.abc import Callable
 
 import numpy as np
 
@@ -53,22 +54,30 @@ def compute_features(path: pathlib.Path, stem: pathlib.Path, hp: HyperParams,
     its hash and the channel. Names and times do not tell, because archives and copies bring other recordings with the
     same ones. Returns the number of frames, the reason if the recording is unusable, and warnings of what looks odd.
     """
-    files = {kind: stem.with_name(f"{stem.name}.{kind}.npy") for kind in ("pitch", "linear", "mel")}
     note, made_of = stem.with_name(f"{stem.name}.json"), storage.content_hash(path)
     before = storage.read_json(note)
     kept = made_of and (before.get("made_of"), before.get("channel")) == (made_of, channel)
-    if kept and all(map(intact, files.values())):
-        return len(np.load(files["mel"], mmap_mode="r", allow_pickle=False)), "", before.get("warnings", [])
+    if kept and all(map(intact, analysis.files(stem))):
+        return len(analysis.load(stem).mel), "", before.get("warnings", [])
     try:
         wav, _, warnings = utils.load_recording(path, hp, channel=channel)
     except audio_files.BadAudio as error:
         return 0, str(error), []
     found = analysis.extract(wav, hp)
     note.unlink(missing_ok=True)
-    for kind, array in (("pitch", found.hertz), ("linear", found.linear), ("mel", found.mel)):
-        save_array(files[kind], array)
+    analysis.save(stem, found)
     storage.write_json(note, {"made_of": made_of, "channel": channel, "warnings": warnings})
     return len(found.mel), "", warnings
+
+
+def sequences(one: Pair, other: Pair, data: pathlib.Path, target: str, means: dict,
+              hp: HyperParams) -> list[np.ndarray]:
+    """What is aligned, less the speakers' means: features (S, 13) of the source of a pair, and (T, 13) of the target of
+    the same pair or of another."""
+    segments = ((one.source, one.utterance, one.source_start, one.source_end),
+                (target, other.utterance, other.target_start, other.target_end))
+    return [alignment.alignment_features(load_mel(data, speaker, utterance)[start:end], hp) - means[speaker]
+            for speaker, utterance, start, end in segments]
 
 
 def align(pair: Pair, data: pathlib.Path, target: str, means: dict, hp: HyperParams) -> float:
@@ -80,14 +89,12 @@ def align(pair: Pair, data: pathlib.Path, target: str, means: dict, hp: HyperPar
     if pair.source == target or pair.spliced:
         save_array(path, np.arange(pair.target_end - pair.target_start, dtype=np.float32))
         return 0.0
-    sequences = [alignment.alignment_features(load_mel(data, speaker, pair.utterance)[start:end], hp) - means[speaker]
-                 for speaker, start, end in ((pair.source, pair.source_start, pair.source_end),
-                                             (target, pair.target_start, pair.target_end))]
-    made_of, note = hashlib.sha256(b" ".join(map(np.ndarray.tobytes, sequences))).hexdigest(), path.with_suffix(".json")
+    features, note = sequences(pair, pair, data, target, means, hp), path.with_suffix(".json")
+    made_of = hashlib.sha256(b" ".join(map(np.ndarray.tobytes, features))).hexdigest()
     before = storage.read_json(note)
     if before.get("made_of") == made_of and intact(path):
         return before["cost"]
-    positions, cost = alignment.warp(*sequences)
+    positions, cost = alignment.warp(*features)
     note.unlink(missing_ok=True)
     save_array(path, positions)
     storage.write_json(note, {"made_of": made_of, "cost": cost})
@@ -162,8 +169,12 @@ def prepare(corpora: dict[str, dict[str, pathlib.Path]], target: str, data: path
                          [(pair,) for pair in usable], "alignment")
     for pair, cost in zip(usable, costs):
         pair.dtw_cost = round(cost, 4)
+
+    def path_cost(one: Pair, other: Pair) -> float:
+        """That of the path from the source of one pair to the target of another."""
+        return alignment.warp(*sequences(one, other, data, target, means, hp))[1]
     for source in sorted(speakers - {target, *others}):
-        drop_mismatches([pair for pair in usable if pair.source == source], data, target, means, hp)
+        drop_mismatches([pair for pair in usable if pair.source == source], target, path_cost, hp)
     write_outputs(pairs, data, target, hp)
     return pairs
 
@@ -194,9 +205,10 @@ def speaker_mean(speaker: str, pairs: list[Pair], data: pathlib.Path, hp: HyperP
                            for utterance in utterances]).mean(axis=0)
 
 
-def drop_mismatches(pairs: list[Pair], data: pathlib.Path, target: str, means: dict, hp: HyperParams) -> None:
+def drop_mismatches(pairs: list[Pair], target: str, path_cost: Callable, hp: HyperParams) -> None:
     """Drop the pairs of a source that do not say the same words: their DTW path costs as much as that of recordings
-    paired at random, or far more than usual. Raises PreproError if this is so for most of them."""
+    paired at random, or far more than usual. `path_cost(one, other)` is that of the path from the source of one pair to
+    the target of another. Raises PreproError if this is so for most of them."""
     costs = np.array([pair.dtw_cost for pair in pairs])
     median = np.median(costs)
     # At least 1 dB: few pairs have no reliable spread
@@ -205,12 +217,12 @@ def drop_mismatches(pairs: list[Pair], data: pathlib.Path, target: str, means: d
     drawn = [rng.sample(pairs, 2) for _ in range(3 * RANDOM_PAIRS)] if len(pairs) > 4 else []  # fewer tell nothing
     mixed = [(one, other) for one, other in drawn if one.name != other.name][:RANDOM_PAIRS]
     if len(mixed) == RANDOM_PAIRS:
-        chance = random_costs(mixed, data, target, means, hp)
+        chance = [path_cost(*each) for each in mixed]
         by_chance = float(np.percentile(chance, 5))
         if median > by_chance:
             raise PreproError(f"{pairs[0].source} and {target}: recordings of the same name do not say the same words. "
                               f"Their distance is {median:.1f} dB, that of any two {np.median(chance):.1f} dB"
-                              f"{neighbours(pairs, by_chance, data, target, means, hp)}. Rename them, list the pairs "
+                              f"{neighbours(pairs, by_chance, path_cost)}. Rename them, list the pairs "
                               "in a table for --pairs, or give --unpaired if they said other sentences")
         if by_chance < limit:
             limit, cause = by_chance, "no less than recordings paired at random: other words"
@@ -219,26 +231,12 @@ def drop_mismatches(pairs: list[Pair], data: pathlib.Path, target: str, means: d
             pair.split, pair.reason = "dropped", f"DTW cost {pair.dtw_cost:.2f} dB, limit {limit:.2f}: {cause}"
 
 
-def random_costs(pairs: list[tuple[Pair, Pair]], data: pathlib.Path, target: str, means: dict,
-                 hp: HyperParams) -> list[float]:
-    """Costs of the DTW paths from the source of one pair to the target of another."""
-    costs = []
-    for one, other in pairs:
-        sequences = [alignment.alignment_features(load_mel(data, speaker, utterance)[start:end], hp) - means[speaker]
-                     for speaker, utterance, start, end in (
-                         (one.source, one.utterance, one.source_start, one.source_end),
-                         (target, other.utterance, other.target_start, other.target_end))]
-        costs.append(alignment.warp(*sequences)[1])
-    return costs
-
-
-def neighbours(pairs: list[Pair], by_chance: float, data: pathlib.Path, target: str, means: dict,
-               hp: HyperParams) -> str:
+def neighbours(pairs: list[Pair], by_chance: float, path_cost: Callable) -> str:
     """Say whether each recording belongs to the target's recording before or after the one of its name."""
     ordered = sorted(pairs, key=lambda pair: pair.name)
     for shift, words in ((1, "after"), (-1, "before")):
         shifted = [(ordered[i], ordered[i + shift]) for i in range(1, len(ordered) - 1)][:RANDOM_PAIRS]
-        if shifted and np.median(random_costs(shifted, data, target, means, hp)) < by_chance:
+        if shifted and np.median([path_cost(*each) for each in shifted]) < by_chance:
             one, other = shifted[0]
             return (f"; they fit the target's recording {words} the one of their name: {one.name} of {one.source} goes "
                     f"with {other.name}")

@@ -6,14 +6,17 @@ envelopes. The post-net draws the harmonics from the pitch.
 """
 import functools
 import math
+import pathlib
 from typing import NamedTuple
 
 import numpy as np
 import swift_f0
 
 import utils
+from common import storage
 from hyperparams import HyperParams
 
+KINDS = ("linear", "mel", "pitch")  # the files that hold the `Features` of a recording, in their order
 VOICED = 0.5  # confidence of the pitch tracker from which a frame counts as voiced
 
 
@@ -22,6 +25,21 @@ class Features(NamedTuple):
     linear: np.ndarray  # (T, F) normalised linear spectrogram
     mel: np.ndarray     # (T, M) normalised mel spectrogram of the envelope
     hertz: np.ndarray   # (T,) fundamental frequency, 0 where unvoiced
+
+
+def files(stem: pathlib.Path) -> list[pathlib.Path]:
+    """The files of a recording's features; `stem` is features/SPEAKER/UTTERANCE."""
+    return [stem.with_name(f"{stem.name}.{kind}.npy") for kind in KINDS]
+
+
+def save(stem: pathlib.Path, features: Features) -> None:
+    for path, array in zip(files(stem), features):
+        storage.save_array(path, array)
+
+
+def load(stem: pathlib.Path) -> Features:
+    """The features that `save` wrote, memory-mapped."""
+    return Features(*(np.load(path, mmap_mode="r", allow_pickle=False) for path in files(stem)))
 
 
 def extract(wav: np.ndarray, hp: HyperParams) -> Features:

@@ -7,14 +7,14 @@ from collections.abc import Iterator
 import numpy as np
 from tqdm import tqdm
 
-from corpus import alignment, manifest, unpaired
+from corpus import alignment, analysis, manifest, unpaired
 from corpus.manifest import Pair, PreproError
 from hyperparams import HyperParams
 
 
 def load_mel(data: pathlib.Path, speaker: str, utterance: str) -> np.ndarray:
     """(T, M) float32 in [0, 1]."""
-    return np.load(data / "features" / speaker / f"{utterance}.mel.npy", allow_pickle=False).astype(np.float32)
+    return analysis.load(data / "features" / speaker / utterance).mel.astype(np.float32)
 
 
 class Recordings:

@@ -29,7 +29,6 @@ POOL = 60_000        # of the source from which recordings are built, at most: t
 CANDIDATES = 48      # source frames among which a target frame chooses
 JUMP = 1.0           # cost of a jump to another place, about the distance between neighbours
 BLOCK = 500          # frames whose distances are computed at once
-KINDS = ("linear", "mel", "pitch")  # files per recording
 VERSION = 1  # of the files written; files of another version are made anew
 
 
@@ -158,12 +157,6 @@ def match(sources: list[np.ndarray], targets: list[np.ndarray], hp: HyperParams)
             for target in tqdm(wanted, "sentences from a source's sounds", disable=None, leave=False)]
 
 
-def load(features: pathlib.Path, speaker: str, utterance: str) -> Features:
-    """The features of a recording, memory-mapped."""
-    return Features(*(np.load(features / speaker / f"{utterance}.{kind}.npy", mmap_mode="r", allow_pickle=False)
-                      for kind in KINDS))
-
-
 def write(features: pathlib.Path, source: str, pool: list[tuple[str, int, int]], target: str, utterances: list[str],
           hp: HyperParams) -> None:
     """Build the target's utterances from `pool`, segments (utterance, first frame, end) of a source, and write them
@@ -176,16 +169,15 @@ def write(features: pathlib.Path, source: str, pool: list[tuple[str, int, int]],
     for speaker, names in ((source, [name for name, *_ in pool]), (target, utterances)):
         for name in names:
             digest.update(str((features / speaker / f"{name}.mel.npy").stat().st_mtime_ns).encode())
-    files = {name: [folder / f"{name}.{kind}.npy" for kind in KINDS] for name in utterances}
-    note = folder / "made_of.json"
-    made_of = {"made_of": digest.hexdigest()}
-    if storage.read_json(note) == made_of and all(storage.intact(file) for found in files.values() for file in found):
+    note, made_of = folder / "made_of.json", {"made_of": digest.hexdigest()}
+    files = [file for name in utterances for file in analysis.files(folder / name)]
+    if storage.read_json(note) == made_of and all(map(storage.intact, files)):
         return
     note.unlink(missing_ok=True)
-    recordings = {name: load(features, source, name) for name, *_ in pool}
+    recordings = {name: analysis.load(features / source / name) for name, *_ in pool}
     linear, mel, hertz = (np.concatenate([getattr(recordings[name], kind)[start:end] for name, start, end in pool])
                           for kind in Features._fields)
-    spoken = [load(features, target, name) for name in utterances]
+    spoken = [analysis.load(features / target / name) for name in utterances]
     ranges = [linear_map.moments([analysis.pitch_contour(values, hp)[values > 0.0] for values in found])
               for found in ([hertz], [each.hertz for each in spoken])]
     lengths = np.cumsum([end - start for _, start, end in pool])[:-1]
@@ -195,6 +187,5 @@ def write(features: pathlib.Path, source: str, pool: list[tuple[str, int, int]],
         (own, own_range), (its, its_range) = ranges
         octaves = own + (analysis.pitch_contour(each.hertz, hp) - its) * own_range / its_range
         pitch = np.where(each.hertz > 0.0, hp.pitch_middle * 2.0 ** octaves, 0.0).astype(np.float32)
-        for file, array in zip(files[name], (linear[place], mel[place], pitch)):
-            storage.save_array(file, array)
+        analysis.save(folder / name, Features(linear[place], mel[place], pitch))
     storage.write_json(note, made_of)

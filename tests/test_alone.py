@@ -10,7 +10,7 @@ import data_load
 import prepro
 import utils
 from common import audio_files
-from corpus import analysis, manifest, unpaired
+from corpus import analysis, manifest
 from evaluation import figures, heldout, listening
 from conftest import TINY, leftovers, no_workers, plain_base, words
 from conversion.inference import Converted
@@ -42,8 +42,8 @@ def corpus(folder) -> data_load.Corpus:
 
 def frames(data, speaker: str, pairs: list) -> set[bytes]:
     """The linear spectra of the source segments of pairs, each frame as bytes."""
-    return {row.tobytes() for pair in pairs for row in unpaired.load(
-        data / "features", speaker, pair.utterance).linear[pair.source_start:pair.source_end]}
+    return {row.tobytes() for pair in pairs for row in analysis.load(
+        data / "features" / speaker / pair.utterance).linear[pair.source_start:pair.source_end]}
 
 
 def check_spliced(data, pairs: list, source: str, pool: set[str]) -> None:

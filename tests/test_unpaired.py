@@ -8,7 +8,7 @@ import pytest
 
 import utils
 from common import storage
-from corpus import linear_map, unpaired
+from corpus import analysis, linear_map, unpaired
 from hyperparams import HyperParams
 
 HP = HyperParams()
@@ -113,19 +113,19 @@ def splice(features) -> dict:
 
 
 def test_spliced_features_are_frames_of_the_pool_aligned_with_the_target(features):
-    own = {name: unpaired.load(features, "anna", name) for name in "fg"}
+    own = {name: analysis.load(features / "anna" / name) for name in "fg"}
     rows = {int(own[name].linear[i, 0]): own[name].mel[i] for name, start, end in POOL for i in range(start, end)}
     for name in "ab":
-        made, spoken = unpaired.load(features, "anna.spliced", name), unpaired.load(features, "bert", name)
+        made, spoken = analysis.load(features / "anna.spliced" / name), analysis.load(features / "bert" / name)
         assert made.linear.shape == (len(spoken.mel), 1) and made.linear.dtype == made.mel.dtype == np.float16
         np.testing.assert_array_equal(made.mel, [rows[int(number)] for number in made.linear[:, 0]])
         np.testing.assert_array_equal(made.hertz > 0.0, spoken.hertz > 0.0)
     hertz = [np.concatenate([each.hertz for each in group]) for group in (own.values(), [
-        unpaired.load(features, "anna.spliced", name) for name in "ab"])]
+        analysis.load(features / "anna.spliced" / name) for name in "ab"])]
     for measure in (np.mean, np.std):
         source, made = (measure(np.log2(values[values > 0.0])) for values in hertz)
         assert made == pytest.approx(source, abs=0.02)
-    melodies = [np.log2(unpaired.load(features, speaker, "a").hertz[30:]) for speaker in ("anna.spliced", "bert")]
+    melodies = [np.log2(analysis.load(features / speaker / "a").hertz[30:]) for speaker in ("anna.spliced", "bert")]
     assert np.corrcoef(*melodies)[0, 1] > 0.999
 
 
