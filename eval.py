@@ -211,7 +211,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--set", action="append", default=[], metavar="NAME=VALUE",
                         help="override a hyperparameter of synthesis, for instance power=1")
     parser.add_argument("--checkpoint", metavar="PREFIX", help="use this checkpoint instead of the best one")
-    cli.add_verbose(parser)
 
 
 def complete(args: argparse.Namespace, parser: argparse.ArgumentParser, script: str, run: str) -> argparse.Namespace:
@@ -259,7 +258,7 @@ def evaluate(args: argparse.Namespace, name_files: Callable = heldout.name_files
 
 
 def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = cli.new_parser(__doc__)
     add_arguments(parser)
     args = parser.parse_args(argv)
     return complete(args, parser, "train.py", "paired" if args.data else "demo")

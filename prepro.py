@@ -277,7 +277,7 @@ def print_summary(pairs: list[Pair], data: pathlib.Path) -> None:
 
 
 def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = cli.new_parser(__doc__)
     parser.add_argument("--source", action="append", type=pathlib.Path, metavar="DIR", help="recordings of a source")
     parser.add_argument("--target", type=pathlib.Path, metavar="DIR", help="recordings of the target speaker")
     parser.add_argument("--pairs", type=pathlib.Path, metavar="CSV",
@@ -294,7 +294,6 @@ def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
     cli.add_channel(parser)
     parser.add_argument("--identity", action="store_true", help="use the target as a source, too")
     parser.add_argument("--set", action="append", default=[], metavar="NAME=VALUE", help="override a hyperparameter")
-    cli.add_verbose(parser)
     args = parser.parse_args(argv)
     if args.source and not args.target:
         parser.error("--source needs --target, the speaker whose voice the source is converted to")

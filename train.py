@@ -144,8 +144,7 @@ def plot_curves(logdir: pathlib.Path) -> None:
 
 def parse_arguments(argv: list[str] | None = None, parser: argparse.ArgumentParser | None = None) -> argparse.Namespace:
     """Add the flags of this script to those of `parser` and parse."""
-    parser = parser or argparse.ArgumentParser(description=__doc__,
-                                               formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = parser or cli.new_parser(__doc__)
     run_folder.add_arguments(parser, "logdir/demo, with --data logdir/paired")
     args = parser.parse_args(argv)
     args.logdir = args.logdir or HERE / "logdir" / ("paired" if args.data else "demo")

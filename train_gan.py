@@ -218,7 +218,7 @@ def plot_curves(logdir: pathlib.Path) -> None:
 
 
 def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = cli.new_parser(__doc__)
     parser.add_argument("--num-gpus", type=int, metavar="N", help="how many to use (default: one)")
     run_folder.add_arguments(parser, "logdir/NAME-gan, where NAME is the folder of --init-from",
                              "begin with the weights, hyperparameters and features of another run (default: "

@@ -18,7 +18,7 @@ from common import cli
 
 
 def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = cli.new_parser(__doc__)
     parser.add_argument("--num-gpus", type=int, metavar="N", help="how many to use (default: all)")
     return train.parse_arguments(argv, parser)
 

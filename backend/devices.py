@@ -5,7 +5,6 @@
 This module must be imported before any other module that imports TensorFlow: it hides the dozen lines that TensorFlow
 prints when it starts. `--verbose` on the command line, or TF_CPP_MIN_LOG_LEVEL=0 in the environment, shows them.
 """
-import argparse
 import contextlib
 import os
 import platform
@@ -75,8 +74,7 @@ def make_strategy(num_gpus: int | None) -> tf.distribute.Strategy:
 
 
 def main(argv: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    cli.add_verbose(parser)
+    parser = cli.new_parser(__doc__)
     parser.parse_args(argv)
     print(f"Python {platform.python_version()}, TensorFlow {tf.__version__}, {platform.machine()} {platform.system()}")
     for device in tf.config.list_physical_devices():

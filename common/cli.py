@@ -12,7 +12,7 @@ import socket
 import sys
 import threading
 import traceback
-from argparse import ArgumentParser, ArgumentTypeError
+from argparse import ArgumentParser, ArgumentTypeError, RawDescriptionHelpFormatter
 from collections.abc import Callable, Iterator
 
 from tqdm import tqdm
@@ -53,9 +53,11 @@ def mend_streams() -> None:
 mend_streams()  # when this is imported, because libraries that are imported later already print
 
 
-def add_verbose(parser: ArgumentParser) -> None:
-    """Add --verbose, which all commands have; devices.py also looks for it in sys.argv."""
+def new_parser(description: str) -> ArgumentParser:
+    """A parser with --verbose, which all commands have; devices.py also looks for it in sys.argv."""
+    parser = ArgumentParser(description=description, formatter_class=RawDescriptionHelpFormatter)
     parser.add_argument("--verbose", action="store_true", help="show TensorFlow's messages, and tracebacks of errors")
+    return parser
 
 
 def add_channel(parser: ArgumentParser) -> None:

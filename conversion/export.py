@@ -43,11 +43,10 @@ def export(logdir: pathlib.Path, out: pathlib.Path, checkpoint: str | None = Non
 
 
 def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = cli.new_parser(__doc__)
     parser.add_argument("--logdir", type=pathlib.Path, required=True, metavar="DIR", help="run folder of the model")
     parser.add_argument("--out", type=pathlib.Path, required=True, metavar="DIR", help="where the small folder goes")
     parser.add_argument("--checkpoint", metavar="PREFIX", help="checkpoint to export instead of the best one")
-    cli.add_verbose(parser)
     return parser.parse_args(argv)
 
 

@@ -7,7 +7,6 @@ samples/KIND/ID.PART.wav are recordings; PART is a key of PARTS. samples/KIND/he
 {"sentences": how many were measured, "mean": figures, "said": {ID: words}, "files": {file name: figures}}; figures are
 {"WER %", "DistillMOS", "DNSMOS", "likeness"}, and for a file "heard", the words that the recogniser understood.
 """
-import argparse
 import html
 import os
 import pathlib
@@ -105,7 +104,7 @@ def write_gallery(samples: pathlib.Path, page: pathlib.Path) -> None:
 
 
 def main(argv: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = cli.new_parser(__doc__)
     parser.add_argument("--open", action="store_true", help="open the page in a browser")
     args, page = parser.parse_args(argv), ROOT / "docs" / "index.html"
 

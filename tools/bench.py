@@ -297,10 +297,9 @@ def bench_start(table: Table) -> None:
 
 
 def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = cli.new_parser(__doc__)
     parser.add_argument("--json", type=pathlib.Path, metavar="FILE", help="write the table there, too")
     parser.add_argument("--set", action="append", default=[], metavar="NAME=VALUE", help="override a hyperparameter")
-    cli.add_verbose(parser)
     return parser.parse_args(argv)
 
 

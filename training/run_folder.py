@@ -19,7 +19,7 @@ from typing import NamedTuple
 
 import hyperparams
 from backend import checkpoints
-from common import cli, storage
+from common import storage
 from corpus import demo, manifest
 import tensorflow as tf
 from tensorboard.plugins.hparams import api as tensorboard_hparams
@@ -53,7 +53,6 @@ def add_arguments(parser: argparse.ArgumentParser, default_logdir: str,
     parser.add_argument("--steps", type=positive, metavar="N", help="stop after step N; the run can be resumed later")
     parser.add_argument("--init-from", type=pathlib.Path, metavar="DIR", help=init_from_help)
     parser.add_argument("--no-resume", action="store_true", help="begin anew even if the run folder holds a checkpoint")
-    cli.add_verbose(parser)
 
 
 class RunPlan(NamedTuple):
