@@ -255,15 +255,10 @@ class Corpus:
                 "linear": linear, "mask": mask, "positions": positions.astype(np.float32)}
 
     def prepare(self, pair: Pair, start: int, end: int, rng: np.random.Generator | None) -> tuple:
-        """What the networks get of frames `start` to `end` of a source: input (S, F) and mapped source (S, M + 2);
-        varied at random if there is an `rng`. The map reads the varied source, too: so the networks learn what it does
-        to a vocal tract of another length."""
-        features, voice, hp = self.recording(pair), self.voice(pair), self.hp
-        pitch = base.map_pitch(self.base, features.hertz, voice, hp)[start:end]
-        linear, mel = base.centred(Features(*(each[start:end] for each in features)), voice)
-        if rng:
-            linear, mel = augment.vary(linear, mel, rng, hp)
-        return base.scaled(self.base, linear, hp), base.map_source(self.base, mel, pitch, hp)
+        """What the networks get of frames `start` to `end` of a source, varied at random if there is an `rng`: input
+        (S, F) and mapped source (S, M + 2)."""
+        vary = functools.partial(augment.vary, rng=rng, hp=self.hp) if rng else None
+        return base.prepare(self.base, self.recording(pair), self.voice(pair), self.hp, slice(start, end), vary)
 
     def batches(self, kind: str, start: int, stop: int) -> Iterator[dict[str, tf.Tensor]]:
         """Batches `start` to `stop` - 1 of a kind, prepared ahead of the training step; raises PreproError."""

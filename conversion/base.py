@@ -10,6 +10,7 @@ makes every order of the mel-cepstra move as much as the target's, separately at
 that lacks is measured on conversions of the validation sentences whenever they are converted in training.
 """
 import pathlib
+from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
@@ -88,29 +89,23 @@ def is_speech(mel: np.ndarray, hp: HyperParams) -> np.ndarray:
     return level >= np.percentile(level, 80) - SPEECH_DB / hp.range_db
 
 
-def centred(features: Features, voice: Voice) -> tuple[np.ndarray, np.ndarray]:
-    """Linear (S, F) and mel (S, M) less the means of a voice."""
-    return features.linear - voice.linear, features.mel - voice.mel
+def prepare(base: Base, features: Features, voice: Voice, hp: HyperParams, frames: slice = slice(None),
+            vary: Callable | None = None) -> tuple[np.ndarray, np.ndarray]:
+    """What the networks get of `frames` of a recording: its linear spectrogram (S, F) less the mean of its speech,
+    raised to the floor, in deviations; and the mapped source (S, M + 2), the target's mel by the map and the mapped
+    pitch. With `hp.base=0` the first is the spectrogram itself, and the second is zero.
 
-
-def scaled(base: Base, linear: np.ndarray, hp: HyperParams) -> np.ndarray:
-    """What the networks read: a centred linear spectrogram (S, F), raised to the floor, in deviations. The values are
-    those of the spectrogram itself with `hp.base=0`."""
-    return np.maximum(linear, base.linear_floor) / base.deviation if hp.base else linear
-
-
-def map_source(base: Base, mel: np.ndarray, pitch: np.ndarray, hp: HyperParams) -> np.ndarray:
-    """Map a centred mel (S, M) to the target's mel and put its mapped `pitch` (S, 2) beside it: (S, M + 2); all zeros
-    with `hp.base=0`."""
+    In training `vary` changes linear and mel at random. The map reads the varied source, too: so the networks learn
+    what it does to a vocal tract of another length.
+    """
+    linear, mel = features.linear[frames] - voice.linear, features.mel[frames] - voice.mel
+    if vary:
+        linear, mel = vary(linear, mel)
     if not hp.base:
-        return np.zeros((len(mel), hp.n_mels + 2), np.float32)
-    return np.concatenate([apply(base.kernel, base.bias, np.maximum(mel, base.mel_floor)), pitch], axis=1)
-
-
-def prepare(base: Base, features: Features, voice: Voice, hp: HyperParams) -> tuple[np.ndarray, np.ndarray]:
-    """What the networks get of a recording, or of a segment of one: input (S, F) and mapped source (S, M + 2)."""
-    linear, mel = centred(features, voice)
-    return scaled(base, linear, hp), map_source(base, mel, map_pitch(base, features.hertz, voice, hp), hp)
+        return linear, np.zeros((len(mel), hp.n_mels + 2), np.float32)
+    mapped = apply(base.kernel, base.bias, np.maximum(mel, base.mel_floor))
+    pitch = map_pitch(base, features.hertz, voice, hp)[frames]
+    return np.maximum(linear, base.linear_floor) / base.deviation, np.concatenate([mapped, pitch], axis=1)
 
 
 def apply(kernel: np.ndarray, bias: np.ndarray, mel: np.ndarray) -> np.ndarray:
