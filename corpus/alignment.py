@@ -57,7 +57,7 @@ def warp(source: np.ndarray, target: np.ndarray) -> tuple[np.ndarray, float]:
 def pauses(mel: np.ndarray, hp: HyperParams) -> np.ndarray:
     """First and last frames (P, 2) of the silences of at least PAUSE_SECONDS."""
     level = scipy.ndimage.uniform_filter1d(mel.mean(axis=1), 3)
-    quiet = level < 0.5 * np.percentile(level, 80)
+    quiet = level < utils.SPEECH_LEVEL * np.percentile(level, 80)
     runs, n_runs = scipy.ndimage.label(quiet)
     found = [(run[0].start, run[0].stop - 1) for run in scipy.ndimage.find_objects(runs, n_runs)
              if run[0].stop - run[0].start >= PAUSE_SECONDS * hp.frames_per_second]

@@ -119,8 +119,8 @@ def test_run_can_restart_from_its_own_best_weights(run_train, tmp_path):
 def solving(monkeypatch):
     """Mark each base with its corpus; the result lists the bases `solved` and `used`."""
     used = []
-    monkeypatch.setattr(data_load, "Corpus", lambda data, hp, share: types.SimpleNamespace(has_target_only=False,
-        name=data.name, use_base=lambda found: used.append(bias(found))))
+    monkeypatch.setattr(data_load, "Corpus", lambda data, hp: types.SimpleNamespace(
+        has_target_only=False, name=data.name, use_base=lambda found: used.append(bias(found))))
 
     def solve(corpus):
         solve.solved.append(corpus.name)
