@@ -26,6 +26,7 @@ import numpy as np
 import pytest
 import soundfile
 import tensorflow as tf
+from tensorflow.python.framework import ops as tf_ops
 
 from common import storage
 from corpus import demo
@@ -187,6 +188,10 @@ def eager_steps(monkeypatch):
 def forget():
     """Let the networks and graphs of a file's tests go when they are finished."""
     yield
+    # TensorFlow keeps the gradient of every `tf.custom_gradient`, here of every loop, and so the whole graph around it
+    registry = tf_ops.gradient_registry._registry
+    for name in [name for name in registry if name.startswith("CustomGradient-")]:
+        del registry[name]
     keras.backend.clear_session()
     gc.collect()
     with contextlib.suppress(AttributeError):  # only glibc keeps what was freed until it is told to give it back
