@@ -137,9 +137,7 @@ def plot_curves(logdir: pathlib.Path) -> None:
     """Plot the training and validation losses of a run, if there are any, into its folder."""
     for name, meaning in (("mean_loss", "mel and linear"), ("mean_loss1", "mel"), ("mean_loss2", "linear")):
         curves = {kind: run_folder.read_scalars(logdir / kind, f"loss/{name}") for kind in ("train", "validation")}
-        curves = {kind: curve for kind, curve in curves.items() if curve[0]}
-        if curves:
-            figures.plot_curves(logdir / f"{name}.png", curves, f"{name}: L1 of {meaning} spectrograms", "L1")
+        figures.plot_curves(logdir / f"{name}.png", curves, f"{name}: L1 of {meaning} spectrograms", "L1")
 
 
 def parse_arguments(argv: list[str] | None = None, parser: argparse.ArgumentParser | None = None) -> argparse.Namespace:

@@ -211,10 +211,7 @@ def plot_curves(logdir: pathlib.Path) -> None:
     """Plot the losses of a run into its folder."""
     curves = {name: run_folder.read_scalars(logdir / "train", f"gan/{name}")
               for name in ("dis_loss_real", "dis_loss_fake", "gen_loss")}
-    curves = {name: curve for name, curve in curves.items() if curve[0]}
-    if curves:
-        figures.plot_curves(logdir / "gan_loss.png", curves, "least-squares losses of discriminator and generator",
-                           "loss")
+    figures.plot_curves(logdir / "gan_loss.png", curves, "least-squares losses of discriminator and generator", "loss")
 
 
 def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:

@@ -1,13 +1,11 @@
 """Which channel of a recording holds the speech. The mean of all channels is best if they hold the same sound, but
 nothing is left of channels of which one is inverted, and two microphones or two people sound hollow or mixed."""
 import numpy as np
-import scipy.signal
 import soundfile
 
 ALIKE = 0.5         # correlation from which channels hold the same sound
 SILENT = 1e-4       # share of the loudest channel's power below which a channel holds no sound
 FRAME_SECONDS = 0.025
-LAG_SECONDS = 0.05  # most by which one channel may lag behind another
 BLOCK = 2 ** 20     # samples of all channels that are read at a time
 
 
@@ -17,14 +15,12 @@ def choose(file: soundfile.SoundFile) -> tuple[np.ndarray, str]:
     The channels are averaged if they hold the same sound. Otherwise the one whose speech stands highest above its
     pauses is used. The file is read from where it stands, block by block.
     """
-    products, levels, loudest = np.zeros((file.channels, file.channels)), [], np.zeros((0, file.channels))
+    products, levels = np.zeros((file.channels, file.channels)), []
     frame = max(1, round(FRAME_SECONDS * file.samplerate))
     while len(block := file.read(BLOCK // file.channels, dtype="float32", always_2d=True)):
         products += block.T.astype(np.float64) @ block
         whole = block[:len(block) // frame * frame].reshape(-1, frame, file.channels)
         levels.append(np.square(whole).mean(axis=1))                                                  # (frames, C)
-        if np.square(block).sum() > np.square(loudest).sum():
-            loudest = block
     power = np.diagonal(products)
     heard = np.flatnonzero(power > SILENT * power.max(initial=0.0))
     weights = np.zeros(file.channels)
@@ -38,20 +34,7 @@ def choose(file: soundfile.SoundFile) -> tuple[np.ndarray, str]:
     contrast = np.percentile(decibel, 90, axis=0) - np.percentile(decibel, 10, axis=0)
     best = int(heard[contrast.argmax()])
     weights[best] = 1.0
-    return weights, (f"its channels {difference(correlations, loudest[:, heard], file.samplerate)}: only channel "
-                     f"{best + 1} of {file.channels} is used; --channel chooses another")
-
-
-def difference(correlations: np.ndarray, samples: np.ndarray, sample_rate: int) -> str:
-    """How channels (n, C) that are not alike differ, in words."""
-    if correlations.min() <= -ALIKE:
-        return "cancel each other, one is inverted"
-    first, second = samples[:10 * sample_rate, :2].T
-    crossed = scipy.signal.correlate(first, second, method="fft") / max(np.linalg.norm(first) * np.linalg.norm(second),
-                                                                         1e-12)
-    middle, reach = len(second) - 1, round(LAG_SECONDS * sample_rate)
-    near = np.abs(crossed[max(0, middle - reach):middle + reach + 1])
-    if near.max(initial=0.0) >= ALIKE:
-        lag = abs(int(near.argmax()) - min(middle, reach))
-        return f"lag by {1000 * lag / sample_rate:.1f} ms"
-    return "hold different sounds, perhaps different people"
+    what = ("cancel each other, one is inverted" if correlations.min() <= -ALIKE else
+            "hold different sounds, as of two microphones or two people")
+    return weights, (f"its channels {what}: only channel {best + 1} of {file.channels} is used; --channel chooses "
+                     "another")

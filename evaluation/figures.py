@@ -86,24 +86,26 @@ def plot_conversion(path: str | os.PathLike, source: NamedTuple, output: NamedTu
 
 def plot_curves(path: str | os.PathLike, curves: dict[str, tuple[np.ndarray, np.ndarray]], title: str,
                 ylabel: str) -> None:
-    """Draw training curves, name to (steps, values). The scale is logarithmic if all values are positive and the
-    highest is more than 10 times the lowest.
+    """Draw training curves, name to (steps, values), unless all are empty. The scale is logarithmic if all values are
+    positive and the highest is more than 10 times the lowest.
 
     A curve has a gap where values are not finite, and where nothing was logged for some steps.
     """
+    curves = {name: curve for name, curve in curves.items() if len(curve[0])}
+    if not curves:
+        return
     figure, axes = plain_axes(title, "step", ylabel)
     for index, (name, (steps, values)) in enumerate(curves.items()):
         gaps = np.flatnonzero(np.diff(steps) > 3 * np.median(np.diff(steps))) + 1 if len(steps) > 2 else []
         axes.plot(np.insert(np.asarray(steps, float), gaps, np.nan), np.insert(np.asarray(values, float), gaps, np.nan),
                   color=COLOURS[index % len(COLOURS)], linewidth=1.4, label=literal(name),
                   marker="o" if len(values) <= 30 else None, markersize=3.5)
-    everything = np.concatenate([np.ravel(values) for _, values in curves.values()] or [np.zeros(0)])
+    everything = np.concatenate([np.ravel(values) for _, values in curves.values()])
     everything = everything[np.isfinite(everything)]
     if len(everything) and everything.min() > 0 and everything.max() > 10 * everything.min():
         axes.set_yscale("log")
         axes.yaxis.set_major_formatter("{x:g}")
-    if curves:
-        axes.legend(fontsize=9)
+    axes.legend(fontsize=9)
     save_figure(figure, path)
 
 

@@ -34,8 +34,8 @@ def test_a_silent_channel_is_left_out_without_a_word(tmp_path):
 
 
 @pytest.mark.parametrize("other, words_of_it", [
-    (-SPEECH, "one is inverted"), (-0.7 * SPEECH, "one is inverted"), (np.roll(SPEECH, 160), "lag by 10.0 ms"),
-    (np.roll(SPEECH, -400), "lag by 25.0 ms"), (words(7, seconds=len(SPEECH) / 16000), "perhaps different people")])
+    (-SPEECH, "one is inverted"), (-0.7 * SPEECH, "one is inverted"), (np.roll(SPEECH, 160), "two microphones"),
+    (words(7, seconds=len(SPEECH) / 16000), "two people")])
 def test_channels_that_differ_are_named_and_one_is_used(tmp_path, other, words_of_it):
     other = np.resize(other, len(SPEECH))
     found = load(tmp_path, SPEECH + NOISE[0], other + NOISE[1])

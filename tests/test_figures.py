@@ -49,10 +49,11 @@ def test_figures_are_complete_and_no_other_files_remain(tmp_path):
         assert 600 <= width <= 2000 and 300 <= height <= 2000
 
 
-def test_empty_curves_and_speakers_still_give_a_figure(tmp_path):
-    figures.plot_curves(tmp_path / "c.png", {}, "Loss", "L1")
+def test_empty_curves_are_left_out_and_an_empty_speaker_still_gives_a_figure(tmp_path):
+    figures.plot_curves(tmp_path / "c.png", {"a": ([], []), "b": ([1, 2], [0.5, 0.4])}, "Loss", "L1")
+    figures.plot_curves(tmp_path / "none.png", {"a": ([], [])}, "Loss", "L1")
     figures.plot_durations(tmp_path / "d.png", {"rms": []})
-    assert png_size(tmp_path / "c.png") and png_size(tmp_path / "d.png")
+    assert png_size(tmp_path / "c.png") and png_size(tmp_path / "d.png") and not (tmp_path / "none.png").exists()
 
 
 def test_panels_share_scales_in_seconds_and_hertz(drawn_figures):

@@ -3,6 +3,7 @@
 Where several devices share a training step, the number counts the elements of all devices. Each device then finds its
 part of the loss, and the sum of the parts is the loss of the whole batch.
 """
+import math
 from typing import Any
 
 from keras import ops
@@ -15,10 +16,7 @@ Tensor = Any  # tensor of Keras' backend
 def masked_mean(x: Tensor, mask: Tensor) -> Tensor:
     """Mean of x (N, T, ...) over the valid frames of mask (N, T) and all channels."""
     mask = ops.reshape(mask, tuple(ops.shape(mask)) + (1,) * (len(x.shape) - 2))
-    channels = 1.0
-    for size in x.shape[2:]:
-        channels *= size
-    return ops.sum(x * mask) / (ops.maximum(total(ops.sum(mask)), 1.0) * channels)
+    return ops.sum(x * mask) / (ops.maximum(total(ops.sum(mask)), 1.0) * math.prod(x.shape[2:]))
 
 
 def l1(predicted: Tensor, true: Tensor, mask: Tensor) -> Tensor:
