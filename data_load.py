@@ -161,6 +161,7 @@ class Corpus:
     def sample(self, items: list, kind: str, step: int) -> list:
         """The items of batch `step`. Each epoch contains every item once, in a new order."""
         numbers = step * self.hp.batch_size + np.arange(self.hp.batch_size)
+        # Epochs are counted down from 2 ** 32, so that none has the random numbers of a step
         orders = {epoch: self.rng(kind, -1 - int(epoch) + 2 ** 32).permutation(len(items))
                   for epoch in set(numbers // len(items))}
         return [items[orders[n // len(items)][n % len(items)]] for n in numbers]

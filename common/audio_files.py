@@ -65,7 +65,8 @@ def read_audio(path: str | os.PathLike, hp: HyperParams, channel: int | None = N
             with decoded(path) as wav:
                 found = read_audio(wav, hp, channel)
                 return found._replace(warnings=[text.replace(printable(wav), name) for text in found.warnings])
-        with open(path, "rb"), soundfile.SoundFile(os.fsencode(path)) as file:  # a file name may be invalid as text
+        # open() says why a file cannot be opened, and a file name may be invalid as text
+        with open(path, "rb"), soundfile.SoundFile(os.fsencode(path)) as file:
             sample_rate, promised = file.samplerate, file.frames
             if promised * max(1.0, hp.sample_rate / sample_rate) > MOST_SAMPLES and not missing_bytes(path):
                 raise BadAudio(f"{name}: is too long for the memory, {promised / sample_rate / 60:.0f} minutes at "
