@@ -37,7 +37,6 @@ from common import audio_files, cli, storage
 from corpus import alignment, analysis, arctic, demo, manifest, pairing
 from evaluation import figures
 from common.cli import workers
-from common.storage import intact, save_array
 from corpus.manifest import Pair, PreproError
 from corpus.pairing import load_mel
 from hyperparams import HyperParams
@@ -57,7 +56,7 @@ def compute_features(path: pathlib.Path, stem: pathlib.Path, hp: HyperParams,
     note, made_of = stem.with_name(f"{stem.name}.json"), storage.content_hash(path)
     before = storage.read_json(note)
     kept = made_of and (before.get("made_of"), before.get("channel")) == (made_of, channel)
-    if kept and all(map(intact, analysis.files(stem))):
+    if kept and all(map(storage.intact, analysis.files(stem))):
         return len(analysis.load(stem).mel), "", before.get("warnings", [])
     try:
         wav, _, warnings = utils.load_recording(path, hp, channel=channel)
@@ -87,16 +86,16 @@ def align(pair: Pair, data: pathlib.Path, target: str, means: dict, hp: HyperPar
         return 0.0
     path = data / "paths" / pair.source / f"{pair.name}.npy"
     if pair.source == target or pair.spliced:
-        save_array(path, np.arange(pair.target_end - pair.target_start, dtype=np.float32))
+        storage.save_array(path, np.arange(pair.target_end - pair.target_start, dtype=np.float32))
         return 0.0
     features, note = sequences(pair, pair, data, target, means, hp), path.with_suffix(".json")
     made_of = hashlib.sha256(b" ".join(map(np.ndarray.tobytes, features))).hexdigest()
     before = storage.read_json(note)
-    if before.get("made_of") == made_of and intact(path):
+    if before.get("made_of") == made_of and storage.intact(path):
         return before["cost"]
     positions, cost = alignment.warp(*features)
     note.unlink(missing_ok=True)
-    save_array(path, positions)
+    storage.save_array(path, positions)
     storage.write_json(note, {"made_of": made_of, "cost": cost})
     return cost
 

@@ -291,7 +291,7 @@ def test_loading_an_array_runs_no_code(tmp_path):
     (tmp_path / "features").mkdir()
     bomb = tmp_path / "features" / "bomb.linear.npy"
     np.save(bomb, np.array([Bomb(tmp_path / "ran")], dtype=object), allow_pickle=True)
-    assert not prepro.intact(bomb)
+    assert not storage.intact(bomb)
     for load in (data_load.open_array, lambda _: prepro.load_mel(tmp_path, "", "bomb")):
         with pytest.raises((UserError, ValueError), match="allow_pickle|Python objects"):
             load(bomb)

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 import prepro
+from common import storage
 from corpus import alignment, analysis, manifest
 from conftest import leftovers, words, write
 from hyperparams import HyperParams
@@ -324,19 +325,19 @@ def test_added_recordings_change_the_paths_of_the_others_as_if_all_were_prepared
 
 def test_interrupted_preparation_is_completed(folder, monkeypatch):
     complete = prepare(folder, data="whole")
-    save_array, saved = prepro.save_array, []
+    save_array, saved = storage.save_array, []
 
     def interrupted(*args):
         saved.append(args)
-        if len(saved) == 12:  # after the pitch and linear files of the fourth recording, before its mel file
+        if len(saved) == 12:  # after the linear and mel files of the fourth recording, before its pitch file
             raise KeyboardInterrupt
         save_array(*args)
-    monkeypatch.setattr(prepro, "save_array", interrupted)
+    monkeypatch.setattr(storage, "save_array", interrupted)
     with pytest.raises(AssertionError):  # because the exit code is 130
         prepare(folder)
     assert not (folder / "data" / "manifest.csv").exists()
     # As after a power failure: a half-written temporary file, and a path without its note
-    (folder / "data" / "features" / "anna" / ".d.mel.npy.tmp").write_bytes(b"half")
+    (folder / "data" / "features" / "anna" / ".d.pitch.npy.tmp").write_bytes(b"half")
     (folder / "data" / "paths" / "anna").mkdir(parents=True)
     np.save(folder / "data" / "paths" / "anna" / "e.npy", np.zeros(3, np.float32))
     done = times(folder / "data")
