@@ -170,13 +170,13 @@ class Corpus:
         """Windows of the target's speech: blurred mel (N, T, M), pitch (N, T, 2), linear (N, T, F), mask (N, T)."""
         windows = []
         for pair, rng in self.with_rngs(POSTNET, step, self.sample(self.target_pairs, POSTNET, step)):
-            start, end = self.window(pair.target_end - pair.target_start, rng)
+            start, end = self.random_window(pair.target_end - pair.target_start, rng)
             windows.append((augment.blur(self.target_mel(pair, start, end), rng, self.hp),
                             self.pitch(pair, start, end), self.target_features(pair, "linear", start, end)))
         (mel, mask), (pitch, _), (linear, _) = (pad(arrays, self.hp.postnet_window) for arrays in zip(*windows))
         return {"mel": mel, "pitch": pitch, "linear": linear, "mask": mask}
 
-    def window(self, length: int, rng: np.random.Generator) -> tuple[int, int]:
+    def random_window(self, length: int, rng: np.random.Generator) -> tuple[int, int]:
         """Start and end of a random window of `postnet_window` frames in `length` frames, or of all frames."""
         start = int(rng.integers(max(1, length - self.hp.postnet_window + 1)))
         return start, min(length, start + self.hp.postnet_window)
@@ -187,7 +187,7 @@ class Corpus:
         windows = []
         items = self.sample(self.conversions, ADVERSARIAL, step)
         for (mel, pitch), rng in self.with_rngs(ADVERSARIAL, step, items):
-            start, end = self.window(len(mel), rng)
+            start, end = self.random_window(len(mel), rng)
             windows.append((mel[start:end], pitch[start:end]))
         (mel, mask), (pitch, _) = (pad(arrays, self.hp.postnet_window) for arrays in zip(*windows))
         return self.postnet_batch(step) | {"converted": mel, "converted_pitch": pitch, "converted_mask": mask}
