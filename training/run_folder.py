@@ -50,6 +50,7 @@ def add_arguments(parser: argparse.ArgumentParser, default_logdir: str,
                         help="hyperparameters to start from (default: demo, with --data default; train_gan.py takes "
                              "those of --init-from)")
     parser.add_argument("--set", action="append", default=[], metavar="NAME=VALUE", help="override a hyperparameter")
+    parser.add_argument("--seed", type=int, help="seed of weights, data order and dropout (default: the preset's)")
     parser.add_argument("--steps", type=positive, metavar="N", help="stop after step N; the run can be resumed later")
     parser.add_argument("--init-from", type=pathlib.Path, metavar="DIR", help=init_from_help)
     parser.add_argument("--no-resume", action="store_true", help="begin anew even if the run folder holds a checkpoint")
@@ -117,7 +118,8 @@ def open_run(args: argparse.Namespace, script: str, inherit_with: dict | None = 
 def choose_hyperparams(args: argparse.Namespace, default: HyperParams, resuming: bool) -> HyperParams:
     """The hyperparameters that the flags ask for, or `default` without flags. Raises UserError if a run is resumed
     and the flags ask for others than `default`, which then holds the hyperparameters of the run."""
-    hp = (hyperparams.PRESETS[args.preset] if args.preset else default).override(args.set)
+    overrides = args.set + ([f"seed={args.seed}"] if args.seed is not None else [])
+    hp = (hyperparams.PRESETS[args.preset] if args.preset else default).override(overrides)
     unread = [text for text in args.set if text.partition("=")[0] in hyperparams.PREPARATION]
     if unread:
         raise UserError(f"--set {unread[0]}: only prepro.py reads this; prepare the features again with it")
