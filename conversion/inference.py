@@ -177,6 +177,9 @@ def load(voice: str | os.PathLike = checkpoints.VOICES[0], **settings) -> Conver
     takes a few seconds longer than the others. Raises UserError.
     """
     folder = checkpoints.PRETRAINED.with_name(voice) if voice in checkpoints.VOICES else voice
+    if isinstance(voice, str) and not os.path.exists(folder):
+        raise UserError(f"{storage.printable(voice)} is no run folder and no voice of pretrained/; the voices are "
+                        f"{', '.join(checkpoints.VOICES)}")
     return load_converter(folder, None, [f"{name}={value}" for name, value in settings.items()])
 
 

@@ -77,7 +77,7 @@ def test_voices_have_names_and_runs_have_folders(run_folder, monkeypatch):
     assert asked == [(checkpoints.PRETRAINED.with_name("bdl"), None, ["power=1", "detail=0.5"]),
                      (pathlib.Path("bdl"), None, ["power=1", "detail=0.5"]), (checkpoints.PRETRAINED, None, [])]
     monkeypatch.undo()
-    with pytest.raises(UserError, match="is no run folder"):
+    with pytest.raises(UserError, match="nobody is no run folder and no voice .*the voices are slt, bdl"):
         inference.load("nobody")
     with pytest.raises(UserError, match="width .*the model was trained with it"):
         inference.load(run_folder, width=8)
