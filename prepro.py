@@ -113,15 +113,14 @@ def check_settings(data: pathlib.Path, settings: dict) -> None:
 
 
 def prepare(corpora: dict[str, dict[str, pathlib.Path]], target: str, data: pathlib.Path, hp: HyperParams,
-            heldout: set[str] = frozenset(), identity: bool = False, pairs_by_name: bool = True,
-            channel: int | None = None) -> list[Pair]:
+            heldout: set[str] = frozenset(), pairs_by_name: bool = True, channel: int | None = None) -> list[Pair]:
     """Prepare `corpora` (speaker -> utterance id -> file) of several sources and one target; returns the manifest.
 
     A source who shares no file name with the target is taken to have said other sentences; without `pairs_by_name` this
-    holds for every source. With `identity` the target is also a source. `channel` is used of recordings with
-    several. Raises PreproError if no pair is usable.
+    holds for every source. A target that is alone is its own source. `channel` is used of recordings with several.
+    Raises PreproError if no pair is usable.
     """
-    sources = [speaker for speaker in corpora if speaker != target] + [target] * identity
+    sources = [speaker for speaker in corpora if speaker != target] or [target]
     unknown = heldout - {utterance for files in corpora.values() for utterance in files}
     if unknown:
         raise PreproError(f"--heldout names {len(unknown)} unknown utterances, for instance {min(unknown)!r}")
@@ -155,7 +154,7 @@ def prepare(corpora: dict[str, dict[str, pathlib.Path]], target: str, data: path
         if others:
             parallel(functools.partial(found.splice, pairs=usable), [(source,) for source in others],
                      "speakers with other sentences")
-        if not any(pair.split == "train" and (pair.source != target or sources == [target]) for pair in usable):
+        if not any(pair.split == "train" for pair in usable):
             reasons = sorted({pair.reason for pair in pairs if pair.reason})[:5]
             raise PreproError("\n  ".join([f"no pair is left to train on; {len(usable)} can be used, validation and "
                                            "test need one each", *reasons]))
@@ -291,7 +290,6 @@ def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--unpaired", action="store_true",
                         help="sources and target did not say the same sentences, even if file names are equal")
     cli.add_channel(parser)
-    parser.add_argument("--identity", action="store_true", help="use the target as a source, too")
     parser.add_argument("--set", action="append", default=[], metavar="NAME=VALUE", help="override a hyperparameter")
     args = parser.parse_args(argv)
     if args.source and not args.target:
@@ -319,7 +317,6 @@ def run(args: argparse.Namespace) -> None:
         corpora, target = {"source": sources, "target": targets}, "target"
     elif args.target:
         corpora, target = manifest.gather(args.source or [], args.target, args.pattern)
-        args.identity = args.identity or not args.source
     else:
         corpora, target = manifest.gather([demo.RECORDINGS / "rms"], demo.RECORDINGS / "slt", args.pattern)
         args.heldout = args.heldout or demo.RECORDINGS / "heldout.txt"
@@ -328,8 +325,7 @@ def run(args: argparse.Namespace) -> None:
         known = {utterance for files in corpora.values() for utterance in files}
         heldout = manifest.read_ids(args.heldout, known, args.pattern)
     with cli.locked(data, "--data"):
-        print_summary(prepare(corpora, target, data, hp, heldout, args.identity, not args.unpaired, args.channel),
-                      data)
+        print_summary(prepare(corpora, target, data, hp, heldout, not args.unpaired, args.channel), data)
 
 
 def main(argv: list[str] | None = None) -> int:

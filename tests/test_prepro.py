@@ -238,17 +238,6 @@ def test_speakers_with_the_same_folder_name_get_distinct_names(tmp_path):
     assert {source for source, _ in prepare(tmp_path, source="anna/wav", target="bert/wav")} == {"anna_wav"}
 
 
-def test_identity_adds_the_target_as_a_source(folder):
-    pairs = prepare(folder, "--identity")
-    assert {source for source, _ in pairs} == {"anna", "bert"}
-    for name in IDS:
-        pair = pairs["bert", name]
-        assert (pair.split, pair.source_file, pair.dtw_cost) == (pairs["anna", name].split, pair.target_file, 0.0)
-        path = np.load(folder / "data" / "paths" / "bert" / f"{name}.npy")
-        np.testing.assert_array_equal(path, np.arange(pair.target_end))
-    assert manifest.read_manifest(folder / "data")  # the manifest can be read again
-
-
 def test_split_depends_only_on_the_ids_and_the_seed(folder, tmp_path_factory):
     ids = [f"u{i}" for i in range(100)]
     hp = HyperParams(validation=0.1, test=0.2)
@@ -353,9 +342,11 @@ def test_interrupted_preparation_is_completed(folder, monkeypatch):
 @pytest.mark.parametrize("more, message", [
     (["--set", "hop_length=160"], "prepared with other hop_length:"),
     (["--set", "n_mels=60", "--set", "top_db=20"], "prepared with other n_mels, top_db:"),
-    (["--identity"], "prepared with other sources:")])
-def test_preparing_again_with_other_settings_is_refused(folder, capsys, more, message):
+    (["--source", "carl"], "prepared with other sources:")])
+def test_preparing_again_with_other_settings_is_refused(folder, capsys, monkeypatch, more, message):
     prepare(folder)
+    record(folder, "carl", IDS)
+    monkeypatch.chdir(folder)
     before = {path: path.read_bytes() for path in (folder / "data").rglob("*") if path.is_file()}
     error = fails(capsys, folder, *more)
     assert message in error and str(folder / "data") in error and "delete it or choose another --data" in error

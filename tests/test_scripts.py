@@ -33,7 +33,7 @@ ROOT = pathlib.Path(prepro.__file__).resolve().parent
 
 FLAGS = {
     "prepro.py": ["--source", "--target", "--pairs", "--download", "--mirror", "--data", "--pattern", "--heldout",
-                  "--identity", "--set"],
+                  "--unpaired", "--set"],
     "train.py": ["--data", "--logdir", "--preset", "--set", "--steps", "--init-from", "--no-resume"],
     "train_gan.py": ["--num-gpus", "--data", "--logdir", "--preset", "--set", "--steps", "--init-from", "--no-resume"],
     "train_multi_gpus.py": ["--num-gpus", "--data", "--logdir", "--steps"],
