@@ -212,7 +212,7 @@ def drop_mismatches(pairs: list[Pair], target: str, path_cost: Callable, hp: Hyp
     # At least 1 dB: few pairs have no reliable spread
     limit, cause = median + max(6 * np.median(np.abs(costs - median)), 1.0), "far more than usual: other words?"
     rng = random.Random(hp.seed)
-    drawn = [rng.sample(pairs, 2) for _ in range(3 * RANDOM_PAIRS)] if len(pairs) > 4 else []  # fewer tell nothing
+    drawn = [rng.sample(pairs, 2) for _ in range(3 * RANDOM_PAIRS)] if len(pairs) > 1 else []
     mixed = [(one, other) for one, other in drawn if one.name != other.name][:RANDOM_PAIRS]
     if len(mixed) == RANDOM_PAIRS:
         chance = [path_cost(*each) for each in mixed]
@@ -220,24 +220,36 @@ def drop_mismatches(pairs: list[Pair], target: str, path_cost: Callable, hp: Hyp
         if median > by_chance:
             raise PreproError(f"{pairs[0].source} and {target}: recordings of the same name do not say the same words. "
                               f"Their distance is {median:.1f} dB, that of any two {np.median(chance):.1f} dB"
-                              f"{neighbours(pairs, by_chance, path_cost)}. Rename them, list the pairs "
+                              f"{misplaced(pairs, by_chance, path_cost)}. Rename them, list the pairs "
                               "in a table for --pairs, or give --unpaired if they said other sentences")
         if by_chance < limit:
             limit, cause = by_chance, "no less than recordings paired at random: other words"
+        if (costs > limit).sum() > 1 and (hint := misplaced(pairs, by_chance, path_cost)):
+            print(f"warning: {pairs[0].source} and {target}: some recordings of the same name do not say the same "
+                  f"words{hint}: rename them, or list the pairs in a table for --pairs", file=sys.stderr)
+    else:
+        print(f"warning: {pairs[0].source} and {target} have too few sentences in common to tell whether they say the "
+              "same words", file=sys.stderr)
     for pair in pairs:
         if pair.dtw_cost > limit:
             pair.split, pair.reason = "dropped", f"DTW cost {pair.dtw_cost:.2f} dB, limit {limit:.2f}: {cause}"
 
 
-def neighbours(pairs: list[Pair], by_chance: float, path_cost: Callable) -> str:
-    """Say whether each recording belongs to the target's recording before or after the one of its name."""
+def misplaced(pairs: list[Pair], by_chance: float, path_cost: Callable) -> str:
+    """Say from which recording on, in the order of names, the source's belong to the target's recording before or after
+    the one of their name; empty if none do. `by_chance` is the distance (dB) from which two recordings do not fit."""
     ordered = sorted(pairs, key=lambda pair: pair.name)
     for shift, words in ((1, "after"), (-1, "before")):
-        shifted = [(ordered[i], ordered[i + shift]) for i in range(1, len(ordered) - 1)][:RANDOM_PAIRS]
-        if shifted and np.median([path_cost(*each) for each in shifted]) < by_chance:
-            one, other = shifted[0]
-            return (f"; they fit the target's recording {words} the one of their name: {one.name} of {one.source} goes "
-                    f"with {other.name}")
+        shifted = [(ordered[i], ordered[i + shift]) for i in range(len(ordered)) if 0 <= i + shift < len(ordered)]
+        fits = [path_cost(one, other) < min(one.dtw_cost, by_chance) for one, other in shifted]
+        # The part in which most fit: the largest rise of a sum that grows where they fit and falls where they do not
+        sums = np.concatenate([[0], np.cumsum(np.where(fits, 1, -1))])
+        end = int((sums - np.minimum.accumulate(sums)).argmax())
+        start = int(sums[:end + 1].argmin())
+        if sums[end] - sums[start] > 1:
+            (first, other), (last, _) = shifted[start], shifted[end - 1]
+            return (f"; {first.name} to {last.name} of {first.source} fit the target's recording {words} the one of "
+                    f"their name: {first.name} goes with {other.name}")
     return ""
 
 
