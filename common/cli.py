@@ -32,8 +32,9 @@ class Stopped(BaseException):
 
 
 def mend_streams() -> None:
-    """Replace standard streams that are closed by the null device, and escape characters that the terminal's encoding
-    lacks: what cannot be printed must not keep a command from its work.
+    """Replace standard streams that are closed by the null device, from then on also those that a full disk refuses,
+    and escape characters that the terminal's encoding lacks: what cannot be printed must not keep a command from its
+    work.
 
     If a number below 3 stayed free, a library could get it for a file or a pipe of its own, and wait for ever for an
     answer to the messages that it writes there.
@@ -45,11 +46,26 @@ def mend_streams() -> None:
             os.set_inheritable(os.open(os.devnull, os.O_RDWR), True)  # gets the lowest number that is free
         if getattr(sys, name) is None:  # Python found it closed
             setattr(sys, name, open(os.devnull, "w" if number else "r", encoding="utf-8"))
-    for stream in (sys.stdout, sys.stderr):
+    for number, stream in ((1, sys.stdout), (2, sys.stderr)):
         if hasattr(stream, "reconfigure"):  # not in a notebook
             stream.reconfigure(errors="backslashreplace")
+            stream.write, stream.flush = (or_discard(method, number) for method in (stream.write, stream.flush))
 
 
+def or_discard(method: Callable, number: int) -> Callable:
+    """`method` of the standard stream `number`, which writes to the null device from the first failure on."""
+    def call(*arguments):
+        try:
+            return method(*arguments)
+        except BrokenPipeError:  # nobody reads any more, as after `| head`: the command ends
+            raise
+        except OSError as error:
+            failures.append(error)
+            discard_output(number)
+    return call
+
+
+failures: list[OSError] = []  # that kept standard streams from being written
 mend_streams()  # when this is imported, because libraries that are imported later already print
 
 
@@ -75,11 +91,9 @@ def run_main(name: str, function: Callable[[], int | None]) -> int:
     file, whose message is printed in one line; or 128 plus the number of a signal."""
     try:
         code = function() or 0
-        try:
-            sys.stdout.flush()  # if Python flushes it at exit, a failure has no message and an exit code of its own
-        except OSError as error:
-            discard_output()
-            print(f"{name}: standard output cannot be written ({error.strerror}); all files are", file=sys.stderr)
+        sys.stdout.flush()  # if Python flushes it at exit, a failure has no message and an exit code of its own
+        if failures:
+            print(f"{name}: standard output cannot be written ({failures[0].strerror}); all files are", file=sys.stderr)
             code = 1
         return code
     except Stopped as stop:
@@ -104,9 +118,9 @@ def run_main(name: str, function: Callable[[], int | None]) -> int:
         return 1
 
 
-def discard_output() -> None:
-    """Write standard output to the null device from now on; otherwise Python fails again when it exits."""
-    os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+def discard_output(number: int = 1) -> None:
+    """Write the standard stream `number` to the null device from now on, or else Python fails again when it exits."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), number)
 
 
 @contextlib.contextmanager

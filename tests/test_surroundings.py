@@ -130,7 +130,10 @@ def test_closed_streams_and_foreign_encodings_keep_no_command_from_its_work(tmp_
 
 
 @pytest.mark.skipif(not os.path.exists("/dev/full"), reason="a full disk is imitated by /dev/full")
-def test_output_that_cannot_be_written_is_said_when_everything_is_done(tmp_path):
-    done = in_a_shell(tmp_path, ">/dev/full", PYTHONUNBUFFERED="")
-    assert (tmp_path / "œuvre").read_text() == "done" and done.returncode == 1
+@pytest.mark.parametrize("unbuffered", ["", "1"])  # output fails at the end, or before the work is done
+def test_output_that_cannot_be_written_is_said_when_everything_is_done(tmp_path, unbuffered):
+    done = in_a_shell(tmp_path, ">/dev/full", PYTHONUNBUFFERED=unbuffered)
+    assert (tmp_path / "œuvre").read_text() == "done" and done.returncode == 1 and b"Traceback" not in done.stderr
     assert done.stderr.endswith(b"x.py: standard output cannot be written (No space left on device); all files are\n")
+    done = in_a_shell(tmp_path, ">/dev/full 2>&1", PYTHONUNBUFFERED=unbuffered)
+    assert (tmp_path / "œuvre").read_text() == "done" and done.returncode == 1
