@@ -4,9 +4,11 @@ import concurrent.futures.process
 import contextlib
 import fcntl
 import logging
+import math
 import multiprocessing
 import os
 import pathlib
+import re
 import signal
 import socket
 import sys
@@ -16,6 +18,8 @@ from argparse import ArgumentParser, ArgumentTypeError, RawDescriptionHelpFormat
 from collections.abc import Callable, Iterator
 
 from tqdm import tqdm
+
+WORKER_BYTES = 4e8  # of a process that prepares sentences; a recording of 20 minutes takes twice as much
 
 
 class UserError(Exception):
@@ -178,14 +182,32 @@ def cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
 
 
+def memory(root: str = "/") -> float:
+    """Bytes that are free, or that a container or a batch system allows if that is less; infinite if unknown. `root` is
+    where proc/ and sys/ lie."""
+    root, found = pathlib.Path(root), [math.inf]
+    with contextlib.suppress(OSError):  # not on a Mac
+        free = re.search(r"MemAvailable:\s+(\d+) kB", (root / "proc/meminfo").read_text())
+        found += [1024 * int(free[1])] if free else []
+        for line in (root / "proc/self/cgroup").read_text().splitlines():
+            for place, file in (("", "memory.max"), ("memory", "memory.limit_in_bytes")):  # of cgroups 2 and 1
+                group = root / "sys/fs/cgroup" / place / line.split(":", 2)[2].strip("/")
+                for folder in (group, *group.parents):  # a group has no more than those around it
+                    with contextlib.suppress(OSError, ValueError):  # "max" is no limit
+                        found.append(int((folder / file).read_text()))
+    return min(found)
+
+
 @contextlib.contextmanager
 def workers() -> Iterator[Callable]:
-    """Start a process for each core; yields a function (function, items, title) that maps over the items with a
-    progress bar and returns the results in order. Raises UserError if a process is lost."""
+    """Start a process for each core, or fewer if the memory is too small for them; yields a function (function, items,
+    title) that maps over the items with a progress bar and returns the results in order. Raises UserError if a process
+    is lost."""
     os.environ.setdefault("OMP_NUM_THREADS", "1")  # each core has a process, so libraries must not start more threads
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     context = multiprocessing.get_context("spawn")
-    with concurrent.futures.ProcessPoolExecutor(cores(), context, end_with_parent) as pool:
+    at_once = max(1, min(cores(), int(memory() / WORKER_BYTES) - 1))  # this process needs as much as one of them
+    with concurrent.futures.ProcessPoolExecutor(at_once, context, end_with_parent) as pool:
         def run(function: Callable, items: list, title: str) -> list:
             # The processes inherit that Ctrl-C is blocked: only their parent handles it
             signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})

@@ -1,4 +1,5 @@
 """What the machine, its settings and other programs hand on does not stop a command."""
+import concurrent.futures
 import os
 import shutil
 import subprocess
@@ -44,6 +45,34 @@ def test_as_many_processes_as_cores_are_allowed(monkeypatch):
     assert cli.cores() == 3
     monkeypatch.delattr(os, "sched_getaffinity")
     assert cli.cores() == os.cpu_count()
+
+
+@pytest.mark.parametrize("group, files, allowed", [
+    ("0::/", {}, 8e9), ("0::/", {"memory.max": "max"}, 8e9), ("0::/", {"memory.max": "1000000000"}, 1e9),
+    ("0::/job/step", {"job/memory.max": "2000000000", "job/step/memory.max": "max"}, 2e9),
+    ("4:memory:/docker/x", {"memory/memory.limit_in_bytes": "3000000000"}, 3e9),
+    ("0::/", {"memory.max": "64000000000"}, 8e9)])
+def test_memory_is_what_is_free_and_allowed(tmp_path, group, files, allowed):
+    for name, text in {"proc/meminfo": "MemTotal: 9 kB\nMemAvailable:    7812500 kB\n", "proc/self/cgroup": group, **{
+            f"sys/fs/cgroup/{name}": text for name, text in files.items()}}.items():
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(text + "\n")
+    assert cli.memory(tmp_path) == allowed and cli.memory(tmp_path / "nowhere") == float("inf")
+
+
+@pytest.mark.parametrize("free, cores, processes", [(64e9, 3, 3), (1.3e9, 16, 2), (1e8, 16, 1)])
+def test_no_more_processes_than_the_memory_holds(monkeypatch, free, cores, processes):
+    started = []
+
+    class Pool(concurrent.futures.ThreadPoolExecutor):
+        def __init__(self, at_once, *others):
+            started.append(at_once)
+            super().__init__(1)
+    monkeypatch.setattr(concurrent.futures, "ProcessPoolExecutor", Pool)
+    monkeypatch.setattr(cli, "cores", lambda: cores)
+    monkeypatch.setattr(cli, "memory", lambda: free)
+    with cli.workers() as run:
+        assert run(abs, [(-1,), (2,)], "absolute") == [1, 2] and started == [processes]
 
 
 def test_linked_folders_are_followed_but_not_in_circles(tmp_path):
