@@ -102,8 +102,11 @@ def read_audio(path: str | os.PathLike, hp: HyperParams, channel: int | None = N
     except FileNotFoundError:
         raise BadAudio(f"{name}: does not exist; if the recordings were moved, name their new folder") from None
     except (soundfile.LibsndfileError, OSError, TypeError) as error:  # TypeError: without a header, no sample rate
-        raise BadAudio(f"{name}: cannot be read as audio ({reason(error)}); convert it to wav, or check its "
-                       "permissions if it is a wav file") from None
+        stem, suffix = os.path.splitext(path)
+        tool = "sph2pipe -f wav" if suffix.lower() == ".sph" else "ffmpeg -i"  # speech corpora are compressed otherwise
+        command = f": {tool} {shlex.quote(name)} {shlex.quote(f'{printable(stem)}.wav')}" * (suffix.lower() != ".wav")
+        raise BadAudio(f"{name}: cannot be read as audio ({reason(error)}); check its permissions, or convert it to wav"
+                       f"{command}") from None
     if missing_bytes(path):
         raise BadAudio(f"{name}: is cut off, {missing_bytes(path)} bytes that its header promises are missing; "
                        "copy or record it again")

@@ -179,6 +179,17 @@ def write_csv(folder, text: str, encoding: str = "utf-8") -> list:
     return ["--pairs", folder / "lists" / "pairs.csv"]
 
 
+@pytest.mark.parametrize("forms", [("NFC", "NFD"), ("NFD", "NFC")])
+def test_a_table_of_pairs_may_write_accents_in_another_way_than_the_files(tmp_path, forms):
+    listed, stored = ([unicodedata.normalize(form, f"é{name}") for name in IDS] for form in forms)
+    for speaker in ("anna", "bert"):
+        record(tmp_path / "lists", speaker, stored)
+    rows = "".join(f"anna/{name}.wav,bert/{name}.wav\n" for name in listed)
+    pairs = prepare(tmp_path, *write_csv(tmp_path, f"source,target\n{rows}"), source=None)
+    assert {name for _, name in pairs} == {unicodedata.normalize("NFC", name) for name in listed}
+    assert not any(pair.reason for pair in pairs.values())
+
+
 @pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig"])
 def test_pairs_are_read_from_a_csv_file(tmp_path, encoding):
     record(tmp_path, "anna", IDS, "take-{}.wav")
