@@ -84,7 +84,8 @@ def unique_names(paths: list[pathlib.Path]) -> list[str]:
 def note_model(out: pathlib.Path, converter: Converter) -> int:
     """Write the hash of the model and its settings into `out`, unless it is there. Conversions that are not older than
     this file are by the same model; returns its time in ns."""
-    digest, note = hashlib.sha256(json.dumps(dataclasses.asdict(converter.hp)).encode()), out / "model.json"
+    settings = dataclasses.asdict(converter.hp) | {"keep_intervals": converter.keep_intervals}
+    digest, note = hashlib.sha256(json.dumps(settings).encode()), out / "model.json"
     for array in (*converter.generator.weights, *converter.base):
         digest.update(np.ascontiguousarray(array).tobytes())
     if storage.read_json(note) != {"hash": digest.hexdigest()}:
@@ -199,6 +200,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--voice", choices=checkpoints.VOICES,
                         help="which voice of pretrained/ speaks (default: slt)")
     parser.add_argument("--trim", action="store_true", help="cut silence at both ends of recordings")
+    parser.add_argument("--keep-intervals", action="store_true",
+                        help="for singing: move the pitch by a constant interval, so that melodies stay as they are")
     cli.add_channel(parser)
     parser.add_argument("--data", type=pathlib.Path, metavar="DIR",
                         help="folder that prepro.py wrote (default: the one the run was trained on)")
@@ -228,6 +231,8 @@ def complete(args: argparse.Namespace, parser: argparse.ArgumentParser, script: 
         parser.error("--source chooses among held-out sentences; recordings are converted whoever speaks in them")
     if args.voice and (args.logdir or args.data or not args.inputs):
         parser.error("--voice chooses a voice of pretrained/ for recordings; it does not go with --logdir and --data")
+    if args.keep_intervals and not args.inputs:
+        parser.error("--keep-intervals is for recordings of singing, not for held-out sentences")
     if args.inputs and not args.logdir and not args.data:
         args.logdir = checkpoints.PRETRAINED.with_name(args.voice or checkpoints.VOICES[0])
     if args.transcripts and not args.asr:
@@ -250,6 +255,7 @@ def evaluate(args: argparse.Namespace, name_files: Callable = heldout.name_files
         print(f"warning: {args.logdir} is trained to step {step} of {info['steps']} only", file=sys.stderr)
     if args.inputs:
         print(f"the model is that of {args.logdir}")
+        converter.keep_intervals = args.keep_intervals
         return 1 if convert_files(recordings, args.out, converter, title, args.overwrite, args.trim,
                                   args.channel) else 0
     data = run_folder.find_data(args.data, info, converter.hp)
