@@ -1,5 +1,5 @@
 # make demo   train on the bundled corpus, paired and adversarial, convert held-out sentences, measure, write pages
-# make pair   the same for your own, without adversarial training: make pair SOURCE=DIR TARGET=DIR [OTHERS="DIR DIR"] [HELDOUT=FILE]
+# make pair   the same for your own, without adversarial training: make pair SOURCE=DIR TARGET=DIR [OTHERS="DIR DIR"] [HELDOUT=FILE] [UNPAIRED=1]
 # make voice  a voice from recordings of it alone, for anybody to speak with: make voice TARGET=DIR
 # make listen  make and open the page with samples of all kinds of use, docs/index.html
 # make test   run the tests, but for those that take minutes
@@ -36,7 +36,7 @@ pair: .venv/installed
 	@test -n "$(SOURCE)" -a -n "$(TARGET)" || { echo "usage: make pair SOURCE=DIR TARGET=DIR"; exit 1; }
 	@test "$(words $(SOURCE) $(TARGET))" = 2 || { echo "make takes no folders with spaces: see the README for the commands"; exit 1; }
 	.venv/bin/python prepro.py $(SOURCE:%=--source %) $(OTHERS:%=--source %) --target $(TARGET) \
-		$(HELDOUT:%=--heldout %) --data data/$(NAME)
+		$(HELDOUT:%=--heldout %) $(if $(UNPAIRED),--unpaired) --data data/$(NAME)
 	.venv/bin/python train.py --data data/$(NAME) --logdir logdir/$(NAME)
 	.venv/bin/python eval.py --logdir logdir/$(NAME) --source $(SOURCE)
 

@@ -83,21 +83,12 @@ class Corpus:
         """What is measured on the source of a pair."""
         return self._measure(pair.source, pair.name)
 
-    def pairs_to_convert(self) -> list[Pair]:
-        """The training pairs of different speakers, or all if the corpus holds the target alone."""
-        return [pair for pair in self.train if self.has_target_only or pair.source != self.target]
-
     def split(self, name: str, source: str | None = None) -> list[Pair]:
         """The pairs of a split in a fixed order, of all sources or of one source, named by its name or its folder.
-        Raises PreproError if there are none.
-
-        Pairs of the target with itself are left out, because a copy is no conversion. They stay only if the corpus
-        holds the target alone: then they show how well the post-net draws.
-        """
+        Raises PreproError if there are none."""
         if self.has_target_only and name == "test":
             raise PreproError(f"{self.data} holds the target alone: name recordings to convert")
-        pairs = [pair for pair in self.pairs.values() if pair.split == name and (
-            self.has_target_only or pair.source != self.target)]
+        pairs = [pair for pair in self.pairs.values() if pair.split == name]
         if source is not None:
             sources = sorted({pair.source for pair in pairs})
             source = next((name for name in (source, *manifest.folder_names(source)) if name in sources), source)

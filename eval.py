@@ -25,10 +25,14 @@ from collections.abc import Callable
 import numpy as np
 from tqdm import tqdm
 
+from common import audio_files, cli, storage
+
+if __name__ == "__main__":
+    audio_files.check_first_inputs("eval.py")  # before TensorFlow, which takes seconds to start
+
 import data_load
 import utils
 from backend import checkpoints
-from common import audio_files, cli, storage
 from common.cli import UserError
 from corpus import analysis, manifest
 from evaluation import figures, heldout
@@ -43,16 +47,15 @@ FILES_AT_ONCE = 4
 
 def find_recordings(paths: list[pathlib.Path], out: pathlib.Path) -> list[pathlib.Path]:
     """Replace folders by the recordings in them, without recordings in `out`; raises UserError if there are none."""
+    audio_files.check_exist(paths)
     found, results = [], pathlib.Path(os.path.realpath(out))
     for path in paths:
         if path.is_dir():
             within = results != pathlib.Path(os.path.realpath(path))
             found += [file for file in audio_files.list_audio(path)
                       if not (within and results in pathlib.Path(os.path.realpath(file.parent), "x").parents)]
-        elif path.exists():
-            found.append(path)
         else:
-            raise UserError(f"{storage.printable(path)} does not exist; give a recording or a folder of recordings")
+            found.append(path)
     if not found:
         raise UserError(f"no recordings ({', '.join(audio_files.AUDIO_SUFFIXES)}) in "
                          f"{', '.join(map(storage.printable, paths))}")
@@ -81,7 +84,8 @@ def unique_names(paths: list[pathlib.Path]) -> list[str]:
 def note_model(out: pathlib.Path, converter: Converter) -> int:
     """Write the hash of the model and its settings into `out`, unless it is there. Conversions that are not older than
     this file are by the same model; returns its time in ns."""
-    digest, note = hashlib.sha256(json.dumps(dataclasses.asdict(converter.hp)).encode()), out / "model.json"
+    settings = dataclasses.asdict(converter.hp) | {"keep_intervals": converter.keep_intervals}
+    digest, note = hashlib.sha256(json.dumps(settings).encode()), out / "model.json"
     for array in (*converter.generator.weights, *converter.base):
         digest.update(np.ascontiguousarray(array).tobytes())
     if storage.read_json(note) != {"hash": digest.hexdigest()}:
@@ -115,20 +119,19 @@ def convert_file(path: pathlib.Path, name: str, out: pathlib.Path, converter: Co
                for hertz in (made.hertz, analysis.pitch(made.wav, hp))]
     found = {"speech s": sum(len(chunk.wav) for chunk in made.chunks) / hp.sample_rate, "source F0 Hz": pitches[0],
              "converted F0 Hz": pitches[1], "stops by itself": made.stopped, "warnings": warnings}
-    tqdm.write(f"{storage.printable(path)}: {found['speech s']:.1f} s of speech, pitch " + " to ".join(
+    tqdm.write(f"{storage.printable(path)}: {found['speech s']:.1f} s of speech, pitch " + ", becomes ".join(
         "none" if hertz is None else f"{hertz:.0f} Hz" for hertz in pitches))
     for warning in warnings:
         tqdm.write(f"warning: {warning}", file=sys.stderr)
     return found
 
 
-def convert_files(paths: list[pathlib.Path], out: pathlib.Path, converter: Converter, title: str,
+def convert_files(recordings: list[pathlib.Path], out: pathlib.Path, converter: Converter, title: str,
                   overwrite: bool = False, trim: bool = False, channel: int | None = None) -> int:
     """Convert recordings into `out`, unless the same model has done so before; `overwrite` converts all. `trim` cuts
     silence at both ends, `channel` chooses one of several. A bad recording is named and skipped. Returns the number of
     bad recordings."""
-    recordings, found = find_recordings(paths, out), {}
-    names = unique_names(recordings)
+    names, found = unique_names(recordings), {}
     taken = {*map(os.path.realpath, recordings)} & {os.path.realpath(out / file) for name in names
                                                     for file in outputs(name)}
     if taken:
@@ -176,12 +179,16 @@ def write_results(out: pathlib.Path, names: list[str], found: dict[str, dict | N
                                                          "stops by itself")}})
     kept = list(found.values()).count(None)
     if kept:
-        print(f"{kept} of {len(names)} recordings were converted before; --overwrite converts them again")
+        print(f"{kept} of {len(names)} recordings were converted before and are skipped; --overwrite converts them "
+              "again")
     if len(shown) < len(found) + len(others):
         print(f"warning: {out} holds conversions by another model or with other settings, which are not on the page",
               file=sys.stderr)
     if rows or (out / "index.html").exists():  # an old page must not show outdated results
-        heldout.finish(out, title, rows, {"converted": len(rows), "refused": len(names) - len(found)})
+        refused = {"refused": len(names) - len(found)}
+        heldout.finish(out, title, rows, {"converted": len(rows)} | refused, {
+            "converted now": len(found) - kept, "skipped, converted before": kept} | refused | {
+            "of earlier commands": len(rows) - len(found)})
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -193,6 +200,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--voice", choices=checkpoints.VOICES,
                         help="which voice of pretrained/ speaks (default: slt)")
     parser.add_argument("--trim", action="store_true", help="cut silence at both ends of recordings")
+    parser.add_argument("--keep-intervals", action="store_true",
+                        help="for singing: move the pitch by a constant interval, so that melodies stay as they are")
     cli.add_channel(parser)
     parser.add_argument("--data", type=pathlib.Path, metavar="DIR",
                         help="folder that prepro.py wrote (default: the one the run was trained on)")
@@ -222,6 +231,8 @@ def complete(args: argparse.Namespace, parser: argparse.ArgumentParser, script: 
         parser.error("--source chooses among held-out sentences; recordings are converted whoever speaks in them")
     if args.voice and (args.logdir or args.data or not args.inputs):
         parser.error("--voice chooses a voice of pretrained/ for recordings; it does not go with --logdir and --data")
+    if args.keep_intervals and not args.inputs:
+        parser.error("--keep-intervals is for recordings of singing, not for held-out sentences")
     if args.inputs and not args.logdir and not args.data:
         args.logdir = checkpoints.PRETRAINED.with_name(args.voice or checkpoints.VOICES[0])
     if args.transcripts and not args.asr:
@@ -237,13 +248,15 @@ def evaluate(args: argparse.Namespace, name_files: Callable = heldout.name_files
     title = f"Voice conversion, {args.logdir.name}"
     if args.trained_by and not (args.logdir / "hparams.json").exists():
         raise UserError(f"{args.logdir} holds no trained model: {args.trained_by} makes one, or name another --logdir")
+    recordings = find_recordings(args.inputs, args.out) if args.inputs else []  # before the model is loaded
     converter = load_converter(args.logdir, args.checkpoint, args.set)
     step, info = checkpoints.newest_step(args.logdir), run_folder.read_run_info(args.logdir)
     if info and step < info["steps"]:
         print(f"warning: {args.logdir} is trained to step {step} of {info['steps']} only", file=sys.stderr)
     if args.inputs:
         print(f"the model is that of {args.logdir}")
-        return 1 if convert_files(args.inputs, args.out, converter, title, args.overwrite, args.trim,
+        converter.keep_intervals = args.keep_intervals
+        return 1 if convert_files(recordings, args.out, converter, title, args.overwrite, args.trim,
                                   args.channel) else 0
     data = run_folder.find_data(args.data, info, converter.hp)
     corpus = data_load.Corpus(data, converter.hp)

@@ -12,9 +12,13 @@ gan_{i}_gen.wav (converted).
 import argparse
 import sys
 
+from common import audio_files, cli
+
+if __name__ == "__main__":
+    audio_files.check_first_inputs("eval_gan.py")
+
 import eval as eval_script
 from backend import checkpoints
-from common import cli
 from corpus.manifest import Pair
 from training import run_folder
 

@@ -113,15 +113,14 @@ def check_settings(data: pathlib.Path, settings: dict) -> None:
 
 
 def prepare(corpora: dict[str, dict[str, pathlib.Path]], target: str, data: pathlib.Path, hp: HyperParams,
-            heldout: set[str] = frozenset(), identity: bool = False, pairs_by_name: bool = True,
-            channel: int | None = None) -> list[Pair]:
+            heldout: set[str] = frozenset(), pairs_by_name: bool = True, channel: int | None = None) -> list[Pair]:
     """Prepare `corpora` (speaker -> utterance id -> file) of several sources and one target; returns the manifest.
 
     A source who shares no file name with the target is taken to have said other sentences; without `pairs_by_name` this
-    holds for every source. With `identity` the target is also a source. `channel` is used of recordings with
-    several. Raises PreproError if no pair is usable.
+    holds for every source. A target that is alone is its own source. `channel` is used of recordings with several.
+    Raises PreproError if no pair is usable.
     """
-    sources = [speaker for speaker in corpora if speaker != target] + [target] * identity
+    sources = [speaker for speaker in corpora if speaker != target] or [target]
     unknown = heldout - {utterance for files in corpora.values() for utterance in files}
     if unknown:
         raise PreproError(f"--heldout names {len(unknown)} unknown utterances, for instance {min(unknown)!r}")
@@ -155,7 +154,7 @@ def prepare(corpora: dict[str, dict[str, pathlib.Path]], target: str, data: path
         if others:
             parallel(functools.partial(found.splice, pairs=usable), [(source,) for source in others],
                      "speakers with other sentences")
-        if not any(pair.split == "train" and (pair.source != target or sources == [target]) for pair in usable):
+        if not any(pair.split == "train" for pair in usable):
             reasons = sorted({pair.reason for pair in pairs if pair.reason})[:5]
             raise PreproError("\n  ".join([f"no pair is left to train on; {len(usable)} can be used, validation and "
                                            "test need one each", *reasons]))
@@ -213,7 +212,7 @@ def drop_mismatches(pairs: list[Pair], target: str, path_cost: Callable, hp: Hyp
     # At least 1 dB: few pairs have no reliable spread
     limit, cause = median + max(6 * np.median(np.abs(costs - median)), 1.0), "far more than usual: other words?"
     rng = random.Random(hp.seed)
-    drawn = [rng.sample(pairs, 2) for _ in range(3 * RANDOM_PAIRS)] if len(pairs) > 4 else []  # fewer tell nothing
+    drawn = [rng.sample(pairs, 2) for _ in range(3 * RANDOM_PAIRS)] if len(pairs) > 1 else []
     mixed = [(one, other) for one, other in drawn if one.name != other.name][:RANDOM_PAIRS]
     if len(mixed) == RANDOM_PAIRS:
         chance = [path_cost(*each) for each in mixed]
@@ -221,24 +220,36 @@ def drop_mismatches(pairs: list[Pair], target: str, path_cost: Callable, hp: Hyp
         if median > by_chance:
             raise PreproError(f"{pairs[0].source} and {target}: recordings of the same name do not say the same words. "
                               f"Their distance is {median:.1f} dB, that of any two {np.median(chance):.1f} dB"
-                              f"{neighbours(pairs, by_chance, path_cost)}. Rename them, list the pairs "
+                              f"{misplaced(pairs, by_chance, path_cost)}. Rename them, list the pairs "
                               "in a table for --pairs, or give --unpaired if they said other sentences")
         if by_chance < limit:
             limit, cause = by_chance, "no less than recordings paired at random: other words"
+        if (costs > limit).sum() > 1 and (hint := misplaced(pairs, by_chance, path_cost)):
+            print(f"warning: {pairs[0].source} and {target}: some recordings of the same name do not say the same "
+                  f"words{hint}: rename them, or list the pairs in a table for --pairs", file=sys.stderr)
+    else:
+        print(f"warning: {pairs[0].source} and {target} have too few sentences in common to tell whether they say the "
+              "same words", file=sys.stderr)
     for pair in pairs:
         if pair.dtw_cost > limit:
             pair.split, pair.reason = "dropped", f"DTW cost {pair.dtw_cost:.2f} dB, limit {limit:.2f}: {cause}"
 
 
-def neighbours(pairs: list[Pair], by_chance: float, path_cost: Callable) -> str:
-    """Say whether each recording belongs to the target's recording before or after the one of its name."""
+def misplaced(pairs: list[Pair], by_chance: float, path_cost: Callable) -> str:
+    """Say from which recording on, in the order of names, the source's belong to the target's recording before or after
+    the one of their name; empty if none do. `by_chance` is the distance (dB) from which two recordings do not fit."""
     ordered = sorted(pairs, key=lambda pair: pair.name)
     for shift, words in ((1, "after"), (-1, "before")):
-        shifted = [(ordered[i], ordered[i + shift]) for i in range(1, len(ordered) - 1)][:RANDOM_PAIRS]
-        if shifted and np.median([path_cost(*each) for each in shifted]) < by_chance:
-            one, other = shifted[0]
-            return (f"; they fit the target's recording {words} the one of their name: {one.name} of {one.source} goes "
-                    f"with {other.name}")
+        shifted = [(ordered[i], ordered[i + shift]) for i in range(len(ordered)) if 0 <= i + shift < len(ordered)]
+        fits = [path_cost(one, other) < min(one.dtw_cost, by_chance) for one, other in shifted]
+        # The part in which most fit: the largest rise of a sum that grows where they fit and falls where they do not
+        sums = np.concatenate([[0], np.cumsum(np.where(fits, 1, -1))])
+        end = int((sums - np.minimum.accumulate(sums)).argmax())
+        start = int(sums[:end + 1].argmin())
+        if sums[end] - sums[start] > 1:
+            (first, other), (last, _) = shifted[start], shifted[end - 1]
+            return (f"; {first.name} to {last.name} of {first.source} fit the target's recording {words} the one of "
+                    f"their name: {first.name} goes with {other.name}")
     return ""
 
 
@@ -291,7 +302,6 @@ def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--unpaired", action="store_true",
                         help="sources and target did not say the same sentences, even if file names are equal")
     cli.add_channel(parser)
-    parser.add_argument("--identity", action="store_true", help="use the target as a source, too")
     parser.add_argument("--set", action="append", default=[], metavar="NAME=VALUE", help="override a hyperparameter")
     args = parser.parse_args(argv)
     if args.source and not args.target:
@@ -319,7 +329,6 @@ def run(args: argparse.Namespace) -> None:
         corpora, target = {"source": sources, "target": targets}, "target"
     elif args.target:
         corpora, target = manifest.gather(args.source or [], args.target, args.pattern)
-        args.identity = args.identity or not args.source
     else:
         corpora, target = manifest.gather([demo.RECORDINGS / "rms"], demo.RECORDINGS / "slt", args.pattern)
         args.heldout = args.heldout or demo.RECORDINGS / "heldout.txt"
@@ -328,8 +337,7 @@ def run(args: argparse.Namespace) -> None:
         known = {utterance for files in corpora.values() for utterance in files}
         heldout = manifest.read_ids(args.heldout, known, args.pattern)
     with cli.locked(data, "--data"):
-        print_summary(prepare(corpora, target, data, hp, heldout, args.identity, not args.unpaired, args.channel),
-                      data)
+        print_summary(prepare(corpora, target, data, hp, heldout, not args.unpaired, args.channel), data)
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -97,7 +97,7 @@ class GANTrainer(Trainer):
     def convert_sources(self) -> list[tuple[np.ndarray, np.ndarray]]:
         """Convert training sources; returns mel (T, M) and pitch (T, 2), in float16, as the post-net gets them at
         synthesis."""
-        pairs = self.corpus.pairs_to_convert()
+        pairs = self.corpus.train
         pairs = random.Random(self.hp.seed).sample(pairs, min(len(pairs), CONVERSIONS_AT_MOST))
         # 64 at a time, because the linear spectrograms of conversions are large; they are not needed here
         return [(output.mel.astype(np.float16), output.pitch.astype(np.float16))

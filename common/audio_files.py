@@ -1,21 +1,23 @@
 """Recordings on disk: find them in folders, read and write them."""
 import contextlib
 import io
+import itertools
 import os
 import pathlib
 import shlex
 import shutil
 import stat
 import subprocess
+import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
 import numpy as np
 import soundfile
 
 from common import channels
-from common.cli import UserError
+from common.cli import UserError, run_main
 from common.storage import printable, replacing
 from hyperparams import HyperParams
 
@@ -39,6 +41,20 @@ def list_audio(folder: pathlib.Path) -> list[pathlib.Path]:
         found += [pathlib.Path(parent, name) for name in names if not name.startswith(".")
                   and pathlib.Path(name).suffix.lower() in AUDIO_SUFFIXES + FFMPEG_SUFFIXES]
     return sorted(found + [pathlib.Path(error.filename) for error in unreadable])
+
+
+def check_exist(paths: Iterable[str | os.PathLike]) -> None:
+    """Raise UserError for the first of the files and folders that does not exist."""
+    for path in paths:
+        if not os.path.exists(path):
+            raise UserError(f"{printable(path)} does not exist; give a recording or a folder of recordings")
+
+
+def check_first_inputs(script: str) -> None:
+    """End `script` with a message if one of the recordings that its command line begins with does not exist."""
+    first = itertools.takewhile(lambda word: not word.startswith("-"), sys.argv[1:])
+    if code := run_main(script, lambda: check_exist(first)):
+        sys.exit(code)
 
 
 class BadAudio(UserError):
@@ -86,8 +102,11 @@ def read_audio(path: str | os.PathLike, hp: HyperParams, channel: int | None = N
     except FileNotFoundError:
         raise BadAudio(f"{name}: does not exist; if the recordings were moved, name their new folder") from None
     except (soundfile.LibsndfileError, OSError, TypeError) as error:  # TypeError: without a header, no sample rate
-        raise BadAudio(f"{name}: cannot be read as audio ({reason(error)}); convert it to wav, or check its "
-                       "permissions if it is a wav file") from None
+        stem, suffix = os.path.splitext(path)
+        tool = "sph2pipe -f wav" if suffix.lower() == ".sph" else "ffmpeg -i"  # speech corpora are compressed otherwise
+        command = f": {tool} {shlex.quote(name)} {shlex.quote(f'{printable(stem)}.wav')}" * (suffix.lower() != ".wav")
+        raise BadAudio(f"{name}: cannot be read as audio ({reason(error)}); check its permissions, or convert it to wav"
+                       f"{command}") from None
     if missing_bytes(path):
         raise BadAudio(f"{name}: is cut off, {missing_bytes(path)} bytes that its header promises are missing; "
                        "copy or record it again")

@@ -4,9 +4,11 @@ import concurrent.futures.process
 import contextlib
 import fcntl
 import logging
+import math
 import multiprocessing
 import os
 import pathlib
+import re
 import signal
 import socket
 import sys
@@ -16,6 +18,8 @@ from argparse import ArgumentParser, ArgumentTypeError, RawDescriptionHelpFormat
 from collections.abc import Callable, Iterator
 
 from tqdm import tqdm
+
+WORKER_BYTES = 4e8  # of a process that prepares sentences; a recording of 20 minutes takes twice as much
 
 
 class UserError(Exception):
@@ -32,8 +36,9 @@ class Stopped(BaseException):
 
 
 def mend_streams() -> None:
-    """Replace standard streams that are closed by the null device, and escape characters that the terminal's encoding
-    lacks: what cannot be printed must not keep a command from its work.
+    """Replace standard streams that are closed by the null device, from then on also those that a full disk refuses,
+    and escape characters that the terminal's encoding lacks: what cannot be printed must not keep a command from its
+    work.
 
     If a number below 3 stayed free, a library could get it for a file or a pipe of its own, and wait for ever for an
     answer to the messages that it writes there.
@@ -45,11 +50,26 @@ def mend_streams() -> None:
             os.set_inheritable(os.open(os.devnull, os.O_RDWR), True)  # gets the lowest number that is free
         if getattr(sys, name) is None:  # Python found it closed
             setattr(sys, name, open(os.devnull, "w" if number else "r", encoding="utf-8"))
-    for stream in (sys.stdout, sys.stderr):
+    for number, stream in ((1, sys.stdout), (2, sys.stderr)):
         if hasattr(stream, "reconfigure"):  # not in a notebook
             stream.reconfigure(errors="backslashreplace")
+            stream.write, stream.flush = (or_discard(method, number) for method in (stream.write, stream.flush))
 
 
+def or_discard(method: Callable, number: int) -> Callable:
+    """`method` of the standard stream `number`, which writes to the null device from the first failure on."""
+    def call(*arguments):
+        try:
+            return method(*arguments)
+        except BrokenPipeError:  # nobody reads any more, as after `| head`: the command ends
+            raise
+        except OSError as error:
+            failures.append(error)
+            discard_output(number)
+    return call
+
+
+failures: list[OSError] = []  # that kept standard streams from being written
 mend_streams()  # when this is imported, because libraries that are imported later already print
 
 
@@ -75,11 +95,9 @@ def run_main(name: str, function: Callable[[], int | None]) -> int:
     file, whose message is printed in one line; or 128 plus the number of a signal."""
     try:
         code = function() or 0
-        try:
-            sys.stdout.flush()  # if Python flushes it at exit, a failure has no message and an exit code of its own
-        except OSError as error:
-            discard_output()
-            print(f"{name}: standard output cannot be written ({error.strerror}); all files are", file=sys.stderr)
+        sys.stdout.flush()  # if Python flushes it at exit, a failure has no message and an exit code of its own
+        if failures:
+            print(f"{name}: standard output cannot be written ({failures[0].strerror}); all files are", file=sys.stderr)
             code = 1
         return code
     except Stopped as stop:
@@ -104,9 +122,9 @@ def run_main(name: str, function: Callable[[], int | None]) -> int:
         return 1
 
 
-def discard_output() -> None:
-    """Write standard output to the null device from now on; otherwise Python fails again when it exits."""
-    os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+def discard_output(number: int = 1) -> None:
+    """Write the standard stream `number` to the null device from now on, or else Python fails again when it exits."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), number)
 
 
 @contextlib.contextmanager
@@ -164,14 +182,32 @@ def cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
 
 
+def memory(root: str = "/") -> float:
+    """Bytes that are free, or that a container or a batch system allows if that is less; infinite if unknown. `root` is
+    where proc/ and sys/ lie."""
+    root, found = pathlib.Path(root), [math.inf]
+    with contextlib.suppress(OSError):  # not on a Mac
+        free = re.search(r"MemAvailable:\s+(\d+) kB", (root / "proc/meminfo").read_text())
+        found += [1024 * int(free[1])] if free else []
+        for line in (root / "proc/self/cgroup").read_text().splitlines():
+            for place, file in (("", "memory.max"), ("memory", "memory.limit_in_bytes")):  # of cgroups 2 and 1
+                group = root / "sys/fs/cgroup" / place / line.split(":", 2)[2].strip("/")
+                for folder in (group, *group.parents):  # a group has no more than those around it
+                    with contextlib.suppress(OSError, ValueError):  # "max" is no limit
+                        found.append(int((folder / file).read_text()))
+    return min(found)
+
+
 @contextlib.contextmanager
 def workers() -> Iterator[Callable]:
-    """Start a process for each core; yields a function (function, items, title) that maps over the items with a
-    progress bar and returns the results in order. Raises UserError if a process is lost."""
+    """Start a process for each core, or fewer if the memory is too small for them; yields a function (function, items,
+    title) that maps over the items with a progress bar and returns the results in order. Raises UserError if a process
+    is lost."""
     os.environ.setdefault("OMP_NUM_THREADS", "1")  # each core has a process, so libraries must not start more threads
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     context = multiprocessing.get_context("spawn")
-    with concurrent.futures.ProcessPoolExecutor(cores(), context, end_with_parent) as pool:
+    at_once = max(1, min(cores(), int(memory() / WORKER_BYTES) - 1))  # this process needs as much as one of them
+    with concurrent.futures.ProcessPoolExecutor(at_once, context, end_with_parent) as pool:
         def run(function: Callable, items: list, title: str) -> list:
             # The processes inherit that Ctrl-C is blocked: only their parent handles it
             signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})

@@ -175,9 +175,9 @@ def modulate(mel: np.ndarray, factors: np.ndarray) -> np.ndarray:
 
 
 def solve(corpus) -> Base:
-    """Solve the base of the training pairs of a `data_load.Corpus`. Pairs of the target with itself do not count."""
+    """Solve the base of the training pairs of a `data_load.Corpus`."""
     hp, floors, squares, ratio = corpus.hp, [], [], []
-    pairs, sums = corpus.pairs_to_convert(), Sums((2 * CONTEXT + 1) * hp.n_mels, hp.n_mels)
+    pairs, sums = corpus.train, Sums((2 * CONTEXT + 1) * hp.n_mels, hp.n_mels)
     chosen = {(pair.source, pair.name) for pair in spread(pairs)}
     for pair in pairs:
         if (pair.source, pair.name) in chosen:

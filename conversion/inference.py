@@ -69,6 +69,7 @@ class Converter:
 
     def __init__(self, generator: Generator, base_map: base.Base):
         self.generator, self.base, self.hp = generator, base_map, generator.hp
+        self.keep_intervals = False  # for singing: move the pitch by a constant number of octaves
         frames = [tf.TensorSpec((None, None, size)) for size in (self.hp.n_linear, self.hp.n_mels + 2)]
         # Without AutoGraph, because no Python statement there depends on a tensor, and it takes time to find that out
         self._convert = tf.function(generator.convert, autograph=False, input_signature=[
@@ -103,7 +104,8 @@ class Converter:
 
     def find_voice(self, recording: Features) -> base.Voice:
         """Measure the voice of a recording."""
-        return base.find_voice(self.base, recording, self.hp)
+        voice = base.find_voice(self.base, recording, self.hp)
+        return voice._replace(deviation=float(self.base.octaves[2])) if self.keep_intervals else voice
 
     def convert_pairs(self, corpus: data_load.Corpus, pairs: list[Pair],
                       measure_movement: bool = False) -> list[Converted]:
@@ -144,6 +146,9 @@ class Converter:
                     break
             for i, limit, mel, pitch, length, stopped, positions, weights in zip(chosen, limits, *out):
                 stopped, length = bool(stopped) and length <= limit, min(length, limit)
+                if self.keep_intervals and self.hp.base:  # the octaves of the map instead of the networks'
+                    octaves = maps[chosen.index(i)][:, self.hp.n_mels]
+                    pitch = np.stack([np.interp(positions, np.arange(len(octaves)), octaves), pitch[:, 1]], axis=1)
                 results[i] = Converted(mel[:length], pitch[:length], None, positions[:length],
                                        weights[:length, :len(sources[i].linear)], stopped)
         return results
@@ -177,6 +182,9 @@ def load(voice: str | os.PathLike = checkpoints.VOICES[0], **settings) -> Conver
     takes a few seconds longer than the others. Raises UserError.
     """
     folder = checkpoints.PRETRAINED.with_name(voice) if voice in checkpoints.VOICES else voice
+    if isinstance(voice, str) and not os.path.exists(folder):
+        raise UserError(f"{storage.printable(voice)} is no run folder and no voice of pretrained/; the voices are "
+                        f"{', '.join(checkpoints.VOICES)}")
     return load_converter(folder, None, [f"{name}={value}" for name, value in settings.items()])
 
 
@@ -263,19 +271,20 @@ class Speaker:
 
     def __init__(self, converter: Converter):
         self.converter, self.voice, self.octave = converter, None, None
+        self.another = np.inf if converter.keep_intervals else ANOTHER_VOICE
         self.changes: list[int] = []  # chunks of the last group at which somebody else begins to speak
 
     def follow(self, features: list[Features]) -> list[base.Voice]:
         """The voice of each of the next chunks."""
         octaves, found, self.changes = [median_octave(each.hertz) for each in features], [], []
         for i, octave in enumerate(octaves):
-            other = octave is not None and self.octave is not None and abs(octave - self.octave) > ANOTHER_VOICE
+            other = octave is not None and self.octave is not None and abs(octave - self.octave) > self.another
             # Noise may come before the speech: it is measured only until there is a pitch
             if self.voice is None or other or octave is not None and self.octave is None:
                 self.changes += [i] if other else []
                 self.octave = octave if octave is not None else next((x for x in octaves if x is not None), None)
                 own = [each for each, its in zip(features[i:], octaves[i:])
-                       if its is None or abs(its - self.octave) <= ANOTHER_VOICE]
+                       if its is None or abs(its - self.octave) <= self.another]
                 self.voice = self.converter.find_voice(Features(*map(np.concatenate, zip(*own))))
             found.append(self.voice)
         return found

@@ -40,7 +40,7 @@ def remarks(hertz: np.ndarray, changes: list[float], hp: HyperParams) -> list[st
                      f"{hp.pitch_min:.0f} and {hp.pitch_max:.0f} Hz in speech that is louder than its noise")
     elif sings(hertz, hp):
         found.append("its pitch moves as in singing or as that of two people; intervals change with the range of the "
-                     "voice, so melodies are not kept")
+                     "voice; --keep-intervals keeps melodies")
     if changes:
         found.append(f"somebody else speaks from {', '.join(f'{at:.0f}' for at in changes[:5])} s on, and is "
                      "converted as a voice of their own; cut the recording where speakers change, if they overlap")

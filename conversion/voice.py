@@ -24,8 +24,7 @@ ENOUGH_SECONDS = 60.0  # least speech of a new voice; less hardly contains all o
 
 def save_speech(corpus, converter, folder: pathlib.Path) -> None:
     """Convert some sentences of the sources of a corpus, and write the mel spectrograms in 8 bits."""
-    pairs = corpus.pairs_to_convert()
-    pairs = random.Random(corpus.hp.seed).sample(pairs, min(SENTENCES, len(pairs)))
+    pairs = random.Random(corpus.hp.seed).sample(corpus.train, min(SENTENCES, len(corpus.train)))
     made = [converter.write([corpus.recording(pair)], [corpus.voice(pair)])[0].mel for pair in pairs]
     mel = np.round(255.0 * np.clip(np.concatenate(made), 0.0, 1.0)).astype(np.uint8)
     with storage.replacing(folder / FILE) as temporary, open(temporary, "wb") as file:

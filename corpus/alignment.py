@@ -22,8 +22,8 @@ def dtw(source: np.ndarray, target: np.ndarray) -> tuple[np.ndarray, np.ndarray]
     """
     cost = scipy.spatial.distance.cdist(source, target).astype(np.float32)
     # Imported here: librosa compiles for a quarter of a minute when it is used first, and conversion does not need it
-    if not os.environ.get("NUMBA_CACHE_DIR") and not os.path.isdir(os.path.expanduser("~")):
-        # Without a home, and where the packages cannot be written, numba finds no place for what it compiles
+    if not os.environ.get("NUMBA_CACHE_DIR") and not os.access(os.path.expanduser("~"), os.W_OK):
+        # If neither home nor packages can be written, numba finds no place for what it compiles
         os.environ["NUMBA_CACHE_DIR"] = os.path.join(tempfile.gettempdir(), f"numba-{os.getuid()}")
     import librosa
     _, path = librosa.sequence.dtw(C=cost)

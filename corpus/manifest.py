@@ -9,6 +9,7 @@ import os
 import pathlib
 import re
 import shlex
+import unicodedata
 from collections.abc import Iterator
 from typing import TextIO
 
@@ -207,15 +208,20 @@ def read_pairs_csv(path: pathlib.Path) -> tuple[dict[str, pathlib.Path], dict[st
         raise PreproError(f"{path}: needs a header with the columns source and target, and a row for each pair")
     sources, targets = {}, {}
     for row in rows:
-        source, target = path.parent / row["source"], path.parent / row["target"]
-        for file in (source, target):
-            if not file.is_file():
-                raise PreproError(f"{path}: {printable(file)} does not exist")
+        source, target = (find_listed(path, row[column]) for column in ("source", "target"))
         key = storage.file_name(target.stem)
         if key in targets:
             raise PreproError(f"{path}: two rows have a target named {key!r}; rename one")
         sources[key], targets[key] = source, target
     return sources, targets
+
+
+def find_listed(table: pathlib.Path, name: str) -> pathlib.Path:
+    """The file `name` beside a table of pairs, with accents as characters of their own or not; raises PreproError."""
+    for form in (name, unicodedata.normalize("NFC", name), unicodedata.normalize("NFD", name)):
+        if (table.parent / form).is_file():
+            return table.parent / form
+    raise PreproError(f"{table}: {printable(table.parent / name)} does not exist")
 
 
 def folder_names(folder: str | os.PathLike) -> list[str]:

@@ -67,9 +67,7 @@ class Recordings:
         pair.source_end, pair.target_end = lengths = [self.frames[name, pair.utterance] for name in speakers]
         pair.source_seconds, pair.target_seconds = map(self.seconds, lengths)
         pair.reason = self.bad[speaker, pair.utterance] or self.bad[other, pair.utterance]
-        # The target paired with itself is cut only if it is alone: with sources, their pairs define the cuts
-        may_cut = pair.source != self.target or len(self.corpora) == 1
-        if not pair.reason and may_cut and max(lengths) > self.hp.max_seconds * self.hp.frames_per_second:
+        if not pair.reason and max(lengths) > self.hp.max_seconds * self.hp.frames_per_second:
             for segment in self.cut_long_pair(pair, [load_mel(self.data, name, pair.utterance) for name in speakers]):
                 yield segment if speaker != other else dataclasses.replace(
                     segment, source_start=segment.target_start, source_end=segment.target_end,

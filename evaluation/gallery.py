@@ -3,9 +3,10 @@
     python -m evaluation.gallery            # write the page; nothing on it is typed by hand but the headings below
     python -m evaluation.gallery --open     # and open it in a browser
 
-samples/KIND/ID.PART.wav are recordings; PART is a key of PARTS. samples/KIND/heard.json holds what was measured:
-{"sentences": how many were measured, "mean": figures, "said": {ID: words}, "files": {file name: figures}}; figures are
-{"WER %", "DistillMOS", "DNSMOS", "likeness"}, and for a file "heard", the words that the recogniser understood.
+samples/KIND/ID.PART.wav are recordings; PART is a key of PARTS. samples/KIND/heard.json holds what
+tools/hear.py measured: {"sentences": how many were measured, "mean": figures, "said": {ID: words}, "files": {file name:
+figures}}; figures are {"WER %", "DistillMOS", "DNSMOS", "likeness"}, and for a file "heard", the words that the
+recogniser understood.
 """
 import html
 import os
@@ -77,7 +78,8 @@ def kind_html(kind: Kind, samples: pathlib.Path, page: pathlib.Path) -> str:
     for path in sorted(folder.glob("*.wav")):
         sentence, part = path.stem.rsplit(".", 1)
         if path.name not in note.get("files", {}):
-            raise UserError(f"{folder / 'heard.json'} has no figures of {path.name}: measure the samples again")
+            raise UserError(f"{folder / 'heard.json'} has no figures of {path.name}: measure the samples again with "
+                            "tools/hear.py")
         sentences.setdefault(sentence, {})[part] = path
     rows = []
     for sentence, found in sentences.items():

@@ -306,8 +306,8 @@ def summarise(rows: list[dict], references: list[dict], n_candidates: int) -> di
     return summary | {name: value for name, value in mean.items() if "retrieved" not in name}
 
 
-def finish(out: pathlib.Path, title: str, rows: list[dict], summary: dict) -> None:
-    """Write metrics.json and index.html, and print the summary and the page's path."""
+def finish(out: pathlib.Path, title: str, rows: list[dict], summary: dict, told: dict | None = None) -> None:
+    """Write metrics.json and index.html, and print what is `told` (default: the summary) and the page's path."""
     content = {"summary": summary, "utterances": {row["id"]: row["measures"] for row in rows}}
     words = {row["id"]: {"reference": row["words"]["reference"], **{
         page.COLUMNS[kind]: text for kind, text in row["words"]["recognised"].items()}}
@@ -316,5 +316,5 @@ def finish(out: pathlib.Path, title: str, rows: list[dict], summary: dict) -> No
     storage.write_json(out / "metrics.json", content | ({"words": words} if words else {}) | (
         {"warnings": warnings} if warnings else {}))
     page.write_page(out, title, rows, summary)
-    page.print_summary(summary)
+    page.print_summary(told or summary)
     print(f"open {(out / 'index.html').resolve()}")

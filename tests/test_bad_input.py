@@ -2,8 +2,12 @@
 
 A bad recording among good ones is named and skipped; a command that cannot work at all ends with 1 and leaves no files.
 """
+import os
 import pathlib
+import re
 import shutil
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -19,6 +23,7 @@ from conftest import leftovers, untrained_run, words, write
 from training.run_folder import write_run_info
 
 pytestmark = pytest.mark.usefixtures("serial")
+ROOT = pathlib.Path(prepro.__file__).resolve().parent
 IDS = ["a", "b", "c", "d"]
 
 
@@ -247,6 +252,42 @@ def test_eval_names_bad_recordings_and_converts_the_good_ones(recordings, run_fo
     for name in good:
         assert soundfile.info(tmp_path / "out" / f"{name}.wav").duration > 0.3
     assert str(tmp_path / "out" / "index.html") in printed
+
+
+@pytest.mark.usefixtures("loaded")
+def test_eval_counts_what_this_command_did_apart_from_earlier_ones(recordings, run_folder, tmp_path, capsys):
+    def counted(what) -> dict[str, str]:
+        _, printed, _ = run(capsys, eval_script.main, what, "--out", tmp_path / "out", "--logdir", run_folder)
+        return {key: line.split()[-1] for line in printed.splitlines() for key in (
+            "converted now", "skipped", "refused", "of earlier commands") if line.startswith(key)}
+    assert list(counted(recordings).values()) == ["1", "0", "0", "0"]
+    write(recordings / "better.wav", words(4))
+    silent(recordings / "silent.wav")
+    assert list(counted(recordings).values()) == ["1", "1", "1", "0"]
+    assert list(counted(recordings / "silent.wav").values()) == ["0", "0", "1", "2"]
+
+
+@pytest.mark.usefixtures("loaded")
+def test_eval_tells_the_pitch_before_and_after(recordings, run_folder, tmp_path, capsys):
+    _, printed, _ = run(capsys, eval_script.main, recordings, "--out", tmp_path / "out", "--logdir", run_folder)
+    assert re.search(r"good.wav: \d\.\d s of speech, pitch 1\d\d Hz, becomes (\d+ Hz|none)\n", printed)
+
+
+@pytest.mark.parametrize("script", ["eval.py", "eval_gan.py"])
+def test_eval_looks_for_the_recordings_before_tensorflow_starts(recordings, tmp_path, script):
+    """TensorFlow is replaced by a module that fails."""
+    (tmp_path / "fails").mkdir()
+    (tmp_path / "fails" / "tensorflow.py").write_text("raise RuntimeError('too early')\n")
+    done = subprocess.run([sys.executable, ROOT / script, recordings / "good.wav", "nowhere.wav", "--trim"],
+                          capture_output=True, text=True, env=os.environ | {"PYTHONPATH": str(tmp_path / "fails")})
+    assert done.returncode == 1
+    assert done.stderr == f"{script}: nowhere.wav does not exist; give a recording or a folder of recordings\n"
+
+
+def test_eval_looks_for_recordings_before_it_loads_the_model(run_folder, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(eval_script, "load_converter", None)
+    status, _, error = run(capsys, eval_script.main, "--logdir", run_folder, tmp_path / "nowhere.wav")
+    assert status == 1 and "nowhere.wav does not exist" in error
 
 
 @pytest.mark.usefixtures("loaded")

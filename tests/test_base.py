@@ -58,9 +58,6 @@ class Known:
                     [octaves, np.arange(len(path)) % 4 > 0], axis=1).astype(np.float32))
         self.target_pairs = self.train
 
-    def pairs_to_convert(self):
-        return self.train
-
     def recording(self, pair):
         return self.kept[pair.source, pair.name][0]
 

@@ -36,7 +36,7 @@ SECONDS = {"a": 1.5, "b": 0.5, "c": 1.0}
 class Browser:
     """A page opened in a headless browser; `events` holds what the browser reported."""
 
-    def __init__(self, page: pathlib.Path, profile: pathlib.Path):
+    def __init__(self, page: pathlib.Path | str, profile: pathlib.Path):
         self.numbers, self.rest, self.events = itertools.count(1), b"", []
         (theirs_in, self.to), (self.back, theirs_out) = os.pipe(), os.pipe()
         # Use descriptors from 10 on, because 3 and 4 become copies of them
@@ -52,8 +52,8 @@ class Browser:
         self.session = self("Target.attachToTarget", targetId=target, flatten=True)["sessionId"]
         for domain in ("Page", "Runtime", "Log", "Network"):
             self(f"{domain}.enable")
-        self("Page.navigate", url=page.as_uri())
-        self.wait("document.readyState === 'complete' && location.protocol === 'file:'")
+        self("Page.navigate", url=page if isinstance(page, str) else page.as_uri())
+        self.wait("document.readyState === 'complete' && location.protocol !== 'about:'")
 
     def __call__(self, method: str, **parameters) -> dict:
         """Call a method of the protocol and wait for its answer."""

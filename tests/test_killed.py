@@ -135,6 +135,7 @@ def test_only_what_has_changed_is_converted_again(speakers, converter, again, mo
     whole = contents(out)
     assert again() == ("", "abcd") and contents(out) == whole
     assert again(speakers / "anna", "--overwrite") == ("abcd", "abcd") and contents(out) == whole
+    assert [again(speakers / "anna", "--keep-intervals"), again()] == [("abcd", "abcd")] * 2
     write(speakers / "anna" / "b.wav", words(17))
     os.utime(speakers / "anna" / "b.wav", (1.5e9, 1.5e9))  # another recording, although an older one
     assert again() == ("b", "abcd")

@@ -87,8 +87,8 @@ def test_chunks_that_are_longer_than_their_sources_do_not_overlap_and_find_back(
 class Listener:
     """Measures voices, and remembers of how many frames."""
 
-    def __init__(self):
-        self.heard = []
+    def __init__(self, keep_intervals: bool = False):
+        self.heard, self.keep_intervals = [], keep_intervals
 
     def find_voice(self, recording):
         self.heard.append(len(recording.hertz))
@@ -114,6 +114,11 @@ def test_somebody_else_is_converted_as_a_voice_of_their_own(first, second):
     assert speaker.follow(spoken_at(first, first, second, 0, second)) == [first, first, second, second, second]
     assert speaker.changes == [2] and speaker.converter.heard == [300, 300]
     assert speaker.follow(spoken_at(second, first)) == [second, first] and speaker.changes == [1]
+
+
+def test_a_melody_is_sung_by_one_voice():
+    speaker = inference.Speaker(Listener(keep_intervals=True))
+    assert speaker.follow(spoken_at(110, 330, 330)) == [330.0] * 3 and not speaker.changes
 
 
 def test_a_recording_that_begins_with_a_whisper_gets_the_voice_that_follows():

@@ -49,10 +49,10 @@ def test_make_demo_calls_all_scripts_with_matching_folders(tmp_path, monkeypatch
                                                   ("x/wav", "y/wav", "x_wav-y_wav"), ("x/wav", "y/flac", "wav-flac"),
                                                   ("/x/wav/", "./y/wav/", "x_wav-y_wav")])
 def test_make_pair_passes_its_variables_to_the_scripts(source, target, name):
-    scripts = called("pair", f"SOURCE={source}", f"TARGET={target}", "OTHERS=c e", "HELDOUT=d")
+    scripts = called("pair", f"SOURCE={source}", f"TARGET={target}", "OTHERS=c e", "HELDOUT=d", "UNPAIRED=1")
     assert list(scripts) == ["prepro.py", "train.py", "eval.py"]
     prepro, train, evaluate = scripts.values()
-    assert [*map(str, prepro.source)] == [str(pathlib.Path(source)), "c", "e"] and not prepro.identity
+    assert [*map(str, prepro.source)] == [str(pathlib.Path(source)), "c", "e"] and prepro.unpaired
     assert prepro.target == pathlib.Path(target) and prepro.heldout == pathlib.Path("d")
     assert str(prepro.data) == str(train.data) == f"data/{name}"
     assert str(train.logdir) == str(evaluate.logdir) == f"logdir/{name}" and evaluate.source == source
@@ -60,7 +60,7 @@ def test_make_pair_passes_its_variables_to_the_scripts(source, target, name):
 
 def test_make_pair_works_without_other_sources_and_heldout_list():
     prepro = called("pair", "SOURCE=a", "TARGET=b")["prepro.py"]
-    assert [*map(str, prepro.source)] == ["a"] and prepro.heldout is None
+    assert [*map(str, prepro.source)] == ["a"] and prepro.heldout is None and not prepro.unpaired
 
 
 @pytest.mark.parametrize("version, accepted", [((3, 9), False), ((3, 10), True), ((3, 13), True), ((3, 14), False)])

@@ -26,9 +26,9 @@ def spoken(tmp_path_factory):
     return folder
 
 
-def prepare(spoken, tmp_path, said_by_her) -> list[manifest.Pair]:
+def prepare(spoken, tmp_path, said_by_her, sentences: int = SENTENCES) -> list[manifest.Pair]:
     """Prepare pairs in which the woman says sentence `said_by_her(n)` where the man says sentence n."""
-    for number in range(SENTENCES):
+    for number in range(sentences):
         for speaker, sentence in (("man", number), ("woman", said_by_her(number))):
             (tmp_path / speaker).mkdir(exist_ok=True)
             shutil.copy(spoken / speaker / f"{sentence:02d}.wav", tmp_path / speaker / f"{number:02d}.wav")
@@ -40,14 +40,41 @@ def test_right_pairs_are_kept(spoken, tmp_path, serial):
     assert not [pair for pair in prepare(spoken, tmp_path, lambda number: number) if pair.reason]
 
 
-def test_pairs_that_are_wrong_from_some_sentence_on_are_dropped(spoken, tmp_path, serial):
+def test_pairs_that_are_wrong_from_some_sentence_on_are_dropped(spoken, tmp_path, serial, capsys):
     pairs = prepare(spoken, tmp_path, lambda number: number + (number >= 10))
     assert {pair.name for pair in pairs if "other words" in pair.reason} == {"10", "11", "12", "13"}
+    assert "11 to 13 of man fit the target's recording before the one of their name: 11 goes with 10" in (
+        capsys.readouterr().err)
+
+
+def test_the_pairs_of_a_right_order_are_not_called_misplaced(spoken, tmp_path, serial, capsys):
+    prepare(spoken, tmp_path, lambda number: {3: 9, 9: 3}.get(number, number))  # two are exchanged
+    assert "fit the target's recording" not in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("sentences", [3, 4])
+@pytest.mark.parametrize("right", [True, False])
+def test_few_pairs_are_compared_with_each_other(spoken, tmp_path, serial, sentences, right):
+    with contextlib.nullcontext() if right else pytest.raises(PreproError, match="do not say the same words"):
+        pairs = prepare(spoken, tmp_path, lambda number: number if right else number + 5, sentences)
+        assert not any(pair.reason for pair in pairs)
+
+
+def test_a_single_pair_cannot_be_compared_which_is_said(spoken, tmp_path, serial, capsys):
+    shutil.copytree(spoken / "man", tmp_path / "child")
+    for number in range(1, SENTENCES + 1):
+        (tmp_path / "child" / f"{number:02d}.wav").unlink()
+    for speaker in ("man", "woman"):
+        shutil.copytree(spoken / speaker, tmp_path / speaker)
+    corpora, target = manifest.gather([tmp_path / "man", tmp_path / "child"], tmp_path / "woman", "(.*)")
+    prepro.prepare(corpora, target, tmp_path / "data", TINY)
+    assert capsys.readouterr().err.count("child and woman have too few sentences in common") == 1
 
 
 @pytest.mark.parametrize("said_by_her, fit", [
-    (lambda number: number + 1, "before the one of their name: 01 of man goes with 00"),
-    (lambda number: max(number - 1, 0), "after the one of their name: 01 of man goes with 02"),
+    (lambda number: number + 1, "01 to 13 of man .* before the one of their name: 01 goes with 00"),
+    (lambda number: max(number - 1, 0), "01 to 12 of man .* after the one of their name: 01 goes with 02"),
+    (lambda number: number + (number >= 5), "06 to 13 of man .* before the one of their name: 06 goes with 05"),
     (lambda number: (5 * number) % SENTENCES, "paired at random|do not say the same words")])
 def test_a_pairing_that_is_wrong_as_a_whole_is_refused(spoken, tmp_path, serial, said_by_her, fit):
     with pytest.raises(PreproError, match=f"(?s)man and woman.*{fit}") as refused:

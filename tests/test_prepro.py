@@ -179,6 +179,17 @@ def write_csv(folder, text: str, encoding: str = "utf-8") -> list:
     return ["--pairs", folder / "lists" / "pairs.csv"]
 
 
+@pytest.mark.parametrize("forms", [("NFC", "NFD"), ("NFD", "NFC")])
+def test_a_table_of_pairs_may_write_accents_in_another_way_than_the_files(tmp_path, forms):
+    listed, stored = ([unicodedata.normalize(form, f"é{name}") for name in IDS] for form in forms)
+    for speaker in ("anna", "bert"):
+        record(tmp_path / "lists", speaker, stored)
+    rows = "".join(f"anna/{name}.wav,bert/{name}.wav\n" for name in listed)
+    pairs = prepare(tmp_path, *write_csv(tmp_path, f"source,target\n{rows}"), source=None)
+    assert {name for _, name in pairs} == {unicodedata.normalize("NFC", name) for name in listed}
+    assert not any(pair.reason for pair in pairs.values())
+
+
 @pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig"])
 def test_pairs_are_read_from_a_csv_file(tmp_path, encoding):
     record(tmp_path, "anna", IDS, "take-{}.wav")
@@ -236,17 +247,6 @@ def test_speakers_with_the_same_folder_name_get_distinct_names(tmp_path):
     for speaker in ("anna", "bert"):
         record(tmp_path, speaker, IDS, "wav/{}.wav")
     assert {source for source, _ in prepare(tmp_path, source="anna/wav", target="bert/wav")} == {"anna_wav"}
-
-
-def test_identity_adds_the_target_as_a_source(folder):
-    pairs = prepare(folder, "--identity")
-    assert {source for source, _ in pairs} == {"anna", "bert"}
-    for name in IDS:
-        pair = pairs["bert", name]
-        assert (pair.split, pair.source_file, pair.dtw_cost) == (pairs["anna", name].split, pair.target_file, 0.0)
-        path = np.load(folder / "data" / "paths" / "bert" / f"{name}.npy")
-        np.testing.assert_array_equal(path, np.arange(pair.target_end))
-    assert manifest.read_manifest(folder / "data")  # the manifest can be read again
 
 
 def test_split_depends_only_on_the_ids_and_the_seed(folder, tmp_path_factory):
@@ -353,9 +353,11 @@ def test_interrupted_preparation_is_completed(folder, monkeypatch):
 @pytest.mark.parametrize("more, message", [
     (["--set", "hop_length=160"], "prepared with other hop_length:"),
     (["--set", "n_mels=60", "--set", "top_db=20"], "prepared with other n_mels, top_db:"),
-    (["--identity"], "prepared with other sources:")])
-def test_preparing_again_with_other_settings_is_refused(folder, capsys, more, message):
+    (["--source", "carl"], "prepared with other sources:")])
+def test_preparing_again_with_other_settings_is_refused(folder, capsys, monkeypatch, more, message):
     prepare(folder)
+    record(folder, "carl", IDS)
+    monkeypatch.chdir(folder)
     before = {path: path.read_bytes() for path in (folder / "data").rglob("*") if path.is_file()}
     error = fails(capsys, folder, *more)
     assert message in error and str(folder / "data") in error and "delete it or choose another --data" in error

@@ -67,6 +67,22 @@ def test_what_looks_odd_is_warned_of(converter, tmp_path):
         converter.convert(write(tmp_path / "two.wav", stereo))
 
 
+@pytest.mark.parametrize("keep", [True, False])
+def test_an_octave_stays_an_octave_if_intervals_are_kept(converter, monkeypatch, keep):
+    """A melody from 220 to 440 Hz, for a target whose pitch moves by a quarter of an octave around 3 octaves."""
+    monkeypatch.setattr(converter, "base", converter.base._replace(octaves=np.array([0.2, 3.0, 0.25])))
+    monkeypatch.setattr(converter, "keep_intervals", keep)
+    sung = np.concatenate([words(3, seconds=1.5, pitch=pitch) for pitch in (220.0, 440.0)])
+    made = converter.convert(sung)
+    octaves = made.first.pitch[:, 0]
+    low, high = (float(np.median(part)) for part in np.array_split(octaves, 2))
+    assert (high - low == pytest.approx(1.0, abs=0.03)) is keep
+    if keep:
+        voiced = made.heard.hertz[made.heard.hertz > 0.0]
+        moved = np.log2(440.0 / converter.hp.pitch_middle) - np.log2(voiced / converter.hp.pitch_middle).mean() + 3.0
+        assert high == pytest.approx(moved, abs=0.03)
+
+
 def test_voices_have_names_and_runs_have_folders(run_folder, monkeypatch):
     assert inference.load(run_folder, power=1.1).hp.power == 1.1
     asked = []
@@ -77,7 +93,7 @@ def test_voices_have_names_and_runs_have_folders(run_folder, monkeypatch):
     assert asked == [(checkpoints.PRETRAINED.with_name("bdl"), None, ["power=1", "detail=0.5"]),
                      (pathlib.Path("bdl"), None, ["power=1", "detail=0.5"]), (checkpoints.PRETRAINED, None, [])]
     monkeypatch.undo()
-    with pytest.raises(UserError, match="is no run folder"):
+    with pytest.raises(UserError, match="nobody is no run folder and no voice .*the voices are slt, bdl"):
         inference.load("nobody")
     with pytest.raises(UserError, match="width .*the model was trained with it"):
         inference.load(run_folder, width=8)

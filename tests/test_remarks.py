@@ -60,7 +60,8 @@ def test_the_page_shows_remarks_beside_the_recording(tmp_path):
 
 
 @pytest.mark.parametrize("flags", [["a.wav", "--source", "nobody"], ["--voice", "bdl"], ["a.wav", "--channel", "0"],
-                                   ["a.wav", "--voice", "bdl", "--logdir", "x"], ["a.wav", "--voice", "nobody"]])
+                                   ["a.wav", "--voice", "bdl", "--logdir", "x"], ["a.wav", "--voice", "nobody"],
+                                   ["--keep-intervals", "--trim"]])
 @pytest.mark.parametrize("script", [eval_script, eval_gan])
 def test_flags_that_would_be_ignored_are_refused(flags, script, capsys):
     with pytest.raises(SystemExit):

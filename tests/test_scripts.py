@@ -33,9 +33,10 @@ ROOT = pathlib.Path(prepro.__file__).resolve().parent
 
 FLAGS = {
     "prepro.py": ["--source", "--target", "--pairs", "--download", "--mirror", "--data", "--pattern", "--heldout",
-                  "--identity", "--set"],
+                  "--unpaired", "--set"],
     "train.py": ["--data", "--logdir", "--preset", "--set", "--seed", "--steps", "--init-from", "--no-resume"],
-    "train_gan.py": ["--num-gpus", "--data", "--logdir", "--preset", "--set", "--seed", "--steps", "--init-from", "--no-resume"],
+    "train_gan.py": ["--num-gpus", "--data", "--logdir", "--preset", "--set", "--seed", "--steps", "--init-from",
+                     "--no-resume"],
     "train_multi_gpus.py": ["--num-gpus", "--data", "--logdir", "--steps"],
     "eval.py": ["--data", "--logdir", "--out", "--checkpoint", "--source", "--oracles", "--asr", "--transcripts",
                 "--set", "FILE_OR_FOLDER"],

@@ -1,10 +1,15 @@
 """What the machine, its settings and other programs hand on does not stop a command."""
+import base64
+import concurrent.futures
 import os
+import re
 import shutil
 import subprocess
 import sys
 
+import numpy as np
 import pytest
+import soundfile
 import tensorflow as tf
 
 import utils
@@ -46,6 +51,34 @@ def test_as_many_processes_as_cores_are_allowed(monkeypatch):
     assert cli.cores() == os.cpu_count()
 
 
+@pytest.mark.parametrize("group, files, allowed", [
+    ("0::/", {}, 8e9), ("0::/", {"memory.max": "max"}, 8e9), ("0::/", {"memory.max": "1000000000"}, 1e9),
+    ("0::/job/step", {"job/memory.max": "2000000000", "job/step/memory.max": "max"}, 2e9),
+    ("4:memory:/docker/x", {"memory/memory.limit_in_bytes": "3000000000"}, 3e9),
+    ("0::/", {"memory.max": "64000000000"}, 8e9)])
+def test_memory_is_what_is_free_and_allowed(tmp_path, group, files, allowed):
+    for name, text in {"proc/meminfo": "MemTotal: 9 kB\nMemAvailable:    7812500 kB\n", "proc/self/cgroup": group, **{
+            f"sys/fs/cgroup/{name}": text for name, text in files.items()}}.items():
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(text + "\n")
+    assert cli.memory(tmp_path) == allowed and cli.memory(tmp_path / "nowhere") == float("inf")
+
+
+@pytest.mark.parametrize("free, cores, processes", [(64e9, 3, 3), (1.3e9, 16, 2), (1e8, 16, 1)])
+def test_no_more_processes_than_the_memory_holds(monkeypatch, free, cores, processes):
+    started = []
+
+    class Pool(concurrent.futures.ThreadPoolExecutor):
+        def __init__(self, at_once, *others):
+            started.append(at_once)
+            super().__init__(1)
+    monkeypatch.setattr(concurrent.futures, "ProcessPoolExecutor", Pool)
+    monkeypatch.setattr(cli, "cores", lambda: cores)
+    monkeypatch.setattr(cli, "memory", lambda: free)
+    with cli.workers() as run:
+        assert run(abs, [(-1,), (2,)], "absolute") == [1, 2] and started == [processes]
+
+
 def test_linked_folders_are_followed_but_not_in_circles(tmp_path):
     write(tmp_path / "session" / "a.wav", words(1))
     (tmp_path / "speaker").mkdir()
@@ -69,6 +102,53 @@ def test_voice_messages_are_decoded_by_ffmpeg_or_refused_with_the_command(tmp_pa
     ffmpeg.write_text("#!/bin/sh\necho moov atom not found >&2; exit 1\n")
     with pytest.raises(audio_files.BadAudio, match="my message.m4a: cannot be decoded by ffmpeg .moov atom"):
         utils.load_recording(message, TINY)
+
+
+def test_mp2_and_the_spheres_of_speech_corpora_are_read_or_refused_with_the_command(tmp_path):
+    frame = base64.b85decode(
+        '|Me)uQ!)sG3Mv2q02NhLT5-{TbC=om_8<Ya+kAWtYgzyR18uhW_!`!<000KtZSn9mt!MxM4Yu3k;A>jY000|px5vQNwV(h1Hrs'
+        'EHfvsym003>a-yZ{7)_?#2+iku+2DPmK00Fk!e0&XSS^xk8ZMOLM8rHM`00!G_@$faRXaE2Ww%g<2Yg*6%')  # a tone of 1 kHz
+    (tmp_path / "a.mp2").write_bytes(12 * frame)
+    wav, sample_rate, _ = audio_files.read_audio(tmp_path / "a.mp2", TINY)
+    assert np.abs(np.fft.rfft(wav)).argmax() * sample_rate / len(wav) == pytest.approx(1000.0, abs=2.0)
+    soundfile.write(tmp_path / "a.sph", wav, sample_rate, format="NIST", subtype="PCM_16")
+    np.testing.assert_allclose(audio_files.read_audio(tmp_path / "a.sph", TINY).wav, wav, atol=1e-3)
+    content = (tmp_path / "a.sph").read_bytes()
+    shorter = content.replace(b"sample_coding -s3 pcm", b"sample_coding -s26 pcm,embedded-shorten-v2.00", 1)
+    (tmp_path / "my a.sph").write_bytes(shorter)
+    (tmp_path / "b.mp2").write_bytes(b"no frames" * 50)
+    for name, cure in (("my a.sph", "sph2pipe -f wav '{0}/my a.sph' '{0}/my a.wav'"),
+                       ("b.mp2", "ffmpeg -i {0}/b.mp2 {0}/b.wav")):
+        with pytest.raises(audio_files.BadAudio, match=re.escape(f"convert it to wav: {cure.format(tmp_path)}")):
+            utils.load_wav(tmp_path / name, TINY)
+
+
+@pytest.mark.parametrize("home", [True, False])
+def test_alignment_finds_a_place_for_numba_where_neither_packages_nor_home_can_be_written(tmp_path, home):
+    """As in a container. A stand-in for librosa, which compiles for long, asks numba for a place."""
+    code = f"""import os, tempfile
+writes, access = tempfile.TemporaryFile, os.access
+def write(*arguments, dir=None, **others):
+    if dir is not None and not str(dir).startswith(tempfile.gettempdir()):
+        raise PermissionError(13, "Read-only", str(dir))
+    return writes(*arguments, dir=dir, **others)
+tempfile.TemporaryFile = write
+os.access = lambda path, mode: str(path) != {str(tmp_path / "home")!r} and access(path, mode)
+import numpy as np
+from corpus import alignment
+print(alignment.dtw(np.zeros((3, 1)), np.zeros((3, 1)))[0])"""
+    for folder in ("packages", "tmp", *["home"] * home):
+        (tmp_path / folder).mkdir()
+    (tmp_path / "packages" / "librosa.py").write_text("""import numba, numpy, types
+@numba.njit(cache=True)
+def compiled(): pass
+sequence = types.SimpleNamespace(dtw=lambda C: (C, numpy.array([[0, 1]])))""")
+    environment = {name: value for name, value in os.environ.items() if not name.startswith(("NUMBA", "XDG"))}
+    paths = {"HOME": tmp_path / "home", "TMPDIR": tmp_path / "tmp", "PYTHONPATH": tmp_path / "packages"}
+    done = subprocess.run([sys.executable, "-c", code], cwd=os.path.dirname(utils.__file__), text=True,
+                          capture_output=True, env=environment | {name: str(path) for name, path in paths.items()})
+    assert done.stdout == "[[0 1]]\n", done.stderr
+    assert list((tmp_path / "tmp").glob("numba-*"))
 
 
 def test_a_run_and_its_features_move_together(tmp_path):
@@ -130,7 +210,10 @@ def test_closed_streams_and_foreign_encodings_keep_no_command_from_its_work(tmp_
 
 
 @pytest.mark.skipif(not os.path.exists("/dev/full"), reason="a full disk is imitated by /dev/full")
-def test_output_that_cannot_be_written_is_said_when_everything_is_done(tmp_path):
-    done = in_a_shell(tmp_path, ">/dev/full", PYTHONUNBUFFERED="")
-    assert (tmp_path / "œuvre").read_text() == "done" and done.returncode == 1
+@pytest.mark.parametrize("unbuffered", ["", "1"])  # output fails at the end, or before the work is done
+def test_output_that_cannot_be_written_is_said_when_everything_is_done(tmp_path, unbuffered):
+    done = in_a_shell(tmp_path, ">/dev/full", PYTHONUNBUFFERED=unbuffered)
+    assert (tmp_path / "œuvre").read_text() == "done" and done.returncode == 1 and b"Traceback" not in done.stderr
     assert done.stderr.endswith(b"x.py: standard output cannot be written (No space left on device); all files are\n")
+    done = in_a_shell(tmp_path, ">/dev/full 2>&1", PYTHONUNBUFFERED=unbuffered)
+    assert (tmp_path / "œuvre").read_text() == "done" and done.returncode == 1

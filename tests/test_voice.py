@@ -67,7 +67,7 @@ def test_too_little_speech_is_refused(pretrained):
 
 def save_speech(folder, mels: list[np.ndarray]) -> None:
     """Save the output of networks that write `mels`."""
-    corpus = types.SimpleNamespace(hp=HP, pairs_to_convert=lambda: [*range(len(mels))], recording=lambda pair: pair,
+    corpus = types.SimpleNamespace(hp=HP, train=[*range(len(mels))], recording=lambda pair: pair,
                                    voice=lambda pair: None)
     voice.save_speech(corpus, types.SimpleNamespace(write=lambda recordings, voices: [
         types.SimpleNamespace(mel=mels[number]) for number in recordings]), folder)
