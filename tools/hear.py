@@ -9,7 +9,7 @@ ID.converted.wav are conversions; others, as ID.source.wav, are measured, too, b
 what is said}; an ID there may lack the speaker ("a01" for me-a01.wav). --mean takes the mean of another heard.json.
 
 WER %: words that Whisper (base.en, beam of 5) hears wrong, for each hundred. DistillMOS and DNSMOS (overall): estimated
-opinions from 1 to 5. Likeness: cosine of Resemblyzer's embedding and the mean embedding of the first 60 recordings of
+opinions from 1 to 5. Likeness: cosine of Resemblyzer's embedding and the mean embedding of the first 100 recordings of
 --like, without the one of the same ID; with --source also that to the speaker, and the share nearer to the target.
 """
 import argparse
@@ -25,7 +25,7 @@ from tqdm import tqdm
 from common import cli, storage
 from common.cli import UserError
 
-SAMPLE_RATE, NATURAL = 16000, 60
+SAMPLE_RATE, NATURAL = 16000, 100
 NUMBERS = dict(zip("0 1 2 3 4 5 6 7 8 9 10".split(), "zero one two three four five six seven eight nine ten".split()))
 
 
