@@ -18,6 +18,8 @@ class Copier:
     """A stand-in for a converter: returns each spectrogram unchanged and records how many it was given at once."""
     hp = HP
 
+    keep_intervals = False
+
     def __init__(self, cut: int = -1):
         self.at_once, self.cut, self.heard = [], cut, []
 

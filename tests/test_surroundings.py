@@ -120,7 +120,7 @@ def test_mp2_and_the_spheres_of_speech_corpora_are_read_or_refused_with_the_comm
     for name, cure in (("my a.sph", "sph2pipe -f wav '{0}/my a.sph' '{0}/my a.wav'"),
                        ("b.mp2", "ffmpeg -i {0}/b.mp2 {0}/b.wav")):
         with pytest.raises(audio_files.BadAudio, match=re.escape(f"convert it to wav: {cure.format(tmp_path)}")):
-            utils.load_wav(tmp_path / name, TINY)
+            audio_files.read_audio(tmp_path / name, TINY)
 
 
 @pytest.mark.parametrize("home", [True, False])
