@@ -126,11 +126,8 @@ def prepare(corpora: dict[str, dict[str, pathlib.Path]], target: str, data: path
         raise PreproError(f"--heldout names {len(unknown)} unknown utterances, for instance {min(unknown)!r}")
     check_settings(data, {"version": manifest.VERSION, **{name: getattr(hp, name) for name in hyperparams.SIGNAL},
                           "target": target, "sources": sources})
-    for source in sources if pairs_by_name else ():
-        if not corpora[source].keys() & corpora[target].keys():
-            hint = manifest.pairing_hint(corpora[source], corpora[target])
-            if hint:
-                print(f"warning: {source} and {target} share no file name, {hint}", file=sys.stderr)
+    if pairs_by_name:
+        warn_of_names(corpora, sources, target)
     (data / "manifest.csv").unlink(missing_ok=True)  # while it is missing, features and paths count as incomplete
     jobs = [(speaker, utterance, path) for speaker, files in corpora.items() for utterance, path in files.items()]
     with workers() as parallel:
@@ -175,6 +172,15 @@ def prepare(corpora: dict[str, dict[str, pathlib.Path]], target: str, data: path
         drop_mismatches([pair for pair in usable if pair.source == source], target, path_cost, hp)
     write_outputs(pairs, data, target, hp)
     return pairs
+
+
+def warn_of_names(corpora: dict[str, dict[str, pathlib.Path]], sources: list[str], target: str) -> None:
+    """Warn of each source whose file names are alike, but not equal, to the target's."""
+    for source in sources:
+        if not corpora[source].keys() & corpora[target].keys():
+            hint = manifest.pairing_hint(corpora[source], corpora[target])
+            if hint:
+                print(f"warning: {source} and {target} share no file name, {hint}", file=sys.stderr)
 
 
 def split_pairs(pairs: list[Pair], target_frames: dict[str, int], target: str, parallel_sources: set[str],

@@ -144,11 +144,11 @@ class Converter:
                                                                 np.float32(limits))))
                 if out.stopped.all():
                     break
-            for i, limit, mel, pitch, length, stopped, positions, weights in zip(chosen, limits, *out):
+            for i, limit, each, mel, pitch, length, stopped, positions, weights in zip(chosen, limits, maps, *out):
                 stopped, length = bool(stopped) and length <= limit, min(length, limit)
                 if self.keep_intervals and self.hp.base:  # the octaves of the map instead of the networks'
-                    octaves = maps[chosen.index(i)][:, self.hp.n_mels]
-                    pitch = np.stack([np.interp(positions, np.arange(len(octaves)), octaves), pitch[:, 1]], axis=1)
+                    octaves = np.interp(positions, np.arange(len(each)), each[:, self.hp.n_mels])
+                    pitch = np.stack([octaves, pitch[:, 1]], axis=1)
                 results[i] = Converted(mel[:length], pitch[:length], None, positions[:length],
                                        weights[:length, :len(sources[i].linear)], stopped)
         return results

