@@ -50,8 +50,8 @@ KINDS = (
     Kind("unpaired", "Five minutes of both, different sentences",
          "The same two people, but no sentence was said by both.", "make pair SOURCE=DIR TARGET=DIR"),
     Kind("voice", "Recordings of the target alone",
-         "The same man through the pretrained voice, which learnt TF1 from ten minutes of her.",
-         "make voice TARGET=DIR"),
+         "The same man through a pretrained voice to which he was a stranger, and which learnt TF1 from ten minutes of "
+         "her.", "make voice TARGET=DIR"),
 )
 
 
