@@ -78,9 +78,9 @@ def read_audio(path: str | os.PathLike, hp: HyperParams, channel: int | None = N
         if not stat.S_ISREG(os.stat(path).st_mode):  # opening a pipe could wait for ever
             raise BadAudio(f"{name}: is a pipe or a device; save the recording to a file")
         if pathlib.Path(path).suffix.lower() in FFMPEG_SUFFIXES:
-            with decoded(path) as wav:
+            with decoded(path) as (wav, damage):
                 found = read_audio(wav, hp, channel)
-                return found._replace(warnings=[text.replace(printable(wav), name) for text in found.warnings])
+                return found._replace(warnings=damage + [text.replace(printable(wav), name) for text in found.warnings])
         # open() says why a file cannot be opened, and a file name may be invalid as text
         with open(path, "rb"), soundfile.SoundFile(os.fsencode(path)) as file:
             sample_rate, promised = file.samplerate, file.frames
@@ -128,8 +128,9 @@ def from_array(samples: np.ndarray, sample_rate: int, hp: HyperParams) -> Record
 
 
 @contextlib.contextmanager
-def decoded(path: str | os.PathLike) -> Iterator[pathlib.Path]:
-    """A temporary wav file of a recording that only ffmpeg reads; raises BadAudio."""
+def decoded(path: str | os.PathLike) -> Iterator[tuple[pathlib.Path, list[str]]]:
+    """A temporary wav file of a recording that only ffmpeg reads, and a warning if it read less than all; raises
+    BadAudio."""
     name, command, stem = printable(path), shutil.which("ffmpeg"), pathlib.Path(path).stem
     if not command:
         raise BadAudio(f"{name}: only ffmpeg reads such files, and it is not installed; install it, or convert the "
@@ -138,10 +139,11 @@ def decoded(path: str | os.PathLike) -> Iterator[pathlib.Path]:
         wav = pathlib.Path(folder, "decoded.wav")
         done = subprocess.run([command, "-nostdin", "-v", "error", "-i", f"file:{os.fspath(path)}", wav],
                               capture_output=True, text=True, errors="replace")
+        said = done.stderr.strip()[-200:]
         if done.returncode or not wav.exists():
-            raise BadAudio(f"{name}: cannot be decoded by ffmpeg ({done.stderr.strip()[-200:]}); record it again or "
-                           "convert it to wav")
-        yield wav
+            raise BadAudio(f"{name}: cannot be decoded by ffmpeg ({said}); record it again or convert it to wav")
+        damage = f"{name}: ffmpeg found it damaged or cut off ({said}), so some may be missing; copy or record it again"
+        yield wav, [damage] if said else []
 
 
 def reason(error: Exception) -> str:

@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import sys
 
+import imageio_ffmpeg
 import numpy as np
 import pytest
 import soundfile
@@ -16,7 +17,7 @@ import utils
 from backend import checkpoints
 from common import audio_files, cli
 from common.cli import UserError
-from conftest import TINY, untrained_run, words, write
+from conftest import DEMO, TINY, untrained_run, words, write
 from conversion import inference
 from training import run_folder
 
@@ -104,6 +105,29 @@ def test_voice_messages_are_decoded_by_ffmpeg_or_refused_with_the_command(tmp_pa
         utils.load_recording(message, TINY)
 
 
+@pytest.mark.parametrize("ending", ["m4a", "aac", "webm", "amr"])
+def test_real_voice_messages_are_decoded(tmp_path, monkeypatch, ending):
+    ffmpeg = imageio_ffmpeg.get_ffmpeg_exe()
+    monkeypatch.setattr(shutil, "which", lambda name: ffmpeg)
+    source, message = DEMO / "rms" / "demo_001.ogg", tmp_path / f"-my [message] 1.{ending}"
+    sample_rate = {"amr": "8000", "webm": "48000"}.get(ending, "44100")
+    subprocess.run([ffmpeg, "-v", "error", "-i", source, "-ar", sample_rate, f"file:{message}"], check=True)
+    sent, heard = (utils.mel_in_blocks(utils.load_recording(path, TINY).wav, TINY)[:, :30]
+                   for path in (source, message))
+    assert len(heard) == pytest.approx(len(sent), abs=10)
+    middle = slice(20, len(sent) - 20)  # codecs delay speech by up to 60 ms
+    best = max(np.corrcoef(sent[middle].ravel(), np.roll(heard, lag, axis=0)[middle].ravel())[0, 1]
+               for lag in range(-6, 7))
+    assert best > 0.95
+    content = message.read_bytes()
+    message.write_bytes(content[:len(content) * 6 // 10])
+    if ending == "m4a":  # its index is at its end
+        with pytest.raises(audio_files.BadAudio, match=r"-my \[message\] 1.m4a: cannot be decoded by ffmpeg"):
+            utils.load_recording(message, TINY)
+    else:
+        assert "ffmpeg found it damaged or cut off" in audio_files.read_audio(message, TINY).warnings[0]
+
+
 def test_mp2_and_the_spheres_of_speech_corpora_are_read_or_refused_with_the_command(tmp_path):
     frame = base64.b85decode(
         '|Me)uQ!)sG3Mv2q02NhLT5-{TbC=om_8<Ya+kAWtYgzyR18uhW_!`!<000KtZSn9mt!MxM4Yu3k;A>jY000|px5vQNwV(h1Hrs'
@@ -134,6 +158,7 @@ def write(*arguments, dir=None, **others):
     return writes(*arguments, dir=dir, **others)
 tempfile.TemporaryFile = write
 os.access = lambda path, mode: str(path) != {str(tmp_path / "home")!r} and access(path, mode)
+import imageio_ffmpeg
 import numpy as np
 from corpus import alignment
 print(alignment.dtw(np.zeros((3, 1)), np.zeros((3, 1)))[0])"""
