@@ -38,7 +38,6 @@ from corpus import analysis, manifest
 from evaluation import figures, heldout
 from training import run_folder
 from conversion.inference import Converter, convert_recording, load_converter
-from conversion.remarks import remarks
 from hyperparams import HyperParams
 
 HERE = pathlib.Path(__file__).resolve().parent
@@ -109,7 +108,7 @@ def convert_file(path: pathlib.Path, name: str, out: pathlib.Path, converter: Co
     if is_done(out, name, since) and source.read_bytes() == audio_files.encode_wav(wav, hp):
         return None
     made = convert_recording(wav, converter, pool)
-    warnings += [f"{storage.printable(path)}: {text}" for text in remarks(made.hertz, made.changes, hp)]
+    warnings += [f"{storage.printable(path)}: {text}" for text in made.remarks]
     converted.unlink(missing_ok=True)  # it is written last: where it is, all files are of the same recording
     audio_files.save_wav(source, wav, hp)
     title = name if len(made.chunks) == 1 else f"{name}, first of {len(made.chunks)} chunks"

@@ -22,6 +22,7 @@ SPEECH_LEVEL = 0.5  # share of the level that speech reaches (80th percentile); 
 HIGHPASS = 40.0  # Hz; what lies below is no speech: rumble, wind, a constant offset
 SILENCE_DB = 70.0  # dB below the loudest frame, from where on there is nothing but digital silence
 ABOVE_FLOOR_DB = 15.0  # dB above the pauses, from where a frame is active
+NOISE_DB, FAINT_DB = 10.0, 50.0  # dB above the pauses, and below the loudest frame, between which a sound is heard
 OUTLIER_DB = 10.0  # dB above the 70th percentile of the active frames; clean speech stays 8.5 dB above it at most
 MOSTLY = 0.7  # share of the active sound that trimming must leave
 
@@ -52,7 +53,7 @@ def normalise_recording(recording: audio_files.Recording, hp: HyperParams, trim:
         raise audio_files.BadAudio(f"{name}: is silent (peak {peak:.1e}); check the recording level")
     if trim:
         kept, start = trim_silence(wav, hp)
-        sounding = active(frame_power(wav, hp))
+        sounding = is_heard(frame_power(wav, hp))
         first, end = (round(sample / hp.hop_length) for sample in (start, start + len(kept)))
         before, after = (found.sum() / hp.frames_per_second for found in (sounding, sounding[first:end]))
         if after < MOSTLY * before:
@@ -109,6 +110,11 @@ def active(power: np.ndarray) -> np.ndarray:
     heard = power > power.max() * 10 ** (-SILENCE_DB / 10)
     found = power > np.percentile(power[heard], 10) * 10 ** (ABOVE_FLOOR_DB / 10)
     return found if found.any() else heard
+
+
+def is_heard(power: np.ndarray) -> np.ndarray:
+    """Which frames (T,) of a power (T,) a listener may hear as sound, however much louder the rest is."""
+    return power > max(np.percentile(power, 5) * 10 ** (NOISE_DB / 10), power.max() * 10 ** (-FAINT_DB / 10))
 
 
 @functools.lru_cache(maxsize=4)

@@ -48,6 +48,7 @@ def hidden(*names: str) -> Iterator[None]:
 
 
 os.environ["KERAS_BACKEND"] = "tensorflow"
+os.environ.pop("TF_USE_LEGACY_KERAS", None)  # notebooks set it for programs of Keras 2
 if "--verbose" in sys.argv:  # before any script has read its flags
     os.environ["TF_CPP_MIN_LOG_LEVEL"] = "0"
 # A user who sets a level below 3 wants the messages

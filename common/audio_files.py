@@ -102,6 +102,8 @@ def read_audio(path: str | os.PathLike, hp: HyperParams, channel: int | None = N
     except FileNotFoundError:
         raise BadAudio(f"{name}: does not exist; if the recordings were moved, name their new folder") from None
     except (soundfile.LibsndfileError, OSError, TypeError) as error:  # TypeError: without a header, no sample rate
+        if os.path.exists(path) and not os.path.getsize(path):
+            raise BadAudio(f"{name}: is empty; copy or record it again") from None
         stem, suffix = os.path.splitext(path)
         tool = "sph2pipe -f wav" if suffix.lower() == ".sph" else "ffmpeg -i"  # speech corpora are compressed otherwise
         command = f": {tool} {shlex.quote(name)} {shlex.quote(f'{printable(stem)}.wav')}" * (suffix.lower() != ".wav")
@@ -112,7 +114,11 @@ def read_audio(path: str | os.PathLike, hp: HyperParams, channel: int | None = N
                        "copy or record it again")
     if sum(map(len, blocks)) * hp.sample_rate < sample_rate:
         raise BadAudio(f"{name}: holds no samples; record it again or remove it")
-    return Recording(np.concatenate(blocks), sample_rate, [f"{name}: {warning}"] if warning else [])
+    wav, warnings = np.concatenate(blocks), [f"{name}: {warning}"] if warning else []
+    if len(wav) < 0.95 * promised or lacks_end(path):  # an mp3's promise may be a guess
+        warnings.append(f"{name}: seems to be cut off after {len(wav) / sample_rate:.1f} s; if some of it is missing, "
+                        "copy or record it again")
+    return Recording(wav, sample_rate, warnings)
 
 
 def from_array(samples: np.ndarray, sample_rate: int, hp: HyperParams) -> Recording:
@@ -160,6 +166,17 @@ def missing_bytes(path: str | os.PathLike) -> int:
     # Programs that write to a pipe do not know the size and write 2 or 4 GiB; other programs are a few bytes wrong
     known = header[:4] in (b"RIFF", b"FORM") and promised < 0x7FFFF000
     return promised - os.path.getsize(path) if known and promised > os.path.getsize(path) + 4096 else 0
+
+
+def lacks_end(path: str | os.PathLike) -> bool:
+    """Whether an ogg file has no last page (RFC 3533, section 6); libsndfile reads such a file without an error."""
+    with open(path, "rb") as file:
+        if file.read(4) != b"OggS":
+            return False
+        file.seek(max(0, os.path.getsize(path) - 2 ** 17))  # a page has 65,307 bytes at most
+        end = file.read()
+    last = end.rfind(b"OggS")
+    return last < 0 or last + 5 >= len(end) or not end[last + 5] & 4
 
 
 def encode_wav(wav: np.ndarray, hp: HyperParams) -> bytes:

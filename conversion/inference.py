@@ -16,6 +16,7 @@ from backend import checkpoints
 from conversion import base
 from corpus import alignment, analysis
 import numpy as np
+import scipy.ndimage
 import tensorflow as tf
 from tqdm import tqdm
 
@@ -31,6 +32,9 @@ CHUNK_SECONDS = 8.0  # recordings are converted in chunks of at most this length
 CHUNKS_AT_ONCE = 8
 FADE_SECONDS = 0.005  # at both ends of a chunk, so that joints do not click
 ANOTHER_VOICE = 0.5  # octaves from the pitch of a voice, from where a chunk is spoken by somebody else
+BESIDE_FRAMES = 16  # voiced frames beside what is left of a chunk, from where they are speech
+AROUND_SECONDS = 0.25  # before and after the voiced frames of speech, where it has unvoiced sounds
+NEAR_FRAMES = 40  # to the next voiced frame, up to where the voice is measured
 LEAST_FRAMES = 40  # voiced frames that tell the pitch of a chunk
 USUAL_RATIO = 1.25  # most conversions end before this multiple of the source's length
 MAX_RATIO = 2.0  # a conversion that does not end is cut at this multiple of the source's length
@@ -60,7 +64,7 @@ class ConvertedRecording(NamedTuple):
     first: Converted       # the first chunk
     stopped: bool          # False if the limit of steps cut one of the chunks
     hertz: np.ndarray      # (S,) pitch of all chunks, 0 where unvoiced
-    changes: list[float]   # s, where somebody else begins to speak
+    remarks: list[str]     # what looks odd in the recording, and the cure
 
 
 class Converter:
@@ -93,7 +97,7 @@ class Converter:
         wav, _, odd = utils.normalise_recording(read, hp, False, name)
         with concurrent.futures.ThreadPoolExecutor(cli.cores()) as pool:
             made = convert_recording(wav, self, pool)
-        for text in [*odd, *(f"{name}: {text}" for text in remarks(made.hertz, made.changes, hp))]:
+        for text in [*odd, *(f"{name}: {text}" for text in made.remarks)]:
             warnings.warn(text, stacklevel=2)
         return made
 
@@ -209,24 +213,42 @@ def load_converter(logdir: pathlib.Path, checkpoint: str | None = None, override
     return Converter(generator, base.load(logdir))
 
 
-def split_at_pauses(wav: np.ndarray, hp: HyperParams) -> list[Chunk]:
-    """Cut a recording (samples,) into chunks of at most CHUNK_SECONDS, at pauses or else at the quietest frame."""
-    mel = utils.mel_in_blocks(wav, hp)
-    longest = round(CHUNK_SECONDS * hp.frames_per_second)
+def split_at_pauses(wav: np.ndarray, hp: HyperParams, one_voice: bool = False) -> list[Chunk]:
+    """Cut a recording (samples,) into chunks of at most CHUNK_SECONDS, at pauses or else at the quietest frame, and
+    unless it is of `one_voice` also where somebody else begins to speak."""
+    mel, hertz = utils.mel_in_blocks(wav, hp), analysis.pitch(wav, hp)
+    longest, around = round(CHUNK_SECONDS * hp.frames_per_second), round(AROUND_SECONDS * hp.sample_rate)
     silences = alignment.pauses(mel, hp).mean(axis=1).astype(int)
     cuts = [0]
-    while len(mel) - cuts[-1] > longest:
-        near = silences[(silences > cuts[-1] + longest // 8) & (silences <= cuts[-1] + longest)]
-        late = mel[cuts[-1] + longest // 2:cuts[-1] + longest].mean(axis=1)
-        cuts.append(int(near[-1]) if len(near) else cuts[-1] + longest // 2 + int(late.argmin()))
+    for end in [*([] if one_voice else turns(hertz, silences)), len(mel)]:
+        while end - cuts[-1] > longest:
+            near = silences[(silences > cuts[-1] + longest // 8) & (silences <= cuts[-1] + longest)]
+            late = mel[cuts[-1] + longest // 2:cuts[-1] + longest].mean(axis=1)
+            cuts.append(int(near[-1]) if len(near) else cuts[-1] + longest // 2 + int(late.argmin()))
+        cuts.append(end)
     chunks = []
-    for start, end in zip(cuts, cuts[1:] + [len(mel)]):
+    for start, end in zip(cuts, cuts[1:]):
         part = wav[start * hp.hop_length:end * hp.hop_length]
         if np.abs(part).max(initial=0.0) < 1e-3:  # nothing but a pause
             continue
         speech, first = utils.trim_silence(part, hp)
-        chunks.append(Chunk(speech, start * hp.hop_length + first))
+        last, voiced = first + len(speech), np.flatnonzero(hertz[start:end]) * hp.hop_length
+        # Beside a sound that is much louder, speech is no louder than silence, but it has a pitch
+        if ((voiced < first) | (voiced >= last)).sum() >= BESIDE_FRAMES:
+            first, last = min(first, max(0, voiced[0] - around)), max(last, voiced[-1] + around)
+        chunks.append(Chunk(part[first:last], start * hp.hop_length + first))
     return chunks
+
+
+def turns(hertz: np.ndarray, silences: np.ndarray) -> list[int]:
+    """Those of the pauses at frames `silences` after which the pitch (T,) is that of somebody else."""
+    found, began = [], 0
+    for start, end in zip([0, *silences], [*silences, len(hertz)]):
+        before, after = median_octave(hertz[began:start]), median_octave(hertz[start:end])
+        if before is not None and after is not None and abs(after - before) > ANOTHER_VOICE:
+            began = int(start)
+            found.append(began)
+    return found
 
 
 def join(chunks: list[Chunk], voices: list[np.ndarray], hp: HyperParams, length: int = 0) -> np.ndarray:
@@ -252,7 +274,7 @@ def convert_recording(wav: np.ndarray, converter: Converter, pool) -> ConvertedR
     """
     hp, voices, speaker, stopped, hertz, changes = converter.hp, [], Speaker(converter), True, [], []
     heard = first = None
-    chunks = split_at_pauses(wav, hp)
+    chunks = split_at_pauses(wav, hp, converter.keep_intervals)
     for start in range(0, len(chunks), CHUNKS_AT_ONCE):
         group = chunks[start:start + CHUNKS_AT_ONCE]
         features = [analysis.extract(chunk.wav, hp) for chunk in group]
@@ -262,8 +284,9 @@ def convert_recording(wav: np.ndarray, converter: Converter, pool) -> ConvertedR
         stopped, heard, first = (stopped and all(out.stopped for out in outputs), heard or features[0],
                                  first or outputs[0])
         hertz += [source.hertz for source in features]
-    return ConvertedRecording(join(chunks, voices, hp, len(wav)), chunks, heard, first, stopped, np.concatenate(hertz),
-                              changes)
+    pitch = np.concatenate(hertz)
+    return ConvertedRecording(join(chunks, voices, hp, len(wav)), chunks, heard, first, stopped, pitch,
+                              remarks(pitch, changes, hp, converter.keep_intervals))
 
 
 class Speaker:
@@ -284,8 +307,10 @@ class Speaker:
                 self.changes += [i] if other else []
                 self.octave = octave if octave is not None else next((x for x in octaves if x is not None), None)
                 own = [each for each, its in zip(features[i:], octaves[i:])
-                       if its is None or abs(its - self.octave) <= self.another]
-                self.voice = self.converter.find_voice(Features(*map(np.concatenate, zip(*own))))
+                       if self.octave is None or its is not None and abs(its - self.octave) <= self.another]
+                heard = Features(*map(np.concatenate, zip(*own)))
+                near = scipy.ndimage.maximum_filter1d(heard.hertz, 2 * NEAR_FRAMES + 1) > 0.0  # not minutes of noise
+                self.voice = self.converter.find_voice(Features(*(each[near | ~near.any()] for each in heard)))
             found.append(self.voice)
         return found
 

@@ -1,4 +1,5 @@
-"""What looks odd in the pitch of a recording, so that its conversion may disappoint: a whisper, singing, two people."""
+"""What looks odd in the pitch of a recording, so that its conversion may disappoint: a whisper, a hum, singing, two
+people."""
 import numpy as np
 
 from hyperparams import HyperParams
@@ -10,7 +11,10 @@ STEADY = 0.03         # octaves by which the mean of the pitch moves from one sp
 # Spans in seconds, the second that of a vibrato, and the share of voiced frames where the pitch is steady over two of
 # them: larger in one of 1,416 sentences of seven speakers, and in melodies with any vibrato one of the two
 NOTES = ((0.1, 0.28), (0.175, 0.25))
-LEAST_VOICED = 0.05  # share of a recording's frames; half of the frames of speech are voiced, none of a whisper's
+LEAST_VOICED = 0.1   # share of a recording's frames; half of the frames of speech are voiced, none of a whisper's
+HUM_OCTAVES, HUM = 0.04, 0.5  # width of a band, and share of the pitch in it; below .44 in 1,080 sentences
+HIGHEST = 0.9        # share of the highest pitch that is found; no speech reaches it
+NAMED = 5            # changes of the speaker whose seconds are named
 
 
 def sings(hertz: np.ndarray, hp: HyperParams) -> bool:
@@ -30,7 +34,15 @@ def sings(hertz: np.ndarray, hp: HyperParams) -> bool:
     return False
 
 
-def remarks(hertz: np.ndarray, changes: list[float], hp: HyperParams) -> list[str]:
+def tone(hertz: np.ndarray) -> float | None:
+    """The pitch in Hz at which most of the voiced frames (T,) stay, if there is one."""
+    octaves = np.log2(hertz)
+    counts, edges = np.histogram(octaves, np.arange(octaves.min(), octaves.max() + HUM_OCTAVES, HUM_OCTAVES / 2))
+    pairs = counts[:-1] + counts[1:] if len(counts) > 1 else counts
+    return float(2.0 ** edges[pairs.argmax() + 1]) if pairs.max() > HUM * len(hertz) else None
+
+
+def remarks(hertz: np.ndarray, changes: list[float], hp: HyperParams, keeps_intervals: bool = False) -> list[str]:
     """What looks odd in a recording of pitch (T,) in Hz, 0 where unvoiced, with the cure; `changes` are the seconds
     where somebody else begins to speak."""
     voiced, found = hertz[hertz > 0.0], []
@@ -38,10 +50,18 @@ def remarks(hertz: np.ndarray, changes: list[float], hp: HyperParams) -> list[st
     if share < LEAST_VOICED:
         found.append(f"{100 * share:.0f} % of it are voiced, so the conversion is a whisper; a pitch is found between "
                      f"{hp.pitch_min:.0f} and {hp.pitch_max:.0f} Hz in speech that is louder than its noise")
-    elif sings(hertz, hp):
-        found.append("its pitch moves as in singing or as that of two people; intervals change with the range of the "
-                     "voice; --keep-intervals keeps melodies")
+    else:
+        if sings(hertz, hp) and not keeps_intervals:
+            found.append("its pitch moves as in singing or as that of two people; intervals change with the range of "
+                         "the voice; --keep-intervals keeps melodies")
+        elif (hum := tone(voiced)) and not keeps_intervals:
+            found.append(f"more than half of its pitch is {hum:.0f} Hz, as of a hum, another tone or creak, which is "
+                         "converted like a voice; filter it out of the recording")
+        if np.percentile(voiced, 95) > HIGHEST * hp.pitch_max:
+            found.append(f"its pitch reaches {hp.pitch_max:.0f} Hz, the highest that is found; what is above becomes "
+                         "noise")
     if changes:
-        found.append(f"somebody else speaks from {', '.join(f'{at:.0f}' for at in changes[:5])} s on, and is "
+        more = f" and {len(changes) - NAMED} times more" * (len(changes) > NAMED)
+        found.append(f"somebody else speaks from {', '.join(f'{at:.0f}' for at in changes[:NAMED])} s on{more}, and is "
                      "converted as a voice of their own; cut the recording where speakers change, if they overlap")
     return found

@@ -64,7 +64,7 @@ def infinite(path):
     write(path, wav, subtype="FLOAT")
 
 
-BAD = [(text, "cannot be read as audio", "convert it"), (zero_length, "cannot be read as audio", "convert it"),
+BAD = [(text, "cannot be read as audio", "convert it"), (zero_length, "is empty", "copy or record it again"),
        (no_samples, "holds no samples", "record it again"), (silent, "is silent", "check the recording level"),
        (offset_only, "is silent", "check the recording level"),
        (truncated, "is cut off, 34043 bytes", "copy or record it again"),
@@ -307,7 +307,7 @@ def test_eval_warns_of_a_recording_without_voice(tmp_path, run_folder, capsys):
     status, _, error = run(capsys, eval_script.main, tmp_path / "whisper.wav", tmp_path / "spoken.wav", "--out",
                            tmp_path / "out", "--logdir", run_folder)
     assert status == 0 and "whisper.wav: 0 % of it are voiced, so the conversion is a whisper" in error
-    assert "spoken.wav" not in error
+    assert error.count("of it are voiced") == 1
 
 
 @pytest.mark.usefixtures("loaded")

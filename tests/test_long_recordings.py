@@ -61,9 +61,54 @@ def test_converting_chunks_in_groups_equals_converting_them_all_at_once(recordin
     np.testing.assert_array_equal(grouped.wav, whole.wav)
     np.testing.assert_array_equal(grouped.first.linear, whole.first.linear)
     assert grouped.stopped == whole.stopped == (cut < 0)
-    # The voice is identified once, from all chunks of the first group together
+    # The voice is measured once, on the speech of the first group
     n_frames = [1 + len(chunk.wav) // HP.hop_length for chunk in grouped.chunks]
-    assert copier.heard == [sum(n_frames[:2])]
+    assert len(copier.heard) == 1 and 0.5 * sum(n_frames[:2]) < copier.heard[0] <= sum(n_frames[:2])
+
+
+@pytest.fixture(scope="module")
+def sentence() -> np.ndarray:
+    return demo_wav("rms", "demo_002", HP)
+
+
+def kept(wav: np.ndarray, first: int, last: int) -> float:
+    """Share of the samples from `first` to `last` that the chunks of a recording hold."""
+    held = np.zeros(len(wav), bool)
+    for chunk in inference.split_at_pauses(wav, HP):
+        held[chunk.start:chunk.start + len(chunk.wav)] = True
+    return held[first:last].mean()
+
+
+@pytest.mark.parametrize("sound", ["slam", "ring", "clapping", "near voice"])
+@pytest.mark.parametrize("before", [True, False])
+def test_speech_beside_something_much_louder_is_kept(sentence, sound, before):
+    """It was trimmed as silence, by the level of what was loud."""
+    time, rng = np.arange(2 * HP.sample_rate) / HP.sample_rate, np.random.default_rng(1)
+    loud = {"slam": rng.standard_normal(len(time)) * np.exp(-20.0 * time), "ring": np.sin(2 * np.pi * 1400.0 * time),
+            "clapping": rng.standard_normal(len(time)) * np.exp(-30.0 * (time % 0.2)),
+            "near voice": 3.0 * demo_wav("slt", "demo_004", HP)}[sound].astype(np.float32)
+    pause, faint = np.zeros(HP.sample_rate // 2, np.float32), 0.03 * sentence / np.abs(sentence).max()
+    parts = [loud, pause, faint] if before else [faint, pause, loud]
+    wav = utils.normalise_loudness(np.concatenate(parts), HP)
+    first = len(loud) + len(pause) if before else 0
+    assert kept(wav, first + 3200, first + len(faint) - 3200) > 0.9
+
+
+def test_noise_alone_adds_nothing_to_a_chunk(sentence):
+    noise = 1e-4 * np.random.default_rng(2).standard_normal(2 * HP.sample_rate).astype(np.float32)
+    wav = utils.normalise_loudness(np.concatenate([noise, sentence, noise]), HP)
+    assert kept(wav, 0, len(noise) - 4800) == kept(wav, len(wav) - len(noise) + 4800, len(wav)) == 0.0
+
+
+@pytest.mark.parametrize("speakers", [("rms", "slt"), ("slt", "rms"), ("rms", "slt", "rms", "slt")])
+def test_chunks_end_where_somebody_else_begins_to_speak(speakers):
+    parts = [demo_wav(speaker, f"demo_{number:03d}", HP) for number, speaker in enumerate(speakers, 1)]
+    pause = np.zeros(HP.sample_rate // 3, np.float32)
+    begins = np.cumsum([0, *(len(part) + len(pause) for part in parts)])[:-1]
+    wav = np.concatenate([x for part in parts for x in (part, pause)])
+    starts = np.array([chunk.start for chunk in inference.split_at_pauses(wav, HP)])
+    assert len(starts) == len(speakers) and np.abs(starts - begins).max() < 0.3 * HP.sample_rate
+    assert len(inference.split_at_pauses(wav, HP, one_voice=True)) < len(speakers)
 
 
 def test_every_chunk_begins_at_its_sources_time(recording):
@@ -106,7 +151,7 @@ def test_a_voice_is_measured_once_as_long_as_the_same_person_speaks():
     speaker = inference.Speaker(Listener())
     assert speaker.follow(spoken_at(200, 230, 0, 180)) == [200.0] * 4 and not speaker.changes
     assert speaker.follow(spoken_at(190, 250)) == [200.0] * 2 and not speaker.changes
-    assert speaker.converter.heard == [400]
+    assert speaker.converter.heard == [300]
 
 
 @pytest.mark.parametrize("first, second", [(210, 120), (110, 220)])
@@ -114,7 +159,7 @@ def test_somebody_else_is_converted_as_a_voice_of_their_own(first, second):
     """A man who speaks after a woman was taken for her, and came out too low."""
     speaker = inference.Speaker(Listener())
     assert speaker.follow(spoken_at(first, first, second, 0, second)) == [first, first, second, second, second]
-    assert speaker.changes == [2] and speaker.converter.heard == [300, 300]
+    assert speaker.changes == [2] and speaker.converter.heard == [200, 200]
     assert speaker.follow(spoken_at(second, first)) == [second, first] and speaker.changes == [1]
 
 
@@ -126,6 +171,14 @@ def test_a_melody_is_sung_by_one_voice():
 def test_a_recording_that_begins_with_a_whisper_gets_the_voice_that_follows():
     speaker = inference.Speaker(Listener())
     assert speaker.follow(spoken_at(0, 200, 200)) == [200.0] * 3 and not speaker.changes
+
+
+def test_noise_before_the_speech_is_not_heard_as_part_of_the_voice():
+    """Minutes of room noise spoilt the level and the colour of a voice."""
+    speaker, (chunk,) = inference.Speaker(Listener()), spoken_at(200)
+    late = Features(*(np.concatenate([np.zeros((900, *each.shape[1:])), each]) for each in chunk))
+    speaker.follow([late, *spoken_at(0)])
+    assert speaker.converter.heard == [140]
 
 
 def test_speech_after_a_long_noise_gets_a_voice_of_its_own():

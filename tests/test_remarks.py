@@ -7,6 +7,7 @@ import eval as eval_script
 import eval_gan
 from backend import checkpoints
 from conftest import demo_wav
+from conversion import remarks as remarks_of
 from corpus import analysis
 from evaluation import page
 from hyperparams import HyperParams
@@ -14,8 +15,8 @@ from hyperparams import HyperParams
 HP = HyperParams()
 
 
-def remarks(hertz: np.ndarray, changes: tuple = ()) -> str:
-    return " | ".join(eval_script.remarks(hertz, list(changes), HP))
+def remarks(hertz: np.ndarray, changes: tuple = (), keeps_intervals: bool = False) -> str:
+    return " | ".join(remarks_of.remarks(hertz, list(changes), HP, keeps_intervals))
 
 
 def test_ordinary_speech_needs_no_remark():
@@ -46,9 +47,21 @@ def test_a_melody_within_an_octave_is_remarked_on(lowest, notes, seconds, vibrat
     (np.zeros(100), (), "0 % of it are voiced, so the conversion is a whisper"),
     (np.where(np.arange(100) == 50, 100.0, 0.0), (), "1 % of it are voiced"),
     (220.0 * 2.0 ** np.repeat([0.0, 0.5, 1.0, 1.5, 2.0], 30), (), "as in singing"),
-    (np.full(100, 120.0), (75.2, 90.0), "somebody else speaks from 75, 90 s on")])
+    (np.full(100, 120.0), (75.2, 90.0), "somebody else speaks from 75, 90 s on, and is"),
+    (np.full(100, 120.0), tuple(range(9)), "from 0, 1, 2, 3, 4 s on and 4 times more"),
+    (np.where(np.arange(100) % 15, 0.0, 90.0), (), "7 % of it are voiced"),
+    (np.where(np.arange(400) % 3 > 0, 100.0, 90.0 + np.arange(400) % 21), (),
+     "more than half of its pitch is 99 Hz, as of a hum"),
+    (np.where(np.arange(400) % 3 > 0, 63.0 + np.arange(400) % 7 / 5, 70.0), (), "is 64 Hz"),
+    (990.0 * 1.01 ** -np.tile(np.arange(50), 4), (), "reaches 1000 Hz, the highest that is found")])
 def test_odd_recordings_are_remarked_on(hertz, changes, said):
     assert said in remarks(hertz, changes)
+
+
+def test_who_keeps_intervals_is_not_told_to_keep_them():
+    sung = np.repeat(220.0 * 2.0 ** np.array([0.0, 0.5, 1.0, 1.5, 2.0]), 30)
+    assert "--keep-intervals" in remarks(sung) and not remarks(sung, keeps_intervals=True)
+    assert "above becomes noise" in remarks(4.5 * sung, keeps_intervals=True)
 
 
 def test_the_page_shows_remarks_beside_the_recording(tmp_path):

@@ -41,7 +41,8 @@ def test_checkpoints_in_a_folder_that_looks_like_a_pattern_are_rotated(tmp_path)
 def test_settings_of_a_notebook_or_of_another_keras_are_not_taken_over(tmp_path):
     code = "from backend import devices; import keras; from evaluation import figures; print(keras.backend.backend())"
     done = subprocess.run([sys.executable, "-c", code], cwd=os.path.dirname(utils.__file__), text=True,
-                          capture_output=True, env=os.environ | {"KERAS_BACKEND": "jax", "MPLBACKEND": "module://none"})
+                          capture_output=True, env=os.environ | {"KERAS_BACKEND": "jax", "TF_USE_LEGACY_KERAS": "1",
+                                                                     "MPLBACKEND": "module://none"})
     assert done.stdout.split() == ["tensorflow"] and not done.stderr
 
 
@@ -126,6 +127,19 @@ def test_real_voice_messages_are_decoded(tmp_path, monkeypatch, ending):
             utils.load_recording(message, TINY)
     else:
         assert "ffmpeg found it damaged or cut off" in audio_files.read_audio(message, TINY).warnings[0]
+
+
+@pytest.mark.parametrize("ending", ["ogg", "opus", "mp3"])
+def test_a_file_that_is_cut_off_is_said_to_be(tmp_path, ending):
+    """libsndfile reads what is there of it without an error."""
+    path = tmp_path / f"a.{ending}"
+    soundfile.write(path, np.tile(words(1), 4), 16000, format=ending.upper() if ending == "mp3" else "OGG",
+                    subtype={"ogg": "VORBIS", "opus": "OPUS", "mp3": "MPEG_LAYER_III"}[ending])
+    assert not audio_files.read_audio(path, TINY).warnings
+    path.write_bytes(path.read_bytes()[:path.stat().st_size // 2])
+    read = audio_files.read_audio(path, TINY)
+    assert re.search(rf"a.{ending}: seems to be cut off after \d.\d s", read.warnings[0])
+    assert 0.5 < len(read.wav) / read.sample_rate < 3.0
 
 
 def test_mp2_and_the_spheres_of_speech_corpora_are_read_or_refused_with_the_command(tmp_path):

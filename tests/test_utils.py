@@ -243,3 +243,19 @@ def test_mel_to_bins_interpolates_between_the_centres_of_bands():
     centres = utils.mel_centres(HP.sample_rate, HP.n_mels)
     inside = (hertz > centres[0]) & (hertz < centres[-1])
     np.testing.assert_allclose((centres @ spread)[inside], hertz[inside], rtol=1e-5)
+
+
+@pytest.mark.parametrize("pauses", [0.0, 1e-3])
+@pytest.mark.parametrize("loud_first", [True, False])
+def test_speech_that_trimming_cuts_off_is_said_to_be(tmp_path, pauses, loud_first):
+    """Between digital silence, and where most of the recording is loud, nobody was told."""
+    near, far = (wav / np.abs(wav).max() for wav in (demo_wav("slt", "demo_004", HP), demo_wav("rms", "demo_002", HP)))
+    pause, parts = np.zeros(HP.sample_rate // 2), [0.9 * near, 0.02 * far]
+    parts = parts if loud_first else parts[::-1]
+    wav = np.concatenate([pause, parts[0], pause, parts[1], pause])
+    wav += pauses * 0.1 * np.random.default_rng(0).standard_normal(len(wav))
+    soundfile.write(tmp_path / "a.wav", wav, HP.sample_rate)
+    kept, _, warnings = utils.load_recording(tmp_path / "a.wav", HP)
+    assert len(kept) < 1.2 * len(near) and "s of sound are cut off as silence" in warnings[0]
+    soundfile.write(tmp_path / "b.wav", parts[0], HP.sample_rate)
+    assert not utils.load_recording(tmp_path / "b.wav", HP).warnings
