@@ -61,6 +61,7 @@ BUTTON = "[...document.querySelectorAll('button')].find(each => each.textContent
 LINKS = "[...document.querySelectorAll('a[data-testid=download-link]')].map(link => link.href)"
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(BROWSER is None or not importlib.util.find_spec("gradio"), reason="no browser or no gradio")
 def test_a_browser_uploads_a_recording_and_gets_its_conversion(server, tmp_path):
     browser = Browser(server, tmp_path / "profile")
