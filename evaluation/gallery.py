@@ -21,7 +21,7 @@ from common.cli import UserError
 from evaluation.page import DASH, address
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
-PARTS = {"source": "source", "converted": "conversion", "target": "target, natural", "2017": "the preset 2017"}
+PARTS = {"source": "source", "converted": "conversion", "target": "target", "2017": "system of 2017, 435 steps"}
 
 
 class Kind(NamedTuple):
