@@ -6,7 +6,7 @@ import soundfile
 SPEECH_BAND = 200, 4000  # Hz; rumble, hum and a constant offset lie below it, and channels may share them
 FRAME_SECONDS = 0.04
 SILENT = 1e-4       # share of the loudest channel's power below which a channel holds no sound
-ALIKE = 0.4        # correlation from which channels hold the same sound; that of channels 0.2 ms apart is lower
+ALIKE = 0.45        # correlation from which channels hold the same sound; that of channels 0.2 ms apart is lower
 STEADY_DB = 4.0     # how much the levels of such channels may change against each other
 VOICED = 0.7        # correlation of a frame with itself one period later from which it is voiced
 BLOCK = 2 ** 20     # samples of all channels that are read at a time
@@ -32,7 +32,7 @@ def choose(file: soundfile.SoundFile) -> tuple[np.ndarray, str]:
         spectra *= rise[:spectra.shape[1], None]
         products[:spectra.shape[1]] += np.einsum("tfc,tfd->fcd", spectra, spectra.conj()).real
         correlation = np.fft.irfft(np.abs(spectra) ** 2, 2 * high, axis=1)                         # (frames, lags, C)
-        levels.append(correlation[:, 0])
+        levels.append(correlation[:, 0].copy())  # a view would keep all of it
         voicing.append((correlation[:, pitch] / fading[pitch]).max(axis=1) > VOICED * correlation[:, 0])  # (frames, C)
     power = np.einsum("fcc,f->c", products, 1.0 / np.maximum(rise, 1.0) ** 2)
     heard = power > SILENT * power.max()
