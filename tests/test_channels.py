@@ -1,6 +1,7 @@
 """Of channels that do not hold the same sound the better one is used, and this is said."""
 import numpy as np
 import pytest
+import scipy.signal
 
 import prepro
 import utils
@@ -10,6 +11,8 @@ from hyperparams import HyperParams
 
 HP = HyperParams()
 SPEECH = demo_wav("slt", "demo_001", HP)
+MAN = demo_wav("rms", "demo_005", HP)
+SECONDS = np.arange(len(SPEECH)) / 16000
 NOISE = 10 ** (-50 / 20) * np.random.default_rng(0).normal(size=(2, len(SPEECH))).astype(np.float32)
 
 
@@ -48,6 +51,67 @@ def test_the_channel_whose_speech_stands_higher_above_its_pauses_is_used(tmp_pat
     noisy = -SPEECH + 30 * NOISE[1]
     assert "channel 1 of 2" in load(tmp_path, SPEECH + NOISE[0], noisy).warnings[0]
     assert "channel 2 of 2" in load(tmp_path, noisy, SPEECH + NOISE[0]).warnings[0]
+
+
+def rumble(hertz: float, level: float = 0.5) -> np.ndarray:
+    return level * np.sin(2 * np.pi * hertz * SECONDS).astype(np.float32)
+
+
+@pytest.mark.parametrize("common", [rumble(9.0), rumble(50.0) + rumble(150.0, 0.3), rumble(60.0), np.float32(0.4)])
+def test_what_lies_below_speech_does_not_hide_that_a_channel_is_inverted(tmp_path, common):
+    found = load(tmp_path, SPEECH + common, common - SPEECH)
+    assert "one is inverted" in found.warnings[0]
+    band = scipy.signal.butter(8, 300, "highpass", fs=16000, output="sos")
+    assert abs(correlation(*(scipy.signal.sosfilt(band, wav) for wav in (found.wav, SPEECH)))) > 0.99
+
+
+def test_a_channel_of_hum_is_left_out_without_a_word(tmp_path):
+    found = load(tmp_path, rumble(50.0), SPEECH, SPEECH)
+    assert not found.warnings and correlation(found.wav, SPEECH) > 0.99
+
+
+@pytest.mark.parametrize("other", [
+    np.where(np.arange(len(SPEECH)) % 1600, 0.0, 0.9), np.where(np.arange(len(SPEECH)) % 5000, 0.0, 0.9),
+    600 * NOISE[1] * (SECONDS % 2 < 1), 60 * NOISE[1] * (SECONDS % 0.6 < 0.3),
+    rumble(1000.0) * (SECONDS % 1 < 0.2)], ids=["clicks", "rare clicks", "bursts", "short bursts", "beeps"])
+def test_a_channel_is_not_speech_because_it_is_loud_at_times(tmp_path, other):
+    for channels in ((other, SPEECH + NOISE[0]), (SPEECH + NOISE[0], other)):
+        found = load(tmp_path, *(channel.astype(np.float32) for channel in channels))
+        assert found.warnings and correlation(found.wav, SPEECH) > 0.99
+
+
+@pytest.mark.parametrize("decibel", [0, -3, -6])
+def test_a_channel_with_loud_noise_is_not_mixed_with_a_clean_one(tmp_path, decibel):
+    noisy = SPEECH + SPEECH.std() * 10 ** (decibel / 20) * NOISE[1] / NOISE.std()
+    assert "channel 1 of 2" in load(tmp_path, SPEECH, noisy).warnings[0]
+    assert "channel 2 of 2" in load(tmp_path, noisy, SPEECH).warnings[0]
+
+
+@pytest.mark.parametrize("decibel", [-6, -10])
+@pytest.mark.parametrize("start", [0, 30000])
+def test_two_people_who_are_heard_in_both_channels_are_not_mixed(tmp_path, decibel, start):
+    both = np.zeros((2, start + len(SPEECH) + len(MAN)), np.float32)
+    both[0, :len(SPEECH)], both[1, start:start + len(MAN)] = SPEECH, MAN
+    assert "two people" in load(tmp_path, *(both + 10 ** (decibel / 20) * both[::-1])).warnings[0]
+
+
+@pytest.mark.parametrize("milliseconds", [0.2, 0.3, 0.6])
+@pytest.mark.parametrize("speech", [SPEECH, MAN], ids=["woman", "man"])
+def test_channels_that_are_apart_by_a_part_of_a_millisecond_are_not_mixed(tmp_path, speech, milliseconds):
+    spectrum = np.fft.rfft(speech)
+    shift = np.exp(-2j * np.pi * np.fft.rfftfreq(len(speech), 1 / 16000) * milliseconds / 1000)
+    late = 0.9 * np.fft.irfft(spectrum * shift, len(speech))
+    assert "two microphones" in load(tmp_path, speech, late).warnings[0]
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_the_room_between_two_microphones_is_nothing_to_warn_of(tmp_path, seed):
+    rng = np.random.default_rng(seed)
+    echoes = rng.normal(size=(2, 4800)) * np.exp(-np.arange(4800) / 900) * (np.arange(4800) > 50)
+    echoes *= 0.6 / np.linalg.norm(echoes, axis=1, keepdims=True)  # 4 dB below the direct sound
+    speech = (SPEECH, MAN)[seed % 2]
+    found = load(tmp_path, *(speech + scipy.signal.fftconvolve(speech, echo)[:len(speech)] for echo in echoes))
+    assert not found.warnings
 
 
 def test_a_channel_that_is_named_is_used_and_one_that_is_missing_refused(tmp_path):
