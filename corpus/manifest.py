@@ -45,7 +45,7 @@ class Pair:
     source_end: int = 0
     target_start: int = 0
     target_end: int = 0
-    source_file: str = ""
+    source_file: str = ""    # relative to the folder of the manifest, or absolute; so is the next
     target_file: str = ""
     reason: str = ""         # why it was dropped
     spliced: int = 0         # 1: the target's sentence, put together from the source's sounds
@@ -81,7 +81,18 @@ def read_manifest(data: pathlib.Path) -> list[Pair]:
         raise PreproError(f"{path} does not exist: run prepro.py with --data {data} first")
     types = {field.name: field.type for field in dataclasses.fields(Pair)}
     with reading(path) as file:
-        return [Pair(**{name: types[name](value) for name, value in row.items()}) for row in csv.DictReader(file)]
+        pairs = [Pair(**{name: types[name](value) for name, value in row.items()}) for row in csv.DictReader(file)]
+    for pair in pairs:
+        pair.source_file, pair.target_file = (name and os.path.normpath(os.path.join(os.path.realpath(data), name))
+                                              for name in (pair.source_file, pair.target_file))
+    return pairs
+
+
+def portable(recording: os.PathLike, data: pathlib.Path) -> str:
+    """The path of a recording: from `data` if both lie in one project, which may then move, or else absolute."""
+    path = os.path.realpath(recording)
+    relative = os.path.relpath(path, os.path.realpath(data))
+    return path if relative.startswith("../../../") else relative
 
 
 @contextlib.contextmanager

@@ -1,6 +1,5 @@
 """Find segments of the recordings that belong together: by equal names in both folders, or by sound (unpaired.py)."""
 import dataclasses
-import os
 import pathlib
 from collections.abc import Iterator
 
@@ -63,7 +62,8 @@ class Recordings:
     def segments(self, pair: Pair, *speakers: str) -> Iterator[Pair]:
         """Yield the pair of recordings by two speakers, or the segments into which long recordings are cut."""
         speaker, other = speakers
-        pair.source_file, pair.target_file = (os.path.realpath(self.corpora[name][pair.utterance]) for name in speakers)
+        pair.source_file, pair.target_file = (manifest.portable(self.corpora[name][pair.utterance], self.data)
+                                              for name in speakers)
         pair.source_end, pair.target_end = lengths = [self.frames[name, pair.utterance] for name in speakers]
         pair.source_seconds, pair.target_seconds = map(self.seconds, lengths)
         pair.reason = self.bad[speaker, pair.utterance] or self.bad[other, pair.utterance]

@@ -1,6 +1,10 @@
-"""Segments of long recordings are assigned to splits."""
+"""Segments of long recordings are assigned to splits, and recordings are found where the manifest says."""
+import pathlib
+
 import pytest
 
+import prepro
+from conftest import words, write
 from corpus import manifest
 from hyperparams import HyperParams
 
@@ -30,3 +34,18 @@ def test_single_source_loses_no_segments():
     pairs = segments("anna", "a", 8000, 610)
     manifest.assign_splits(pairs, {"a": 8000}, HyperParams(), set())
     assert [pair.split for pair in pairs] == ["train"] * 10 + ["val"] * 2 + ["test"] * 2
+
+
+def test_recordings_that_moved_with_the_project_are_found(tmp_path, serial, monkeypatch):
+    (tmp_path / "old").mkdir()
+    monkeypatch.chdir(tmp_path / "old")
+    for speaker, pitch in (("anna", 210.0), ("bert", 110.0)):
+        for number in range(3):
+            write(pathlib.Path("rec", speaker, f"{number}.wav"), words(number, pitch=pitch))
+    assert not prepro.main(["--source", "rec/anna", "--target", "rec/bert", "--data", "data/mine"])
+    before = manifest.read_manifest(pathlib.Path("data/mine"))
+    assert {pair.source_file for pair in before} == {str(tmp_path / f"old/rec/anna/{n}.wav") for n in range(3)}
+    (tmp_path / "old").rename(tmp_path / "new")
+    pairs = manifest.read_manifest(tmp_path / "new" / "data" / "mine")
+    assert {pair.source_file for pair in pairs} == {str(tmp_path / f"new/rec/anna/{n}.wav") for n in range(3)}
+    assert {pair.target_file for pair in pairs} == {str(tmp_path / f"new/rec/bert/{n}.wav") for n in range(3)}
