@@ -25,9 +25,7 @@ import dataclasses
 import functools
 import hashlib
 import pathlib
-import random
 import sys
-from collections.abc import Callable
 
 import numpy as np
 
@@ -42,7 +40,7 @@ from corpus.pairing import load_mel
 from hyperparams import HyperParams
 
 HERE = pathlib.Path(__file__).resolve().parent
-RANDOM_PAIRS = 20  # recordings that are paired at random, to know what other words cost
+OTHERS = 10  # recordings of other names with which each is compared, to know what other words cost
 
 
 def compute_features(path: pathlib.Path, stem: pathlib.Path, hp: HyperParams,
@@ -69,14 +67,10 @@ def compute_features(path: pathlib.Path, stem: pathlib.Path, hp: HyperParams,
     return len(found.mel), "", warnings
 
 
-def sequences(one: Pair, other: Pair, data: pathlib.Path, target: str, means: dict,
-              hp: HyperParams) -> list[np.ndarray]:
-    """What is aligned, less the speakers' means: features (S, 13) of the source of a pair, and (T, 13) of the target of
-    the same pair or of another."""
-    segments = ((one.source, one.utterance, one.source_start, one.source_end),
-                (target, other.utterance, other.target_start, other.target_end))
-    return [alignment.alignment_features(load_mel(data, speaker, utterance)[start:end], hp) - means[speaker]
-            for speaker, utterance, start, end in segments]
+def mels(pair: Pair, data: pathlib.Path, target: str) -> list[np.ndarray]:
+    """(S, M) of the source of a pair and (T, M) of its target."""
+    return [load_mel(data, pair.source, pair.utterance)[pair.source_start:pair.source_end],
+            load_mel(data, target, pair.utterance)[pair.target_start:pair.target_end]]
 
 
 def align(pair: Pair, data: pathlib.Path, target: str, means: dict, hp: HyperParams) -> float:
@@ -88,7 +82,8 @@ def align(pair: Pair, data: pathlib.Path, target: str, means: dict, hp: HyperPar
     if pair.source == target or pair.spliced:
         storage.save_array(path, np.arange(pair.target_end - pair.target_start, dtype=np.float32))
         return 0.0
-    features, note = sequences(pair, pair, data, target, means, hp), path.with_suffix(".json")
+    features, note = [alignment.alignment_features(mel, hp) - means[speaker] for mel, speaker in zip(
+        mels(pair, data, target), (pair.source, target))], path.with_suffix(".json")
     made_of = hashlib.sha256(b" ".join(map(np.ndarray.tobytes, features))).hexdigest()
     before = storage.read_json(note)
     if before.get("made_of") == made_of and storage.intact(path):
@@ -164,12 +159,8 @@ def prepare(corpora: dict[str, dict[str, pathlib.Path]], target: str, data: path
                          [(pair,) for pair in usable], "alignment")
     for pair, cost in zip(usable, costs):
         pair.dtw_cost = round(cost, 4)
-
-    def path_cost(one: Pair, other: Pair) -> float:
-        """That of the path from the source of one pair to the target of another."""
-        return alignment.warp(*sequences(one, other, data, target, means, hp))[1]
     for source in sorted(speakers - {target, *others}):
-        drop_mismatches([pair for pair in usable if pair.source == source], target, path_cost, hp)
+        drop_mismatches([pair for pair in usable if pair.source == source], data, target, hp)
     write_outputs(pairs, data, target, hp)
     return pairs
 
@@ -209,54 +200,73 @@ def speaker_mean(speaker: str, pairs: list[Pair], data: pathlib.Path, hp: HyperP
                            for utterance in utterances]).mean(axis=0)
 
 
-def drop_mismatches(pairs: list[Pair], target: str, path_cost: Callable, hp: HyperParams) -> None:
-    """Drop the pairs of a source that do not say the same words: their DTW path costs as much as that of recordings
-    paired at random, or far more than usual. `path_cost(one, other)` is that of the path from the source of one pair to
-    the target of another. Raises PreproError if this is so for most of them."""
-    costs = np.array([pair.dtw_cost for pair in pairs])
-    median = np.median(costs)
-    # At least 1 dB: few pairs have no reliable spread
-    limit, cause = median + max(6 * np.median(np.abs(costs - median)), 1.0), "far more than usual: other words?"
-    rng = random.Random(hp.seed)
-    drawn = [rng.sample(pairs, 2) for _ in range(3 * RANDOM_PAIRS)] if len(pairs) > 1 else []
-    mixed = [(one, other) for one, other in drawn if one.name != other.name][:RANDOM_PAIRS]
-    if len(mixed) == RANDOM_PAIRS:
-        chance = [path_cost(*each) for each in mixed]
-        by_chance = float(np.percentile(chance, 5))
-        if median > by_chance:
-            raise PreproError(f"{pairs[0].source} and {target}: recordings of the same name do not say the same words. "
-                              f"Their distance is {median:.1f} dB, that of any two {np.median(chance):.1f} dB"
-                              f"{misplaced(pairs, by_chance, path_cost)}. Rename them, list the pairs "
-                              "in a table for --pairs, or give --unpaired if they said other sentences")
-        if by_chance < limit:
-            limit, cause = by_chance, "no less than recordings paired at random: other words"
-        if (costs > limit).sum() > 1 and (hint := misplaced(pairs, by_chance, path_cost)):
-            print(f"warning: {pairs[0].source} and {target}: some recordings of the same name do not say the same "
-                  f"words{hint}: rename them, or list the pairs in a table for --pairs", file=sys.stderr)
-    else:
+def drop_mismatches(pairs: list[Pair], data: pathlib.Path, target: str, hp: HyperParams) -> None:
+    """Drop the pairs of a source, in the order of names, that do not say the same words; raises PreproError if this is
+    so for most of them.
+
+    Noise and echo raise the distance of a recording from any other. So what counts is a pair's distance, less the usual
+    one of its source from other targets and of its target from other sources: below 0 if they say the same words.
+    """
+    count = len(pairs)
+    if count < 3:
         print(f"warning: {pairs[0].source} and {target} have too few sentences in common to tell whether they say the "
               "same words", file=sys.stderr)
-    for pair in pairs:
-        if pair.dtw_cost > limit:
-            pair.split, pair.reason = "dropped", f"DTW cost {pair.dtw_cost:.2f} dB, limit {limit:.2f}: {cause}"
+        return
+    features = [[alignment.word_features(mel, hp) for mel in mels(pair, data, target)] for pair in pairs]
+    sources, targets = ([x - np.concatenate(side).mean(axis=0) for x in side] for side in zip(*features))
+
+    def distances(shift: int) -> np.ndarray:
+        """(N,) of each source from the target that lies `shift` further in the order of names, as in a ring."""
+        return np.array([alignment.warp(*each)[1] for each in zip(sources, targets[shift:] + targets[:shift])])
+    # Not near in the order: neighbours may be takes of one sentence, or what belongs here if names are shifted
+    far = np.unique(np.linspace(count / 4, 3 * count / 4, OTHERS).round().astype(int))
+    chance = np.array([distances(shift) for shift in far])
+    usual = np.median(chance, axis=0) / 2, np.median([*map(np.roll, chance, far)], axis=0) / 2
+
+    def excess(found: np.ndarray, shift: int) -> np.ndarray:
+        return found - usual[0] - np.roll(usual[1], -shift)
+    named, others = distances(0), np.array([*map(excess, chance, far)])
+    own, spread, limit = excess(named, 0), others.std(), -np.inf
+    if np.median(own) < -0.5 * spread and own.mean() < -2 * spread / np.sqrt(count):  # surely better than by chance
+        right = np.sort(own)[:(count + 3) // 4]
+        for _ in range(5):  # from the quarter that fits best to all that belong to it
+            limit = min(0.0, max(right.mean() / 2, right.mean() + 2.5 * right.std()))
+            right = own[own <= limit]
+    hint = ""
+    if (own > limit).sum() > 1:
+        near = {shift: excess(distances(shift), shift) for shift in (0, 1, -1, 2, -2)}
+        hint = misplaced(pairs, near, np.percentile(others, 1))
+    if (own > limit).sum() > count / 2:
+        raise PreproError(f"{pairs[0].source} and {target}: recordings of the same name do not say the same words. "
+                          f"Their distance is {np.median(named):.1f} dB, that of others {np.median(chance):.1f} dB"
+                          f"{hint}. Rename them, list the pairs in a table for --pairs, or give --unpaired if they "
+                          "said other sentences")
+    if hint:
+        print(f"warning: {pairs[0].source} and {target}: some recordings of the same name do not say the same words"
+              f"{hint}: rename them, or list the pairs in a table for --pairs", file=sys.stderr)
+    for pair, found in zip(pairs, own):
+        if found > limit:
+            pair.split = "dropped"
+            pair.reason = f"DTW cost {-found:.2f} dB below that of other names, not {-limit:.2f}: other words?"
 
 
-def misplaced(pairs: list[Pair], by_chance: float, path_cost: Callable) -> str:
-    """Say from which recording on, in the order of names, the source's belong to the target's recording before or after
-    the one of their name; empty if none do. `by_chance` is the distance (dB) from which two recordings do not fit."""
-    ordered = sorted(pairs, key=lambda pair: pair.name)
-    for shift, words in ((1, "after"), (-1, "before")):
-        shifted = [(ordered[i], ordered[i + shift]) for i in range(len(ordered)) if 0 <= i + shift < len(ordered)]
-        fits = [path_cost(one, other) < min(one.dtw_cost, by_chance) for one, other in shifted]
+def misplaced(pairs: list[Pair], excess: dict[int, np.ndarray], limit: float) -> str:
+    """Say which of the source's recordings belong to the target's one or two before or after the one of their name;
+    empty if no stretch surely does. `excess` holds the distances of each shift in the order of names, less what is
+    usual; below `limit` (dB) there are few of other words."""
+    found, best = "", max(2.0, np.log2(len(pairs)) - 1)  # of many, some fit by chance
+    least = np.min(list(excess.values()), axis=0)
+    for shift, words in ((1, "after"), (-1, "before"), (2, "two after"), (-2, "two before")):
+        fits = (excess[shift] == least) & (least < limit) & (excess[0] >= limit)
         # The part in which most fit: the largest rise of a sum that grows where they fit and falls where they do not
         sums = np.concatenate([[0], np.cumsum(np.where(fits, 1, -1))])
         end = int((sums - np.minimum.accumulate(sums)).argmax())
         start = int(sums[:end + 1].argmin())
-        if sums[end] - sums[start] > 1:
-            (first, other), (last, _) = shifted[start], shifted[end - 1]
-            return (f"; {first.name} to {last.name} of {first.source} fit the target's recording {words} the one of "
-                    f"their name: {first.name} goes with {other.name}")
-    return ""
+        if sums[end] - sums[start] > best:
+            best, first, last = sums[end] - sums[start], pairs[start], pairs[end - 1]
+            found = (f"; {first.name} to {last.name} of {first.source} fit the target's recording {words} the one of "
+                     f"their name: {first.name} goes with {pairs[(start + shift) % len(pairs)].name}")
+    return found
 
 
 def write_outputs(pairs: list[Pair], data: pathlib.Path, target: str, hp: HyperParams) -> None:

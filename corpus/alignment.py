@@ -40,6 +40,13 @@ def alignment_features(mel: np.ndarray, hp: HyperParams) -> np.ndarray:
     return np.concatenate([0.5 * level, utils.cepstra(mel, hp, 12)], axis=1)
 
 
+def word_features(mel: np.ndarray, hp: HyperParams) -> np.ndarray:
+    """Features (T // 4, 13) in dB that tell whether two recordings say the same words: means of four frames, without
+    what is more than 30 dB below the loud parts, because there noise covers speech."""
+    features = alignment_features(np.maximum(mel, np.percentile(mel, 95) - 30.0 / hp.range_db), hp)
+    return features[:len(mel) // 4 * 4].reshape(-1, 4, features.shape[1]).mean(axis=1)
+
+
 def warp(source: np.ndarray, target: np.ndarray) -> tuple[np.ndarray, float]:
     """Align two sequences of features, (S, C) and (T, C), from which their speakers' means were subtracted.
 

@@ -1,4 +1,4 @@
-"""Pairs that do not say the same words are seen, by the distance of recordings that are paired at random."""
+"""Pairs that do not say the same words are seen, by the distance of their recordings from those of other names."""
 import contextlib
 import os
 import shutil
@@ -26,18 +26,38 @@ def spoken(tmp_path_factory):
     return folder
 
 
-def prepare(spoken, tmp_path, said_by_her, sentences: int = SENTENCES) -> list[manifest.Pair]:
-    """Prepare pairs in which the woman says sentence `said_by_her(n)` where the man says sentence n."""
+def prepare(spoken, tmp_path, said_by_her, sentences: int = SENTENCES, takes: int = 1) -> list[manifest.Pair]:
+    """Prepare pairs in which the woman says sentence `said_by_her(n)` where the man says sentence n, or as many takes
+    of fewer sentences."""
     for number in range(sentences):
         for speaker, sentence in (("man", number), ("woman", said_by_her(number))):
             (tmp_path / speaker).mkdir(exist_ok=True)
-            shutil.copy(spoken / speaker / f"{sentence:02d}.wav", tmp_path / speaker / f"{number:02d}.wav")
+            shutil.copy(spoken / speaker / f"{sentence // takes:02d}.wav", tmp_path / speaker / f"{number:02d}.wav")
     corpora, target = manifest.gather([tmp_path / "man"], tmp_path / "woman", "(.*)")
     return prepro.prepare(corpora, target, tmp_path / "data", TINY)
 
 
 def test_right_pairs_are_kept(spoken, tmp_path, serial):
     assert not [pair for pair in prepare(spoken, tmp_path, lambda number: number) if pair.reason]
+
+
+def test_noise_does_not_make_other_words(tmp_path, serial):
+    """A noisy recording is as far from its partner as a clean one is from other words."""
+    rng = np.random.default_rng(0)
+    for number in range(SENTENCES):
+        level, seconds = np.random.default_rng(number + 50).uniform(-40.0, 0.0, 7), 1.2 + 0.1 * (number % 4)
+        for speaker, pace, pitch in (("man", 1.0, 110.0), ("woman", 1.1, 210.0)):
+            wav = words(number, seconds=pace * seconds, pitch=pitch)
+            wav *= 10 ** (np.interp(np.arange(len(wav)), np.linspace(0, len(wav), 7), level) / 20)
+            noise = (number % 2) * (speaker == "man") * 0.5 * wav.std() * rng.normal(size=len(wav))
+            write(tmp_path / speaker / f"{number:02d}.wav", wav + noise)
+    corpora, target = manifest.gather([tmp_path / "man"], tmp_path / "woman", "(.*)")
+    assert not any(pair.reason for pair in prepro.prepare(corpora, target, tmp_path / "data", TINY))
+
+
+def test_several_takes_of_a_sentence_are_no_other_words(spoken, tmp_path, serial, capsys):
+    assert not any(pair.reason for pair in prepare(spoken, tmp_path, lambda number: number, 24, takes=4))
+    assert "goes with" not in capsys.readouterr().err
 
 
 def test_pairs_that_are_wrong_from_some_sentence_on_are_dropped(spoken, tmp_path, serial, capsys):
@@ -75,11 +95,19 @@ def test_a_single_pair_cannot_be_compared_which_is_said(spoken, tmp_path, serial
     (lambda number: number + 1, "01 to 13 of man .* before the one of their name: 01 goes with 00"),
     (lambda number: max(number - 1, 0), "01 to 12 of man .* after the one of their name: 01 goes with 02"),
     (lambda number: number + (number >= 5), "06 to 13 of man .* before the one of their name: 06 goes with 05"),
-    (lambda number: (5 * number) % SENTENCES, "paired at random|do not say the same words")])
+    (lambda number: max(number - 2, 0), "0[01] to 11 of man .* two after the one of their name: 0[01] goes with 0[23]"),
+    (lambda number: number ^ 1, r"\d dB\. Rename"),  # without advice, for there is no order in it
+    (lambda number: (7 + number) % SENTENCES, r"\d dB\. Rename"),
+    (lambda number: (5 * number) % SENTENCES, "do not say the same words")])
 def test_a_pairing_that_is_wrong_as_a_whole_is_refused(spoken, tmp_path, serial, said_by_her, fit):
     with pytest.raises(PreproError, match=f"(?s)man and woman.*{fit}") as refused:
         prepare(spoken, tmp_path, said_by_her)
     assert "--unpaired" in str(refused.value) and not (tmp_path / "data" / "manifest.csv").exists()
+
+
+def test_a_few_pairs_that_are_one_file_off_get_the_right_advice(spoken, tmp_path, serial):
+    with pytest.raises(PreproError, match="before the one of their name: 01 goes with 00"):
+        prepare(spoken, tmp_path, lambda number: number + 1, 12)
 
 
 def chapter(spoken, path, sentences: list[str]) -> None:
