@@ -258,6 +258,7 @@ def misplaced(pairs: list[Pair], excess: dict[int, np.ndarray], limit: float) ->
     least = np.min(list(excess.values()), axis=0)
     for shift, words in ((1, "after"), (-1, "before"), (2, "two after"), (-2, "two before")):
         fits = (excess[shift] == least) & (least < limit) & (excess[0] >= limit)
+        fits[slice(-shift, None) if shift > 0 else slice(-shift)] = False  # the ring is closed there
         # The part in which most fit: the largest rise of a sum that grows where they fit and falls where they do not
         sums = np.concatenate([[0], np.cumsum(np.where(fits, 1, -1))])
         end = int((sums - np.minimum.accumulate(sums)).argmax())
@@ -265,7 +266,7 @@ def misplaced(pairs: list[Pair], excess: dict[int, np.ndarray], limit: float) ->
         if sums[end] - sums[start] > best:
             best, first, last = sums[end] - sums[start], pairs[start], pairs[end - 1]
             found = (f"; {first.name} to {last.name} of {first.source} fit the target's recording {words} the one of "
-                     f"their name: {first.name} goes with {pairs[(start + shift) % len(pairs)].name}")
+                     f"their name: {first.name} goes with {pairs[start + shift].name}")
     return found
 
 
