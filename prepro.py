@@ -32,7 +32,7 @@ import numpy as np
 import hyperparams
 import utils
 from common import audio_files, cli, storage
-from corpus import alignment, analysis, arctic, demo, manifest, pairing
+from corpus import alignment, analysis, arctic, demo, manifest, mismatch, pairing
 from evaluation import figures
 from common.cli import workers
 from corpus.manifest import Pair, PreproError
@@ -40,7 +40,6 @@ from corpus.pairing import load_mel
 from hyperparams import HyperParams
 
 HERE = pathlib.Path(__file__).resolve().parent
-OTHERS = 10  # recordings of other names with which each is compared, to know what other words cost
 
 
 def compute_features(path: pathlib.Path, stem: pathlib.Path, hp: HyperParams,
@@ -67,12 +66,6 @@ def compute_features(path: pathlib.Path, stem: pathlib.Path, hp: HyperParams,
     return len(found.mel), "", warnings
 
 
-def mels(pair: Pair, data: pathlib.Path, target: str) -> list[np.ndarray]:
-    """(S, M) of the source of a pair and (T, M) of its target."""
-    return [load_mel(data, pair.source, pair.utterance)[pair.source_start:pair.source_end],
-            load_mel(data, target, pair.utterance)[pair.target_start:pair.target_end]]
-
-
 def align(pair: Pair, data: pathlib.Path, target: str, means: dict, hp: HyperParams) -> float:
     """Write the DTW path of one pair; returns its mean cost. A path that was made from the same features and means is
     kept: its .json file, written last, holds their hash and the cost."""
@@ -83,7 +76,7 @@ def align(pair: Pair, data: pathlib.Path, target: str, means: dict, hp: HyperPar
         storage.save_array(path, np.arange(pair.target_end - pair.target_start, dtype=np.float32))
         return 0.0
     features, note = [alignment.alignment_features(mel, hp) - means[speaker] for mel, speaker in zip(
-        mels(pair, data, target), (pair.source, target))], path.with_suffix(".json")
+        pairing.load_mels(pair, data, target), (pair.source, target))], path.with_suffix(".json")
     made_of = hashlib.sha256(b" ".join(map(np.ndarray.tobytes, features))).hexdigest()
     before = storage.read_json(note)
     if before.get("made_of") == made_of and storage.intact(path):
@@ -159,10 +152,8 @@ def prepare(corpora: dict[str, dict[str, pathlib.Path]], target: str, data: path
                          [(pair,) for pair in usable], "alignment")
     for pair, cost in zip(usable, costs):
         pair.dtw_cost = round(cost, 4)
-    # The demo's names are known to be right, and its sentences share too many words to tell
-    is_demo = all(path.is_relative_to(demo.RECORDINGS) for path in corpora[target].values())
-    for source in sorted(speakers - {target, *others}) if not is_demo else ():
-        drop_mismatches([pair for pair in usable if pair.source == source], data, target, hp)
+    for source in sorted(speakers - {target, *others}) if not demo.holds(corpora) else ():
+        mismatch.drop([pair for pair in usable if pair.source == source], data, target, hp)
     write_outputs(pairs, data, target, hp)
     return pairs
 
@@ -200,79 +191,6 @@ def speaker_mean(speaker: str, pairs: list[Pair], data: pathlib.Path, hp: HyperP
     utterances = sorted({pair.utterance for pair in own if pair.split == "train"} or {pair.utterance for pair in own})
     return np.concatenate([alignment.alignment_features(load_mel(data, speaker, utterance), hp)
                            for utterance in utterances]).mean(axis=0)
-
-
-def drop_mismatches(pairs: list[Pair], data: pathlib.Path, target: str, hp: HyperParams) -> None:
-    """Drop the pairs of a source, in the order of names, that do not say the same words; raises PreproError if this is
-    so for most of them.
-
-    Noise and echo raise the distance of a recording from any other. So what counts is a pair's distance, less the usual
-    one of its source from other targets and of its target from other sources: below 0 if they say the same words.
-    """
-    count = len(pairs)
-    if count < 3:
-        print(f"warning: {pairs[0].source} and {target} have too few sentences in common to tell whether they say the "
-              "same words", file=sys.stderr)
-        return
-    features = [[alignment.word_features(mel, hp) for mel in mels(pair, data, target)] for pair in pairs]
-    sources, targets = ([x - np.concatenate(side).mean(axis=0) for x in side] for side in zip(*features))
-
-    def distances(shift: int) -> np.ndarray:
-        """(N,) of each source from the target that lies `shift` further in the order of names, as in a ring."""
-        return np.array([alignment.warp(*each)[1] for each in zip(sources, targets[shift:] + targets[:shift])])
-    # Not near in the order: neighbours may be takes of one sentence, or what belongs here if names are shifted
-    far = np.unique(np.linspace(count / 4, 3 * count / 4, OTHERS).round().astype(int))
-    chance = np.array([distances(shift) for shift in far])
-    usual = np.median(chance, axis=0) / 2, np.median([*map(np.roll, chance, far)], axis=0) / 2
-
-    def excess(found: np.ndarray, shift: int) -> np.ndarray:
-        return found - usual[0] - np.roll(usual[1], -shift)
-    named, others = distances(0), np.array([*map(excess, chance, far)])
-    own, spread, limit = excess(named, 0), others.std(), -np.inf
-    if np.median(own) < -0.5 * spread and own.mean() < -2 * spread / np.sqrt(count):  # surely better than by chance
-        right = np.sort(own)[:(count + 3) // 4]
-        for _ in range(5):  # from the quarter that fits best to all that belong to it
-            limit = min(0.0, max(right.mean() / 2, right.mean() + 2.5 * right.std()))
-            right = own[own <= limit]
-    # The best of all that its source and its target were compared with is right, however little better it is
-    best = own < np.minimum(others, [*map(np.roll, others, far)]).min(axis=0)
-    wrong = (own > limit) & ~(best & np.isfinite(limit))
-    hint = ""
-    if wrong.sum() > 1:
-        near = {shift: excess(distances(shift), shift) for shift in (0, 1, -1, 2, -2)}
-        hint = misplaced(pairs, near, np.percentile(others, 1))
-    if wrong.sum() > count / 2:
-        raise PreproError(f"{pairs[0].source} and {target}: recordings of the same name do not say the same words. "
-                          f"Their distance is {np.median(named):.1f} dB, that of others {np.median(chance):.1f} dB"
-                          f"{hint}. Rename them, list the pairs in a table for --pairs, or give --unpaired if they "
-                          "said other sentences")
-    if hint:
-        print(f"warning: {pairs[0].source} and {target}: some recordings of the same name do not say the same words"
-              f"{hint}: rename them, or list the pairs in a table for --pairs", file=sys.stderr)
-    for pair, found, is_wrong in zip(pairs, own, wrong):
-        if is_wrong:
-            pair.split = "dropped"
-            pair.reason = f"DTW cost {-found:.2f} dB below that of other names, not {-limit:.2f}: other words?"
-
-
-def misplaced(pairs: list[Pair], excess: dict[int, np.ndarray], limit: float) -> str:
-    """Say which of the source's recordings belong to the target's one or two before or after the one of their name;
-    empty if no stretch surely does. `excess` holds the distances of each shift in the order of names, less what is
-    usual; below `limit` (dB) there are few of other words."""
-    found, best = "", max(2.0, np.log2(len(pairs)) - 1)  # of many, some fit by chance
-    least = np.min(list(excess.values()), axis=0)
-    for shift, words in ((1, "after"), (-1, "before"), (2, "two after"), (-2, "two before")):
-        fits = (excess[shift] == least) & (least < limit) & (excess[0] >= limit)
-        fits[slice(-shift, None) if shift > 0 else slice(-shift)] = False  # the ring is closed there
-        # The part in which most fit: the largest rise of a sum that grows where they fit and falls where they do not
-        sums = np.concatenate([[0], np.cumsum(np.where(fits, 1, -1))])
-        end = int((sums - np.minimum.accumulate(sums)).argmax())
-        start = int(sums[:end + 1].argmin())
-        if sums[end] - sums[start] > best:
-            best, first, last = sums[end] - sums[start], pairs[start], pairs[end - 1]
-            found = (f"; {first.name} to {last.name} of {first.source} fit the target's recording {words} the one of "
-                     f"their name: {first.name} goes with {pairs[start + shift].name}")
-    return found
 
 
 def write_outputs(pairs: list[Pair], data: pathlib.Path, target: str, hp: HyperParams) -> None:

@@ -24,7 +24,7 @@ SILENCE_DB = 70.0  # dB below the loudest frame, from where on there is nothing 
 ABOVE_FLOOR_DB = 15.0  # dB above the pauses, from where a frame is active
 NOISE_DB, FAINT_DB = 10.0, 50.0  # dB above the pauses, and below the loudest frame, between which a sound is heard
 OUTLIER_DB = 10.0  # dB above the 70th percentile of the active frames; clean speech stays 8.5 dB above it at most
-MOSTLY = 0.7  # share of the active sound that trimming must leave
+MOSTLY = 0.7  # share of what is heard that trimming must leave
 
 
 def load_recording(path: str | os.PathLike, hp: HyperParams, trim: bool = True,

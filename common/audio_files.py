@@ -100,7 +100,8 @@ def read_audio(path: str | os.PathLike, hp: HyperParams, channel: int | None = N
                                    "from its source")
                 blocks.append(block @ weights.astype(np.float32))
     except FileNotFoundError:
-        raise BadAudio(f"{name}: does not exist; if it was moved, run prepro.py again with its new folder") from None
+        raise BadAudio(f"{name}: does not exist; if it was moved, name its new place (for a corpus, prepro.py's flags)"
+                       ) from None
     except (soundfile.LibsndfileError, OSError, TypeError) as error:  # TypeError: without a header, no sample rate
         if os.path.exists(path) and not os.path.getsize(path):
             raise BadAudio(f"{name}: is empty; copy or record it again") from None

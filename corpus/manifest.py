@@ -91,6 +91,7 @@ def read_manifest(data: pathlib.Path) -> list[Pair]:
 def portable(recording: os.PathLike, data: pathlib.Path) -> str:
     """The path of a recording: from `data` if both lie in one project, which may then move, or else absolute."""
     path = os.path.realpath(recording)
+    # Features lie in data/NAME of a project; what is more than two folders up is not of it
     relative = os.path.relpath(path, os.path.realpath(data))
     return path if relative.startswith("../../../") else relative
 

@@ -16,6 +16,12 @@ def load_mel(data: pathlib.Path, speaker: str, utterance: str) -> np.ndarray:
     return analysis.load(data / "features" / speaker / utterance).mel.astype(np.float32)
 
 
+def load_mels(pair: Pair, data: pathlib.Path, target: str) -> tuple[np.ndarray, np.ndarray]:
+    """(S, M) of the source of a pair and (T, M) of its target."""
+    return (load_mel(data, pair.source, pair.utterance)[pair.source_start:pair.source_end],
+            load_mel(data, target, pair.utterance)[pair.target_start:pair.target_end])
+
+
 class Recordings:
     """The recordings of a corpus (speaker -> utterance id -> file), their lengths, and why some cannot be used."""
 

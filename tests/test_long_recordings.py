@@ -8,6 +8,7 @@ import hyperparams
 import utils
 from conversion import inference
 from conftest import demo_wav
+from conversion.chunks import Chunk, Speaker, join, split_at_pauses
 from conversion.inference import Converted
 from corpus.analysis import Features
 
@@ -51,7 +52,7 @@ def test_mel_in_blocks_equals_the_mel_of_the_whole_recording(recording, monkeypa
 
 @pytest.mark.parametrize("cut", [-1, 0, 3])
 def test_converting_chunks_in_groups_equals_converting_them_all_at_once(recording, monkeypatch, cut):
-    monkeypatch.setattr(inference, "CHUNK_SECONDS", 2.0)
+    monkeypatch.setattr("conversion.chunks.CHUNK_SECONDS", 2.0)
     with ThreadPoolExecutor(1) as pool:
         whole = inference.convert_recording(recording, Copier(cut), pool)
         monkeypatch.setattr(inference, "CHUNKS_AT_ONCE", 2)
@@ -74,7 +75,7 @@ def sentence() -> np.ndarray:
 def kept(wav: np.ndarray, first: int, last: int) -> float:
     """Share of the samples from `first` to `last` that the chunks of a recording hold."""
     held = np.zeros(len(wav), bool)
-    for chunk in inference.split_at_pauses(wav, HP):
+    for chunk in split_at_pauses(wav, HP):
         held[chunk.start:chunk.start + len(chunk.wav)] = True
     return held[first:last].mean()
 
@@ -106,9 +107,9 @@ def test_chunks_end_where_somebody_else_begins_to_speak(speakers):
     pause = np.zeros(HP.sample_rate // 3, np.float32)
     begins = np.cumsum([0, *(len(part) + len(pause) for part in parts)])[:-1]
     wav = np.concatenate([x for part in parts for x in (part, pause)])
-    starts = np.array([chunk.start for chunk in inference.split_at_pauses(wav, HP)])
+    starts = np.array([chunk.start for chunk in split_at_pauses(wav, HP)])
     assert len(starts) == len(speakers) and np.abs(starts - begins).max() < 0.3 * HP.sample_rate
-    assert len(inference.split_at_pauses(wav, HP, one_voice=True)) < len(speakers)
+    assert len(split_at_pauses(wav, HP, one_voice=True)) < len(speakers)
 
 
 def test_every_chunk_begins_at_its_sources_time(recording):
@@ -125,9 +126,9 @@ def test_every_chunk_begins_at_its_sources_time(recording):
 
 
 def test_chunks_that_are_longer_than_their_sources_do_not_overlap_and_find_back():
-    chunks = [inference.Chunk(np.zeros(1000, np.float32), start) for start in (0, 1000, 5000)]
+    chunks = [Chunk(np.zeros(1000, np.float32), start) for start in (0, 1000, 5000)]
     voices = [np.full(1500, 0.1, np.float32) for _ in chunks]
-    wav = inference.join(chunks, voices, HP, 8000)
+    wav = join(chunks, voices, HP, 8000)
     assert len(wav) == 8000 and np.flatnonzero(wav)[0] < 100 and not wav[3000:5000].any() and wav[5100:6400].all()
 
 
@@ -148,7 +149,7 @@ def spoken_at(*pitches: float) -> list[Features]:
 
 
 def test_a_voice_is_measured_once_as_long_as_the_same_person_speaks():
-    speaker = inference.Speaker(Listener())
+    speaker = Speaker(Listener())
     assert speaker.follow(spoken_at(200, 230, 0, 180)) == [200.0] * 4 and not speaker.changes
     assert speaker.follow(spoken_at(190, 250)) == [200.0] * 2 and not speaker.changes
     assert speaker.converter.heard == [300]
@@ -157,25 +158,25 @@ def test_a_voice_is_measured_once_as_long_as_the_same_person_speaks():
 @pytest.mark.parametrize("first, second", [(210, 120), (110, 220)])
 def test_somebody_else_is_converted_as_a_voice_of_their_own(first, second):
     """A man who speaks after a woman was taken for her, and came out too low."""
-    speaker = inference.Speaker(Listener())
+    speaker = Speaker(Listener())
     assert speaker.follow(spoken_at(first, first, second, 0, second)) == [first, first, second, second, second]
     assert speaker.changes == [2] and speaker.converter.heard == [200, 200]
     assert speaker.follow(spoken_at(second, first)) == [second, first] and speaker.changes == [1]
 
 
 def test_a_melody_is_sung_by_one_voice():
-    speaker = inference.Speaker(Listener(keep_intervals=True))
+    speaker = Speaker(Listener(keep_intervals=True))
     assert speaker.follow(spoken_at(110, 330, 330)) == [330.0] * 3 and not speaker.changes
 
 
 def test_a_recording_that_begins_with_a_whisper_gets_the_voice_that_follows():
-    speaker = inference.Speaker(Listener())
+    speaker = Speaker(Listener())
     assert speaker.follow(spoken_at(0, 200, 200)) == [200.0] * 3 and not speaker.changes
 
 
 def test_noise_before_the_speech_is_not_heard_as_part_of_the_voice():
     """Minutes of room noise spoilt the level and the colour of a voice."""
-    speaker, (chunk,) = inference.Speaker(Listener()), spoken_at(200)
+    speaker, (chunk,) = Speaker(Listener()), spoken_at(200)
     late = Features(*(np.concatenate([np.zeros((900, *each.shape[1:])), each]) for each in chunk))
     speaker.follow([late, *spoken_at(0)])
     assert speaker.converter.heard == [140]
@@ -183,7 +184,7 @@ def test_noise_before_the_speech_is_not_heard_as_part_of_the_voice():
 
 def test_speech_after_a_long_noise_gets_a_voice_of_its_own():
     """All chunks of the first group are noise; the speaker of the next group was converted as if he were that noise."""
-    speaker = inference.Speaker(Listener())
+    speaker = Speaker(Listener())
     speaker.follow(spoken_at(0, 0))
     assert speaker.follow(spoken_at(0, 200, 210))[1:] == [205.0, 205.0] and not speaker.changes
     assert speaker.follow(spoken_at(110)) == [110.0] and speaker.changes == [0]

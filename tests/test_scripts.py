@@ -26,6 +26,7 @@ import train
 import train_gan
 from common import storage
 from conversion import base, inference
+from conversion.chunks import CHUNK_SECONDS, Chunk, join, split_at_pauses
 from evaluation import listening
 from conftest import demo_wav, leftovers, no_workers, write
 
@@ -249,7 +250,6 @@ def converted_folder(trained, converter, tmp_path_factory):
     joined, errors = [], io.StringIO()
     with pytest.MonkeyPatch.context() as patch, contextlib.redirect_stderr(errors):
         patch.setattr(eval_script, "load_converter", lambda *_: converter)
-        join = inference.join
         patch.setattr(inference, "join", lambda chunks, voices, *more: joined.append((chunks, voices))
                       or join(chunks, voices, *more))
         code = eval_script.main([str(folder), "--logdir", str(trained.logdir), "--out", str(folder / "out")])
@@ -270,7 +270,7 @@ def test_long_recording_keeps_its_length_and_its_pauses(converted_folder):
     assert len(voice) == pytest.approx(converted_folder.length, rel=0.15)
     assert len(voice) == pytest.approx(len(source), rel=0.15)
     chunks, voices = max(converted_folder.joined, key=lambda joined: len(joined[0]))
-    assert len(chunks) >= 3 and max(len(chunk.wav) for chunk in chunks) <= inference.CHUNK_SECONDS * 16000 + 400
+    assert len(chunks) >= 3 and max(len(chunk.wav) for chunk in chunks) <= CHUNK_SECONDS * 16000 + 400
     for before, after in zip(chunks, chunks[1:]):
         assert after.start - before.start - len(before.wav) > 0.2 * 16000  # cut at a pause
     assert sum(map(len, voices)) < len(voice)
@@ -298,10 +298,10 @@ def test_joining_chunks_makes_no_clicks(converted_folder):
 def test_chunks_with_loud_ends_are_joined_without_clicks(trained):
     hp, rng = trained.hp, np.random.default_rng(1)
     voices = [0.5 + 0.1 * rng.normal(size=n).astype(np.float32) for n in (9000, 300, 12000)]
-    chunks = [inference.Chunk(np.zeros(n, np.float32), start) for n, start in ((8000, 100), (500, 8100), (9000, 8700))]
-    wav = inference.join(chunks, voices, hp)
+    chunks = [Chunk(np.zeros(n, np.float32), start) for n, start in ((8000, 100), (500, 8100), (9000, 8700))]
+    wav = join(chunks, voices, hp)
     check_joints(wav, chunks, voices)
-    assert len(wav) == 100 + 9000 + 300 + 12000 and len(inference.join(chunks, voices, hp, 30000)) == 30000
+    assert len(wav) == 100 + 9000 + 300 + 12000 and len(join(chunks, voices, hp, 30000)) == 30000
     np.testing.assert_array_equal(wav[100 + 200:100 + 8800], voices[0][200:8800])  # the rest is unchanged
 
 
@@ -310,9 +310,9 @@ def test_recording_without_pauses_is_cut_at_its_quietest_point(trained):
     seconds = np.arange(20 * 16000) / 16000
     level = 0.3 - 0.25 * np.exp(-0.5 * ((seconds - 6.0) / 0.2) ** 2)  # a dip, but no silence, at 6 s
     noise = np.random.default_rng(2).normal(size=len(seconds))
-    chunks = inference.split_at_pauses((level * noise).astype(np.float32), hp)
+    chunks = split_at_pauses((level * noise).astype(np.float32), hp)
     assert sum(len(chunk.wav) for chunk in chunks) == pytest.approx(len(seconds), abs=len(chunks) * 2 * hp.hop_length)
-    assert max(len(chunk.wav) for chunk in chunks) <= inference.CHUNK_SECONDS * 16000 + 2 * hp.hop_length
+    assert max(len(chunk.wav) for chunk in chunks) <= CHUNK_SECONDS * 16000 + 2 * hp.hop_length
     assert chunks[1].start / 16000 == pytest.approx(6.0, abs=0.2)
 
 

@@ -1,0 +1,95 @@
+"""Pairs of recordings that have one name and do not say the same words: files that were numbered differently, other
+texts, single mistakes.
+
+Noise and echo raise the distance of a recording from every other. So what counts is the excess of a distance: less what
+is usual for its source with other targets, and for its target with other sources. It is below 0 dB for the same words.
+"""
+import pathlib
+import sys
+from collections.abc import Callable
+
+import numpy as np
+
+from corpus import alignment, pairing
+from corpus.manifest import Pair, PreproError
+from hyperparams import HyperParams
+
+OTHERS = 10  # recordings of other names with which each is compared, to know what is usual
+FEWEST = 3   # pairs that can be judged
+
+
+def drop(pairs: list[Pair], data: pathlib.Path, target: str, hp: HyperParams) -> None:
+    """Drop the pairs of a source, in the order of names, that do not say the same words; raises PreproError if this is
+    so for most of them."""
+    names = f"{pairs[0].source} and {target}"
+    if len(pairs) < FEWEST:
+        print(f"warning: {names} have too few sentences in common to tell whether they say the same words",
+              file=sys.stderr)
+        return
+    distance = distances(pairs, data, target, hp)
+    # Not near in the order: neighbours may be takes of one sentence, or what belongs here if names are shifted
+    far = np.unique(np.linspace(len(pairs) / 4, 3 * len(pairs) / 4, OTHERS).round().astype(int))
+    chance = np.array([distance(shift) for shift in far])
+    usual = np.median(chance, axis=0) / 2, np.median([*map(np.roll, chance, far)], axis=0) / 2
+
+    def excess(found: np.ndarray, shift: int) -> np.ndarray:
+        return found - usual[0] - np.roll(usual[1], -shift)
+    named, others = distance(0), np.array([*map(excess, chance, far)])
+    own = excess(named, 0)
+    limit = find_limit(own, others.std())
+    # The best of all that its source and its target were compared with is right, however little better it is
+    best = own < np.minimum(others, [*map(np.roll, others, far)]).min(axis=0)
+    wrong = (own > limit) & ~(best & np.isfinite(limit))
+    hint = misplaced(pairs, {shift: excess(distance(shift), shift) for shift in (0, 1, -1, 2, -2)},
+                     np.percentile(others, 1)) if wrong.sum() > 1 else ""
+    if wrong.sum() > len(pairs) / 2:
+        raise PreproError(f"{names}: recordings of the same name do not say the same words. Their distance is "
+                          f"{np.median(named):.1f} dB, that of others {np.median(chance):.1f} dB{hint}. Rename them, "
+                          "list the pairs in a table for --pairs, or give --unpaired if they said other sentences")
+    if hint:
+        print(f"warning: {names}: some recordings of the same name do not say the same words{hint}: rename them, or "
+              "list the pairs in a table for --pairs", file=sys.stderr)
+    for i in np.flatnonzero(wrong):
+        pairs[i].split = "dropped"
+        pairs[i].reason = f"DTW cost {-own[i]:.2f} dB below that of other names, not {-limit:.2f}: other words?"
+
+
+def distances(pairs: list[Pair], data: pathlib.Path, target: str, hp: HyperParams) -> Callable:
+    """A function (shift) -> (N,), the distance in dB of each source from the target that lies `shift` further in the
+    order of the pairs, as in a ring."""
+    features = [[alignment.word_features(mel, hp) for mel in pairing.load_mels(pair, data, target)] for pair in pairs]
+    sources, targets = ([x - np.concatenate(side).mean(axis=0) for x in side] for side in zip(*features))
+    return lambda shift: np.array([alignment.warp(*each)[1]
+                                   for each in zip(sources, targets[shift:] + targets[:shift])])
+
+
+def find_limit(own: np.ndarray, spread: float) -> float:
+    """The excess (dB) up to which pairs say the same words, from that of all pairs (N,) and its deviation among
+    recordings of other words; minus infinity if the pairs are not surely better than those."""
+    limit = -np.inf
+    if np.median(own) < -0.5 * spread and own.mean() < -2 * spread / np.sqrt(len(own)):
+        right = np.sort(own)[:(len(own) + 3) // 4]
+        for _ in range(5):  # from the quarter that fits best to all that belong to it
+            limit = min(0.0, max(right.mean() / 2, right.mean() + 2.5 * right.std()))
+            right = own[own <= limit]
+    return limit
+
+
+def misplaced(pairs: list[Pair], excess: dict[int, np.ndarray], limit: float) -> str:
+    """Say which of the source's recordings belong to the target's one or two before or after the one of their name;
+    empty if no stretch surely does. `excess` holds (N,) for each shift in the order of names; below `limit` (dB) there
+    are few of other words."""
+    found, best = "", max(2.0, np.log2(len(pairs)) - 1)  # of many, some fit by chance
+    least = np.min(list(excess.values()), axis=0)
+    for shift, words in ((1, "after"), (-1, "before"), (2, "two after"), (-2, "two before")):
+        fits = (excess[shift] == least) & (least < limit) & (excess[0] >= limit)
+        fits[slice(-shift, None) if shift > 0 else slice(-shift)] = False  # the ring is closed there
+        # The part in which most fit: the largest rise of a sum that grows where they fit and falls where they do not
+        sums = np.concatenate([[0], np.cumsum(np.where(fits, 1, -1))])
+        end = int((sums - np.minimum.accumulate(sums)).argmax())
+        start = int(sums[:end + 1].argmin())
+        if sums[end] - sums[start] > best:
+            best, first, last = sums[end] - sums[start], pairs[start], pairs[end - 1]
+            found = (f"; {first.name} to {last.name} of {first.source} fit the target's recording {words} the one of "
+                     f"their name: {first.name} goes with {pairs[start + shift].name}")
+    return found
