@@ -1,6 +1,7 @@
 """Pairs that do not say the same words are seen, by the distance of their recordings from those of other names."""
 import contextlib
 import os
+import pathlib
 import shutil
 
 import numpy as np
@@ -8,8 +9,8 @@ import pytest
 import soundfile
 
 import prepro
-from conftest import TINY, words, write
-from corpus import manifest
+from conftest import DEMO_IDS, TINY, words, write
+from corpus import demo, manifest, mismatch
 from corpus.manifest import PreproError
 
 SENTENCES = 14
@@ -141,3 +142,33 @@ def test_another_recording_of_the_same_name_time_and_size_is_noticed(spoken, tmp
     assert path.stat().st_size == before.st_size
     prepro.compute_features(path, stem, TINY)
     assert stem.with_name("a.mel.npy").read_bytes() != mel
+
+
+@pytest.mark.parametrize("named, kept", [(8.4, True), (8.8, False)])
+def test_a_pair_that_is_hardly_better_than_others_is_kept_if_it_is_the_best(monkeypatch, named, kept):
+    """The 12 others of its kind are far better, so the limit is far below it."""
+    def distances(*_):
+        found = {shift: 9.0 + 0.02 * np.arange(12) % 0.1 for shift in range(-2, 12)}
+        found[0] = np.where(np.arange(12) == 5, named, 5.0)
+        found[4][5] = 8.6  # of another name
+        return lambda shift: found[shift]
+    monkeypatch.setattr(mismatch, "distances", distances)
+    pairs = [manifest.Pair(f"{n:02d}", f"{n:02d}", "man", "train") for n in range(12)]
+    mismatch.drop(pairs, None, "woman", TINY)
+    assert [pair.name for pair in pairs if pair.split == "dropped"] == ([] if kept else ["05"])
+
+
+def test_only_the_demo_under_its_own_names_need_not_be_checked(tmp_path):
+    own = {speaker: manifest.find_utterances(demo.RECORDINGS / speaker, "(.*)") for speaker in ("rms", "slt")}
+    assert len(own["rms"]) == 248 and demo.holds(own)
+    shifted = dict(zip(sorted(own["slt"]), [own["slt"][name] for name in sorted(own["slt"])[1:]]))
+    assert not demo.holds(own | {"slt": shifted})
+    copy = shutil.copy(own["slt"]["demo_001"], tmp_path)
+    assert not demo.holds({"rms": own["rms"], "slt": {"demo_001": pathlib.Path(copy)}})
+
+
+def test_the_demo_is_not_checked(tmp_path, serial, monkeypatch):
+    monkeypatch.setattr(mismatch, "drop", lambda *_: pytest.fail("it loses sentences that are right"))
+    corpora = {speaker: {name: demo.RECORDINGS / speaker / f"{name}.ogg" for name in DEMO_IDS[:4]}
+               for speaker in ("rms", "slt")}
+    assert not any(pair.reason for pair in prepro.prepare(corpora, "slt", tmp_path / "data", TINY))

@@ -39,7 +39,9 @@ def test_checkpoints_in_a_folder_that_looks_like_a_pattern_are_rotated(tmp_path)
 
 
 def test_settings_of_a_notebook_or_of_another_keras_are_not_taken_over(tmp_path):
-    code = "from backend import devices; import keras; from evaluation import figures; print(keras.backend.backend())"
+    # TensorBoard, which run_folder imports, reads tf.keras
+    code = ("from training import run_folder; import keras; from evaluation import figures; "
+            "print(keras.backend.backend())")
     done = subprocess.run([sys.executable, "-c", code], cwd=os.path.dirname(utils.__file__), text=True,
                           capture_output=True, env=os.environ | {"KERAS_BACKEND": "jax", "TF_USE_LEGACY_KERAS": "1",
                                                                      "MPLBACKEND": "module://none"})
