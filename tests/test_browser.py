@@ -85,7 +85,7 @@ class Browser:
 
     def wait(self, condition: str) -> None:
         """Wait until a script is true."""
-        end = time.monotonic() + 30.0
+        end = time.monotonic() + 90.0
         while not self.evaluate(condition):
             assert time.monotonic() < end, condition
             time.sleep(0.02)
