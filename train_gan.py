@@ -77,7 +77,7 @@ class GANTrainer(Trainer):
         self.discriminator_optimizer = optimizer(
             trainer.cosine_decay(hp.dis_learning_rate, hp.dis_pretrain_steps + hp.gan_steps, hp),
             self.discriminator.trainable_variables)
-        self.judge = tf.function(self.score)
+        self.judge = trainer.compiled(self.score)
 
     @property
     def parts(self) -> dict:
@@ -160,21 +160,24 @@ class GANTrainer(Trainer):
 
     def train_step(self, stage: str, batch: dict, step: tf.Variable) -> dict:
         """Update the discriminator once and, in stage "adversarial", the generator `k` times, and add 1 to `step`."""
-        # A loop in the graph is compiled only once, but several devices cannot synchronise inside such a loop
-        repeat = range if self.strategy.num_replicas_in_sync > 1 else tf.range
-
         def step_on_device(batch):
             batch = self.shard_for_device(batch)
             scalars = self.update(self.discriminator_optimizer, self.discriminator.trainable_variables,
                                   self.hp.gan_clip_norm, lambda: self.discriminator_losses(batch))
             scalars["gan/dis_loss"] = scalars.pop("loss")
             if stage == "adversarial":
-                last, skipped = tf.zeros(len(GENERATOR_SCALARS)), scalars["skipped"]
-                for _ in repeat(self.hp.k):
+                def update_generator(i, last, skipped):
                     found = self.update(self.generator_optimizer, self.generator_variables,
                                         self.hp.gan_clip_norm, lambda: self.generator_losses(batch))
-                    last = tf.stack([found[name] for name in GENERATOR_SCALARS])
-                    skipped = tf.maximum(skipped, found["skipped"])
+                    return (i + 1, tf.stack([found[name] for name in GENERATOR_SCALARS]),
+                            tf.maximum(skipped, found["skipped"]))
+                state = 0, tf.zeros(len(GENERATOR_SCALARS)), scalars["skipped"]
+                if self.strategy.num_replicas_in_sync > 1:  # they cannot synchronise inside a loop of the graph
+                    for _ in range(self.hp.k):
+                        state = update_generator(*state)
+                else:  # compiled only once
+                    state = tf.while_loop(lambda i, *_: i < self.hp.k, update_generator, state)
+                _, last, skipped = state
                 scalars |= dict(zip(GENERATOR_SCALARS, tf.unstack(last))) | {"skipped": skipped}
             return scalars
         return self.run_step(stage, batch, step, step_on_device)

@@ -71,7 +71,7 @@ def test_help_begins_with_three_commands_that_can_be_pasted(script, monkeypatch)
 
 
 SETTINGS = ["width=16", "encoder_banks=2", "postnet_banks=2", "highway_layers=1", "batch_size=4", "postnet_window=32",
-            "postnet_steps=60", "decoder_steps=15", "learning_rate=5e-3", "griffin_lim_iters=4"]
+            "postnet_steps=60", "encoder_steps=20", "decoder_steps=15", "learning_rate=5e-3", "griffin_lim_iters=4"]
 HELDOUT = ["demo_003", "demo_007"]
 
 
@@ -125,33 +125,7 @@ def read_wav(path: pathlib.Path) -> np.ndarray:
     return samples / 32768.0
 
 
-def test_evaluation_of_the_heldout_sentences(trained, capsys):
-    assert eval_script.main(["--data", str(trained.data), "--logdir", str(trained.logdir)]) == 0
-    out = trained.logdir / "results"
-    check_page(out, len(HELDOUT), 3)
-    metrics = json.loads((out / "metrics.json").read_text(encoding="utf-8"))
-    assert sorted(metrics["utterances"]) == [f"rms-{name}" for name in HELDOUT]
-    for values in metrics["utterances"].values():
-        assert all(math.isfinite(value) for name, value in values.items() if "F0" not in name)  # speech may be unvoiced
-        assert 0 <= values["duration difference s"] < 1.0
-    summary = metrics["summary"]
-    assert summary["utterances"] == len(HELDOUT)
-    assert 0 < summary["MCD dB of the copy"] < summary["MCD dB of the source"]
-    assert any(re.fullmatch(r"content retrieval among \d+", name) for name in summary)
-    for name in HELDOUT:
-        wavs = {kind: read_wav(out / "audio" / f"rms-{name}.{kind}.wav") for kind in ("source", "converted", "target")}
-        # A hardly trained model advances through the source at about its pace
-        assert len(wavs["converted"]) == pytest.approx(len(wavs["source"]), rel=0.2)
-    printed = capsys.readouterr().out
-    assert "index.html" in printed and re.search("^ +converted +source +copy", printed, re.MULTILINE)
-    for name in metrics["summary"]:
-        assert "\n" + re.sub(" of the (source|copy|target)$", "", name) + "  " in f"\n{printed}", name
-
-
-@pytest.fixture(scope="module")
-def converter(trained):
-    """The trained model, loaded once for all tests that are not about loading it."""
-    return inference.load_converter(trained.logdir)
+KINDS = " (of the (source|copy|target)|along the DTW path|with teacher forcing|from natural mel)$"
 
 
 class Terminal(io.StringIO):
@@ -161,37 +135,57 @@ class Terminal(io.StringIO):
         return True
 
 
-@pytest.mark.usefixtures("loaded")
-def test_oracles_are_measured_beside_the_conversion(trained, tmp_path, monkeypatch):
+def test_evaluation_of_the_heldout_sentences(trained, tmp_path, capsys, monkeypatch):
+    """With everything that can be measured: oracles, and words by a recogniser that is replaced."""
+    pytest.importorskip("jiwer")
+    monkeypatch.setattr(listening, "asr_available", lambda: True)
+    monkeypatch.setattr(listening, "Recogniser", lambda model, hp: lambda wav: f"{model} heard")
     monkeypatch.setattr(sys, "stderr", Terminal())
-    assert eval_script.main(["--logdir", str(trained.logdir), "--out", str(tmp_path), "--source", "rms",
-                            "--oracles"]) == 0
+    (tmp_path / "words.txt").write_text(f"{HELDOUT[0]}|Model heard.\n{HELDOUT[1]}|nothing\n")
+    assert eval_script.main(["--data", str(trained.data), "--logdir", str(trained.logdir), "--source", "rms",
+                             "--oracles", "--asr", "model", "--transcripts", str(tmp_path / "words.txt")]) == 0
+    out, printed = trained.logdir / "results", capsys.readouterr().out
+    check_page(out, len(HELDOUT), 3)
+    metrics = json.loads((out / "metrics.json").read_text(encoding="utf-8"))
+    summary, utterances = metrics["summary"], metrics["utterances"]
+    check_summary(summary, utterances)
+    assert all(" along the " not in name for row in utterances.values() for name in row)
     for doing in ("oracles", "recordings of the source", "recordings of the target", "retrieval", "drawing"):
         assert re.search(rf"{doing}: 100%.* (2/2|10/10) ", sys.stderr.getvalue())
-    summary = json.loads((tmp_path / "metrics.json").read_text(encoding="utf-8"))["summary"]
+    for name in HELDOUT:
+        wavs = {kind: read_wav(out / "audio" / f"rms-{name}.{kind}.wav") for kind in ("source", "converted", "target")}
+        # A hardly trained model advances through the source at about its pace
+        assert len(wavs["converted"]) == pytest.approx(len(wavs["source"]), rel=0.2)
+    assert "index.html" in printed and re.search("^ +converted +source +copy", printed, re.MULTILINE)
+    for name in summary:
+        assert "\n" + re.sub(KINDS, "", name) + "  " in f"\n{printed}", name
+    assert [row["WER %"] for row in utterances.values()] == [0.0, 200.0]
+    assert metrics["words"][f"rms-{HELDOUT[1]}"]["with teacher forcing"] == "model heard"
+    page = (out / "index.html").read_text(encoding="utf-8")
+    assert "<del>nothing</del>" in page and page.count("<mark>") == 2  # one of them explains the marks
+
+
+def check_summary(summary: dict, utterances: dict) -> None:
+    """All kinds of audio were measured, and their figures are in the order in which they must be."""
+    assert sorted(utterances) == [f"rms-{name}" for name in HELDOUT]
+    for values in utterances.values():
+        assert all(math.isfinite(value) for name, value in values.items() if "F0" not in name)  # speech may be unvoiced
+        assert 0 <= values["duration difference s"] < 1.0
+    assert summary["utterances"] == len(HELDOUT)
+    assert 0 < summary["MCD dB of the copy"] < summary["MCD dB of the source"]
+    assert any(re.fullmatch(r"content retrieval among \d+", name) for name in summary)
     for kind in ("along the DTW path", "with teacher forcing", "from natural mel"):
         assert summary[f"MCD dB {kind}"] > summary["MCD dB of the copy"] > 0
     # The post-net has begun to learn, the decoder hardly
     assert summary["MCD dB from natural mel"] < 0.8 * summary["MCD dB along the DTW path"]
-    assert all(" along the " not in name for row in json.loads((tmp_path / "metrics.json").read_text(
-        encoding="utf-8"))["utterances"].values() for name in row)
-
-
-@pytest.mark.usefixtures("loaded")
-def test_word_error_rates_are_measured_for_all_kinds_of_audio(trained, tmp_path, monkeypatch):
-    pytest.importorskip("jiwer")
-    monkeypatch.setattr(listening, "asr_available", lambda: True)
-    monkeypatch.setattr(listening, "Recogniser", lambda model, hp: lambda wav: f"{model} heard")
-    (tmp_path / "words.txt").write_text(f"{HELDOUT[0]}|Model heard.\n{HELDOUT[1]}|nothing\n")
-    assert eval_script.main(["--logdir", str(trained.logdir), "--out", str(tmp_path), "--oracles", "--asr", "model",
-                            "--transcripts", str(tmp_path / "words.txt")]) == 0
-    results = json.loads((tmp_path / "metrics.json").read_text(encoding="utf-8"))
     for kind in ("", *(f" of the {kind}" for kind in ("source", "copy", "target")), " from natural mel"):
-        assert results["summary"][f"WER %{kind}"] == pytest.approx(100 * 2 / 3)
-    assert [row["WER %"] for row in results["utterances"].values()] == [0.0, 200.0]
-    assert results["words"][f"rms-{HELDOUT[1]}"]["with teacher forcing"] == "model heard"
-    page = (tmp_path / "index.html").read_text(encoding="utf-8")
-    assert "<del>nothing</del>" in page and page.count("<mark>") == 2  # one of them explains the marks
+        assert summary[f"WER %{kind}"] == pytest.approx(100 * 2 / 3)
+
+
+@pytest.fixture(scope="module")
+def converter(trained):
+    """The trained model, loaded once for all tests that are not about loading it."""
+    return inference.load_converter(trained.logdir)
 
 
 def test_unknown_source_is_refused(trained, capsys):

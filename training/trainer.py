@@ -6,6 +6,7 @@ writes the files of a run folder. The calls of one step are:
     fit_stage -> PairedTrainer.train_step -> Trainer.run_step
         on each device: step_on_device -> Trainer.shard_for_device, Trainer.update -> PairedTrainer.forward
 """
+import functools
 import math
 import pathlib
 import random
@@ -57,6 +58,10 @@ def with_loss_scale(optimizer: keras.optimizers.Optimizer, hp: HyperParams) -> k
     return keras.optimizers.LossScaleOptimizer(optimizer, 2.0 ** 15 if hp.precision == "float16" else 1.0, 2000)
 
 
+# Loops over tensors are written as such; autograph would look for others in all of Keras, half of the time to compile
+compiled = functools.partial(tf.function, autograph=False)
+
+
 class Trainer:
     """A generator and its corpus, with updates on all devices and validation in free running.
 
@@ -73,7 +78,7 @@ class Trainer:
         keras.utils.set_random_seed(hp.seed)
         self.generator = Generator(hp)
         self.converter = Converter(self.generator, corpus.base)
-        self.postnet, self.on_path = tf.function(self.generator.postnet), tf.function(self.decode_on_path)
+        self.postnet, self.on_path = compiled(self.generator.postnet), compiled(self.decode_on_path)
         pairs = corpus.split("val")
         self.validation = random.Random(hp.seed).sample(pairs, min(len(pairs), hp.validation_limit))
         self._steps = {}
@@ -114,7 +119,7 @@ class Trainer:
         key = stage, step.ref()
         if key not in self._steps:
             signature = {name: tf.TensorSpec((None, None, *array.shape[2:])) for name, array in batch.items()}
-            self._steps[key] = tf.function(run, input_signature=[signature])
+            self._steps[key] = compiled(run, input_signature=[signature])
         return self._steps[key](batch)
 
     def shard_for_device(self, batch: dict) -> dict:
