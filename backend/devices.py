@@ -54,7 +54,7 @@ if "--verbose" in sys.argv:  # before any script has read its flags
 # A user who sets a level below 3 wants the messages
 quiet = os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3") not in ("0", "1", "2")
 # Keras imports the hidden modules where it finds them, for wrappers that nobody needs here: a quarter of its start
-with captured_stderr() if quiet else contextlib.nullcontext(), hidden("sklearn", "matplotlib.pyplot"):
+with captured_stderr() if quiet else contextlib.nullcontext(), hidden("sklearn", "matplotlib.pyplot", "IPython"):
     import tensorflow as tf
     tf.config.list_physical_devices()  # now, because it complains about drivers
 

@@ -41,16 +41,20 @@ def plot_conversion(path: str | os.PathLike, source: NamedTuple, output: NamedTu
     pitches = {"source": source.hertz, "converted": utils.hertz(output.pitch, hp)}
     alignment, second = output.weights, hp.hop_length / hp.sample_rate           # (T, S), s a frame
     end = second * max([len(alignment), *map(len, panels.values())])
-    figure = Figure(figsize=(10, 1.55 * len(panels) + 5.0), layout="constrained")
-    figure.suptitle(literal(title), fontsize=12, fontweight="bold")
-    *grid, pitch, axes = figure.subplots(len(panels) + 2, 1, sharex=True,
-                                           height_ratios=[1.3] * len(panels) + [1.2, 3.0])
+    height = 1.55 * len(panels) + 5.0
+    figure = Figure(figsize=(10, height))
+    figure.suptitle(literal(title), fontsize=12, fontweight="bold", y=1.0 - 0.1 / height, va="top")
+    # Fixed places: to find them from the size of every text takes as long as all the rest
+    *grid, pitch, axes = figure.subplots(
+        len(panels) + 2, 1, sharex=True, height_ratios=[1.3] * len(panels) + [1.2, 3.0],
+        gridspec_kw={"left": 0.085, "right": 0.915, "top": 1.0 - 0.7 / height, "bottom": 0.55 / height, "hspace": 0.3})
     for panel, (caption, linear) in zip(grid, panels.items()):
         image = panel.imshow(linear.T, origin="lower", aspect="auto", cmap="magma", vmin=0.0, vmax=1.0,
                              extent=(0.0, second * len(linear), 0.0, hp.sample_rate / 2))
         panel.set_title(f"{literal(caption)}, {second * len(linear):.2f} s", loc="left", fontsize=10)
         panel.set_ylabel("frequency (Hz)", fontsize=9)
-    bar = figure.colorbar(image, ax=grid, pad=0.01, aspect=30, ticks=np.linspace(0.0, 1.0, 5),
+    low, high = grid[-1].get_position().y0, grid[0].get_position().y1
+    bar = figure.colorbar(image, cax=figure.add_axes((0.925, low, 0.012, high - low)), ticks=np.linspace(0.0, 1.0, 5),
                           format=lambda level, _: f"{hp.range_db * (level - 1.0):.0f}")
     bar.set_label("level (dB re highest)", fontsize=9)
     bar.ax.tick_params(labelsize=8)
