@@ -45,16 +45,15 @@ def step_with(strategy, hp, stage, batch, steps=1, make=train.PairedTrainer):
     return variables_of(task), {name: float(value) for name, value in scalars.items()}
 
 
-@pytest.fixture(params=[True, pytest.param(False, marks=pytest.mark.slow)], ids=["eager", "compiled"])
-def way(request):
-    """Run a step without compilation, which takes minutes on two devices, and with it."""
-    with uncompiled() if request.param else contextlib.nullcontext():
-        yield request.param
+def ways(*stages: str):
+    """Each stage without compilation, which takes minutes on two devices, and the last one also with it."""
+    return pytest.mark.parametrize("stage, context", [
+        *(pytest.param(stage, uncompiled, id=f"eager-{stage}") for stage in stages),
+        pytest.param(stages[-1], contextlib.nullcontext, id=f"compiled-{stages[-1]}", marks=pytest.mark.slow)])
 
 
-@pytest.mark.usefixtures("way")
-@pytest.mark.parametrize("stage", ["postnet", "encoder", "decoder"])
-def test_paired_step_on_two_devices_equals_one_on_one_device(tiny_hp, strategies, stage):
+@ways("postnet", "encoder", "decoder")
+def test_paired_step_on_two_devices_equals_one_on_one_device(tiny_hp, strategies, stage, context):
     """Lengths are unequal, so that one device has more valid frames than the other; two devices share three rows."""
     hp = plain(tiny_hp)
     batch = {name: tf.constant(np.concatenate([value, value[:1][:, ::-1]]), tf.float32)
@@ -62,8 +61,9 @@ def test_paired_step_on_two_devices_equals_one_on_one_device(tiny_hp, strategies
     batch["mask"] = tf.constant(np.concatenate([batch["mask"][:2], batch["mask"][:1]]))
     batch["source_mask"] = tf.constant(np.concatenate([batch["source_mask"][:2], batch["source_mask"][:1]]))
     batch["positions"] = tf.constant(np.concatenate([batch["positions"][:2], batch["positions"][:1]]))
-    one, scalars = step_with(strategies[1], hp, stage, batch)
-    two, others = step_with(strategies[2], hp, stage, batch)
+    with context():
+        one, scalars = step_with(strategies[1], hp, stage, batch)
+        two, others = step_with(strategies[2], hp, stage, batch)
     assert scalars.keys() == others.keys()
     for name in scalars:
         assert others[name] == pytest.approx(scalars[name], rel=1e-4), name
@@ -74,15 +74,17 @@ def test_paired_step_on_two_devices_equals_one_on_one_device(tiny_hp, strategies
         np.testing.assert_allclose(other, value, atol=1e-5, err_msg=name)
 
 
-@pytest.mark.parametrize("stage", ["discriminator", "adversarial"])
-def test_adversarial_step_on_two_devices_equals_one_on_one_device(tiny_hp, strategies, stage, way):
+@ways("discriminator", "adversarial")
+def test_adversarial_step_on_two_devices_equals_one_on_one_device(tiny_hp, strategies, stage, context):
     """Two devices share three rows, windows have unequal weights, and the generator is updated twice, or once where
     a second update would only take its time to compile."""
-    hp = plain(tiny_hp).replace(k=2 if way else 1, dis_frames=8, gen_learning_rate=0.1, dis_learning_rate=0.1)
+    hp = plain(tiny_hp).replace(k=2 if context is uncompiled else 1, dis_frames=8, gen_learning_rate=0.1,
+                                dis_learning_rate=0.1)
     batch = {name: tf.constant(np.concatenate([value, value[:1] if "mask" in name else value[:1][:, ::-1]]), tf.float32)
              for name, value in adversarial_batch(hp).items()}
-    one, scalars = step_with(strategies[1], hp, stage, batch, make=train_gan.GANTrainer)
-    two, others = step_with(strategies[2], hp, stage, batch, make=train_gan.GANTrainer)
+    with context():
+        one, scalars = step_with(strategies[1], hp, stage, batch, make=train_gan.GANTrainer)
+        two, others = step_with(strategies[2], hp, stage, batch, make=train_gan.GANTrainer)
     assert scalars.keys() == others.keys() and ("gan/gen_loss" in scalars) == (stage == "adversarial")
     for name in scalars:
         assert others[name] == pytest.approx(scalars[name], rel=1e-4), name
