@@ -41,8 +41,8 @@ for moment in moments:
     child = os.fork()
     if not child:
         os._exit(module.main(arguments))
-    seen, status = set(), 0
-    while not os.waitpid(child, os.WNOHANG)[0]:
+    seen = set()
+    while not (ended := os.waitpid(child, os.WNOHANG))[0]:
         for path in files():
             if path not in before:
                 seen.add(path)
@@ -51,6 +51,8 @@ for moment in moments:
             os.waitpid(child, 0)
             break
         time.sleep(0.0005)
+    if ended[1]:
+        sys.exit(f"a fork that was not killed ended with status {ended[1]}")
     whole = {str(path): path.stat().st_mtime_ns for path in files()}
     print(json.dumps(whole), flush=True)
 """
@@ -61,7 +63,7 @@ def kill(script: str, moments: list[int], out: pathlib.Path, *arguments) -> list
     result = subprocess.run([sys.executable, "-c", KILLER, script, json.dumps(moments), str(out),
                              *map(str, arguments)], cwd=ROOT, capture_output=True, text=True, timeout=300,
                             env=os.environ | {"PYTHONPATH": str(ROOT / "tests")})
-    assert "Traceback" not in result.stderr, result.stderr
+    assert result.returncode == 0 and "Traceback" not in result.stderr, result.stderr
     return [json.loads(line) for line in result.stdout.splitlines() if line.startswith("{")]
 
 
