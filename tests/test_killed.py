@@ -10,7 +10,7 @@ import time
 import pytest
 import soundfile
 from test_faults import count_steps
-from test_training import HP, events, weight_in
+from test_training import HP, weight_in
 
 import eval as eval_script
 import prepro
@@ -241,8 +241,6 @@ def test_training_killed_repeatedly_ends_like_an_uninterrupted_run(tmp_path, mon
     for kind, tag in (("train", "loss/minimised"), ("validation", "free_running/score")):
         killed, whole = (read_scalars(tmp_path / name / kind, tag) for name in ("killed", "whole"))
         assert killed == whole and whole[0]
-    # More steps were taken than the curves show: some were lost with a killed process and repeated
-    assert len(events(tmp_path / "killed" / "train")["loss/minimised"]) > 12
     assert not list((tmp_path / "killed").rglob("*_temp"))
 
 

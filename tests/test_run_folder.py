@@ -130,6 +130,15 @@ def test_training_does_not_restart_if_no_checkpoint_is_readable(tmp_path, listed
         go(tmp_path, 6)
 
 
+def test_training_begins_anew_if_its_first_checkpoint_was_never_finished(tmp_path, capsys):
+    """As if it was killed just before the index was written."""
+    go(tmp_path, 1)
+    damage(tmp_path / "checkpoints" / "step-1.index", "empty")
+    assert [step for _, _, step in go(tmp_path, 2).seen] == [0, 1]
+    assert "step-1, the only checkpoint, was never finished; training begins anew" in capsys.readouterr().err
+    assert weight_in(tmp_path / "checkpoints" / "step-2") == 2 and go(tmp_path, 2).seen == []
+
+
 @pytest.mark.parametrize("how", ["missing", "empty"])
 def test_newest_checkpoint_is_found_without_the_list_of_checkpoints(tmp_path, how):
     hp = HP.replace(keep_checkpoints=4)
