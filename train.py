@@ -17,6 +17,7 @@ import pathlib
 import sys
 
 import data_load
+from backend import recurrent
 from common import cli
 from evaluation import figures
 from training import losses, run_folder, trainer
@@ -41,7 +42,7 @@ class PairedTrainer(Trainer):
             raise UserError(f"{corpus.data} holds the target alone: such a voice is converted by the base, which "
                             "takes base=1 and attention=local")
         super().__init__(hp, corpus)
-        self.encode_on_path = trainer.compiled(self.generator.encode_on_path)
+        self.encode_on_path = recurrent.compiled(self.generator.encode_on_path)
         most = math.ceil(hp.most_epochs * len(corpus.slices) / hp.batch_size)
         self.encoder_learns_alone = hp.attention == "local"  # otherwise it has no head that a loss could judge
         # A corpus of the target alone has no pairs from which encoder and decoder could learn

@@ -18,7 +18,7 @@ import random
 import sys
 from collections.abc import Iterator
 
-from backend import devices
+from backend import devices, recurrent
 import data_load
 from common import cli
 from evaluation import figures, metrics
@@ -77,7 +77,7 @@ class GANTrainer(Trainer):
         self.discriminator_optimizer = optimizer(
             trainer.cosine_decay(hp.dis_learning_rate, hp.dis_pretrain_steps + hp.gan_steps, hp),
             self.discriminator.trainable_variables)
-        self.judge = trainer.compiled(self.score)
+        self.judge = recurrent.compiled(self.score)
 
     @property
     def parts(self) -> dict:

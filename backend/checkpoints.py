@@ -76,7 +76,7 @@ def checkpoints_in(folder: pathlib.Path) -> list[str]:
 def newest_readable(prefixes: list[str]) -> str | None:
     """The first of the checkpoints `prefixes` that can be read, or None if there is none or only one that was never
     finished. Prints a warning for each damaged checkpoint before it; raises UserError if all are damaged."""
-    if len(prefixes) == 1 and not os.path.getsize(f"{prefixes[0]}.index"):  # it is made empty, and filled at last
+    if len(prefixes) == 1 and not os.path.getsize(f"{prefixes[0]}.index"):  # TensorFlow fills it last
         print(f"warning: {prefixes[0]}, the only checkpoint, was never finished; training begins anew", file=sys.stderr)
         return None
     damaged = []

@@ -6,11 +6,15 @@ and the backward pass computes each step again (Chen et al. 2016, arXiv:1604.061
 `dot`, `product` and `window` get their gradient after the loop, in one large product over all steps. The gradient is
 the same.
 """
+import functools
 import threading
 
 from keras import layers, ops
 import tensorflow as tf
 
+# Without AutoGraph: loops over tensors are written as such, and to look for others in all of Keras takes half of the
+# time of compilation
+compiled = functools.partial(tf.function, autograph=False)
 _active = threading.local()  # `LoopInvariants` of the loop that is being traced in this thread
 
 

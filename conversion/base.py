@@ -133,17 +133,14 @@ def restore(base: Base, movement: np.ndarray, mel: np.ndarray, positions: np.nda
 
 def with_detail(base: Base, mel: np.ndarray, positions: np.ndarray, features: Features, voice: Voice,
                 hp: HyperParams) -> np.ndarray:
-    """What is heard of the networks' mel (T, M) before `restore` gives it movement."""
+    """What is heard of the networks' mel (T, M) before `restore` gives it movement: a share of its finest detail is
+    replaced by the source's, `hp.detail` in voiced frames, all in others: there it carries words and hardly a voice."""
+    mel = apply(base.onward_kernel, base.onward_bias, mel)
     source = np.maximum(interpolate(features.mel - voice.mel, positions), base.mel_floor)
+    fine = warp_formants(source, voice.warp, hp)
     voiced = scipy.ndimage.uniform_filter1d(interpolate(np.float32(features.hertz > 0.0)[:, None], positions),
                                             VOICING_FRAMES, axis=0, mode="nearest")
-    return detailed(apply(base.onward_kernel, base.onward_bias, mel), source, 1.0 - (1.0 - hp.detail) * voiced,
-                    voice.warp, hp)
-
-
-def detailed(mel: np.ndarray, source: np.ndarray, share: np.ndarray, warp: float, hp: HyperParams) -> np.ndarray:
-    """Replace a `share` (T, 1) of the finest detail of `mel` (T, M) by that of the source (T, M)."""
-    fine = warp_formants(source, warp, hp)
+    share = 1.0 - (1.0 - hp.detail) * voiced
     return mel + share * (smooth(mel) - mel + fine - smooth(fine))
 
 

@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 import data_load
 import utils
-from backend import checkpoints
+from backend import checkpoints, recurrent
 from conversion import base
 from corpus import analysis
 import numpy as np
@@ -62,10 +62,9 @@ class Converter:
         self.generator, self.base, self.hp = generator, base_map, generator.hp
         self.keep_intervals = False  # for singing: move the pitch by a constant number of octaves
         frames = [tf.TensorSpec((None, None, size)) for size in (self.hp.n_linear, self.hp.n_mels + 2)]
-        # Without AutoGraph, because no Python statement there depends on a tensor, and it takes time to find that out
-        self._convert = tf.function(generator.convert, autograph=False, input_signature=[
+        self._convert = recurrent.compiled(generator.convert, input_signature=[
             *frames, tf.TensorSpec((None, None)), tf.TensorSpec((), tf.int32), tf.TensorSpec((None,))])
-        self._draw = tf.function(generator.postnet, autograph=False, input_signature=[
+        self._draw = recurrent.compiled(generator.postnet, input_signature=[
             tf.TensorSpec((None, None, size)) for size in (self.hp.n_mels, 2)] + [tf.TensorSpec((None, None))])
 
     def convert(self, recording: str | os.PathLike | np.ndarray, sample_rate: int | None = None) -> ConvertedRecording:

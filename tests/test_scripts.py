@@ -166,7 +166,7 @@ def test_evaluation_of_the_heldout_sentences(trained, tmp_path, capsys, monkeypa
 
 
 def check_summary(summary: dict, utterances: dict) -> None:
-    """All kinds of audio were measured, and their figures are in the order in which they must be."""
+    """All kinds of audio were measured; those that are told more of the target come nearer to it."""
     assert sorted(utterances) == [f"rms-{name}" for name in HELDOUT]
     for values in utterances.values():
         assert all(math.isfinite(value) for name, value in values.items() if "F0" not in name)  # speech may be unvoiced

@@ -6,7 +6,6 @@ writes the files of a run folder. The calls of one step are:
     fit_stage -> PairedTrainer.train_step -> Trainer.run_step
         on each device: step_on_device -> Trainer.shard_for_device, Trainer.update -> PairedTrainer.forward
 """
-import functools
 import math
 import pathlib
 import random
@@ -15,7 +14,7 @@ import signal
 import time
 from collections.abc import Iterator
 
-from backend import checkpoints
+from backend import checkpoints, recurrent
 import data_load
 import hyperparams
 import utils
@@ -58,10 +57,6 @@ def with_loss_scale(optimizer: keras.optimizers.Optimizer, hp: HyperParams) -> k
     return keras.optimizers.LossScaleOptimizer(optimizer, 2.0 ** 15 if hp.precision == "float16" else 1.0, 2000)
 
 
-# Loops over tensors are written as such; autograph would look for others in all of Keras, half of the time to compile
-compiled = functools.partial(tf.function, autograph=False)
-
-
 class Trainer:
     """A generator and its corpus, with updates on all devices and validation in free running.
 
@@ -78,7 +73,8 @@ class Trainer:
         keras.utils.set_random_seed(hp.seed)
         self.generator = Generator(hp)
         self.converter = Converter(self.generator, corpus.base)
-        self.postnet, self.on_path = compiled(self.generator.postnet), compiled(self.decode_on_path)
+        self.postnet = recurrent.compiled(self.generator.postnet)
+        self.on_path = recurrent.compiled(self.decode_on_path)
         pairs = corpus.split("val")
         self.validation = random.Random(hp.seed).sample(pairs, min(len(pairs), hp.validation_limit))
         self._steps = {}
@@ -119,7 +115,7 @@ class Trainer:
         key = stage, step.ref()
         if key not in self._steps:
             signature = {name: tf.TensorSpec((None, None, *array.shape[2:])) for name, array in batch.items()}
-            self._steps[key] = compiled(run, input_signature=[signature])
+            self._steps[key] = recurrent.compiled(run, input_signature=[signature])
         return self._steps[key](batch)
 
     def shard_for_device(self, batch: dict) -> dict:
