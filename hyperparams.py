@@ -124,7 +124,7 @@ class HyperParams:
     # Synthesis
     griffin_lim_iters: int = number(20, 1, 1000)        #                                        (paper 50, 2017 30)
     correction: float = number(1.0, 0, 10)              # share of the networks' correction that is applied
-    detail: float = number(0.5, 0, 1)                   # source's share of voiced frames' finest detail; of others 1
+    detail: float = number(0.5, 0, 1)                   # share of the finest detail that is the source's
     postfilter: float = number(1.0, 0, 10)              # exponent of gains to the target's modulation spectrum
     power: float = number(1.0, 0.1, 10)                 # sharpening of each frame before Griffin-Lim    (paper 1.2)
 

@@ -33,7 +33,6 @@ FILE = "base.npz"            # in a run folder
 SPEECH_DB = 20.0             # dB below the level that speech reaches (80th percentile); frames below it are no speech
 QUIET = 5.0                  # percentile of a bin's level in a recording that is taken for its floor
 KNOWN_FRAMES = 200.0         # voiced frames whose deviation of pitch weighs as much as that of all sources
-VOICING_FRAMES = 5           # over which the share of detail changes from that of voiced to that of unvoiced frames
 DETAIL_SIGMA = (3.0, 1.0)    # frames and bands, deviations of the Gaussian that removes the detail of the source
 LEAST_DEVIATION = 0.05       # of a bin, 4 dB; some hardly change in training, but would in another recording
 MEASURED = 100               # recordings (up to twice as many) on which floors and deviations are measured
@@ -123,8 +122,8 @@ def map_pitch(base: Base, hertz: np.ndarray, voice: Voice, hp: HyperParams) -> n
 
 def restore(base: Base, movement: np.ndarray, mel: np.ndarray, positions: np.ndarray, features: Features,
             voice: Voice, hp: HyperParams) -> np.ndarray:
-    """Restore what the average `mel` (T, M) lacks, which was read at `positions` (T,) of a recording: the recording's
-    detail, and movement by `movement` (P, M). With `hp.base=0` nothing is restored."""
+    """Restore what the average `mel` (T, M) lacks, which was read at `positions` (T,) of a recording: a share of the
+    recording's detail, and movement by `movement` (P, M). With `hp.base=0` nothing is restored."""
     if not hp.base:
         return mel
     mel = with_detail(base, mel, positions, features, voice, hp)
@@ -133,15 +132,15 @@ def restore(base: Base, movement: np.ndarray, mel: np.ndarray, positions: np.nda
 
 def with_detail(base: Base, mel: np.ndarray, positions: np.ndarray, features: Features, voice: Voice,
                 hp: HyperParams) -> np.ndarray:
-    """What is heard of the networks' mel (T, M) before `restore` gives it movement: a share of its finest detail is
-    replaced by the source's, `hp.detail` in voiced frames, all in others: there it carries words and hardly a voice."""
-    mel = apply(base.onward_kernel, base.onward_bias, mel)
+    """What is heard of the networks' mel (T, M) before `restore` gives it movement."""
     source = np.maximum(interpolate(features.mel - voice.mel, positions), base.mel_floor)
-    fine = warp_formants(source, voice.warp, hp)
-    voiced = scipy.ndimage.uniform_filter1d(interpolate(np.float32(features.hertz > 0.0)[:, None], positions),
-                                            VOICING_FRAMES, axis=0, mode="nearest")
-    share = 1.0 - (1.0 - hp.detail) * voiced
-    return mel + share * (smooth(mel) - mel + fine - smooth(fine))
+    return detailed(apply(base.onward_kernel, base.onward_bias, mel), source, voice.warp, hp)
+
+
+def detailed(mel: np.ndarray, source: np.ndarray, warp: float, hp: HyperParams) -> np.ndarray:
+    """Replace a share, `hp.detail`, of the finest detail of `mel` (T, M) by that of the source (T, M)."""
+    fine = warp_formants(source, warp, hp)
+    return mel + hp.detail * (smooth(mel) - mel + fine - smooth(fine))
 
 
 def smooth(mel: np.ndarray) -> np.ndarray:
