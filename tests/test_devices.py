@@ -65,7 +65,8 @@ def test_failed_import_is_shown_with_all_earlier_messages(tmp_path):
 
 def test_the_start_of_conversion_imports_no_large_library_in_vain_and_others_can_import_it_later():
     code = ("import sys, conversion.inference, evaluation.figures; large = ['sklearn', 'matplotlib.pyplot', 'IPython', "
-            "'librosa', 'numba']; print([name for name in large if name in sys.modules]); import sklearn.base, matplotlib.pyplot")
+            "'librosa', 'numba']; print([name for name in large if name in sys.modules]); "
+            "import sklearn.base, matplotlib.pyplot")
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=300)
     assert (done.returncode, done.stdout) == (0, "[]\n"), done.stderr
 
