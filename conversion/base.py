@@ -7,7 +7,8 @@ gives the target's mel. The networks write a correction of it.
 The output of least squares is an average: it lacks all that the map cannot predict, and is too smooth. So `restore`
 takes a share of the finest detail from the source itself, after scaling its vocal tract to the target's length. Then it
 makes every order of the mel-cepstra move as much as the target's, separately at each modulation frequency. How much
-that lacks is measured on conversions of the validation sentences whenever they are converted in training.
+that lacks is measured on conversions of the validation sentences whenever they are converted in training. The pitch,
+too, is made to move as much as the target's.
 """
 import pathlib
 from collections.abc import Callable
@@ -33,10 +34,13 @@ FILE = "base.npz"            # in a run folder
 SPEECH_DB = 20.0             # dB below the level that speech reaches (80th percentile); frames below it are no speech
 QUIET = 5.0                  # percentile of a bin's level in a recording that is taken for its floor
 KNOWN_FRAMES = 200.0         # voiced frames whose deviation of pitch weighs as much as that of all sources
+SURE_FRAMES = 50.0           # voiced frames of a conversion whose deviation of pitch weighs as much as the target's
+PITCH_SIGMA = 1.0            # frames, deviation of the Gaussian that smooths a conversion's pitch
 DETAIL_SIGMA = (3.0, 1.0)    # frames and bands, deviations of the Gaussian that removes the detail of the source
 LEAST_DEVIATION = 0.05       # of a bin, 4 dB; some hardly change in training, but would in another recording
 MEASURED = 100               # recordings (up to twice as many) on which floors and deviations are measured
 MOST_GAIN = 4.0              # of a movement; the least gain is 1 / MOST_GAIN
+MOST_PITCH_GAIN = 1.5        # of the pitch's deviation: who speaks monotonously does not begin to sing
 
 
 class Base(NamedTuple):
@@ -128,6 +132,20 @@ def restore(base: Base, movement: np.ndarray, mel: np.ndarray, positions: np.nda
         return mel
     mel = with_detail(base, mel, positions, features, voice, hp)
     return np.clip(modulate(mel, np.exp(hp.postfilter * movement)), 0.0, 1.0)
+
+
+def restore_pitch(base: Base, pitch: np.ndarray, hp: HyperParams) -> np.ndarray:
+    """Give a pitch (T, 2), octaves and voicing, that the networks wrote, the deviation of the target's pitch: an
+    average moves less. Its jitter from frame to frame, which then would be louder than a voice's, is smoothed first."""
+    voiced = pitch[:, 1] > 0.5
+    if not hp.base or not voiced.any():
+        return pitch
+    n, wanted = voiced.sum(), float(base.octaves[2])
+    octaves = scipy.ndimage.gaussian_filter1d(pitch[:, 0], PITCH_SIGMA, mode="nearest")
+    mean, variance = octaves[voiced].mean(), octaves[voiced].var()
+    found = np.sqrt((n * variance + SURE_FRAMES * wanted ** 2) / (n + SURE_FRAMES))
+    gain = min(wanted / found, MOST_PITCH_GAIN)
+    return np.stack([mean + (octaves - mean) * gain ** hp.postfilter, pitch[:, 1]], axis=1).astype(np.float32)
 
 
 def with_detail(base: Base, mel: np.ndarray, positions: np.ndarray, features: Features, voice: Voice,

@@ -150,8 +150,10 @@ class Converter:
         for first in range(0, len(order), batch_size):
             chosen = order[first:first + batch_size]
             mels = [self.restore(written[i].mel, written[i].positions, sources[i], voices[i]) for i in chosen]
-            for i, mel, linear in zip(chosen, mels, self.draw(mels, [written[i].pitch for i in chosen])):
-                finished[i] = written[i]._replace(mel=mel, linear=linear)
+            pitches = [written[i].pitch if self.keep_intervals else
+                       base.restore_pitch(self.base, written[i].pitch, self.hp) for i in chosen]
+            for i, mel, pitch, linear in zip(chosen, mels, pitches, self.draw(mels, pitches)):
+                finished[i] = written[i]._replace(mel=mel, pitch=pitch, linear=linear)
         return finished
 
     def restore(self, mel: np.ndarray, positions: np.ndarray, source: Features, voice: base.Voice) -> np.ndarray:

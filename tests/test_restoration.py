@@ -117,3 +117,36 @@ def test_warp_is_the_ratio_between_the_formants_of_two_voices(factor):
     flat = np.full((5, hp.n_mels), 0.3, np.float32)
     for known in ((flat, flat), (low[:1], high[:1])):  # nothing is known without movement over time
         assert linear_map.find_warp(*known, hp) == pytest.approx(1.0)
+
+
+def contour(deviation: float, n: int = 400, jitter: float = 0.0) -> np.ndarray:
+    """A pitch (n, 2) that is voiced but for one pause, and moves slowly around 0.3 octaves, with jitter."""
+    octaves = 0.3 + deviation * np.sqrt(2.0) * np.sin(np.arange(n) / 12.0)
+    voiced = np.abs(np.arange(n) - n / 2) > 20
+    return np.stack([octaves + jitter * (-1.0) ** np.arange(n), voiced], axis=1).astype(np.float32)
+
+
+@pytest.mark.parametrize("deviation", [0.7, 0.9, 1.3])
+def test_restored_pitch_deviates_as_the_targets_around_its_own_mean(solved, deviation):
+    pitch, wanted = contour(deviation * solved.octaves[2]), solved.octaves[2]
+    found = base.restore_pitch(solved, pitch, HP)
+    voiced = pitch[:, 1] > 0.5
+    assert found[:, 1].tolist() == pitch[:, 1].tolist() and found.dtype == np.float32
+    assert found[voiced, 0].mean() == pytest.approx(pitch[voiced, 0].mean(), abs=0.005)
+    assert abs(found[voiced, 0].std() / wanted - 1.0) < 0.35 * abs(deviation - 1.0)
+    unchanged = base.restore_pitch(solved, pitch, HP.replace(postfilter=0.0))
+    np.testing.assert_allclose(unchanged[3:-3], pitch[3:-3], atol=0.01 * wanted)  # ends are smoothed more
+
+
+def test_restored_pitch_has_less_jitter_and_a_short_or_monotonous_one_is_hardly_changed(solved):
+    wanted = solved.octaves[2]
+    jitter = [np.abs(np.diff(base.restore_pitch(solved, contour(wanted, jitter=x), HP)[:, 0], 2)).mean()
+              for x in (0.0, 0.1)]
+    assert jitter[1] - jitter[0] < 0.15 * 0.4  # of 0.4 octaves that the jitter's second difference had
+    for pitch, most in ((contour(0.1 * wanted, 45), 1.05), (contour(0.01 * wanted), base.MOST_PITCH_GAIN)):
+        found = base.restore_pitch(solved, pitch, HP)
+        voiced = pitch[:, 1] > 0.5
+        assert found[voiced, 0].std() <= 1.01 * most * pitch[voiced, 0].std()
+    unvoiced = np.zeros((30, 2), np.float32)
+    assert base.restore_pitch(solved, unvoiced, HP) is unvoiced
+    assert base.restore_pitch(solved, pitch, HP.replace(base=0)) is pitch
