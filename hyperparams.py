@@ -105,7 +105,7 @@ class HyperParams:
     # Adversarial training
     gan_networks: str = choice("postnet", "all")        # networks that learn from the discriminator      (2017 all)
     dis_pretrain_steps: int = number(100, 0, 1e7)       # steps that train the discriminator alone
-    gan_steps: int = number(400, 0, 1e7)                # of one update of the discriminator and `k` of the generator
+    gan_steps: int = number(100, 0, 1e7)                # of one update of the discriminator and `k` of the generator
     k: int = number(1, 1, 100)                          #                                                   (2017 5)
     dis_stack: int = number(1, 1, 20)                   # frames per step of the discriminator              (2017 5)
     dis_frames: int = number(32, 0, 1e4)                # frames per window; 0: no windows                  (2017 0)
