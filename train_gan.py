@@ -38,8 +38,9 @@ from training.trainer import Trainer
 HERE = pathlib.Path(__file__).resolve().parent
 SURE = 0.98       # above this accuracy the discriminator has won, and the generator learns nothing from it any more
 LOST = 0.55       # below this accuracy the discriminator has lost
-# What a run inherits with other values: a step takes several times as long as one of paired training
-GAN_SETTINGS = {"log_steps": 5, "save_steps": 50}
+# What a run inherits with other values: a step takes several times as long as one of paired training, and what the
+# discriminator adds needs less sharpening
+GAN_SETTINGS = {"log_steps": 5, "save_steps": 50, "power": 0.95}
 GENERATOR_SCALARS = ("gan/gen_loss", "loss/mean_loss2", "gradient_norm")
 CONVERSIONS_AT_MOST = 2048  # conversions kept in memory for the discriminator, 80 kB each
 
