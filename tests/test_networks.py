@@ -310,7 +310,8 @@ def test_untrained_conversion_has_the_length_of_its_source_and_stops(tiny_hp):
     hp, lengths = tiny_hp.replace(r=2, encoder_stack=3), [40, 17, 31, 5]
     generator = make_generator(hp)
     converter, inputs = Converter(generator, plain_base(hp)), sources(hp, lengths)
-    for length, source, result in zip(lengths, inputs, converter(inputs, [VOICE] * 4)):
+    written = converter.write(inputs, [VOICE] * 4)
+    for length, source, raw, result in zip(lengths, inputs, written, converter(inputs, [VOICE] * 4)):
         assert result.stopped
         assert abs(len(result.mel) - length) <= hp.r
         assert len(result.mel) == len(result.linear) == len(result.positions) == len(result.weights)
@@ -318,7 +319,8 @@ def test_untrained_conversion_has_the_length_of_its_source_and_stops(tiny_hp):
         np.testing.assert_allclose(result.positions, np.arange(len(result.mel)), atol=1e-2)
         n = min(len(result.mel), length)  # with an identity base the output equals the source
         np.testing.assert_allclose(result.mel[:n], source.mel[:n], atol=1e-2)
-        np.testing.assert_allclose(result.pitch[:n, 0], np.log2(source.hertz / hp.pitch_middle)[:n], atol=1e-2)
+        np.testing.assert_allclose(raw.pitch[:n, 0], np.log2(source.hertz / hp.pitch_middle)[:n], atol=1e-2)
+        np.testing.assert_allclose(result.pitch, base.restore_pitch(converter.base, raw.pitch, hp), atol=1e-4)
     generator.decoder.cell.attention.pace_layer.bias.assign([-9.0])  # hardly advances: cut off, and reported as such
     result, = converter(sources(hp, [20]), [VOICE])
     assert not result.stopped and 20 < len(result.mel) <= 3 * 20
