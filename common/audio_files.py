@@ -159,13 +159,17 @@ def reason(error: Exception) -> str:
 
 
 def missing_bytes(path: str | os.PathLike) -> int:
-    """How many bytes a wav or aiff file is shorter than its header says; libsndfile reads such a file without an
-    error."""
+    """How many bytes a wav, aiff, au, w64 or rf64 file is shorter than its header says; libsndfile reads such a file
+    without an error."""
     with open(path, "rb") as file:
-        header = file.read(8)
-    promised = int.from_bytes(header[4:], "big" if header[:4] == b"FORM" else "little") + 8
+        header = file.read(28)
+
+    def number(order: str, start: int, size: int = 4) -> int:
+        return int.from_bytes(header[start:start + size], order)
+    promised = {b"RIFF": 8 + number("little", 4), b"FORM": 8 + number("big", 4), b"RF64": 8 + number("little", 20, 8),
+                b".snd": number("big", 4) + number("big", 8), b"riff": number("little", 16, 8)}.get(header[:4], 0)
     # Programs that write to a pipe do not know the size and write 2 or 4 GiB; other programs are a few bytes wrong
-    known = header[:4] in (b"RIFF", b"FORM") and promised < 0x7FFFF000
+    known = promised < 0x7FFFF000
     return promised - os.path.getsize(path) if known and promised > os.path.getsize(path) + 4096 else 0
 
 

@@ -144,6 +144,18 @@ def test_a_file_that_is_cut_off_is_said_to_be(tmp_path, ending):
     assert 0.5 < len(read.wav) / read.sample_rate < 3.0
 
 
+@pytest.mark.parametrize("kind", ["WAV", "AIFF", "AU", "W64", "RF64"])
+def test_a_file_whose_header_promises_more_is_refused(tmp_path, kind):
+    path = tmp_path / f"a.{kind.lower()}"
+    soundfile.write(path, np.tile(words(1), 4), 16000, format=kind, subtype="PCM_16")
+    assert not audio_files.read_audio(path, TINY).warnings
+    missing = path.stat().st_size // 3
+    path.write_bytes(path.read_bytes()[:-missing])
+    with pytest.raises(audio_files.BadAudio, match=r"is cut off, \d+ bytes that its header promises are missing"):
+        audio_files.read_audio(path, TINY)
+    assert abs(audio_files.missing_bytes(path) - missing) < 100
+
+
 def test_mp2_and_the_spheres_of_speech_corpora_are_read_or_refused_with_the_command(tmp_path):
     frame = base64.b85decode(
         '|Me)uQ!)sG3Mv2q02NhLT5-{TbC=om_8<Ya+kAWtYgzyR18uhW_!`!<000KtZSn9mt!MxM4Yu3k;A>jY000|px5vQNwV(h1Hrs'
