@@ -197,8 +197,8 @@ class GANTrainer(Trainer):
         if stage != "adversarial":
             scalars.pop("score")  # the generator has not changed yet, so there is nothing to select
             return scalars
-        scalars |= {"free_running/global_variance_ratio": float(np.mean([metrics.global_variance_ratio(*pair)
-                                                                         for pair in cepstra])),
+        ratio = float(np.mean([metrics.global_variance_ratio(*pair) for pair in cepstra]))
+        scalars |= {"free_running/global_variance_ratio": ratio,
                     "free_running/modulation_distance": metrics.modulation_distance(*zip(*cepstra))}
         # Distances do not hear what a discriminator adds. The rates fall, so the newest generator is kept as the best
         scalars["score"] = -float(run.step)

@@ -168,9 +168,9 @@ def missing_bytes(path: str | os.PathLike) -> int:
         return int.from_bytes(header[start:start + size], order)
     promised = {b"RIFF": 8 + number("little", 4), b"FORM": 8 + number("big", 4), b"RF64": 8 + number("little", 20, 8),
                 b".snd": number("big", 4) + number("big", 8), b"riff": number("little", 16, 8)}.get(header[:4], 0)
+    missing = promised - os.path.getsize(path)
     # Programs that write to a pipe do not know the size and write 2 or 4 GiB; other programs are a few bytes wrong
-    known = promised < 0x7FFFF000
-    return promised - os.path.getsize(path) if known and promised > os.path.getsize(path) + 4096 else 0
+    return missing if missing > 4096 and promised < 0x7FFFF000 else 0
 
 
 def lacks_end(path: str | os.PathLike) -> bool:

@@ -34,7 +34,7 @@ FILE = "base.npz"            # in a run folder
 SPEECH_DB = 20.0             # dB below the level that speech reaches (80th percentile); frames below it are no speech
 QUIET = 5.0                  # percentile of a bin's level in a recording that is taken for its floor
 KNOWN_FRAMES = 200.0         # voiced frames whose deviation of pitch weighs as much as that of all sources
-SURE_FRAMES = 50.0           # voiced frames of a conversion whose deviation of pitch weighs as much as the target's
+WANTED_FRAMES = 50.0         # voiced frames of a conversion whose deviation of pitch weighs as much as the target's
 PITCH_SIGMA = 1.0            # frames, deviation of the Gaussian that smooths a conversion's pitch
 DETAIL_SIGMA = (3.0, 1.0)    # frames and bands, deviations of the Gaussian that removes the detail of the source
 LEAST_DEVIATION = 0.05       # of a bin, 4 dB; some hardly change in training, but would in another recording
@@ -70,14 +70,19 @@ def find_voice(base: Base, features: Features, hp: HyperParams) -> Voice:
     """Measure the voice of a recording. With `hp.base=0` nothing is taken out of the input."""
     octaves = analysis.pitch_contour(features.hertz, hp)[features.hertz > 0.0]
     n, known = len(octaves), float(base.octaves[0])
-    pitch = (float(octaves.mean()), float(np.sqrt((n * octaves.var() + KNOWN_FRAMES * known ** 2) / (n + KNOWN_FRAMES)))
-             ) if n else (0.0, known)
+    pitch = (float(octaves.mean()), float(expected_deviation(n, octaves.var(), known, KNOWN_FRAMES))) if n else (
+        0.0, known)
     if not hp.base:
         return Voice(np.zeros(hp.n_mels, np.float32), np.zeros(hp.n_linear, np.float32), *pitch, 1.0)
     means = speech_means(features, hp)
     mel = np.maximum(features.mel - means[0], base.mel_floor)
     heard = apply(base.onward_kernel, base.onward_bias, apply(base.kernel, base.bias, mel))
     return Voice(*means, *pitch, find_warp(mel, heard, hp))
+
+
+def expected_deviation(n: int, variance: float, usual: float, frames: float) -> float:
+    """Deviation of a pitch of which only `n` frames are heard: the `usual` one counts as much as `frames` frames."""
+    return np.sqrt((n * variance + frames * usual ** 2) / (n + frames))
 
 
 def speech_means(features: Features, hp: HyperParams) -> tuple[np.ndarray, np.ndarray]:
@@ -136,15 +141,13 @@ def restore(base: Base, movement: np.ndarray, mel: np.ndarray, positions: np.nda
 
 def restore_pitch(base: Base, pitch: np.ndarray, hp: HyperParams) -> np.ndarray:
     """Give a pitch (T, 2), octaves and voicing, that the networks wrote, the deviation of the target's pitch: an
-    average moves less. Its jitter from frame to frame, which then would be louder than a voice's, is smoothed first."""
+    average moves less. Its jitter from frame to frame is smoothed first, because the gain would enlarge it, too."""
     voiced = pitch[:, 1] > 0.5
     if not hp.base or not voiced.any():
         return pitch
-    n, wanted = voiced.sum(), float(base.octaves[2])
-    octaves = scipy.ndimage.gaussian_filter1d(pitch[:, 0], PITCH_SIGMA, mode="nearest")
+    octaves, wanted = scipy.ndimage.gaussian_filter1d(pitch[:, 0], PITCH_SIGMA, mode="nearest"), float(base.octaves[2])
     mean, variance = octaves[voiced].mean(), octaves[voiced].var()
-    found = np.sqrt((n * variance + SURE_FRAMES * wanted ** 2) / (n + SURE_FRAMES))
-    gain = min(wanted / found, MOST_PITCH_GAIN)
+    gain = min(wanted / expected_deviation(voiced.sum(), variance, wanted, WANTED_FRAMES), MOST_PITCH_GAIN)
     return np.stack([mean + (octaves - mean) * gain ** hp.postfilter, pitch[:, 1]], axis=1).astype(np.float32)
 
 
