@@ -12,7 +12,7 @@ STEADY = 0.03         # octaves by which the mean of the pitch moves from one sp
 # them: larger in one of 1,416 sentences of seven speakers, and in melodies with any vibrato one of the two
 NOTES = ((0.1, 0.28), (0.175, 0.25))
 LEAST_VOICED = 0.1   # share of a recording's frames; half of the frames of speech are voiced, none of a whisper's
-HUM_OCTAVES, HUM = 0.04, 0.5  # width of a band, and share of the pitch in it; below .44 in 1,080 sentences
+HUM_OCTAVES, HUM = 0.04, 0.5  # width of a band, and share of the pitch in it; below .36 in speech voiced for a second
 HIGHEST = 0.9        # share of the highest pitch that is found; no speech reaches it
 NAMED = 5            # changes of the speaker whose seconds are named
 
@@ -54,7 +54,7 @@ def remarks(hertz: np.ndarray, changes: list[float], hp: HyperParams, keeps_inte
         if sings(hertz, hp) and not keeps_intervals:
             found.append("its pitch moves as in singing or as that of two people; intervals change with the range of "
                          "the voice; --keep-intervals keeps melodies")
-        elif (hum := tone(voiced)) and not keeps_intervals:
+        elif len(voiced) > hp.frames_per_second and (hum := tone(voiced)) and not keeps_intervals:  # a word may be even
             found.append(f"more than half of its pitch is {hum:.0f} Hz, as of a hum, another tone or creak, which is "
                          "converted like a voice; filter it out of the recording")
         if np.percentile(voiced, 95) > HIGHEST * hp.pitch_max:

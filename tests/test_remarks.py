@@ -87,3 +87,10 @@ def test_a_voice_is_a_folder_of_pretrained(script, monkeypatch, tmp_path):
     monkeypatch.setattr(eval_script, "HERE", tmp_path)
     assert script.parse_arguments(["a.wav"]).logdir == checkpoints.PRETRAINED
     assert script.parse_arguments(["a.wav", "--voice", "bdl"]).logdir == checkpoints.PRETRAINED.with_name("bdl")
+
+
+def test_a_word_at_an_even_pitch_is_no_hum():
+    """As one of 972 clean sentences of six people, of half a second."""
+    pitch = np.full(120, 98.0)
+    assert "hum" in remarks(pitch)
+    assert not remarks(pitch[:41])
