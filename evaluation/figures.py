@@ -64,7 +64,7 @@ def plot_conversion(path: str | os.PathLike, source: NamedTuple, output: NamedTu
                    label=label)
     pitch.set_ylabel("frequency (Hz)", fontsize=9)
     pitch.grid(color="#dddddd", linewidth=0.6)
-    pitch.legend(loc="upper right", fontsize=8, framealpha=0.9)
+    pitch.legend(loc="lower right", bbox_to_anchor=(1.0, 0.97), ncols=2, fontsize=8, frameon=False)  # beside the title
     pitch.set_title("pitch", loc="left", fontsize=10)
 
     axes.imshow(alignment.T, origin="lower", aspect="auto", cmap="Greys", vmin=0.0, vmax=max(alignment.max(), 1e-8),
