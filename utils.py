@@ -4,13 +4,13 @@ Spectrograms are (T, bins), float32 in [0, 1]: magnitude in dB, where `hp.top_db
 maps to 0. Silence and padding have the value 0.
 """
 import functools
+import itertools
 import math
 import os
 
 import numpy as np
 import scipy.fft
 import scipy.ndimage
-import scipy.signal
 import soxr
 
 from common import audio_files, storage
@@ -65,10 +65,13 @@ def normalise_recording(recording: audio_files.Recording, hp: HyperParams, trim:
 
 def remove_rumble(wav: np.ndarray, hp: HyperParams) -> np.ndarray:
     """Remove frequencies below HIGHPASS from (samples,). Rumble can be louder than speech and nobody hears it, but
-    level, pitch and features would be those of the rumble. The filter runs forwards and backwards, so that nothing
-    moves in time."""
-    sections = scipy.signal.butter(4, HIGHPASS, "highpass", fs=hp.sample_rate, output="sos")
-    return scipy.signal.sosfiltfilt(sections, wav, padlen=min(len(wav) - 1, hp.sample_rate // 8)).astype(np.float32)
+    level, pitch and features would be those of the rumble. The gain is that of a Butterworth filter of order 4 that
+    runs forwards and backwards, so that nothing moves in time."""
+    beyond = min(len(wav) - 1, hp.sample_rate // 8)  # the signal goes on there, or the ends would swing
+    spectrum = scipy.fft.rfft(np.pad(wav, beyond, mode="reflect", reflect_type="odd"))
+    hertz = scipy.fft.rfftfreq(len(wav) + 2 * beyond, 1.0 / hp.sample_rate)
+    spectrum *= (1.0 / (1.0 + (HIGHPASS / np.maximum(hertz, 1e-3)) ** 8)).astype(np.float32)
+    return scipy.fft.irfft(spectrum, len(wav) + 2 * beyond)[beyond:beyond + len(wav)].astype(np.float32)
 
 
 def trim_silence(wav: np.ndarray, hp: HyperParams) -> tuple[np.ndarray, int]:
@@ -158,7 +161,7 @@ def spectrograms(wav: np.ndarray, hp: HyperParams) -> tuple[np.ndarray, np.ndarr
 def window(hp: HyperParams) -> np.ndarray:
     """(n_fft,) a Hann window of `hp.win_length` in the middle of zeros."""
     before = (hp.n_fft - hp.win_length) // 2
-    return np.pad(scipy.signal.get_window("hann", hp.win_length),
+    return np.pad(np.hanning(hp.win_length + 1)[:-1],
                   (before, hp.n_fft - hp.win_length - before)).astype(np.float32)
 
 
@@ -265,7 +268,8 @@ def griffin_lim(linear: np.ndarray, pitch: np.ndarray, hp: HyperParams) -> np.nd
     for _ in range(hp.griffin_lim_iters + hp.harmonics):  # one more for pulses, which lack the magnitude at first
         spectrum = stft(wav, hp)                                                                      # (T, F)
         wav = istft(magnitude * spectrum / np.maximum(np.abs(spectrum), 1e-12), hp)
-    return scipy.signal.lfilter([1.0], [1.0, -hp.preemphasis], wav).astype(np.float32)
+    return np.fromiter(itertools.accumulate(wav.tolist(), lambda before, now: now + hp.preemphasis * before),
+                       np.float32, len(wav))
 
 
 def cepstra(mel: np.ndarray, hp: HyperParams, order: int = 24) -> np.ndarray:

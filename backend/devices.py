@@ -6,6 +6,7 @@ This module must be imported before any other module that imports TensorFlow: it
 prints when it starts. `--verbose` on the command line, or TF_CPP_MIN_LOG_LEVEL=0 in the environment, shows them.
 """
 import contextlib
+import gc
 import os
 import platform
 import sys
@@ -47,6 +48,18 @@ def hidden(*names: str) -> Iterator[None]:
             del sys.modules[name]
 
 
+@contextlib.contextmanager
+def kept_for_good() -> Iterator[None]:
+    """Do not look for garbage in what the block imports, neither now nor later: none of it goes away, and to look
+    through it again and again takes a second of a start."""
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.freeze()
+        gc.enable()
+
+
 os.environ["KERAS_BACKEND"] = "tensorflow"
 os.environ.pop("TF_USE_LEGACY_KERAS", None)  # notebooks set it for programs of Keras 2
 if "--verbose" in sys.argv:  # before any script has read its flags
@@ -54,7 +67,8 @@ if "--verbose" in sys.argv:  # before any script has read its flags
 # A user who sets a level below 3 wants the messages
 quiet = os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3") not in ("0", "1", "2")
 # Keras imports the hidden modules where it finds them, for wrappers that nobody needs here: a quarter of its start
-with captured_stderr() if quiet else contextlib.nullcontext(), hidden("sklearn", "matplotlib.pyplot", "IPython"):
+with (captured_stderr() if quiet else contextlib.nullcontext(), kept_for_good(),
+      hidden("sklearn", "matplotlib.pyplot", "IPython")):
     import tensorflow as tf
     tf.config.list_physical_devices()  # now, because it complains about drivers
 

@@ -17,7 +17,6 @@ from typing import NamedTuple
 import numpy as np
 import scipy.fft
 import scipy.ndimage
-import scipy.signal
 from tqdm import tqdm
 
 import utils
@@ -171,6 +170,7 @@ def smooth(mel: np.ndarray) -> np.ndarray:
 def modulation_power(mels: list[np.ndarray]) -> np.ndarray:
     """Power (P, M) of the movements of each order of the mel-cepstra of recordings (T, M), at P modulation frequencies
     from 0 to half the frame rate."""
+    import scipy.signal  # here, because it brings scipy.stats, and a conversion starts without it
     movements = np.concatenate([orders - orders.mean(axis=0) for orders in map(mel_cepstra, mels)])
     movements = np.pad(movements, ((0, max(0, utils.MODULATION_FRAMES - len(movements))), (0, 0)))
     return scipy.signal.welch(movements, nperseg=utils.MODULATION_FRAMES, axis=0, detrend=False)[1].astype(np.float32)

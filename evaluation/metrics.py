@@ -7,7 +7,6 @@ compared only within this project.
 from typing import NamedTuple
 
 import numpy as np
-import scipy.signal
 
 import utils
 from corpus import alignment
@@ -78,6 +77,7 @@ def modulation_spectrum(cepstra: np.ndarray) -> np.ndarray:
     """Mean power in dB (24, MODULATION_FRAMES / 2) of the changes over time of each coefficient of cepstra (T, 24), at
     modulation frequencies up to half the frame rate, without the constant part (Takamichi et al. 2014, section 3, on
     windows of 0.8 s)."""
+    import scipy.signal  # here, as in base.modulation_power
     padded = np.pad(cepstra, ((0, max(0, utils.MODULATION_FRAMES - len(cepstra))), (0, 0)), mode="edge")
     power = scipy.signal.welch(padded, window=np.hanning(utils.MODULATION_FRAMES), axis=0)[1][1:]
     return 10.0 * np.log10(power.T + 1e-8)
