@@ -65,8 +65,7 @@ class Corpus:
         self.train = [pair for pair in self.pairs.values() if pair.split == "train"]
         with manifest.reading(self.data / "slices.csv") as file:
             self.slices = [(self.pairs[row["source"], row["name"]], *(int(row[key]) for key in (
-                "target_start", "target_end"))) for row in csv.DictReader(file)
-                if self.pairs[row["source"], row["name"]].split == "train"]
+                "target_start", "target_end"))) for row in csv.DictReader(file)]
         self.by_length = sorted(self.train, key=lambda pair: (pair.target_end - pair.target_start, pair.name))
         # Each recording of the target once, for any number of sources
         self.target_pairs = list({(pair.utterance, pair.target_start): pair for pair in self.train}.values())

@@ -230,8 +230,9 @@ def complete(args: argparse.Namespace, parser: argparse.ArgumentParser, script: 
         parser.error("--source chooses among held-out sentences; recordings are converted whoever speaks in them")
     if args.voice and (args.logdir or args.data or not args.inputs):
         parser.error("--voice chooses a voice of pretrained/ for recordings; it does not go with --logdir and --data")
-    if args.keep_intervals and not args.inputs:
-        parser.error("--keep-intervals is for recordings of singing, not for held-out sentences")
+    for flag in ("keep_intervals", "trim", "channel"):
+        if getattr(args, flag) and not args.inputs:
+            parser.error(f"--{flag.replace('_', '-')} is for recordings, not for held-out sentences")
     if args.inputs and not args.logdir and not args.data:
         args.logdir = checkpoints.PRETRAINED.with_name(args.voice or checkpoints.VOICES[0])
     if args.transcripts and not args.asr:

@@ -18,7 +18,6 @@ if __name__ == "__main__":
     audio_files.check_first_inputs("eval_gan.py")
 
 import eval as eval_script
-from backend import checkpoints
 from corpus.manifest import Pair
 from training import run_folder
 
@@ -43,7 +42,7 @@ def evaluate(args: argparse.Namespace) -> int:
     info = run_folder.read_run_info(args.logdir)
     if info.get("script") == "train_gan.py":
         print(f"adversarial training has shaped the model of {args.logdir}")
-    elif info or args.logdir.resolve().parent == checkpoints.PRETRAINED.parent:
+    elif info:
         print(f"adversarial training has not shaped the model of {args.logdir}; train_gan.py --init-from a run trains "
               "one that it shapes")
     return eval_script.evaluate(args, name_files)

@@ -202,8 +202,10 @@ def write_outputs(pairs: list[Pair], data: pathlib.Path, target: str, hp: HyperP
                 pair.target_end - pair.target_start, f"{hp.seed} {pair.source} {pair.name}", hp)]
     manifest.write_csv(data / "slices.csv", ["name", "source", "target_start", "target_end"], slices)
     usable = [pair for pair in pairs if not pair.reason]
-    seconds = {target: [pair.target_seconds for pair in usable if pair.source == usable[0].source]}
-    for source in sorted({pair.source for pair in usable} - {target}):
+    seconds = {target: [pair.target_seconds for pair in usable if pair.has_partner and pair.source == usable[0].source]}
+    # Spliced pairs have the target's durations, not those of their source's recordings
+    mixed = {pair.source for pair in usable if pair.spliced}
+    for source in sorted({pair.source for pair in usable} - mixed - {target}):
         seconds[source] = [pair.source_seconds for pair in usable if pair.source == source]
     figures.plot_durations(data / "durations.png", seconds)
     manifest.write_csv(data / "manifest.csv", [field.name for field in dataclasses.fields(Pair)],

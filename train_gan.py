@@ -230,10 +230,13 @@ def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
 def complete(args: argparse.Namespace) -> argparse.Namespace:
     """Fill in the run to begin with and the run folder; raises UserError if a new run is given neither --init-from nor
     --preset, and no paired run of train.py's own names was trained on the same features."""
+    before = run_folder.read_run_info(args.logdir) if args.logdir and args.no_resume else {}
+    if args.preset is None:  # a run that begins anew begins with what it began with before
+        args.init_from, args.data = args.init_from or before.get("init_from"), args.data or before.get("data")
     if args.init_from is None and args.preset is None and not (args.logdir and run_folder.is_resuming(args)):
         args.init_from = HERE / "logdir" / ("paired" if args.data else "demo")
         trained_on = run_folder.read_run_info(args.init_from).get("data")
-        if trained_on is None or args.data and args.data.resolve() != trained_on:
+        if trained_on is None or before or args.data and args.data.resolve() != trained_on:
             raise UserError(f"{args.init_from} is no paired run of {args.data or 'the demo'}: say with --init-from "
                             "which run of train.py to begin with, or with --preset that weights are random at first")
     name = args.init_from.resolve().name + "-gan" if args.init_from else "gan"

@@ -1,4 +1,4 @@
-"""Signal processing: recordings to normalised spectrograms and back, and stacking of frames.
+"""Signal processing: recordings to normalised spectrograms and back.
 
 Spectrograms are (T, bins), float32 in [0, 1]: magnitude in dB, where `hp.top_db` maps to 1 and `hp.range_db` below it
 maps to 0. Silence and padding have the value 0.

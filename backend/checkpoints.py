@@ -177,8 +177,9 @@ def best_checkpoint(logdir: pathlib.Path) -> str:
     if (pathlib.Path(logdir) / WEIGHTS).exists():
         return str(pathlib.Path(logdir) / WEIGHTS)
     folder = pathlib.Path(logdir) / "checkpoints"
-    for prefix in checkpoints_in(folder / "best") + checkpoints_in(folder):
-        return prefix
+    found = checkpoints_in(folder / "best") or checkpoints_in(folder)
+    if found:
+        return found[0]
     raise UserError(f"{logdir} holds no checkpoint; " + (
         f"git checkout {logdir} brings it back" if pathlib.Path(logdir).resolve().parent == PRETRAINED.parent
         else f"train first (train.py --logdir {logdir})"))

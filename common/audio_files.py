@@ -68,10 +68,12 @@ class Recording(NamedTuple):
     warnings: list[str]  # what looks odd in it and the cure, for the user
 
 
-def read_audio(path: str | os.PathLike, hp: HyperParams, channel: int | None = None) -> Recording:
+def read_audio(path: str | os.PathLike, hp: HyperParams, channel: int | None = None,
+               name: str | None = None) -> Recording:
     """Read a recording block by block. Channels are averaged if they hold the same sound, otherwise the best one is
-    used (channels.py); `channel`, counted from 1, chooses among several. Raises BadAudio."""
-    name, blocks, warning = printable(path), [], ""
+    used (channels.py); `channel`, counted from 1, chooses among several. `name` is what errors and warnings call it.
+    Raises BadAudio."""
+    name, blocks, warning = name or printable(path), [], ""
     try:
         if os.path.isdir(path):
             raise BadAudio(f"{name}: is a folder that cannot be looked into; check its permissions")
@@ -79,8 +81,8 @@ def read_audio(path: str | os.PathLike, hp: HyperParams, channel: int | None = N
             raise BadAudio(f"{name}: is a pipe or a device; save the recording to a file")
         if pathlib.Path(path).suffix.lower() in FFMPEG_SUFFIXES:
             with decoded(path) as (wav, damage):
-                found = read_audio(wav, hp, channel)
-                return found._replace(warnings=damage + [text.replace(printable(wav), name) for text in found.warnings])
+                found = read_audio(wav, hp, channel, name)
+                return found._replace(warnings=damage + found.warnings)
         # open() says why a file cannot be opened, and a file name may be invalid as text
         with open(path, "rb"), soundfile.SoundFile(os.fsencode(path)) as file:
             sample_rate, promised = file.samplerate, file.frames

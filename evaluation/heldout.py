@@ -56,7 +56,7 @@ def evaluate(corpus: data_load.Corpus, out: pathlib.Path, converter: Converter, 
     with threads() as work:
         # Recordings (samples,) by kind. A kind is the ending of the names of its measures
         wavs = {"": work(lambda output: utils.griffin_lim(output.linear, output.pitch, hp), outputs, "Griffin-Lim"),
-                " of the source": [load_segment(pair.source_file, pair.source_start, pair.source_end, hp)
+                " of the source": [load_segment(corpus, pair, "source")
                                    for pair in tqdm(pairs, "recordings of the source", disable=None)]}
         if has_target:
             told = synthesize_oracles(corpus, pairs, converter) if oracles else {}
@@ -110,7 +110,7 @@ def compare_sentences(corpus: data_load.Corpus, pairs: list[Pair], wavs: dict, o
     wavs[" of the copy"] = [copies[target_key(pair)] for pair in pairs]
     for kind, linear in oracles.items():
         wavs[kind] = work(lambda synthesized: utils.griffin_lim(*synthesized, hp), linear, f"Griffin-Lim{kind}")
-    natural = {key: load_segment(pair.target_file, pair.target_start, pair.target_end, hp)
+    natural = {key: load_segment(corpus, pair, "target")
                for key, pair in tqdm(candidates.items(), "recordings of the target", disable=None)}
     rows, whole = measure(wavs, natural, [target_key(pair) for pair in pairs], hp, work)
     wavs[" of the target"] = [natural[target_key(pair)] for pair in pairs]
@@ -278,14 +278,18 @@ def listen(wavs: dict, true_words: list[str] | None, recogniser: Callable | None
 
 
 @functools.lru_cache(maxsize=2)
-def load_recording(path: str, hp: HyperParams) -> np.ndarray:
+def load_recording(path: str, hp: HyperParams, channel: int | None) -> np.ndarray:
     """Load a recording and keep it for a while, because its segments are loaded one after the other."""
-    return utils.load_recording(path, hp).wav
+    return utils.load_recording(path, hp, channel=channel).wav
 
 
-def load_segment(path: str, start: int, end: int, hp: HyperParams) -> np.ndarray:
-    """The samples of frames `start` to `end` of a recording."""
-    return load_recording(path, hp)[start * hp.hop_length:end * hp.hop_length]
+def load_segment(corpus: data_load.Corpus, pair: Pair, side: str) -> np.ndarray:
+    """The samples of the "source" or the "target" of a pair, of the channel that its features were made from."""
+    path, *frames = (getattr(pair, f"{side}_{name}") for name in ("file", "start", "end"))
+    speaker = pair.speaker if side == "source" else corpus.target
+    channel = storage.read_json(corpus.data / "features" / speaker / f"{pair.utterance}.json").get("channel")
+    start, end = (frame * corpus.hp.hop_length for frame in frames)
+    return load_recording(path, corpus.hp, channel)[start:end]
 
 
 def summarise(rows: list[dict], references: list[dict], n_candidates: int) -> dict:

@@ -355,7 +355,7 @@ def test_eval_gan_says_whether_adversarial_training_shaped_the_model(recordings,
     args = eval_gan.parse_arguments([str(recordings)])
     assert (args.logdir, args.out) == (checkpoints.PRETRAINED, pathlib.Path("out"))
     _, printed, _ = run(capsys, eval_gan.main, recordings)
-    assert f"has not shaped the model of {checkpoints.PRETRAINED}" in printed and (tmp_path / "out/good.wav").exists()
+    assert "shaped the model" not in printed and (tmp_path / "out/good.wav").exists()
     logdir = shutil.copytree(run_folder, tmp_path / "run")
     for script, told in (("train.py", "has not shaped"), ("train_gan.py", "has shaped")):
         write_run_info(logdir, script, tmp_path, 0)

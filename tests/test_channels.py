@@ -3,9 +3,12 @@ import numpy as np
 import pytest
 import scipy.signal
 
+import data_load
 import prepro
 import utils
 from common import audio_files
+from corpus import analysis
+from evaluation import heldout
 from conftest import demo_wav, words, write
 from hyperparams import HyperParams
 
@@ -138,6 +141,11 @@ def test_preparation_uses_the_channel_that_is_named(tmp_path, capsys):
         prepro.main(["--source", f"{tmp_path / 'anna'}", "--target", f"{tmp_path / 'bert'}", "--unpaired",
                      "--data", f"{tmp_path / 'data'}", *flags])
         mels.append(np.load(tmp_path / "data" / "features" / "anna" / "a.mel.npy"))
+        corpus = data_load.Corpus(tmp_path / "data", HP)
+        tested = corpus.split("test")[0]  # evaluation hears what the features were made from
+        heard = analysis.extract(heldout.load_segment(corpus, tested, "source"), HP)
+        made = np.load(tmp_path / "data" / "features" / "anna" / f"{tested.utterance}.linear.npy")
+        np.testing.assert_allclose(heard.linear, made, atol=0.01)
         assert ("--channel chooses another" in capsys.readouterr().err) == (not flags)
     audio_files.save_wav(tmp_path / "alone.wav", words(0, seconds=1.2, pitch=110.0), HP)
     prepro.compute_features(tmp_path / "alone.wav", tmp_path / "alone", HP)

@@ -137,6 +137,18 @@ def test_adversarial_training_inherits_networks_and_features_from_the_run_of_ini
         open_run("--logdir", "gan", "--init-from", "nothing", script=train_gan)
 
 
+def test_adversarial_training_that_begins_anew_begins_with_what_it_began_with(folder):
+    """It took the demo's run and features, and removed the checkpoints."""
+    for name in ("logdir/demo", "paired"):
+        begin(name, "--data", pathlib.Path(name).name.replace("paired", "mine"))
+    begin("gan", "--init-from", "paired", script=train_gan)
+    plan = open_run("--logdir", "gan", "--no-resume", script=train_gan)
+    assert plan.init_from == folder / "paired" and plan.data == folder / "mine"
+    begin("random", "--preset", "2017-gan", "--data", "mine", script=train_gan)
+    with pytest.raises(UserError, match="say with --init-from which run"):
+        open_run("--logdir", "random", "--no-resume", script=train_gan)
+
+
 def test_adversarial_training_names_its_folder_after_that_of_init_from(folder, monkeypatch):
     begin("mine/a", "--data", "mine")
     monkeypatch.chdir(folder / "mine" / "a")

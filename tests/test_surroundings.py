@@ -103,6 +103,10 @@ def test_voice_messages_are_decoded_by_ffmpeg_or_refused_with_the_command(tmp_pa
     ffmpeg.chmod(0o755)
     monkeypatch.setattr(shutil, "which", lambda name: str(ffmpeg))
     assert (utils.load_recording(message, TINY).wav == utils.load_recording(source, TINY).wav).all()
+    with pytest.raises(audio_files.BadAudio, match="my message.m4a: is silent"):
+        write(source, np.zeros(16000)) and utils.load_recording(message, TINY)
+    with pytest.raises(audio_files.BadAudio, match="my message.m4a: has 2 channels, --channel 3"):
+        write(source, np.zeros((16000, 2))) and utils.load_recording(message, TINY, channel=3)
     ffmpeg.write_text("#!/bin/sh\necho moov atom not found >&2; exit 1\n")
     with pytest.raises(audio_files.BadAudio, match="my message.m4a: cannot be decoded by ffmpeg .moov atom"):
         utils.load_recording(message, TINY)

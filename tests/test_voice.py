@@ -150,6 +150,20 @@ def test_single_voice_trains_its_postnet_resumes_and_prints_how_to_convert(alone
         train_gan.GANTrainer(TINY, corpus)
 
 
+def test_a_voice_that_is_killed_before_its_first_checkpoint_keeps_the_pretrained_networks(alone, capsys):
+    """It went on with random ones."""
+    assert training(alone, "--steps", "1") == 0
+    shutil.rmtree(alone / "run" / "checkpoints")
+    assert training(alone, "--steps", "2") == 0 and kept(alone / "run") == [2]
+    assert capsys.readouterr().out.count(f"begins with {alone / 'pretrained'}") == 2
+    found = eval_script.load_converter(alone / "run").generator
+    first = checkpoints.read_weights(alone / "pretrained" / checkpoints.WEIGHTS)
+    number = {id(variable): i for i, variable in enumerate(found.weights)}
+    for variable in (*found.encoder.weights, *found.decoder.weights):
+        np.testing.assert_array_equal(np.float16(variable), np.float16(first[f"generator/{number[id(variable)]}"]))
+    assert np.asarray(found.movement).any()
+
+
 def test_init_from_chooses_base_speech_and_networks_of_one_model(alone):
     """It chose the networks alone, and the rest came from the default voice."""
     other = alone / "other"

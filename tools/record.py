@@ -8,7 +8,6 @@ deleted after ten minutes, and when the command ends.
 """
 import functools
 import os
-import sys
 import tempfile
 import warnings
 
@@ -37,18 +36,19 @@ def convert(path: str, voice: str, keep_intervals: bool) -> tuple[tuple[int, np.
     return (converter.hp.sample_rate, samples), "\n".join([*odd, *(str(each.message) for each in said)])
 
 
-def serve() -> None:
+def serve(runs: list[str]) -> None:
     with tempfile.TemporaryDirectory() as folder:
         os.environ |= {"GRADIO_TEMP_DIR": folder, "GRADIO_ANALYTICS_ENABLED": "False"}  # read when it is imported
         import gradio
 
         def answer(path: str | None, *settings):
             try:
-                return convert(path, *settings) if path else (None, "record something first, or choose a file")
+                made, said = convert(path, *settings) if path else (None, "record something first, or choose a file")
             except cli.UserError as error:
-                return None, str(error).replace(path, "the recording")
+                made, said = None, str(error).replace(path, "the recording")
+            return made, said.replace("the array", "the recording")
         with gradio.Blocks(title="Voice conversion", delete_cache=DELETED) as page:
-            voices = gradio.Dropdown([*checkpoints.VOICES, *sys.argv[1:]], label="voice")
+            voices = gradio.Dropdown([*checkpoints.VOICES, *runs], label="voice")
             gradio.Interface(answer, [gradio.Audio(sources=["microphone", "upload"], type="filepath"), voices,
                                       gradio.Checkbox(label="singing")],
                              [gradio.Audio(label="conversion"), gradio.Textbox(label="remarks")], flagging_mode="never")
@@ -56,4 +56,6 @@ def serve() -> None:
 
 
 if __name__ == "__main__":
-    raise SystemExit(cli.run_main("tools.record", serve))
+    parser = cli.new_parser(__doc__)
+    parser.add_argument("runs", nargs="*", metavar="RUN_FOLDER", help="models of yours")
+    raise SystemExit(cli.run_main("tools.record", functools.partial(serve, parser.parse_args().runs)))

@@ -221,7 +221,7 @@ def train(plan: RunPlan, make_trainer, steps: int | None, strategy: tf.distribut
         with strategy.scope():
             trainer = make_trainer(hp, corpus)
         # Loaded before --no-resume removes anything: they may belong to this run
-        if corpus.has_target_only and not plan.is_resuming:
+        if corpus.has_target_only and not plan.checkpoint:
             voice.begin(trainer.generator, base_map, pretrained)
         elif plan.initial_weights:
             checkpoints.load_generator(trainer.generator, plan.initial_weights)
@@ -237,8 +237,8 @@ def train(plan: RunPlan, make_trainer, steps: int | None, strategy: tf.distribut
         first = int(run.step)
         stop = min(steps or last_step, last_step)
         if first < stop:
-            begins = f"begins with {plan.initial_weights or 'random weights'}:"
-            how = f"goes on from step {first} of" if first else begins
+            weights = plan.initial_weights or (pretrained if corpus.has_target_only else "random weights")
+            how = f"goes on from step {first} of" if first else f"begins with {weights}:"
             print(f"{logdir} {how} {last_step} steps with {plan.data}")
         fit(run, trainer, stop)
     report_end(plan, first, int(run.step), last_step, corpus.has_target_only)
@@ -298,7 +298,7 @@ def fit_stage(run: Run, trainer: Trainer, stage: str, start: int, stop: int, bar
         run.unchecked.append((step, stage, step - 1 - start, trainer.train_step(stage, batch, run.step)))
         bar.update()
         is_logging, is_saving = (step % every == 0 or step == stop for every in (hp.log_steps, hp.save_steps))
-        if is_logging or is_saving or received:
+        if is_logging or is_saving:
             scalars = check(run, trainer, bar)
         if is_logging:
             run.log("train", scalars)
@@ -314,8 +314,7 @@ def fit_stage(run: Run, trainer: Trainer, stage: str, start: int, stop: int, bar
             validate(run, trainer, stage, bar)
             run.validating = False
             run.save()
-        if received:
-            run.save()
+        if received:  # `fit` saves the step
             raise cli.Stopped(received[0], f"stopped by {signal.Signals(received[0]).name} after step {step}, of which "
                               "a checkpoint was written; the same command, without --no-resume, goes on")
 
