@@ -18,8 +18,9 @@ import numpy as np
 import tensorflow as tf
 
 from corpus.analysis import KINDS, Features
-from corpus.manifest import Pair, PreproError
+from corpus.manifest import Pair
 from hyperparams import HyperParams
+from common.cli import UserError
 
 POSTNET, PAIRED, ADVERSARIAL = "postnet", "paired", "adversarial"
 VOICES_AT_MOST = 8192  # recordings whose measured voice is kept in memory, 3 kB each
@@ -35,7 +36,7 @@ def files_kept_open() -> int:
 @functools.lru_cache(maxsize=files_kept_open())
 def open_array(path: pathlib.Path) -> np.ndarray:
     """Memory-map a .npy file. Opening takes as long as reading a crop, so the file stays open for a while. Raises
-    PreproError."""
+    UserError."""
     try:
         return np.load(path, mmap_mode="r", allow_pickle=False)
     except (OSError, ValueError) as error:
@@ -46,11 +47,11 @@ def open_array(path: pathlib.Path) -> np.ndarray:
                     "programs, and run the same command again")
         elif isinstance(error, PermissionError):
             cure = "change the permissions of this file"
-        raise PreproError(f"{path} cannot be read ({error}): {cure}") from None
+        raise UserError(f"{path} cannot be read ({error}): {cure}") from None
 
 
 class Corpus:
-    """The features below `data`, memory-mapped; raises PreproError if they are missing.
+    """The features below `data`, memory-mapped; raises UserError if they are missing.
 
     Paired batches need a base, which is solved from the training pairs and set by `use_base`.
     """
@@ -84,19 +85,19 @@ class Corpus:
 
     def split(self, name: str, source: str | None = None) -> list[Pair]:
         """The pairs of a split in a fixed order, of all sources or of one source, named by its name or its folder.
-        Raises PreproError if there are none."""
+        Raises UserError if there are none."""
         if self.has_target_only and name == "test":
-            raise PreproError(f"{self.data} holds the target alone: name recordings to convert")
+            raise UserError(f"{self.data} holds the target alone: name recordings to convert")
         pairs = [pair for pair in self.pairs.values() if pair.split == name]
         if source is not None:
             sources = sorted({pair.source for pair in pairs})
             source = next((name for name in (source, *manifest.folder_names(source)) if name in sources), source)
             if pairs and source not in sources:
-                raise PreproError(f"{self.data} has no held-out sentence of source {source!r}; "
+                raise UserError(f"{self.data} has no held-out sentence of source {source!r}; "
                                   f"there are {', '.join(sources)}")
             pairs = [pair for pair in pairs if pair.source == source]
         if not pairs:
-            raise PreproError(f"{self.data} has no sentence to {'validate' if name == 'val' else name} with: "
+            raise UserError(f"{self.data} has no sentence to {'validate' if name == 'val' else name} with: "
                               "look at the reasons in manifest.csv, record more sentences or name others")
         return sorted(pairs, key=lambda pair: (pair.source, pair.name))
 
@@ -252,7 +253,7 @@ class Corpus:
         return base.prepare(self.base, self.recording(pair), self.voice(pair), self.hp, slice(start, end), vary)
 
     def batches(self, kind: str, start: int, stop: int) -> Iterator[dict[str, tf.Tensor]]:
-        """Batches `start` to `stop` - 1 of a kind, prepared ahead of the training step; raises PreproError."""
+        """Batches `start` to `stop` - 1 of a kind, prepared ahead of the training step; raises UserError."""
         make = {POSTNET: self.postnet_batch, PAIRED: self.paired_batch, ADVERSARIAL: self.adversarial_batch}[kind]
         example, failures = make(0), []
 

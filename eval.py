@@ -101,7 +101,8 @@ def is_done(out: pathlib.Path, name: str, since: int) -> bool:
 def convert_file(path: pathlib.Path, name: str, out: pathlib.Path, converter: Converter, pool, since: int,
                  trim: bool = False, channel: int | None = None) -> dict | None:
     """Convert one recording unless `out` has its conversion, not older than `since` (ns). Returns what was found in it
-    (measures, and "warnings"), or None if there was nothing to do. Raises BadAudio and CannotWrite."""
+    (measures, and "warnings"), or None if there was nothing to do. Raises BadAudio, and another UserError if a file
+    cannot be written."""
     hp = converter.hp
     converted, source, picture = (out / file for file in outputs(name))
     wav, _, warnings = utils.load_recording(path, hp, trim, channel)
@@ -190,8 +191,10 @@ def write_results(out: pathlib.Path, names: list[str], found: dict[str, dict | N
             "of earlier commands": len(rows) - len(found)})
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The flags that both evaluation scripts share."""
+def parse_arguments(argv: list[str] | None, description: str = __doc__, script: str = "train.py",
+                    ending: str = "") -> argparse.Namespace:
+    """The flags of both evaluation scripts, whose default run folders end in `ending` and are made by `script`."""
+    parser = cli.new_parser(description)
     parser.add_argument("inputs", nargs="*", type=pathlib.Path, metavar="FILE_OR_FOLDER", help="recordings to convert")
     parser.add_argument("--out", type=pathlib.Path, metavar="DIR",
                         help="where results go (default: out/ for recordings, else results/ in the run folder)")
@@ -219,11 +222,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--set", action="append", default=[], metavar="NAME=VALUE",
                         help="override a hyperparameter of synthesis, for instance power=1")
     parser.add_argument("--checkpoint", metavar="PREFIX", help="use this checkpoint instead of the best one")
+    return complete(parser.parse_args(argv), parser, script, ending)
 
 
-def complete(args: argparse.Namespace, parser: argparse.ArgumentParser, script: str, run: str) -> argparse.Namespace:
+def complete(args: argparse.Namespace, parser: argparse.ArgumentParser, script: str, ending: str) -> argparse.Namespace:
     """Check the flags, and fill in the folders that were not named: recordings are converted by a voice of pretrained/,
-    held-out sentences by logdir/`run`, which `script` trains."""
+    held-out sentences by the model in a folder of logdir/ that `script` trains."""
     if args.inputs and (args.asr or args.transcripts):
         parser.error("--asr and --transcripts are for held-out sentences, not for other recordings")
     if args.inputs and args.source:
@@ -238,7 +242,7 @@ def complete(args: argparse.Namespace, parser: argparse.ArgumentParser, script: 
     if args.transcripts and not args.asr:
         parser.error("--transcripts needs --asr MODEL, the recogniser whose words are compared with them")
     args.trained_by = None if args.logdir else f"python {script}" + f" --data {args.data}" * bool(args.data)
-    args.logdir = args.logdir or HERE / "logdir" / run
+    args.logdir = args.logdir or HERE / "logdir" / (("paired" if args.data else "demo") + ending)
     args.out = args.out or (pathlib.Path("out") if args.inputs else args.logdir / "results")
     return args
 
@@ -268,13 +272,6 @@ def evaluate(args: argparse.Namespace, name_files: Callable = heldout.name_files
         heldout.evaluate(corpus, args.out, converter, title, args.source, args.oracles, name_files, recogniser,
                             args.transcripts)
     return 0
-
-
-def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
-    parser = cli.new_parser(__doc__)
-    add_arguments(parser)
-    args = parser.parse_args(argv)
-    return complete(args, parser, "train.py", "paired" if args.data else "demo")
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -31,10 +31,7 @@ def name_files(number: int, pair: Pair) -> tuple[dict[str, str], str]:
 
 
 def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
-    parser = cli.new_parser(__doc__)
-    eval_script.add_arguments(parser)
-    args = parser.parse_args(argv)
-    return eval_script.complete(args, parser, "train_gan.py", "paired-gan" if args.data else "demo-gan")
+    return eval_script.parse_arguments(argv, __doc__, "train_gan.py", "-gan")
 
 
 def evaluate(args: argparse.Namespace) -> int:

@@ -32,10 +32,11 @@ import numpy as np
 import hyperparams
 import utils
 from common import audio_files, cli, storage
+from common.cli import UserError
 from corpus import alignment, analysis, arctic, demo, manifest, mismatch, pairing
 from evaluation import figures
 from common.cli import workers
-from corpus.manifest import Pair, PreproError
+from corpus.manifest import Pair
 from corpus.pairing import load_mel
 from hyperparams import HyperParams
 
@@ -89,13 +90,13 @@ def align(pair: Pair, data: pathlib.Path, target: str, means: dict, hp: HyperPar
 
 
 def check_settings(data: pathlib.Path, settings: dict) -> None:
-    """Write `settings` beside the features; raises PreproError if there are features of other settings."""
+    """Write `settings` beside the features; raises UserError if there are features of other settings."""
     path = data / "prepro.json"
     if path.exists():
         before = manifest.read_settings(data)
         changed = [key for key in settings if before[key] != settings[key]]
         if changed:
-            raise PreproError(f"{data} was prepared with other {', '.join(changed)}: "
+            raise UserError(f"{data} was prepared with other {', '.join(changed)}: "
                               "delete it or choose another --data")
     storage.write_json(path, settings)
 
@@ -106,12 +107,12 @@ def prepare(corpora: dict[str, dict[str, pathlib.Path]], target: str, data: path
 
     A source who shares no file name with the target is taken to have said other sentences; without `pairs_by_name` this
     holds for every source. A target that is alone is its own source. `channel` is used of recordings with several.
-    Raises PreproError if no pair is usable.
+    Raises UserError if no pair is usable.
     """
     sources = [speaker for speaker in corpora if speaker != target] or [target]
     unknown = heldout - {utterance for files in corpora.values() for utterance in files}
     if unknown:
-        raise PreproError(f"--heldout names {len(unknown)} unknown utterances, for instance {min(unknown)!r}")
+        raise UserError(f"--heldout names {len(unknown)} unknown utterances, for instance {min(unknown)!r}")
     check_settings(data, {"version": manifest.VERSION, **{name: getattr(hp, name) for name in hyperparams.SIGNAL},
                           "target": target, "sources": sources})
     if pairs_by_name:
@@ -141,7 +142,7 @@ def prepare(corpora: dict[str, dict[str, pathlib.Path]], target: str, data: path
                      "speakers with other sentences")
         if not any(pair.split == "train" for pair in usable):
             reasons = sorted({pair.reason for pair in pairs if pair.reason})[:5]
-            raise PreproError("\n  ".join([f"no pair is left to train on; {len(usable)} can be used, validation and "
+            raise UserError("\n  ".join([f"no pair is left to train on; {len(usable)} can be used, validation and "
                                            "test need one each", *reasons]))
 
         speakers = {target, *(pair.source for pair in usable if not pair.spliced)}

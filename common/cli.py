@@ -80,13 +80,16 @@ def new_parser(description: str) -> ArgumentParser:
     return parser
 
 
+def positive(text: str) -> int:
+    """Parse a whole number from 1 on; raises ArgumentTypeError."""
+    if not text.isdecimal() or int(text) < 1:
+        raise ArgumentTypeError(f"{text!r} is no whole number from 1 on")
+    return int(text)
+
+
 def add_channel(parser: ArgumentParser) -> None:
     """Add --channel for the scripts that read recordings."""
-    def number(text: str) -> int:
-        if not text.isdecimal() or int(text) < 1:
-            raise ArgumentTypeError("counts from 1")
-        return int(text)
-    parser.add_argument("--channel", type=number, metavar="N",
+    parser.add_argument("--channel", type=positive, metavar="N",
                         help="use this channel, counted from 1, of recordings with several")
 
 

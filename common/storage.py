@@ -21,15 +21,11 @@ BAD_ARRAYS = (OSError, ValueError, EOFError, KeyError, TypeError, AttributeError
               zlib.error, tokenize.TokenError)
 
 
-class CannotWrite(UserError):
-    """A file cannot be written; the message names the file, what is wrong and the cure."""
-
-
 @contextlib.contextmanager
 def replacing(path: str | os.PathLike) -> Iterator[pathlib.Path]:
     """Yield a temporary path beside `path`. The file is renamed to `path` on success and removed on failure.
 
-    All files are written this way, so that a half-written file never has the final name. Raises CannotWrite.
+    All files are written this way, so that a half-written file never has the final name. Raises UserError.
     """
     path = pathlib.Path(path)
     temporary = path.with_name(f".{path.name}.tmp")
@@ -38,7 +34,7 @@ def replacing(path: str | os.PathLike) -> Iterator[pathlib.Path]:
         yield temporary
         temporary.replace(path)
     except OSError as error:
-        raise CannotWrite(f"{printable(path)}: cannot be written ({error.strerror or error}); free some space, check "
+        raise UserError(f"{printable(path)}: cannot be written ({error.strerror or error}); free some space, check "
                           "the permissions of its folder, or choose another one, then run the same command "
                           "again") from error
     finally:

@@ -197,28 +197,25 @@ def modulate(mel: np.ndarray, factors: np.ndarray) -> np.ndarray:
 
 def solve(corpus) -> Base:
     """Solve the base of the training pairs of a `data_load.Corpus`."""
-    hp, floors, squares, ratio = corpus.hp, [], [], []
-    pairs, sums = corpus.train, Sums((2 * CONTEXT + 1) * hp.n_mels, hp.n_mels)
+    hp, pairs, floors, squares, octaves, frames = corpus.hp, corpus.train, [], [], [], np.zeros(2)
+    sums = Sums((2 * CONTEXT + 1) * hp.n_mels, hp.n_mels)
     chosen = {(pair.source, pair.name) for pair in spread(pairs)}
-    for pair in pairs:
-        if (pair.source, pair.name) in chosen:
-            features = corpus.recording(pair)
-            mel, linear = speech_means(features, hp)
-            floors.append(((features.mel - mel).min(axis=0), np.percentile(features.linear - linear, QUIET, axis=0)))
+    for pair in spread(pairs):
+        features = corpus.recording(pair)
+        mel, linear = speech_means(features, hp)
+        floors.append(((features.mel - mel).min(axis=0), np.percentile(features.linear - linear, QUIET, axis=0)))
     mel_floor, linear_floor = (np.mean(floor, axis=0, dtype=np.float32) for floor in zip(*floors))
-    octaves = []
     for pair in tqdm(pairs, "base", disable=None, leave=False):
         features = corpus.recording(pair)
         mel, linear = speech_means(features, hp)
         sums.add(interpolate(splice(np.maximum(features.mel - mel, mel_floor)), corpus.path(pair)),
                  corpus.target_features(pair, "mel"))
-        ratio.append((len(corpus.path(pair)), len(features.mel)))
+        frames += len(corpus.path(pair)), len(features.mel)
         octaves.append(analysis.pitch_contour(features.hertz, hp)[features.hertz > 0.0])
         if (pair.source, pair.name) in chosen:
             squares.append(np.square(np.maximum(features.linear - linear, linear_floor)).mean(axis=0))
     spoken = [pitch[pitch[:, 1] > 0.0, 0] for pitch in map(corpus.pitch, corpus.target_pairs)]
     mean, _ = moments(spoken)
-    frames = np.sum(ratio, axis=0)
     return Base(*sums.solve(PENALTY), mel_floor, linear_floor,
                 np.maximum(np.sqrt(np.mean(squares, axis=0, dtype=np.float32)), LEAST_DEVIATION),
                 np.array([within(octaves), mean, within(spoken)]),

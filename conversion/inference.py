@@ -89,7 +89,7 @@ class Converter:
 
     def save(self, path: str | os.PathLike, wav: np.ndarray) -> None:
         """Write (samples,) at `hp.sample_rate` as a 16-bit wav file; what is above full scale is turned down. Raises
-        CannotWrite, a UserError."""
+        UserError."""
         audio_files.save_wav(path, wav, self.hp)
 
     def find_voice(self, recording: Features) -> base.Voice:

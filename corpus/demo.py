@@ -4,8 +4,8 @@ import subprocess
 import sys
 
 import hyperparams
-from corpus.manifest import PreproError
 from hyperparams import HyperParams
+from common.cli import UserError
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 RECORDINGS = ROOT / "data" / "demo"
@@ -13,12 +13,12 @@ FEATURES = ROOT / "data" / "features-demo"
 
 
 def prepare(hp: HyperParams) -> pathlib.Path:
-    """Prepare the bundled corpus unless it is prepared; returns the folder of its features. Raises PreproError."""
+    """Prepare the bundled corpus unless it is prepared; returns the folder of its features. Raises UserError."""
     if not (FEATURES / "manifest.csv").exists():
         # Run as a separate command, because worker processes would import TensorFlow as this process did
         settings = [f"--set={name}={getattr(hp, name)}" for name in hyperparams.SIGNAL]
         if subprocess.run([sys.executable, ROOT / "prepro.py", *settings]).returncode:
-            raise PreproError("the demo's recordings could not be prepared, see above")
+            raise UserError("the demo's recordings could not be prepared, see above")
     return FEATURES
 
 

@@ -61,10 +61,6 @@ class Pair:
         return self.target_end > 0
 
 
-class PreproError(UserError):
-    """The input cannot be prepared at all; the message says why and what to do."""
-
-
 def write_csv(path: pathlib.Path, header: list[str], rows: list) -> None:
     """Write rows (sequences) below a header."""
     with (storage.replacing(path) as temporary,
@@ -75,10 +71,10 @@ def write_csv(path: pathlib.Path, header: list[str], rows: list) -> None:
 
 
 def read_manifest(data: pathlib.Path) -> list[Pair]:
-    """Read manifest.csv; raises PreproError if `data` was not prepared."""
+    """Read manifest.csv; raises UserError if `data` was not prepared."""
     path = pathlib.Path(data) / "manifest.csv"
     if not path.exists():
-        raise PreproError(f"{path} does not exist: run prepro.py with --data {data} first")
+        raise UserError(f"{path} does not exist: run prepro.py with --data {data} first")
     types = {field.name: field.type for field in dataclasses.fields(Pair)}
     with reading(path) as file:
         pairs = [Pair(**{name: types[name](value) for name, value in row.items()}) for row in csv.DictReader(file)]
@@ -98,12 +94,12 @@ def portable(recording: os.PathLike, data: pathlib.Path) -> str:
 
 @contextlib.contextmanager
 def reading(path: pathlib.Path) -> Iterator[TextIO]:
-    """Open a file that prepro.py wrote; raises PreproError, also for errors while its content is parsed."""
+    """Open a file that prepro.py wrote; raises UserError, also for errors while its content is parsed."""
     try:
         with open(path, newline="", encoding="utf-8", errors=ESCAPE) as file:
             yield file
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise PreproError(f"{path} is damaged or of another version ({type(error).__name__}: {error}): delete "
+        raise UserError(f"{path} is damaged or of another version ({type(error).__name__}: {error}): delete "
                           f"{path.parent} and run prepro.py again") from None
 
 
@@ -120,21 +116,21 @@ def fingerprint(data: pathlib.Path) -> str:
 
 
 def read_settings(data: pathlib.Path) -> dict:
-    """The settings in prepro.json; raises PreproError."""
+    """The settings in prepro.json; raises UserError."""
     with reading(pathlib.Path(data) / "prepro.json") as file:
         settings = dict(json.load(file))
         return {name: settings[name] for name in ("version", *hyperparams.SIGNAL, "target", "sources")}
 
 
 def check_signal(data: pathlib.Path, hp: HyperParams) -> dict:
-    """Return the settings in prepro.json; raises PreproError if `data` was prepared with other signal settings than
+    """Return the settings in prepro.json; raises UserError if `data` was prepared with other signal settings than
     those of `hp`."""
     settings = read_settings(data)
     if settings["version"] != VERSION:
-        raise PreproError(f"{data} was prepared by another version of this project: delete it and run prepro.py again")
+        raise UserError(f"{data} was prepared by another version of this project: delete it and run prepro.py again")
     for name in hyperparams.SIGNAL:
         if settings[name] != getattr(hp, name):
-            raise PreproError(f"{data} was prepared with {name}={settings[name]}, not {getattr(hp, name)}: "
+            raise UserError(f"{data} was prepared with {name}={settings[name]}, not {getattr(hp, name)}: "
                               f"run prepro.py again with --set {name}={getattr(hp, name)} into another folder")
     return settings
 
@@ -143,27 +139,27 @@ def find_utterances(folder: pathlib.Path, pattern: str) -> dict[str, pathlib.Pat
     """Map utterance id to file for all recordings below `folder`.
 
     The id is group 1 of the regular expression `pattern` in the file's stem; files that do not match are left out.
-    Raises PreproError for a missing or empty folder, for two files with the same id and for a pattern that cannot work.
+    Raises UserError for a missing or empty folder, for two files with the same id and for a pattern that cannot work.
     """
     try:
         groups = re.compile(pattern).groups
     except re.error as error:
-        raise PreproError(f"--pattern {pattern!r} is no regular expression: {error}") from None
+        raise UserError(f"--pattern {pattern!r} is no regular expression: {error}") from None
     if not groups:
-        raise PreproError(f"--pattern {pattern!r} needs parentheses around the utterance id, for instance ({pattern})")
+        raise UserError(f"--pattern {pattern!r} needs parentheses around the utterance id, for instance ({pattern})")
     if not folder.is_dir():
-        raise PreproError(f"{printable(folder)} is not a folder; give the folder that holds the recordings")
+        raise UserError(f"{printable(folder)} is not a folder; give the folder that holds the recordings")
     found: dict[str, pathlib.Path] = {}
     for path in audio_files.list_audio(folder):
         key = utterance_id(path.stem, pattern)
         if key is None:
             continue
         if key in found:
-            raise PreproError(f"{printable(found[key])} and {printable(path)} are both utterance {key!r}; "
+            raise UserError(f"{printable(found[key])} and {printable(path)} are both utterance {key!r}; "
                               "rename one or use --pattern")
         found[key] = path
     if not found:
-        raise PreproError(f"{printable(folder)} holds no recordings ({', '.join(audio_files.AUDIO_SUFFIXES)}) that "
+        raise UserError(f"{printable(folder)} holds no recordings ({', '.join(audio_files.AUDIO_SUFFIXES)}) that "
                           f"match {pattern!r}")
     return found
 
@@ -191,18 +187,18 @@ def pairing_hint(source: dict[str, pathlib.Path], target: dict[str, pathlib.Path
 
 
 def read_text(path: pathlib.Path) -> str:
-    """Read a text file that a user wrote; raises PreproError."""
+    """Read a text file that a user wrote; raises UserError."""
     try:
         return path.read_text(encoding="utf-8-sig")  # spreadsheets write a byte order mark first
     except OSError as error:
-        raise PreproError(f"{printable(path)} cannot be read ({error.strerror})") from None
+        raise UserError(f"{printable(path)} cannot be read ({error.strerror})") from None
     except UnicodeDecodeError:
-        raise PreproError(f"{printable(path)} is no text in UTF-8: save it as such") from None
+        raise UserError(f"{printable(path)} is no text in UTF-8: save it as such") from None
 
 
 def read_ids(path: pathlib.Path, known: set[str], pattern: str) -> set[str]:
     """Read utterance ids, one in each line; a line may also be the name of a recording with its ending, from which
-    `pattern` makes one of the `known` ids. Raises PreproError."""
+    `pattern` makes one of the `known` ids. Raises UserError."""
     ids = set()
     for line in filter(None, map(str.strip, read_text(path).splitlines())):
         names, file = [storage.file_name(line)], pathlib.PurePath(line)
@@ -214,26 +210,26 @@ def read_ids(path: pathlib.Path, known: set[str], pattern: str) -> set[str]:
 
 def read_pairs_csv(path: pathlib.Path) -> tuple[dict[str, pathlib.Path], dict[str, pathlib.Path]]:
     """Read a CSV with the columns source and target (file names, relative to the CSV) as one parallel corpus; raises
-    PreproError."""
+    UserError."""
     rows = list(csv.DictReader(io.StringIO(read_text(path))))
     if not rows or not {"source", "target"} <= set(rows[0]) or not all(row["source"] and row["target"] for row in rows):
-        raise PreproError(f"{path}: needs a header with the columns source and target, and a row for each pair")
+        raise UserError(f"{path}: needs a header with the columns source and target, and a row for each pair")
     sources, targets = {}, {}
     for row in rows:
         source, target = (find_listed(path, row[column]) for column in ("source", "target"))
         key = storage.file_name(target.stem)
         if key in targets:
-            raise PreproError(f"{path}: two rows have a target named {key!r}; rename one")
+            raise UserError(f"{path}: two rows have a target named {key!r}; rename one")
         sources[key], targets[key] = source, target
     return sources, targets
 
 
 def find_listed(table: pathlib.Path, name: str) -> pathlib.Path:
-    """The file `name` beside a table of pairs, with accents as characters of their own or not; raises PreproError."""
+    """The file `name` beside a table of pairs, with accents as characters of their own or not; raises UserError."""
     for form in (name, unicodedata.normalize("NFC", name), unicodedata.normalize("NFD", name)):
         if (table.parent / form).is_file():
             return table.parent / form
-    raise PreproError(f"{table}: {printable(table.parent / name)} does not exist")
+    raise UserError(f"{table}: {printable(table.parent / name)} does not exist")
 
 
 def folder_names(folder: str | os.PathLike) -> list[str]:
@@ -244,11 +240,11 @@ def folder_names(folder: str | os.PathLike) -> list[str]:
 
 def speaker_names(folders: list[pathlib.Path]) -> list[str]:
     """A short name for each folder: its own name, with as many parents as are needed to make all names different.
-    Raises PreproError."""
+    Raises UserError."""
     for names in zip(*map(folder_names, folders)):
         if len(set(names)) == len(names):
             return list(names)
-    raise PreproError(f"the same folder is given twice: {', '.join(map(str, folders))}")
+    raise UserError(f"the same folder is given twice: {', '.join(map(str, folders))}")
 
 
 def gather(source_folders: list[pathlib.Path], target_folder: pathlib.Path,

@@ -11,15 +11,16 @@ from collections.abc import Callable
 import numpy as np
 
 from corpus import alignment, pairing
-from corpus.manifest import Pair, PreproError
+from corpus.manifest import Pair
 from hyperparams import HyperParams
+from common.cli import UserError
 
 OTHERS = 10  # recordings of other names with which each is compared, to know what is usual
 FEWEST = 3   # pairs that can be judged
 
 
 def drop(pairs: list[Pair], data: pathlib.Path, target: str, hp: HyperParams) -> None:
-    """Drop the pairs of a source, in the order of names, that do not say the same words; raises PreproError if this is
+    """Drop the pairs of a source, in the order of names, that do not say the same words; raises UserError if this is
     so for most of them."""
     names = f"{pairs[0].source} and {target}"
     if len(pairs) < FEWEST:
@@ -43,7 +44,7 @@ def drop(pairs: list[Pair], data: pathlib.Path, target: str, hp: HyperParams) ->
     hint = misplaced(pairs, {shift: excess(distance(shift), shift) for shift in (0, 1, -1, 2, -2)},
                      np.percentile(others, 1)) if wrong.sum() > 1 else ""
     if wrong.sum() > len(pairs) / 2:
-        raise PreproError(f"{names}: recordings of the same name do not say the same words. Their distance is "
+        raise UserError(f"{names}: recordings of the same name do not say the same words. Their distance is "
                           f"{np.median(named):.1f} dB, that of others {np.median(chance):.1f} dB{hint}. Rename them, "
                           "list the pairs in a table for --pairs, or give --unpaired if they said other sentences")
     if hint:

@@ -7,8 +7,9 @@ import numpy as np
 from tqdm import tqdm
 
 from corpus import alignment, analysis, manifest, unpaired
-from corpus.manifest import Pair, PreproError
+from corpus.manifest import Pair
 from hyperparams import HyperParams
+from common.cli import UserError
 
 
 def load_mel(data: pathlib.Path, speaker: str, utterance: str) -> np.ndarray:
@@ -93,7 +94,7 @@ class Recordings:
             yield segment
 
     def unpaired(self, source: str, heldout: set[str]) -> Iterator[Pair]:
-        """Yield the Pairs of a source who said other sentences than the target; raises PreproError.
+        """Yield the Pairs of a source who said other sentences than the target; raises UserError.
 
         For training, each recording of the target is put together from the source's sounds (spliced). The test set
         consists of recordings of the source, of which few or none have a partner."""
@@ -105,7 +106,7 @@ class Recordings:
         self.pools[source] = [(pair.utterance, pair.source_start, pair.source_end) for pair in own
                               if not pair.reason and pair.split != "test"]
         if not self.pools[source]:
-            raise PreproError(f"no recording of {source} is left to learn from: record more")
+            raise UserError(f"no recording of {source} is left to learn from: record more")
         for pair in own:
             partner = pair.utterance in heldout and pair.utterance in self.corpora[self.target]
             if pair.split == "test" and partner and pair.name == pair.utterance:

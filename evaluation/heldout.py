@@ -192,8 +192,7 @@ def measure(wavs: dict, natural: dict, keys: list, hp: HyperParams, work: Callab
     if world.available():
         sets.append(("WORLD ", world.analyse, world.compare))
     for prefix, analyse, compare in sets:
-        def speech(wav, analyse=analyse):
-            return analyse(wav, hp)
+        speech = functools.partial(analyse, hp=hp)
         target = dict(zip(natural, work(speech, list(natural.values()), f"{prefix}analysis of the target")))
         for kind, recordings in wavs.items():
             analysed = work(speech, recordings, f"{prefix}analysis{kind}")
@@ -202,8 +201,7 @@ def measure(wavs: dict, natural: dict, keys: list, hp: HyperParams, work: Callab
             whole[f"{prefix}modulation distance dB{kind}"] = metrics.modulation_distance(
                 [found.cepstra for found in analysed], [target[key].cepstra for key in keys])
             if kind == "":
-                distances = work(lambda found, target=target: metrics.retrieve(found, target), analysed,
-                                 f"{prefix}retrieval")
+                distances = work(functools.partial(metrics.retrieve, candidates=target), analysed, f"{prefix}retrieval")
                 for row, distance, key in zip(rows, distances, keys):
                     row[f"{prefix}retrieved"] = min(keys, key=distance.get) == key
                     row[f"{prefix}retrieved among all"] = min(distance, key=distance.get) == key

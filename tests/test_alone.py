@@ -10,6 +10,7 @@ import data_load
 import prepro
 import utils
 from common import audio_files
+from common.cli import UserError
 from corpus import analysis, manifest
 from evaluation import figures, heldout, listening
 from conftest import TINY, leftovers, no_workers, plain_base, words
@@ -126,7 +127,7 @@ def test_a_target_alone_is_its_own_source(folder, serial):
         np.testing.assert_array_equal(path, np.arange(pair.target_end))
     corpus = data_load.Corpus(folder / "alone", TINY)
     assert corpus.has_target_only and [pair.split for pair in corpus.split("val")] == ["val"]
-    with pytest.raises(manifest.PreproError, match="alone holds the target alone: name recordings to convert"):
+    with pytest.raises(UserError, match="alone holds the target alone: name recordings to convert"):
         corpus.split("test")
     assert not data_load.Corpus(folder / "data", TINY).has_target_only
 

@@ -159,4 +159,4 @@ def test_preparation_uses_the_channel_that_is_named(tmp_path, capsys):
 def test_channels_are_counted_from_1(capsys, number):
     with pytest.raises(SystemExit):
         prepro.parse_arguments(["--target", "x", "--data", "y", f"--channel={number}"])
-    assert "--channel: counts from 1" in capsys.readouterr().err
+    assert f"--channel: {number!r} is no whole number from 1 on" in capsys.readouterr().err

@@ -11,9 +11,10 @@ import pytest
 
 import data_load
 from conversion import base
-from corpus import analysis, manifest
+from corpus import analysis
 from conftest import plain_corpus
 from data_load import ADVERSARIAL, PAIRED, POSTNET, Corpus
+from common.cli import UserError
 
 
 @pytest.fixture(scope="module")
@@ -85,7 +86,7 @@ def test_unreadable_features_are_named(demo_data, tiny_hp, tmp_path):
     shutil.copytree(demo_data, tmp_path / "data")
     path = tmp_path / "data" / "features" / "rms" / "demo_003.linear.npy"
     path.write_bytes(path.read_bytes()[:2000])
-    with pytest.raises(manifest.PreproError, match="demo_003.linear.npy cannot be read .*run prepro.py again"):
+    with pytest.raises(UserError, match="demo_003.linear.npy cannot be read .*run prepro.py again"):
         for _ in plain_corpus(tmp_path / "data", tiny_hp).batches(PAIRED, 0, 20):
             pass
 
@@ -97,7 +98,7 @@ def test_unreadable_features_are_named(demo_data, tiny_hp, tmp_path):
 def test_damaged_table_is_named(demo_data, tiny_hp, tmp_path, name, content):
     shutil.copytree(demo_data, tmp_path / "data", ignore=shutil.ignore_patterns("*.npy"))
     (tmp_path / "data" / name).write_text(content)
-    with pytest.raises(manifest.PreproError, match=f"{name} is damaged or of another version .*run prepro.py again"):
+    with pytest.raises(UserError, match=f"{name} is damaged or of another version .*run prepro.py again"):
         Corpus(tmp_path / "data", tiny_hp)
 
 
@@ -106,7 +107,7 @@ def test_source_is_selected_by_its_name_or_its_folder(corpus, demo_recordings, m
     monkeypatch.chdir(demo_recordings)
     for source in ("rms", "rms/", str(demo_recordings / "rms")):
         assert corpus.split("test", source) == pairs
-    with pytest.raises(manifest.PreproError, match="no held-out sentence of source 'slt'; there are rms"):
+    with pytest.raises(UserError, match="no held-out sentence of source 'slt'; there are rms"):
         corpus.split("test", "slt")
     for pair in pairs:  # folders with the same name are told apart by their parent folders
         monkeypatch.setattr(pair, "source", f"{demo_recordings.name}_rms")
@@ -294,6 +295,6 @@ def test_what_keeps_features_from_being_read_is_said(monkeypatch, tmp_path, numb
         raise OSError(number, os.strerror(number))
     monkeypatch.setattr(np, "load", fail)
     message = f"a.npy cannot be read .*{os.strerror(number)}.*: .*{cure}"
-    with pytest.raises(manifest.PreproError, match=message) as error:
+    with pytest.raises(UserError, match=message) as error:
         data_load.open_array(tmp_path / "a.npy")
     assert ("prepro.py" in str(error.value)) == (number == errno.ENOENT)

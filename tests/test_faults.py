@@ -121,9 +121,9 @@ def test_failed_validation_is_repeated_on_resume(tmp_path, monkeypatch):
     """A run that resumed after the failed validation could miss its best checkpoint."""
     validate, scores = Counting.validate, {4: 3.0, 8: 1.0, 12: 2.0}
     with monkeypatch.context() as patch:
-        patch.setattr(Counting, "validate", lambda self, run, stage: fail(storage.CannotWrite("the disk is full"))
+        patch.setattr(Counting, "validate", lambda self, run, stage: fail(UserError("the disk is full"))
                       if int(run.step) == 8 else validate(self, run, stage))
-        with pytest.raises(storage.CannotWrite):
+        with pytest.raises(UserError):
             go(tmp_path, 12, scores=scores)
     assert kept(tmp_path)[-1] < 8
     for folder in (tmp_path, tmp_path / "whole"):
@@ -223,7 +223,7 @@ def test_full_disk_ends_training_and_keeps_earlier_checkpoints(tmp_path, monkeyp
 
 def test_unwritable_file_is_named_and_keeps_its_content(tmp_path):
     storage.write_json(tmp_path / "a.json", "before")
-    with full_disk(1000), pytest.raises(storage.CannotWrite, match="a.json"):
+    with full_disk(1000), pytest.raises(UserError, match="a.json"):
         storage.write_json(tmp_path / "a.json", list(range(1000)))
     assert (tmp_path / "a.json").read_text() == '"before"\n' and len(list(tmp_path.iterdir())) == 1
 

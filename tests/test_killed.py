@@ -17,6 +17,7 @@ import prepro
 import train
 from backend import checkpoints
 from common import cli, storage
+from common.cli import UserError
 from conftest import contents, full_disk, leftovers, words, write
 from evaluation import figures
 from training.run_folder import read_scalars
@@ -26,7 +27,7 @@ ROOT = pathlib.Path(prepro.__file__).resolve().parent
 # as many files, including temporary ones, as the next number says; the last fork may end by itself.
 KILLER = """
 import contextlib, importlib, json, os, pathlib, signal, sys, time
-from common import cli; cli.cores = lambda: 1
+from common.cli import UserError
 script, moments, out, arguments = sys.argv[1], json.loads(sys.argv[2]), pathlib.Path(sys.argv[3]), sys.argv[4:]
 module = importlib.import_module(script)
 if script == "prepro":
@@ -347,7 +348,7 @@ def test_read_only_output_folders_are_reported(speakers, capsys, monkeypatch):
 
 def test_full_disk_leaves_an_existing_file_unchanged(tmp_path):
     storage.write_json(tmp_path / "a.json", "before")
-    with pytest.raises(storage.CannotWrite, match="a.json: cannot be written .*; free some space"):
+    with pytest.raises(UserError, match="a.json: cannot be written .*; free some space"):
         with full_disk(1000):
             storage.write_json(tmp_path / "a.json", "x" * 2000)
     assert json.loads((tmp_path / "a.json").read_text()) == "before" and leftovers(tmp_path) == []

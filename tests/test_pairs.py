@@ -11,7 +11,7 @@ import soundfile
 import prepro
 from conftest import DEMO_IDS, TINY, words, write
 from corpus import demo, manifest, mismatch
-from corpus.manifest import PreproError
+from common.cli import UserError
 
 SENTENCES = 14
 
@@ -76,7 +76,7 @@ def test_the_pairs_of_a_right_order_are_not_called_misplaced(spoken, tmp_path, s
 @pytest.mark.parametrize("sentences", [3, 4])
 @pytest.mark.parametrize("right", [True, False])
 def test_few_pairs_are_compared_with_each_other(spoken, tmp_path, serial, sentences, right):
-    with contextlib.nullcontext() if right else pytest.raises(PreproError, match="do not say the same words"):
+    with contextlib.nullcontext() if right else pytest.raises(UserError, match="do not say the same words"):
         pairs = prepare(spoken, tmp_path, lambda number: number if right else number + 5, sentences)
         assert not any(pair.reason for pair in pairs)
 
@@ -101,13 +101,13 @@ def test_a_single_pair_cannot_be_compared_which_is_said(spoken, tmp_path, serial
     (lambda number: (7 + number) % SENTENCES, r"\d dB\. Rename"),
     (lambda number: (5 * number) % SENTENCES, "do not say the same words")])
 def test_a_pairing_that_is_wrong_as_a_whole_is_refused(spoken, tmp_path, serial, said_by_her, fit):
-    with pytest.raises(PreproError, match=f"(?s)man and woman.*{fit}") as refused:
+    with pytest.raises(UserError, match=f"(?s)man and woman.*{fit}") as refused:
         prepare(spoken, tmp_path, said_by_her)
     assert "--unpaired" in str(refused.value) and not (tmp_path / "data" / "manifest.csv").exists()
 
 
 def test_a_few_pairs_that_are_one_file_off_get_the_right_advice(spoken, tmp_path, serial):
-    with pytest.raises(PreproError, match="before the one of their name: 01 goes with 00"):
+    with pytest.raises(UserError, match="before the one of their name: 01 goes with 00"):
         prepare(spoken, tmp_path, lambda number: number + 1, 12)
 
 
@@ -124,7 +124,7 @@ def test_long_recordings_of_other_words_are_refused(spoken, tmp_path, serial, or
     chapter(spoken, tmp_path / "man" / "one.wav", [f"man/{number:02d}.wav" for number in range(14)])
     chapter(spoken, tmp_path / "woman" / "one.wav", [f"woman/{number:02d}.wav" for number in order])
     corpora, target = manifest.gather([tmp_path / "man"], tmp_path / "woman", "(.*)")
-    with pytest.raises(PreproError, match="do not say the same words") if refused else contextlib.nullcontext():
+    with pytest.raises(UserError, match="do not say the same words") if refused else contextlib.nullcontext():
         pairs = prepro.prepare(corpora, target, tmp_path / "data", TINY.replace(max_seconds=4.0))
         assert len(pairs) > 5 and not any("other words" in pair.reason for pair in pairs)
 

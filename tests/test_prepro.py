@@ -12,6 +12,7 @@ import pytest
 
 import prepro
 from common import storage
+from common.cli import UserError
 from corpus import alignment, analysis, manifest
 from conftest import leftovers, words, write
 from hyperparams import HyperParams
@@ -366,9 +367,9 @@ def test_preparing_again_with_other_settings_is_refused(folder, capsys, monkeypa
 
 def test_features_with_other_signal_settings_are_refused(folder):
     prepare(folder)
-    with pytest.raises(manifest.PreproError, match="prepared with hop_length=200, not 160: run prepro.py again with"):
+    with pytest.raises(UserError, match="prepared with hop_length=200, not 160: run prepro.py again with"):
         manifest.check_signal(folder / "data", HyperParams(hop_length=160))
-    with pytest.raises(manifest.PreproError, match="nowhere.*does not exist: run prepro.py"):
+    with pytest.raises(UserError, match="nowhere.*does not exist: run prepro.py"):
         manifest.read_manifest(folder / "nowhere")
 
 
@@ -380,7 +381,7 @@ def test_error_for_features_of_another_version_says_what_to_do(folder, capsys, v
     settings = json.loads(path.read_text())
     assert settings.pop("version") == manifest.VERSION
     path.write_text(json.dumps(settings if version is None else settings | {"version": version}))
-    with pytest.raises(manifest.PreproError, match="another version .*: delete .* and run prepro.py again"):
+    with pytest.raises(UserError, match="another version .*: delete .* and run prepro.py again"):
         manifest.check_signal(folder / "data", HyperParams())
     assert "delete" in fails(capsys, folder)
     path.unlink()

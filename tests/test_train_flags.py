@@ -200,7 +200,7 @@ def test_resume_refuses_other_hyperparameters_with_names_and_values(run_train, t
 def test_number_of_steps_must_be_positive(run_train, capsys, steps):
     with pytest.raises(SystemExit):
         run_train("a", "--steps", steps)
-    assert f"invalid positive value: '{steps}'" in capsys.readouterr().err
+    assert f"--steps: '{steps}' is no whole number from 1 on" in capsys.readouterr().err
 
 
 def test_resumed_run_keeps_its_own_hyperparameters(run_train, tmp_path):

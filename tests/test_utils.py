@@ -10,6 +10,7 @@ import soundfile
 
 import utils
 from common import audio_files, storage
+from common.cli import UserError
 from corpus import analysis
 from evaluation import metrics
 from conftest import demo_wav, leftovers, tone, words, write
@@ -161,7 +162,7 @@ def test_failed_write_keeps_the_previous_file(tmp_path, monkeypatch):
         open(file, "wb").write(b"half")
         raise OSError(errno.ENOSPC, "No space left on device")
     monkeypatch.setattr(pathlib.Path, "write_bytes", disk_full)
-    with pytest.raises(storage.CannotWrite, match=r"out.wav: cannot be written \(No space left on device\); free some"):
+    with pytest.raises(UserError, match=r"out.wav: cannot be written \(No space left on device\); free some"):
         audio_files.save_wav(path, tone(880), HP)
     assert path.read_bytes() == before and leftovers(tmp_path) == []
 

@@ -24,16 +24,12 @@ import time
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))
 
-from common import storage
-from corpus import demo
-from corpus import analysis
-from conversion import base
-from common import cli
+from common import cli, storage
+from conversion import base, inference
+from corpus import analysis, demo, manifest
 import data_load
 import eval as eval_script
 import hyperparams
-from conversion import inference
-from corpus import manifest
 import prepro
 import train_gan
 import utils
@@ -250,14 +246,12 @@ def bench_conversion(table: Table, hp: hyperparams.HyperParams, base_map: base.B
     """Measure the seconds of computing per second of speech."""
     converter = Converter(Generator(hp), base_map)
     speech = np.concatenate([utils.load_recording(path, hp).wav for path in recordings(16)])
-    peaks = []
     with concurrent.futures.ThreadPoolExecutor(cli.cores()) as pool:
         for seconds, repeats in ((3, REPEATS), (30, REPEATS), (600, 1)):
             wav = np.resize(speech, seconds * hp.sample_rate)
             table.time(f"conversion of a recording of {seconds} s", lambda wav=wav: inference.convert_recording(
                 wav, converter, pool)[0], "s/s", seconds, repeats)
-            peaks.append(memory())
-            table.add(f"memory after it, {seconds} s", peaks[-1], "MiB")
+            table.add(f"memory after it, {seconds} s", memory(), "MiB")
         wavs = [utils.load_recording(path, hp).wav for path in recordings(32)]
         total = sum(map(len, wavs)) / hp.sample_rate
 
@@ -309,7 +303,7 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def bench(args: argparse.Namespace) -> None:
-    """Measure everything; raises ValueError and OSError."""
+    """Measure everything; raises UserError and OSError."""
     hp = hyperparams.HyperParams().override(args.set)
     corpus, table = data_load.Corpus(demo.prepare(hp), hp), Table()
     began = time.perf_counter()

@@ -19,7 +19,7 @@ from typing import NamedTuple
 
 import hyperparams
 from backend import checkpoints
-from common import storage
+from common import cli, storage
 from corpus import demo, manifest
 import tensorflow as tf
 from tensorboard.plugins.hparams import api as tensorboard_hparams
@@ -29,13 +29,6 @@ from hyperparams import HyperParams, differences
 
 # Names in TensorBoard of the scalars whose own names have no group
 GROUPS = {"loss": "loss/minimised", "gradient_norm": "loss/gradient_norm", "score": "free_running/score"}
-
-
-def positive(text: str) -> int:
-    """Parse a positive number of steps; raises ValueError."""
-    if int(text) < 1:
-        raise ValueError
-    return int(text)
 
 
 def add_arguments(parser: argparse.ArgumentParser, default_logdir: str,
@@ -51,7 +44,7 @@ def add_arguments(parser: argparse.ArgumentParser, default_logdir: str,
                              "those of --init-from)")
     parser.add_argument("--set", action="append", default=[], metavar="NAME=VALUE", help="override a hyperparameter")
     parser.add_argument("--seed", type=int, help="seed of weights, data order and dropout (default: the preset's)")
-    parser.add_argument("--steps", type=positive, metavar="N", help="stop after step N; the run can be resumed later")
+    parser.add_argument("--steps", type=cli.positive, metavar="N", help="stop after step N; the run can go on later")
     parser.add_argument("--init-from", type=pathlib.Path, metavar="DIR", help=init_from_help)
     parser.add_argument("--no-resume", action="store_true", help="begin anew even if the run folder holds a checkpoint")
 
