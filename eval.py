@@ -52,12 +52,12 @@ def find_recordings(paths: list[pathlib.Path], out: pathlib.Path) -> list[pathli
         if path.is_dir():
             within = results != pathlib.Path(os.path.realpath(path))
             found += [file for file in audio_files.list_audio(path)
-                      if not (within and results in pathlib.Path(os.path.realpath(file.parent), "x").parents)]
+                      if not (within and pathlib.Path(os.path.realpath(file.parent)).is_relative_to(results))]
         else:
             found.append(path)
     if not found:
         raise UserError(f"no recordings ({', '.join(audio_files.AUDIO_SUFFIXES)}) in "
-                         f"{', '.join(map(storage.printable, paths))}")
+                        f"{', '.join(map(storage.printable, paths))}")
     return found
 
 
@@ -270,7 +270,7 @@ def evaluate(args: argparse.Namespace, name_files: Callable = heldout.name_files
     recogniser = heldout.load_recogniser(args.asr, converter.hp)
     with cli.locked(args.out, "--out"):
         heldout.evaluate(corpus, args.out, converter, title, args.source, args.oracles, name_files, recogniser,
-                            args.transcripts)
+                         args.transcripts)
     return 0
 
 

@@ -156,12 +156,12 @@ class HyperParams:
             if name not in types:
                 close = difflib.get_close_matches(name, types, n=1, cutoff=0.0)
                 raise UserError(f"--set {assignment}: there is no hyperparameter {name!r}; "
-                                 f"the closest is {close[0]!r}")
+                                f"the closest is {close[0]!r}")
             try:
                 changes[name] = types[name](text)
             except ValueError:
                 raise UserError(f"--set {assignment}: {name} is of type {types[name].__name__}, "
-                                 f"{text!r} is not") from None
+                                f"{text!r} is not") from None
         return self.replace(**changes).check()
 
     def check(self) -> "HyperParams":
@@ -207,7 +207,7 @@ class HyperParams:
         types = {field.name: field.type for field in dataclasses.fields(cls)}
         if set(values) != set(types):
             raise UserError(f"{path} is of another version of this project: "
-                             f"unknown {sorted(set(values) - set(types))}, missing {sorted(set(types) - set(values))}")
+                            f"unknown {sorted(set(values) - set(types))}, missing {sorted(set(types) - set(values))}")
         for name, value in values.items():
             if not isinstance(value, (float, int) if types[name] is float else types[name]):
                 raise UserError(f"{path}: {name} is of type {types[name].__name__}, {value!r} is not")

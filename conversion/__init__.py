@@ -1,2 +1,2 @@
-"""From a recording to the same words in the target's voice: base, inference, new voices, export. base.py imports
-neither networks nor data_load.py; the others do, and export.py reads a run folder, too."""
+"""From a recording to the same words in the target's voice: base, inference, new voices, export. Only inference.py
+and export.py import networks and data_load.py, and export.py reads a run folder, too."""

@@ -122,8 +122,7 @@ def plot_durations(path: str | os.PathLike, seconds: dict[str, list[float]]) -> 
         axes.hist(values, bins=bins, histtype="stepfilled", facecolor=to_rgba(colour, 0.3), edgecolor=colour,
                   linewidth=1.4, label=f"{literal(speaker)}: {len(values)} recordings, {sum(values) / 60:.1f} min")
     axes.yaxis.get_major_locator().set_params(integer=True)
-    if seconds:
-        axes.legend(fontsize=9)
+    axes.legend(fontsize=9)
     save_figure(figure, path)
 
 

@@ -236,7 +236,7 @@ def find_words(pairs: list[Pair], transcripts: pathlib.Path | None) -> list[str]
     missing = [pair.name for pair, words in zip(pairs, sentences) if words is None]
     if missing and transcripts:
         raise UserError(f"{storage.printable(path)} lacks {len(missing)} of {len(pairs)} held-out sentences, for "
-                         f"instance {missing[0]!r}: add what is said there, or leave --transcripts out")
+                        f"instance {missing[0]!r}: add what is said there, or leave --transcripts out")
     return None if missing else sentences
 
 

@@ -51,8 +51,8 @@ class Recogniser:
         except Exception as error:  # a failed download raises exceptions of the libraries that faster-whisper uses
             reason = next(iter(str(error).splitlines()), type(error).__name__)
             raise UserError(f"--asr {storage.printable(model)} cannot be loaded ({reason}); give a name such as "
-                             "small.en, which is downloaded, or a folder with the model.bin of a converted "
-                             "model") from error
+                            "small.en, which is downloaded, or a folder with the model.bin of a converted "
+                            "model") from error
 
     def __call__(self, wav: np.ndarray) -> str:
         """Transcribe a recording (samples,)."""

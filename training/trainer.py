@@ -92,7 +92,7 @@ class Trainer:
         mel, _ = generator.speech(decoded, batch["mapped"], batch["source_mask"], batch["mask"])
         return decoded.mel, mel, generator.decoder.places(decoded)
 
-    def draw_on_path(self, batch: dict, mels, positions) -> np.ndarray:
+    def draw_on_path(self, batch: dict, mels, positions) -> tf.Tensor:
         """Linear spectrograms (N, T, F) of the mel (N, T, M) that was read at `positions` (N, T) for the validation
         sentences; the harmonics have the target's pitch."""
         restored = batch["mel"].copy()
