@@ -18,6 +18,7 @@ import hashlib
 import json
 import os
 import pathlib
+import re
 import sys
 import time
 from collections.abc import Callable
@@ -68,10 +69,11 @@ def outputs(name: str) -> list[str]:
 
 def unique_names(paths: list[pathlib.Path]) -> list[str]:
     """Names of the conversions: the stems of the recordings, with a number where output files would have the same name.
-    Names that differ only in capitals count as the same, because they are one file on a Mac."""
+    Names that differ only in capitals count as the same, because they are one file on a Mac. "x.source" becomes
+    "x_source": it would be taken for the source of a conversion "x"."""
     names, taken = [], set()
     for path in paths:
-        stem = name = storage.file_name(path.stem)
+        stem = name = re.sub(r"\.(source)$", r"_\1", storage.file_name(path.stem), flags=re.IGNORECASE)
         n = 2
         while not taken.isdisjoint(outputs(name.casefold())):
             name, n = f"{stem}_{n}", n + 1

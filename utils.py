@@ -20,6 +20,7 @@ BLOCK_FRAMES = 2400   # frames of a long recording that are analysed at a time
 MODULATION_FRAMES = 64  # frames in a window of the modulation spectrum
 SPEECH_LEVEL = 0.5  # share of the level that speech reaches (80th percentile); frames below it are silent
 HIGHPASS = 40.0  # Hz; what lies below is no speech: rumble, wind, a constant offset
+HUM, HUM_SHARE = 75.0, 0.7  # Hz and share of the power; if more lies below, it is a hum of the mains, 50 or 60 Hz
 SILENCE_DB = 70.0  # dB below the loudest frame, from where on there is nothing but digital silence
 ABOVE_FLOOR_DB = 15.0  # dB above the pauses, from where a frame is active
 NOISE_DB, FAINT_DB = 10.0, 50.0  # dB above the pauses, and below the loudest frame, between which a sound is heard
@@ -48,6 +49,11 @@ def normalise_recording(recording: audio_files.Recording, hp: HyperParams, trim:
     if sample_rate != hp.sample_rate:
         wav = soxr.resample(wav, sample_rate, hp.sample_rate)
     wav = remove_rumble(wav, hp)
+    quiet = remove_rumble(wav, hp, HUM)
+    if np.mean(quiet ** 2) < (1.0 - HUM_SHARE) * np.mean(wav ** 2):
+        warnings.append(f"{name}: a hum is louder than the rest of it: what lies below {HUM:.0f} Hz is removed; record "
+                        "farther from mains and transformers")
+        wav = quiet
     peak = np.abs(wav).max(initial=0.0)
     if peak < 1e-4:
         raise audio_files.BadAudio(f"{name}: is silent (peak {peak:.1e}); check the recording level")
@@ -63,14 +69,14 @@ def normalise_recording(recording: audio_files.Recording, hp: HyperParams, trim:
     return audio_files.Recording(normalise_loudness(wav, hp), hp.sample_rate, warnings)
 
 
-def remove_rumble(wav: np.ndarray, hp: HyperParams) -> np.ndarray:
-    """Remove frequencies below HIGHPASS from (samples,). Rumble can be louder than speech and nobody hears it, but
+def remove_rumble(wav: np.ndarray, hp: HyperParams, lowest: float = HIGHPASS) -> np.ndarray:
+    """Remove frequencies below `lowest` (Hz) from (samples,). Rumble can be louder than speech and nobody hears it, but
     level, pitch and features would be those of the rumble. The gain is that of a Butterworth filter of order 4 that
     runs forwards and backwards, so that nothing moves in time."""
     beyond = min(len(wav) - 1, hp.sample_rate // 8)  # the signal goes on there, or the ends would swing
     spectrum = scipy.fft.rfft(np.pad(wav, beyond, mode="reflect", reflect_type="odd"))
     hertz = scipy.fft.rfftfreq(len(wav) + 2 * beyond, 1.0 / hp.sample_rate)
-    spectrum *= (1.0 / (1.0 + (HIGHPASS / np.maximum(hertz, 1e-3)) ** 8)).astype(np.float32)
+    spectrum *= (1.0 / (1.0 + (lowest / np.maximum(hertz, 1e-3)) ** 8)).astype(np.float32)
     return scipy.fft.irfft(spectrum, len(wav) + 2 * beyond)[beyond:beyond + len(wav)].astype(np.float32)
 
 

@@ -234,6 +234,9 @@ def test_outputs_of_different_recordings_have_different_names(tmp_path):
     names = eval_script.unique_names(paths)
     files = [file for name in names for file in eval_script.outputs(name)]
     assert len({file.casefold() for file in files}) == len(files) and names[0] == "x" and names[-1] == "y"
+    # Not even in two commands: the second wrote its source over the first one's conversion
+    (alone,), (other,) = (eval_script.unique_names([path]) for path in (tmp_path / "x.SOURCE.wav", tmp_path / "x.wav"))
+    assert {file.casefold() for file in eval_script.outputs(alone)}.isdisjoint(eval_script.outputs(other))
 
 
 def test_recordings_are_found_except_for_earlier_results(tmp_path):

@@ -183,6 +183,27 @@ def test_loudness_is_measured_on_speech_and_not_on_pauses():
     np.testing.assert_allclose(paused[:len(speech)], alone, rtol=0.05, atol=1e-4)
 
 
+@pytest.mark.parametrize("hertz", [50.0, 60.0])
+def test_a_hum_that_is_louder_than_the_speech_is_removed_and_said(tmp_path, hertz):
+    """By level and spectrum a recording with a hum of 18 dB above the speech was another recording."""
+    speech = words(3, seconds=3.0, pitch=110.0)
+    hum = 8.0 * np.sqrt(2.0) * np.sqrt(np.mean(speech ** 2)) * np.sin(
+        2.0 * np.pi * hertz * np.arange(len(speech)) / HP.sample_rate)
+    found = []
+    for wav in (speech, speech + hum.astype(np.float32)):
+        write(tmp_path / "a.wav", 0.05 * wav, subtype="FLOAT")
+        found.append(utils.load_recording(tmp_path / "a.wav", HP, trim=False))
+    assert not found[0].warnings and "a hum is louder" in found[1].warnings[0]
+    clean, noisy = (utils.spectrograms(each.wav, HP)[0] for each in found)
+    spoken = clean.mean(axis=1) > np.percentile(clean.mean(axis=1), 50)
+    assert np.abs(clean - noisy)[spoken, 8:].mean() < 0.06  # 4.8 dB, of 18
+
+
+def test_a_low_voice_is_no_hum(tmp_path):
+    write(tmp_path / "a.wav", words(3, seconds=3.0, pitch=65.0))
+    assert not utils.load_recording(tmp_path / "a.wav", HP).warnings
+
+
 @pytest.mark.parametrize("hertz, db", [(8.0, 10.0), (8.0, -10.0), (0.0, 20.0), (15.0, 0.0), (25.0, 0.0)])
 def test_rumble_changes_nothing(tmp_path, hertz, db):
     """By level, pitch and trimming a recording with rumble was another recording."""
