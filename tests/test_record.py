@@ -48,7 +48,7 @@ def stored(folder: pathlib.Path) -> list[str]:
 @pytest.fixture
 def server(tmp_path):
     """The page's address; what it stores lies below tmp_path, for three seconds."""
-    code = "from tools import record; record.DELETED = (1, 3); record.serve()"
+    code = "from tools import record; record.DELETED = (1, 3); record.serve([])"
     process = subprocess.Popen([sys.executable, "-u", "-c", code], cwd=ROOT, stdout=subprocess.PIPE, text=True,
                                env=os.environ | {"TMPDIR": str(tmp_path)})
     yield next(found[0] for line in process.stdout if (found := re.search(r"http://127\.0\.0\.1:\d+", line)))
