@@ -214,7 +214,7 @@ def write_outputs(pairs: list[Pair], data: pathlib.Path, target: str, hp: HyperP
 
 
 def print_summary(pairs: list[Pair], data: pathlib.Path) -> None:
-    """Print counts, hours, the shortest and longest durations, and the dropped pairs with their reasons."""
+    """Print counts, hours, the shortest and longest durations; on standard error the dropped pairs with reasons."""
     usable = [pair for pair in pairs if not pair.reason]
     for split in ("train", "val", "test"):
         seconds = [pair.target_seconds or pair.source_seconds for pair in usable if pair.split == split]
@@ -223,9 +223,9 @@ def print_summary(pairs: list[Pair], data: pathlib.Path) -> None:
                   f"shortest {min(seconds):.2f} s  longest {max(seconds):.2f} s")
     dropped = [pair for pair in pairs if pair.reason]
     for pair in dropped[:20]:
-        print(f"dropped {pair.source}/{pair.name}: {pair.reason}")
+        print(f"dropped {pair.source}/{pair.name}: {pair.reason}", file=sys.stderr)
     if len(dropped) > 20:
-        print(f"... and {len(dropped) - 20} more, all in {data / 'manifest.csv'}")
+        print(f"... and {len(dropped) - 20} more, all in {data / 'manifest.csv'}", file=sys.stderr)
     print(f"wrote {data / 'manifest.csv'}, slices.csv and durations.png")
 
 

@@ -22,7 +22,7 @@ from tqdm import tqdm
 from common import audio_files, cli, storage
 from common.cli import UserError
 from conversion.chunks import Chunk, Speaker, join, split_at_pauses
-from conversion.remarks import remarks
+from conversion.remarks import noise, remarks
 from corpus.analysis import Features
 from corpus.manifest import Pair
 from hyperparams import SYNTHESIS, HyperParams, differences
@@ -219,5 +219,5 @@ def convert_recording(wav: np.ndarray, converter: Converter, pool) -> ConvertedR
                                  first or outputs[0])
         hertz += [source.hertz for source in features]
     pitch = np.concatenate(hertz)
-    return ConvertedRecording(join(chunks, voices, hp, len(wav)), chunks, heard, first, stopped, pitch,
-                              remarks(pitch, changes, hp, converter.keep_intervals))
+    odd = remarks(pitch, changes, hp, converter.keep_intervals) + ([] if converter.keep_intervals else noise(wav, hp))
+    return ConvertedRecording(join(chunks, voices, hp, len(wav)), chunks, heard, first, stopped, pitch, odd)

@@ -127,13 +127,13 @@ def test_prepro_names_bad_recordings_and_skips_them(speakers, capsys, speaker):
         for name in ("anna", "bert"):
             shutil.copy(speakers / "anna" / "a.wav", speakers / name / f"{make.__name__}.wav")
         make(speakers / speaker / f"{make.__name__}.wav")
-    status, printed, _ = preparation(capsys, speakers)
+    status, _, warned = preparation(capsys, speakers)
     assert status == 0
     pairs = {pair.name: pair for pair in manifest.read_manifest(speakers / "data")}
     assert {name for name, pair in pairs.items() if not pair.reason} == set(IDS)
     for make, reason, cure in BAD:
         path = str(speakers / speaker / f"{make.__name__}.wav")
-        line = next(line for line in printed.splitlines() if line.startswith(f"dropped anna/{make.__name__}: "))
+        line = next(line for line in warned.splitlines() if line.startswith(f"dropped anna/{make.__name__}: "))
         assert all(part in line and part in pairs[make.__name__].reason for part in (path, reason, cure))
         assert not list((speakers / "data" / "features" / speaker).glob(f"{make.__name__}.*"))
     assert leftovers(speakers) == []

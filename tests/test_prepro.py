@@ -75,8 +75,8 @@ def test_files_with_the_same_name_are_paired_and_missing_partners_are_listed(fol
     assert pairs["anna", "only_anna"].reason == "no recording by bert"
     assert pairs["anna", "only_bert"].reason == "no recording by anna"
     assert {name for (_, name), pair in pairs.items() if pair.split == "dropped"} == {"only_anna", "only_bert"}
-    printed = capsys.readouterr().out
-    assert "dropped anna/only_anna: no recording by bert" in printed
+    printed, warned = capsys.readouterr()
+    assert "dropped anna/only_anna: no recording by bert" in warned
     assert str(folder / "data" / "manifest.csv") in printed
 
 

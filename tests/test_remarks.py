@@ -50,6 +50,7 @@ def test_a_melody_within_an_octave_is_remarked_on(lowest, notes, seconds, vibrat
     (np.full(100, 120.0), (75.2, 90.0), "somebody else speaks from 75, 90 s on, and is"),
     (np.full(100, 120.0), tuple(range(9)), "from 0, 1, 2, 3, 4 s on and 4 times more"),
     (np.where(np.arange(100) % 15, 0.0, 90.0), (), "7 % of it are voiced"),
+    (np.zeros(4), (), "lasts 50 ms, which is no word"), (np.full(11, 120.0), (), "lasts 138 ms"),
     (np.where(np.arange(400) % 3 > 0, 100.0, 90.0 + np.arange(400) % 21), (),
      "more than half of its pitch is 99 Hz, as of a hum"),
     (np.where(np.arange(400) % 3 > 0, 63.0 + np.arange(400) % 7 / 5, 70.0), (), "is 64 Hz"),
@@ -62,6 +63,22 @@ def test_who_keeps_intervals_is_not_told_to_keep_them():
     sung = np.repeat(220.0 * 2.0 ** np.array([0.0, 0.5, 1.0, 1.5, 2.0]), 30)
     assert "--keep-intervals" in remarks(sung) and not remarks(sung, keeps_intervals=True)
     assert "above becomes noise" in remarks(4.5 * sung, keeps_intervals=True)
+
+
+@pytest.mark.parametrize("speaker, number", [("rms", 1), ("rms", 9), ("slt", 1), ("slt", 4)])
+def test_noise_is_remarked_on_and_clean_speech_is_not(speaker, number):
+    wav, rng = demo_wav(speaker, f"demo_{number:03d}", HP), np.random.default_rng(number)
+    around = np.concatenate([np.zeros(8000, np.float32), wav, np.zeros(8000, np.float32)])  # with digital silence
+    assert remarks_of.noise(wav, HP) == remarks_of.noise(around, HP) == []
+    assert remarks_of.noise(wav[8000:20000], HP) == []  # a word need not have a pause
+    white = rng.normal(size=len(wav))
+    dull = np.convolve(white, np.ones(8), "same")
+    music = sum(np.sin(2 * np.pi * hertz * np.arange(len(wav)) / HP.sample_rate) for hertz in (262, 330, 392))
+    for sound in (white, dull, music):
+        for below_db, said in ((8.0, True), (30.0, False)):
+            gain = np.sqrt(np.mean(wav ** 2) / np.mean(sound ** 2)) * 10.0 ** (-below_db / 20.0)
+            mixed = (wav + gain * sound).astype(np.float32)
+            assert ["dB quieter" in text for text in remarks_of.noise(mixed, HP)] == [True] * said, below_db
 
 
 def test_the_page_shows_remarks_beside_the_recording(tmp_path):
