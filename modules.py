@@ -365,7 +365,7 @@ class DecoderCell(layers.Layer):
     `harmonics=0` they do not write pitch.
     """
 
-    SURE = 8.0  # difference between the voicing logits of voiced and unvoiced frames of the base
+    LOGITS = 8.0  # difference between the voicing logits of voiced and unvoiced frames of the base
 
     def __init__(self, hp, **kwargs):
         super().__init__(**kwargs)
@@ -407,7 +407,7 @@ class DecoderCell(layers.Layer):
         upper = self.residual_grus[1](context + lower, state.upper)                            # (N, E)
         correction = self.write(self.mel_of_state, self.mel_of_context, context + lower + upper, seen.contexts)
         mel = seen.base[:, :, :self.n_mels] + correction                                          # (N, r, M)
-        octaves, voicing = seen.base[:, :, self.n_mels:-1], self.SURE * (seen.base[:, :, -1:] - 0.5)
+        octaves, voicing = seen.base[:, :, self.n_mels:-1], self.LOGITS * (seen.base[:, :, -1:] - 0.5)
         pitch = ops.concatenate([octaves, voicing], axis=-1)                                      # (N, r, 2)
         if self.pitch_of_state is not None:
             own = self.write(self.pitch_of_state, self.pitch_of_context, context + lower + upper, seen.contexts)

@@ -36,7 +36,7 @@ from training.run_folder import Run
 from training.trainer import Trainer
 
 HERE = pathlib.Path(__file__).resolve().parent
-SURE = 0.98       # above this accuracy the discriminator has won, and the generator learns nothing from it any more
+WON = 0.98       # above this accuracy the discriminator has won, and the generator learns nothing from it any more
 LOST = 0.55       # below this accuracy the discriminator has lost
 # What a run inherits with other values: a step takes several times as long as one of paired training, and what the
 # discriminator adds needs less sharpening
@@ -202,7 +202,7 @@ class GANTrainer(Trainer):
                     "free_running/modulation_distance": metrics.modulation_distance(*zip(*cepstra))}
         # Distances do not hear what a discriminator adds. The rates fall, so the newest generator is kept as the best
         scalars["score"] = -float(run.step)
-        if accuracy > SURE:
+        if accuracy > WON:
             tqdm.write(f"warning: the discriminator is right in {accuracy:.0%}; it has won and the generator does "
                        "not keep up: raise gan_weight or k, or lower dis_learning_rate")
         elif accuracy < LOST:

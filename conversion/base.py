@@ -24,7 +24,7 @@ from common import storage
 from common.cli import UserError
 from corpus import analysis
 from corpus.analysis import Features
-from corpus.linear_map import (CONTEXT, PENALTY, Sums, find_warp, interpolate, mel_cepstra, moments, splice,
+from corpus.linear_map import (CONTEXT, PENALTY, Sums, find_warp, in_context, interpolate, mel_cepstra, moments,
                                warp_formants)
 from corpus.manifest import Pair
 from hyperparams import HyperParams
@@ -118,7 +118,7 @@ def prepare(base: Base, features: Features, voice: Voice, hp: HyperParams, frame
 
 def apply(kernel: np.ndarray, bias: np.ndarray, mel: np.ndarray) -> np.ndarray:
     """Map (S, M) by a kernel (W, M) and a bias (M,)."""
-    return splice(mel, len(kernel) // mel.shape[1] // 2) @ kernel + bias
+    return in_context(mel, len(kernel) // mel.shape[1] // 2) @ kernel + bias
 
 
 def map_pitch(base: Base, hertz: np.ndarray, voice: Voice, hp: HyperParams) -> np.ndarray:
@@ -199,8 +199,8 @@ def solve(corpus) -> Base:
     """Solve the base of the training pairs of a `data_load.Corpus`."""
     hp, pairs, floors, squares, octaves, frames = corpus.hp, corpus.train, [], [], [], np.zeros(2)
     sums = Sums((2 * CONTEXT + 1) * hp.n_mels, hp.n_mels)
-    chosen = {(pair.source, pair.name) for pair in spread(pairs)}
-    for pair in spread(pairs):
+    chosen = {(pair.source, pair.name) for pair in some_of(pairs)}
+    for pair in some_of(pairs):
         features = corpus.recording(pair)
         mel, linear = speech_means(features, hp)
         floors.append(((features.mel - mel).min(axis=0), np.percentile(features.linear - linear, QUIET, axis=0)))
@@ -208,7 +208,7 @@ def solve(corpus) -> Base:
     for pair in tqdm(pairs, "base", disable=None, leave=False):
         features = corpus.recording(pair)
         mel, linear = speech_means(features, hp)
-        sums.add(interpolate(splice(np.maximum(features.mel - mel, mel_floor)), corpus.path(pair)),
+        sums.add(interpolate(in_context(np.maximum(features.mel - mel, mel_floor)), corpus.path(pair)),
                  corpus.target_features(pair, "mel"))
         frames += len(corpus.path(pair)), len(features.mel)
         octaves.append(analysis.pitch_contour(features.hertz, hp)[features.hertz > 0.0])
@@ -219,7 +219,7 @@ def solve(corpus) -> Base:
     return Base(*sums.solve(PENALTY), mel_floor, linear_floor,
                 np.maximum(np.sqrt(np.mean(squares, axis=0, dtype=np.float32)), LEAST_DEVIATION),
                 np.array([within(octaves), mean, within(spoken)]),
-                modulation_power([corpus.target_features(pair, "mel") for pair in spread(corpus.target_pairs)]),
+                modulation_power([corpus.target_features(pair, "mel") for pair in some_of(corpus.target_pairs)]),
                 frames[0] / frames[1], np.eye(hp.n_mels, dtype=np.float32), np.zeros(hp.n_mels, np.float32))
 
 
@@ -228,7 +228,7 @@ def within(octaves: list[np.ndarray]) -> float:
     return moments([each - each.mean() for each in octaves if len(each)] or [np.zeros(0)])[1]
 
 
-def spread(pairs: list[Pair]) -> list[Pair]:
+def some_of(pairs: list[Pair]) -> list[Pair]:
     """Pairs spread over the whole corpus, enough to measure a few numbers; more pairs do not change these."""
     return pairs[::max(1, len(pairs) // MEASURED)]
 

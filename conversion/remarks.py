@@ -13,12 +13,13 @@ STEADY = 0.03         # octaves by which the mean of the pitch moves from one sp
 # them: larger in one of 1,416 sentences of seven speakers, and in melodies with any vibrato one of the two
 NOTES = ((0.1, 0.28), (0.175, 0.25))
 LEAST_VOICED = 0.1   # share of a recording's frames; half of the frames of speech are voiced, none of a whisper's
-HUM_OCTAVES, HUM = 0.04, 0.5  # width of a band, and share of the pitch in it; below .36 in speech voiced for a second
+# Width of a band, and share of the pitch in it; below .36 in speech voiced for a second
+TONE_OCTAVES, TONE_SHARE = 0.04, 0.5
 HIGHEST = 0.9        # share of the highest pitch that is found; no speech reaches it
 LEAST_SECONDS = 0.15  # no word is shorter
 # dB of a recording above its quietest tenth, and seconds that have a pause; at least 18 dB in 590 clean recordings, and
 # 13.5 at most with white noise 10 dB below the speech
-CLEAR_DB, PAUSE_SECONDS = 14.0, 1.5
+CLEAR_DB, PAUSE_WITHIN = 14.0, 1.5
 NAMED = 5            # changes of the speaker whose seconds are named
 
 
@@ -42,9 +43,9 @@ def sings(hertz: np.ndarray, hp: HyperParams) -> bool:
 def tone(hertz: np.ndarray) -> float | None:
     """The pitch in Hz at which most of the voiced frames (T,) stay, if there is one."""
     octaves = np.log2(hertz)
-    counts, edges = np.histogram(octaves, np.arange(octaves.min(), octaves.max() + HUM_OCTAVES, HUM_OCTAVES / 2))
+    counts, edges = np.histogram(octaves, np.arange(octaves.min(), octaves.max() + TONE_OCTAVES, TONE_OCTAVES / 2))
     pairs = counts[:-1] + counts[1:] if len(counts) > 1 else counts
-    return float(2.0 ** edges[pairs.argmax() + 1]) if pairs.max() > HUM * len(hertz) else None
+    return float(2.0 ** edges[pairs.argmax() + 1]) if pairs.max() > TONE_SHARE * len(hertz) else None
 
 
 def remarks(hertz: np.ndarray, changes: list[float], hp: HyperParams, keeps_intervals: bool = False) -> list[str]:
@@ -79,7 +80,7 @@ def noise(wav: np.ndarray, hp: HyperParams) -> list[str]:
     power = np.sort(utils.frame_power(wav, hp))
     power = power[power > power[-1] * 10.0 ** (-utils.SILENCE_DB / 10.0)]  # digital silence is no pause
     above = 10.0 * np.log10(power.mean()) - (10.0 * np.log10(power[:len(power) // 10 + 1])).mean()
-    if above > CLEAR_DB or len(wav) < PAUSE_SECONDS * hp.sample_rate:
+    if above > CLEAR_DB or len(wav) < PAUSE_WITHIN * hp.sample_rate:
         return []
     return [f"its pauses are only {above:.0f} dB quieter than its speech: noise or music is converted, too, and words "
             "get lost; record it closer to the mouth, or remove the noise"]

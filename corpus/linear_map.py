@@ -14,7 +14,7 @@ FORMANTS = 4.0               # bands, deviation of the Gaussian; the spectrum le
 WARPS = np.array(sorted(np.arange(0.75, 1.351, 0.05), key=lambda factor: abs(np.log(factor))))
 
 
-def splice(mel: np.ndarray, context: int = CONTEXT) -> np.ndarray:
+def in_context(mel: np.ndarray, context: int = CONTEXT) -> np.ndarray:
     """(S, M) to (S, W): each frame with its neighbours on both sides; the end frames are repeated."""
     padded = np.pad(mel, ((context, context), (0, 0)), mode="edge")
     return np.concatenate([padded[i:i + len(mel)] for i in range(2 * context + 1)], axis=1)

@@ -75,7 +75,7 @@ class Map(NamedTuple):
     factors: np.ndarray  # (M,) gain of the deviation of each order of the mel-cepstra
 
     def __call__(self, mel: np.ndarray) -> np.ndarray:
-        orders = linear_map.mel_cepstra(linear_map.splice(mel) @ self.kernel + self.bias)
+        orders = linear_map.mel_cepstra(linear_map.in_context(mel) @ self.kernel + self.bias)
         mean = orders.mean(axis=0)
         return scipy.fft.idct(mean + (orders - mean) * self.factors, axis=1, norm="ortho").astype(np.float32)
 
@@ -104,7 +104,7 @@ def find_map(sources: list[np.ndarray], targets: list[np.ndarray], hp: HyperPara
         return (found - found.mean(axis=0)) / np.maximum(found.std(axis=0), 1e-6) * spread
     # A tenth of the frames is enough to find the length of the vocal tract
     described = normalised(min(linear_map.WARPS, key=lambda factor: nearest(normalised(factor)[::10], wanted)[1]))
-    windows = np.concatenate([linear_map.splice(mel) for mel in sources])
+    windows = np.concatenate([linear_map.in_context(mel) for mel in sources])
     for _ in range(ITERATIONS):
         found = solve_neighbours(windows, natural, nearest(described, wanted)[0], nearest(wanted, described)[0])
         described = describe_all([found(mel) for mel in sources])

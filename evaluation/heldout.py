@@ -276,7 +276,7 @@ def listen(wavs: dict, true_words: list[str] | None, recogniser: Callable | None
 
 
 @functools.lru_cache(maxsize=2)
-def load_recording(path: str, hp: HyperParams, channel: int | None) -> np.ndarray:
+def load_once(path: str, hp: HyperParams, channel: int | None) -> np.ndarray:
     """Load a recording and keep it for a while, because its segments are loaded one after the other."""
     return utils.load_recording(path, hp, channel=channel).wav
 
@@ -287,7 +287,7 @@ def load_segment(corpus: data_load.Corpus, pair: Pair, side: str) -> np.ndarray:
     speaker = pair.speaker if side == "source" else corpus.target
     channel = storage.read_json(corpus.data / "features" / speaker / f"{pair.utterance}.json").get("channel")
     start, end = (frame * corpus.hp.hop_length for frame in frames)
-    return load_recording(path, corpus.hp, channel)[start:end]
+    return load_once(path, corpus.hp, channel)[start:end]
 
 
 def summarise(rows: list[dict], references: list[dict], n_candidates: int) -> dict:

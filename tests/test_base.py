@@ -143,8 +143,8 @@ def test_penalty_shrinks_the_weights_and_not_the_bias(corpus, solved):
 
 def test_map_repeats_the_outermost_frames_beyond_the_ends():
     mel = np.random.default_rng(0).uniform(0.0, 1.0, (7, 3)).astype(np.float32)
-    np.testing.assert_array_equal(linear_map.splice(mel), neighbours(mel))
-    np.testing.assert_array_equal(linear_map.splice(mel[:1]), np.tile(mel[:1], 2 * CONTEXT + 1))
+    np.testing.assert_array_equal(linear_map.in_context(mel), neighbours(mel))
+    np.testing.assert_array_equal(linear_map.in_context(mel[:1]), np.tile(mel[:1], 2 * CONTEXT + 1))
 
 
 @pytest.mark.parametrize("n_frames", [1, 2, 9])

@@ -180,7 +180,7 @@ def test_untrained_model_outputs_the_mapped_source(tiny_hp, free):
     expected = base_at(batch["mapped"], places)
     np.testing.assert_allclose(decoded.mel, expected[:, :, :m], atol=1e-4)
     np.testing.assert_allclose(decoded.pitch[:, :, 0], expected[:, :, m], atol=1e-4)
-    np.testing.assert_allclose(decoded.pitch[:, :, 1], DecoderCell.SURE * (expected[:, :, m + 1] - 0.5), atol=1e-3)
+    np.testing.assert_allclose(decoded.pitch[:, :, 1], DecoderCell.LOGITS * (expected[:, :, m + 1] - 0.5), atol=1e-3)
     mel, pitch = map(np.asarray, generator.speech(decoded, batch["mapped"], batch["source_mask"], mask))
     np.testing.assert_allclose(pitch, expected[:, :, m:m + 2], atol=1e-4)
     np.testing.assert_allclose(mel, np.clip(expected[:, :, :m], 0.0, 1.0) * mask[:, :, None], atol=1e-4)

@@ -8,7 +8,7 @@ import utils
 from conftest import DEMO
 from conversion.inference import Converter
 from corpus import analysis
-from corpus.linear_map import PENALTY, Sums, splice
+from corpus.linear_map import PENALTY, Sums, in_context
 
 SOUND_FRAMES, N_SOUNDS = 10, 8
 
@@ -32,13 +32,13 @@ def test_encoder_learns_a_swap_by_context_that_no_linear_map_can_learn(tiny_hp):
     learnt, unseen = speak(rng, sounds, said, 40), speak(rng, sounds, said, 10)
     sums = Sums(9 * hp.n_mels, hp.n_mels)
     for source, target in learnt:
-        sums.add(splice(source[:, :hp.n_mels]), target)
+        sums.add(in_context(source[:, :hp.n_mels]), target)
     kernel, bias = sums.solve(PENALTY)
 
     def batch(pairs: list[tuple]) -> dict:
         source, mel = (np.stack(each).astype(np.float32) for each in zip(*pairs))
         n, length = mel.shape[:2]
-        mapped = np.stack([splice(each[:, :hp.n_mels]) @ kernel + bias for each in source])
+        mapped = np.stack([in_context(each[:, :hp.n_mels]) @ kernel + bias for each in source])
         mapped = np.pad(mapped, ((0, 0), (0, 0), (0, 2))).astype(np.float32)
         return {"source": tf.constant(source), "mapped": tf.constant(mapped),
                 "source_mask": tf.ones((n, length)), "mel": tf.constant(mel), "mask": tf.ones((n, length)),
