@@ -113,6 +113,7 @@ class HyperParams:
     dis_learning_rate: float = number(1e-4, 1e-8, 1)    # peak; likewise
     gan_clip_norm: float = number(5.0, 1e-3, 1e6)       #                                                   (2017 5)
     gan_weight: float = number(6.0, 0, 1000)            # of the adversarial loss relative to L1, see train_gan.py
+    gan_share: float = number(0.5, 0, 1)                # share of what it changes that conversions get       (2017 1)
 
     # Checks, checkpoints and samples
     log_steps: int = number(20, 1, 1e6)                 # steps between scalars in TensorBoard
@@ -238,6 +239,7 @@ PRESETS: dict[str, HyperParams] = {
     # The same generator, trained from scratch by the discriminator alone
     "2017-gan": SYSTEM_2017.replace(gan_networks="all", dis_pretrain_steps=0, gan_steps=300, k=5, dis_stack=5,
                                     dis_frames=0, gen_learning_rate=1e-3, dis_learning_rate=1e-3, gan_clip_norm=5.0,
+                                    gan_share=1.0,
                                     log_steps=1, save_steps=20),
 }
 

@@ -10,9 +10,10 @@ Least-squares GAN (Mao et al. 2017) in two stages. In "discriminator" that netwo
 speech from the post-net's output. In "adversarial" one update of it alternates with `k` updates of the post-net on the
 same batch. The post-net gets two kinds of mel spectrograms: the target's own, for which the true linear spectrograms
 are known, and those of conversions, which need no true spectrogram and therefore no pairs. Encoder and decoder do not
-change.
+change. Conversions get weights between those that training began with and those that it has reached.
 """
 import argparse
+import contextlib
 import pathlib
 import random
 import sys
@@ -38,9 +39,8 @@ from training.trainer import Trainer
 HERE = pathlib.Path(__file__).resolve().parent
 WON = 0.98       # above this accuracy the discriminator has won, and the generator learns nothing from it any more
 LOST = 0.55       # below this accuracy the discriminator has lost
-# What a run inherits with other values: a step takes several times as long as one of paired training, and what the
-# discriminator adds needs less sharpening
-GAN_SETTINGS = {"log_steps": 5, "save_steps": 50, "power": 0.95}
+# What a run inherits with other values: a step takes several times as long as one of paired training
+GAN_SETTINGS = {"log_steps": 5, "save_steps": 50}
 GENERATOR_SCALARS = ("gan/gen_loss", "loss/mean_loss2", "gradient_norm")
 CONVERSIONS_AT_MOST = 2048  # conversions kept in memory for the discriminator, 80 kB each
 
@@ -67,6 +67,7 @@ class GANTrainer(Trainer):
         self.stages = [("discriminator", hp.dis_pretrain_steps), ("adversarial", hp.gan_steps)]
         learning = self.generator if hp.gan_networks == "all" else self.generator.postnet
         self.generator_variables = learning.trainable_variables
+        self.begun = [keras.Variable(np.array(variable), trainable=False) for variable in self.generator_variables]
 
         def optimizer(schedule, variables: list) -> keras.optimizers.LossScaleOptimizer:
             adam = trainer.with_loss_scale(keras.optimizers.Adam(schedule, beta_1=0.5), hp)
@@ -83,9 +84,27 @@ class GANTrainer(Trainer):
     @property
     def parts(self) -> dict:
         """The variables that a checkpoint holds."""
-        return {"generator": self.generator.weights, "discriminator": self.discriminator.weights,
+        return {"generator": self.generator.weights, "begun": self.begun, "discriminator": self.discriminator.weights,
                 "optimizer_generator": self.generator_optimizer.variables,
                 "optimizer_discriminator": self.discriminator_optimizer.variables}
+
+    def begin(self) -> None:
+        for before, variable in zip(self.begun, self.generator_variables):
+            before.assign(variable)
+
+    @contextlib.contextmanager
+    def kept(self) -> Iterator[None]:
+        """Within this context the generator has the weights that conversions get: a share, `hp.gan_share`, of the way
+        from those that training began with to those that it has reached (ESRGAN, Wang et al. 2018, section 3.4). They
+        keep the likeness of the former and have most of the texture of the latter."""
+        reached = [np.array(variable) for variable in self.generator_variables]
+        try:
+            for variable, before, now in zip(self.generator_variables, self.begun, reached):
+                variable.assign(before + self.hp.gan_share * (now - before))
+            yield
+        finally:
+            for variable, now in zip(self.generator_variables, reached):
+                variable.assign(now)
 
     def batch_kind(self, stage: str) -> str:
         return data_load.PAIRED if self.hp.gan_networks == "all" else data_load.ADVERSARIAL
@@ -186,10 +205,11 @@ class GANTrainer(Trainer):
     def validate(self, run: Run, stage: str) -> dict[str, float]:
         """Measures of conversions of the validation sentences, and the discriminator's accuracy on these conversions
         and on the target's speech."""
-        scalars, cepstra, outputs = self.free_running(run)
+        with self.kept():
+            scalars, cepstra, outputs = self.free_running(run)
+        drawn = self.converter.draw([output.mel for output in outputs], [output.pitch for output in outputs])
         scores = [[np.asarray(x) for x in self.judge(*data_load.pad(spectrograms, 1))] for spectrograms in (
-            [self.corpus.target_features(pair, "linear") for pair in self.validation],
-            [output.linear for output in outputs])]
+            [self.corpus.target_features(pair, "linear") for pair in self.validation], drawn)]
         real, fake = (float(np.average((score > 0.5) == right, weights=weights))
                       for (score, weights), right in zip(scores, (True, False)))
         accuracy = (real + fake) / 2

@@ -15,7 +15,7 @@ from test_networks import STEPS, change, make_batch, randomise  # noqa: F401  fi
 from test_training import variables_of
 
 from conftest import end_at, plain_base, plain_corpus, resume, uncompiled
-from networks import Discriminator
+from networks import Discriminator, Generator
 
 
 def make_task(hp, **changes) -> train_gan.GANTrainer:
@@ -247,6 +247,37 @@ def test_compiled_step_equals_the_same_step_without_compilation(tiny_hp):
         np.testing.assert_allclose(other, value, atol=2e-5, err_msg=name)
 
 
+def test_conversions_get_weights_between_the_first_and_the_last(tiny_hp, tmp_path, monkeypatch):
+    """Training goes on with its own weights, and a resumed run knows the first ones."""
+    hp = tiny_hp.replace(gan_share=0.25)
+
+    def begin() -> tuple[train_gan.GANTrainer, run_folder.Run]:
+        task = make_task(hp)
+        task.begin()
+        return task, run_folder.Run(tmp_path, hp, task.parts)
+    task, run = begin()
+    fixed, first = snapshot(task.generator.encoder), [np.array(each) for each in task.generator_variables]
+    for variable in task.generator_variables:
+        variable.assign_add(np.ones(variable.shape))
+    monkeypatch.setattr(task, "validate", lambda *_: {"score": -1.0})
+    trainer.validate(run, task, "adversarial", types.SimpleNamespace(write=print))
+    run.save()
+    resumed, again = begin()
+    assert resume(again)
+    for each in (task, resumed):
+        for variable, before in zip(each.generator_variables, first):
+            np.testing.assert_allclose(variable, before + 1.0, atol=1e-6)
+        with pytest.raises(KeyboardInterrupt), each.kept():
+            for variable, before in zip(each.generator_variables, first):
+                np.testing.assert_allclose(variable, before + 0.25, atol=1e-6)
+            raise KeyboardInterrupt
+    found = Generator(hp)
+    checkpoints.load_generator(found, checkpoints.best_checkpoint(tmp_path))
+    assert snapshot(found.encoder) == fixed
+    for variable, before in zip(found.postnet.trainable_variables, first):
+        np.testing.assert_allclose(variable, before + 0.25, atol=1e-6)
+
+
 @pytest.mark.parametrize("real, fake, advice", [(1.0, 0.0, "has won"), (1.0, 0.7, "has lost"), (0.9, 0.6, "has lost"),
                                                 (0.2, 0.3, "has lost")])
 def test_warning_names_a_discriminator_out_of_balance(tiny_hp, capsys, real, fake, advice):
@@ -255,7 +286,8 @@ def test_warning_names_a_discriminator_out_of_balance(tiny_hp, capsys, real, fak
     task.corpus.target_features = lambda pair, kind: spoken
     cepstra = np.random.default_rng(0).normal(size=(2, 70, 24))
     task.free_running = lambda run: ({"score": 6.0}, [(0.5 ** 0.5 * cepstra[0], cepstra[0])],
-                                     [types.SimpleNamespace(linear=drawn)])
+                                     [types.SimpleNamespace(mel=None, pitch=None)])
+    task.converter = types.SimpleNamespace(draw=lambda mels, pitches: [drawn])
 
     def validate(real, fake):
         task.judge = lambda linear, mask: ({1.0: real, 2.0: fake}[linear[0, 0, 0]], np.ones(len(real)))

@@ -6,6 +6,7 @@ writes the files of a run folder. The calls of one step are:
     fit_stage -> PairedTrainer.train_step -> Trainer.run_step
         on each device: step_on_device -> Trainer.shard_for_device, Trainer.update -> PairedTrainer.forward
 """
+import contextlib
 import math
 import pathlib
 import random
@@ -78,6 +79,13 @@ class Trainer:
         pairs = corpus.split("val")
         self.validation = random.Random(hp.seed).sample(pairs, min(len(pairs), hp.validation_limit))
         self._steps = {}
+
+    def begin(self) -> None:
+        """Called when the generator has its first weights; a resumed run restores what this changes."""
+
+    def kept(self) -> contextlib.AbstractContextManager:
+        """Within this context the generator has the weights that conversions get."""
+        return contextlib.nullcontext()
 
     def decode_on_path(self, batch: dict):
         """Decode a batch with the decoder's own output, but read the source at the true positions (N, Ty + 1), so that
@@ -225,6 +233,7 @@ def train(plan: RunPlan, make_trainer, steps: int | None, strategy: tf.distribut
             voice.begin(trainer.generator, base_map, pretrained)
         elif plan.initial_weights:
             checkpoints.load_generator(trainer.generator, plan.initial_weights)
+        trainer.begin()
         if plan.no_resume:
             run_folder.clear_run(logdir)
         last_step = sum(n for _, n in trainer.stages)
@@ -356,4 +365,5 @@ def validate(run: Run, trainer: Trainer, stage: str, bar: tqdm) -> None:
     text = "  ".join(f"{name.split('/')[-1]} {value:.3f}" for name, value in scalars.items())
     bar.write(f"step {int(run.step)} ({stage}): {text}  [{time.perf_counter() - began:.1f} s]")
     if scalars.get("score", math.inf) < float(run.best):
-        run.select(scalars["score"])
+        with trainer.kept():
+            run.select(scalars["score"])
