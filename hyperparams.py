@@ -125,6 +125,7 @@ class HyperParams:
     # Synthesis
     griffin_lim_iters: int = number(20, 1, 1000)        #                                        (paper 50, 2017 30)
     correction: float = number(1.0, 0, 10)              # share of the networks' correction that is applied
+    pace: float = number(1.0, 0, 1)                     # share of the predicted pace; 0: the source's own timing
     detail: float = number(0.5, 0, 1)                   # share of the finest detail that is the source's
     postfilter: float = number(1.0, 0, 10)              # exponent of gains to the target's modulation spectrum
     power: float = number(1.0, 0.1, 10)                 # sharpening of each frame before Griffin-Lim    (paper 1.2)
@@ -244,7 +245,7 @@ PRESETS: dict[str, HyperParams] = {
 }
 
 # Hyperparameters that conversion may change in a trained model.
-SYNTHESIS = ("griffin_lim_iters", "correction", "detail", "postfilter", "power")
+SYNTHESIS = ("griffin_lim_iters", "correction", "pace", "detail", "postfilter", "power")
 
 # Features on disk depend on these values: prepro.py stores them, training and evaluation compare them.
 SIGNAL = ("sample_rate", "n_fft", "win_length", "hop_length", "n_mels", "preemphasis", "loudness_db", "top_db",

@@ -205,9 +205,11 @@ class LocalAttention(layers.Layer):
 
     REACH = 6
 
-    def __init__(self, width: int, r: int, sigma: float, max_advance: float, smoothing: float, **kwargs):
+    def __init__(self, width: int, r: int, sigma: float, max_advance: float, smoothing: float, followed: float,
+                 **kwargs):
         super().__init__(**kwargs)
         self.width, self.r, self.sigma, self.max_advance, self.smoothing = width, r, sigma, max_advance, smoothing
+        self.followed = followed  # share of the predicted pace that is followed; the rest is the source's own pace
         self.n_contexts = r
         self.reach = math.ceil(self.REACH * sigma)
         self.size = 2 * self.reach + math.ceil((r - 1) * max_advance) + 2                         # W
@@ -230,7 +232,7 @@ class LocalAttention(layers.Layer):
     def step(self, start, pace, state, context, memory, lengths) -> Attended:
         """Update the pace (N,) from state and last context (N, E), move on from `start` (N,), and read there."""
         pace = self.advance(pace, state, context)                                                 # (N,)
-        end = start + self.r * pace                                                               # (N,)
+        end = start + self.r * (1.0 + self.followed * (pace - 1.0))                               # (N,)
         contexts, base, origin, weights = self.attend(start, end, state, memory, lengths)
         return Attended(contexts, base, start, end, pace, origin, weights)
 
@@ -328,7 +330,7 @@ def make_attention(hp):
     """The attention that the hyperparameters name."""
     if hp.attention == "global":
         return GlobalAttention(hp.width, hp.r, hp.encoder_stack)
-    return LocalAttention(hp.width, hp.r, hp.sigma, hp.max_advance, hp.advance_smoothing)
+    return LocalAttention(hp.width, hp.r, hp.sigma, hp.max_advance, hp.advance_smoothing, hp.pace)
 
 
 class DecoderState(NamedTuple):

@@ -61,6 +61,7 @@ def kept_for_good() -> Iterator[None]:
 
 
 os.environ["KERAS_BACKEND"] = "tensorflow"
+os.environ["MPLBACKEND"] = "agg"  # Keras imports matplotlib, which fails if a notebook hands on the name of another
 os.environ.pop("TF_USE_LEGACY_KERAS", None)  # notebooks set it for programs of Keras 2
 if "--verbose" in sys.argv:  # before any script has read its flags
     os.environ["TF_CPP_MIN_LOG_LEVEL"] = "0"

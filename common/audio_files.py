@@ -23,7 +23,8 @@ from hyperparams import HyperParams
 
 AUDIO_SUFFIXES = (".wav", ".wave", ".flac", ".ogg", ".oga", ".aiff", ".aif", ".aifc", ".mp3", ".mp2", ".opus", ".au",
                   ".caf", ".w64", ".rf64", ".sph")
-FFMPEG_SUFFIXES = (".m4a", ".aac", ".mp4", ".webm", ".amr", ".3gp", ".wma", ".mka")  # libsndfile does not read these
+# libsndfile does not read these
+FFMPEG_SUFFIXES = (".m4a", ".aac", ".mp4", ".mov", ".mkv", ".webm", ".amr", ".3gp", ".wma", ".mka", ".ac3", ".spx")
 MOST_SAMPLES = 2 ** 28  # longest recording: 1 GiB in memory, 4.6 hours at 16 kHz or 1.5 hours at 48 kHz
 
 
@@ -90,8 +91,10 @@ def read_audio(path: str | os.PathLike, hp: HyperParams, channel: int | None = N
                 raise BadAudio(f"{name}: is too long for the memory, {promised / sample_rate / 60:.0f} minutes at "
                                f"{sample_rate} Hz; cut it into parts or save it at {hp.sample_rate} Hz")
             if channel is None or file.channels == 1:
-                weights, warning = channels.choose(file) if file.channels > 1 else (np.ones(1), "")
-                file.seek(0)
+                weights = np.ones(1)
+                if file.channels > 1:
+                    weights, warning = channels.choose(file)
+                    file.seek(0)  # not in a file of one channel: a GSM file cannot
             elif channel <= file.channels:
                 weights = np.eye(file.channels)[channel - 1]
             else:
@@ -116,9 +119,15 @@ def read_audio(path: str | os.PathLike, hp: HyperParams, channel: int | None = N
         raise BadAudio(f"{name}: is cut off, {missing_bytes(path)} bytes that its header promises are missing; "
                        "copy or record it again")
     if sum(map(len, blocks)) * hp.sample_rate < sample_rate:
+        if os.path.getsize(path) > 4096:
+            raise BadAudio(f"{name}: its header counts no samples, as after a recording that was interrupted; "
+                           f"ffmpeg -ignore_length 1 -i {shlex.quote(name)} mended.wav may find them")
         raise BadAudio(f"{name}: holds no samples; record it again or remove it")
     wav, warnings = np.concatenate(blocks), [f"{name}: {warning}"] if warning else []
-    if len(wav) < 0.95 * promised or lacks_end(path):  # an mp3's promise may be a guess
+    if is_joined(path):
+        warnings.append(f"{name}: holds several recordings, one after the other, of which only the first is read; "
+                        "decode it by ffmpeg, or save each in a file of its own")
+    elif len(wav) < 0.95 * promised or lacks_end(path):  # an mp3's promise may be a guess
         warnings.append(f"{name}: seems to be cut off after {len(wav) / sample_rate:.1f} s; if some of it is missing, "
                         "copy or record it again")
     return Recording(wav, sample_rate, warnings)
@@ -184,6 +193,16 @@ def lacks_end(path: str | os.PathLike) -> bool:
         end = file.read()
     last = end.rfind(b"OggS")
     return last < 0 or last + 5 >= len(end) or not end[last + 5] & 4
+
+
+def is_joined(path: str | os.PathLike) -> bool:
+    """Whether the last page of an ogg file is of another stream than the first, as after `cat a.ogg b.ogg`."""
+    with open(path, "rb") as file:
+        start = file.read(18)
+        file.seek(max(0, os.path.getsize(path) - 2 ** 17))
+        end = file.read()
+    last = end.rfind(b"OggS")
+    return start[:4] == b"OggS" and last >= 0 and end[last + 14:last + 18] != start[14:18]
 
 
 def encode_wav(wav: np.ndarray, hp: HyperParams) -> bytes:

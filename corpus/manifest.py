@@ -171,15 +171,16 @@ def utterance_id(stem: str, pattern: str) -> str | None:
 
 
 def pairing_hint(source: dict[str, pathlib.Path], target: dict[str, pathlib.Path]) -> str:
-    """Two example names and the --pattern that would pair recordings (utterance id -> file) that share no id, or an
-    empty text if their names have nothing in common."""
+    """Two example names and the --pattern that would pair recordings (utterance id -> file) that share no id, or few of
+    them, or an empty text if their names have nothing else in common."""
+    common = len(source.keys() & target.keys())
     for pattern in ID_PATTERNS:
         found = [[(key, path.name) for path in files.values() if (key := utterance_id(path.stem, pattern)) is not None]
                  for files in (source, target)]
         sides = [dict(names) for names in found]
         shared = sorted(sides[0].keys() & sides[1].keys())
-        # An id that several files of a speaker have would be refused
-        if shared and 2 * len(shared) >= min(map(len, sides)) and [*map(len, sides)] == [*map(len, found)]:
+        unique = [*map(len, sides)] == [*map(len, found)]  # an id that several files of a speaker have would be refused
+        if unique and len(shared) > 2 * common and 2 * len(shared) >= min(map(len, sides)):
             names = " and ".join(printable(side[shared[0]]) for side in sides)
             return (f"but {len(shared)} names are alike, for instance {names}: if these say the same words, run this "
                     f"command with --pattern {shlex.quote(pattern)}, otherwise with --unpaired")

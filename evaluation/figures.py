@@ -4,6 +4,7 @@ Figures are made without pyplot, so there is no display, no global state and no 
 under its name only when it is complete.
 """
 import os
+import warnings
 from typing import NamedTuple
 
 os.environ["MPLBACKEND"] = "agg"  # a notebook hands on the name of a backend that is not installed here
@@ -22,7 +23,8 @@ COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#0
 
 
 def save_figure(figure: Figure, path: str | os.PathLike) -> None:
-    with storage.replacing(path) as temporary:
+    with warnings.catch_warnings(), storage.replacing(path) as temporary:
+        warnings.filterwarnings("ignore", "Glyph .* missing from font")  # of a name: it is not what the user can mend
         figure.savefig(temporary, format="png", dpi=110)
 
 

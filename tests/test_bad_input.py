@@ -39,6 +39,12 @@ def no_samples(path):
     write(path, np.zeros(0, np.float32))
 
 
+def uncounted(path):
+    write(path, words(9))
+    content = path.read_bytes()
+    path.write_bytes(content[:4] + bytes(4) + content[8:40] + bytes(4) + content[44:])
+
+
 def silent(path):
     write(path, np.zeros(24000, np.float32))
 
@@ -65,7 +71,8 @@ def infinite(path):
 
 
 BAD = [(text, "cannot be read as audio", "convert it"), (zero_length, "is empty", "copy or record it again"),
-       (no_samples, "holds no samples", "record it again"), (silent, "is silent", "check the recording level"),
+       (no_samples, "holds no samples", "record it again"), (uncounted, "counts no samples", "ffmpeg -ignore_length 1"),
+       (silent, "is silent", "check the recording level"),
        (offset_only, "is silent", "check the recording level"),
        (truncated, "is cut off, 34043 bytes", "copy or record it again"),
        (not_a_number, "samples that are not numbers", "export it again"),

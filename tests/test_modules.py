@@ -157,7 +157,7 @@ WIDTH, BASE, SPAN = 8, 3, 40  # width of the attention and of the base, frames o
 
 
 def make_attention(r: int = 5, sigma: float = 1.5, max_advance: float = 3.0, smoothing: float = 1.0) -> LocalAttention:
-    attention = LocalAttention(WIDTH, r, sigma, max_advance, smoothing)
+    attention = LocalAttention(WIDTH, r, sigma, max_advance, smoothing, 1.0)
     attention.advance(*states(0, 1))
     attention.attend(np.zeros(1, np.float32), np.ones(1, np.float32), *memory_of(0, [SPAN]))
     return attention

@@ -142,6 +142,11 @@ def test_sources_whose_names_are_alike_but_not_equal_are_warned_of(tmp_path, cap
     assert "anna and bert share no file name, but 5 names are alike, for instance me_a.wav and her-a.wav: " in warned
     prepare(tmp_path, "--unpaired", data="other")
     assert "share no file name" not in capsys.readouterr().err
+    for speaker in ("anna", "bert"):
+        record(tmp_path, speaker, ["x"])
+    with pytest.raises(AssertionError):  # a single pair is too little
+        prepare(tmp_path, data="third")
+    assert "anna and bert share 1 file name, but 5 names are alike" in capsys.readouterr().err
 
 
 def test_accents_are_one_character_or_two(tmp_path):

@@ -44,7 +44,7 @@ def test_settings_of_a_notebook_or_of_another_keras_are_not_taken_over(tmp_path)
             "print(keras.backend.backend())")
     done = subprocess.run([sys.executable, "-c", code], cwd=os.path.dirname(utils.__file__), text=True,
                           capture_output=True, env=os.environ | {"KERAS_BACKEND": "jax", "TF_USE_LEGACY_KERAS": "1",
-                                                                     "MPLBACKEND": "module://none"})
+                                                                     "MPLBACKEND": "nonsense"})
     assert done.stdout.split() == ["tensorflow"] and not done.stderr
 
 
@@ -133,6 +133,22 @@ def test_real_voice_messages_are_decoded(tmp_path, monkeypatch, ending):
             utils.load_recording(message, TINY)
     else:
         assert "ffmpeg found it damaged or cut off" in audio_files.read_audio(message, TINY).warnings[0]
+
+
+@pytest.mark.parametrize("subtype", ["VORBIS", "OPUS"])
+def test_joined_files_are_said_to_be(tmp_path, subtype):
+    """As after `cat a.ogg b.ogg`: libsndfile reads the first."""
+    for name, seed in (("a", 1), ("b", 2)):
+        soundfile.write(tmp_path / f"{name}.ogg", words(seed), 16000, subtype=subtype)
+    (tmp_path / "c.ogg").write_bytes((tmp_path / "a.ogg").read_bytes() + (tmp_path / "b.ogg").read_bytes())
+    assert not audio_files.read_audio(tmp_path / "a.ogg", TINY).warnings
+    assert "c.ogg: holds several recordings" in audio_files.read_audio(tmp_path / "c.ogg", TINY).warnings[0]
+
+
+def test_a_file_that_cannot_be_rewound_is_read(tmp_path):
+    soundfile.write(tmp_path / "a.wav", words(1), 8000, subtype="GSM610")
+    read = audio_files.read_audio(tmp_path / "a.wav", TINY)
+    assert len(read.wav) / read.sample_rate == pytest.approx(2.0, abs=0.1)
 
 
 @pytest.mark.parametrize("ending", ["ogg", "opus", "mp3"])
