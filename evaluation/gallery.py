@@ -38,9 +38,9 @@ KINDS = (
          "on two cores in ten minutes.", "make demo"),
     Kind("bdl-slt", "A recording of a speaker whom the pretrained voice knows",
          "A man (bdl of CMU Arctic) as a woman (slt). The voice was trained on an hour of each of three people and ten "
-         "minutes of each of six more.", "python eval.py my.wav"),
+         "minutes of each of six more, and its post-net from a discriminator.", "python eval.py my.wav"),
     Kind("slt-bdl", "The same, the other way round",
-         "A woman (slt) as a man (bdl). This voice learnt from a discriminator, too.",
+         "A woman (slt) as a man (bdl).",
          "python eval.py my.wav --voice bdl"),
     Kind("stranger", "Nothing but a recording",
          "SF1, a woman, and SM1, a man, of VCC 2016 as slt, by the voice as it was before they joined its training.",

@@ -326,6 +326,17 @@ def test_untrained_conversion_has_the_length_of_its_source_and_stops(tiny_hp):
     assert not result.stopped and 20 < len(result.mel) <= 3 * 20
 
 
+def test_without_its_pace_a_conversion_keeps_the_time_of_its_source(tiny_hp):
+    """Whatever the networks predict; half of the pace goes half as far away from it."""
+    heard, away = sources(tiny_hp, [60]), {}
+    for pace in (0.0, 0.5, 1.0):
+        hp = tiny_hp.replace(pace=pace)
+        generator = randomise(make_generator(hp))
+        result, = Converter(generator, plain_base(hp))(heard, [VOICE])
+        away[pace] = np.abs(result.positions - np.arange(len(result.positions)))[:20].max()
+    assert away[0.0] < 1e-3 and 0.3 * away[1.0] < away[0.5] < 0.7 * away[1.0] and away[1.0] > 1.0
+
+
 @pytest.mark.parametrize("frame_dropout", [0.0, 0.5])
 def test_conversion_does_not_depend_on_the_rest_of_the_batch(generator, change, frame_dropout):
     change(generator, frame_dropout=frame_dropout)

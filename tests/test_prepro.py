@@ -146,7 +146,7 @@ def test_sources_whose_names_are_alike_but_not_equal_are_warned_of(tmp_path, cap
         record(tmp_path, speaker, ["x"])
     with pytest.raises(AssertionError):  # a single pair is too little
         prepare(tmp_path, data="third")
-    assert "anna and bert share 1 file name, but 5 names are alike" in capsys.readouterr().err
+    assert "anna and bert share 1 file name, but 6 names are alike" in capsys.readouterr().err
 
 
 def test_accents_are_one_character_or_two(tmp_path):
