@@ -205,6 +205,7 @@ def test_weights_are_restored_into_a_second_generator(trained):
 
 class Counting:
     """A task whose weight counts the steps; a test chooses its scores and broken steps."""
+    begin, kept = trainer.Trainer.begin, trainer.Trainer.kept
 
     def __init__(self, hp: HyperParams, corpus=None, scores=None, nan_from: float = math.inf, on_step=None):
         self.weight, self.moment = keras.Variable(0.0), keras.Variable(np.zeros(2))
