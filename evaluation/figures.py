@@ -18,13 +18,13 @@ import utils
 from common import storage
 from hyperparams import HyperParams
 
+warnings.filterwarnings("ignore", "Glyph .* missing from font")  # in a file's name, which is no fault of the user's
 # Colours of Okabe and Ito: colour-blind readers can tell them apart, also in front of grey
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#000000")
 
 
 def save_figure(figure: Figure, path: str | os.PathLike) -> None:
-    with warnings.catch_warnings(), storage.replacing(path) as temporary:
-        warnings.filterwarnings("ignore", "Glyph .* missing from font")  # of a name: it is not what the user can mend
+    with storage.replacing(path) as temporary:
         figure.savefig(temporary, format="png", dpi=110)
 
 
