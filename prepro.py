@@ -163,9 +163,7 @@ def warn_of_names(corpora: dict[str, dict[str, pathlib.Path]], sources: list[str
     """Warn of each source whose file names are alike, but not equal, to the target's."""
     for source in sources:
         if hint := manifest.pairing_hint(corpora[source], corpora[target]):
-            common = len(corpora[source].keys() & corpora[target].keys())
-            print(f"warning: {source} and {target} share {common or 'no'} file name{'s' * (common > 1)}, {hint}",
-                  file=sys.stderr)
+            print(f"warning: {source} and {target} {hint}", file=sys.stderr)
 
 
 def split_pairs(pairs: list[Pair], target_frames: dict[str, int], target: str, parallel_sources: set[str],

@@ -67,7 +67,8 @@ class GANTrainer(Trainer):
         self.stages = [("discriminator", hp.dis_pretrain_steps), ("adversarial", hp.gan_steps)]
         learning = self.generator if hp.gan_networks == "all" else self.generator.postnet
         self.generator_variables = learning.trainable_variables
-        self.begun = [keras.Variable(np.array(variable), trainable=False) for variable in self.generator_variables]
+        self.first_weights = [keras.Variable(variable.numpy(), trainable=False)
+                              for variable in self.generator_variables]
 
         def optimizer(schedule, variables: list) -> keras.optimizers.LossScaleOptimizer:
             adam = trainer.with_loss_scale(keras.optimizers.Adam(schedule, beta_1=0.5), hp)
@@ -84,22 +85,22 @@ class GANTrainer(Trainer):
     @property
     def parts(self) -> dict:
         """The variables that a checkpoint holds."""
-        return {"generator": self.generator.weights, "begun": self.begun, "discriminator": self.discriminator.weights,
-                "optimizer_generator": self.generator_optimizer.variables,
+        return {"generator": self.generator.weights, "first_weights": self.first_weights,
+                "discriminator": self.discriminator.weights, "optimizer_generator": self.generator_optimizer.variables,
                 "optimizer_discriminator": self.discriminator_optimizer.variables}
 
-    def begin(self) -> None:
-        for before, variable in zip(self.begun, self.generator_variables):
+    def keep_first_weights(self) -> None:
+        for before, variable in zip(self.first_weights, self.generator_variables):
             before.assign(variable)
 
     @contextlib.contextmanager
-    def kept(self) -> Iterator[None]:
+    def conversion_weights(self) -> Iterator[None]:
         """Within this context the generator has the weights that conversions get: a share, `hp.gan_share`, of the way
         from those that training began with to those that it has reached (ESRGAN, Wang et al. 2018, section 3.4). They
         keep the likeness of the former and have most of the texture of the latter."""
-        reached = [np.array(variable) for variable in self.generator_variables]
+        reached = [variable.numpy().copy() for variable in self.generator_variables]
         try:
-            for variable, before, now in zip(self.generator_variables, self.begun, reached):
+            for variable, before, now in zip(self.generator_variables, self.first_weights, reached):
                 variable.assign(before + self.hp.gan_share * (now - before))
             yield
         finally:
@@ -205,7 +206,7 @@ class GANTrainer(Trainer):
     def validate(self, run: Run, stage: str) -> dict[str, float]:
         """Measures of conversions of the validation sentences, and the discriminator's accuracy on these conversions
         and on the target's speech."""
-        with self.kept():
+        with self.conversion_weights():
             scalars, cepstra, outputs = self.free_running(run)
         drawn = self.converter.draw([output.mel for output in outputs], [output.pitch for output in outputs])
         scores = [[np.asarray(x) for x in self.judge(*data_load.pad(spectrograms, 1))] for spectrograms in (

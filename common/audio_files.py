@@ -119,18 +119,24 @@ def read_audio(path: str | os.PathLike, hp: HyperParams, channel: int | None = N
         raise BadAudio(f"{name}: is cut off, {missing_bytes(path)} bytes that its header promises are missing; "
                        "copy or record it again")
     if sum(map(len, blocks)) * hp.sample_rate < sample_rate:
-        if os.path.getsize(path) > 4096:
-            raise BadAudio(f"{name}: its header counts no samples, as after a recording that was interrupted; "
-                           f"ffmpeg -ignore_length 1 -i {shlex.quote(name)} mended.wav may find them")
-        raise BadAudio(f"{name}: holds no samples; record it again or remove it")
-    wav, warnings = np.concatenate(blocks), [f"{name}: {warning}"] if warning else []
-    if is_joined(path):
-        warnings.append(f"{name}: holds several recordings, one after the other, of which only the first is read; "
-                        "decode it by ffmpeg, or save each in a file of its own")
-    elif len(wav) < 0.95 * promised or lacks_end(path):  # an mp3's promise may be a guess
-        warnings.append(f"{name}: seems to be cut off after {len(wav) / sample_rate:.1f} s; if some of it is missing, "
-                        "copy or record it again")
-    return Recording(wav, sample_rate, warnings)
+        raise BadAudio(f"{name}: " + ("holds no samples; record it again or remove it" if os.path.getsize(path) < 4096
+                                      else "its header counts no samples, as after a recording that was interrupted; "
+                                      f"ffmpeg -ignore_length 1 -i {shlex.quote(name)} mended.wav may find them"))
+    wav = np.concatenate(blocks)
+    warnings = [warning, *unread(path, len(wav), promised, sample_rate)]
+    return Recording(wav, sample_rate, [f"{name}: {text}" for text in warnings if text])
+
+
+def unread(path: str | os.PathLike, length: int, promised: int, sample_rate: int) -> list[str]:
+    """What is to be said of a file of which libsndfile read `length` of the `promised` samples without an error."""
+    streams, ends = ogg_streams(path)
+    if streams > 1:
+        return ["holds several recordings, one after the other, of which only the first is read; decode it by ffmpeg, "
+                "or save each in a file of its own"]
+    if length < 0.95 * promised or not ends:  # an mp3's promise may be a guess
+        return [f"seems to be cut off after {length / sample_rate:.1f} s; if some of it is missing, copy or record it "
+                "again"]
+    return []
 
 
 def from_array(samples: np.ndarray, sample_rate: int, hp: HyperParams) -> Recording:
@@ -184,25 +190,17 @@ def missing_bytes(path: str | os.PathLike) -> int:
     return missing if missing > 4096 and promised < 0x7FFFF000 else 0
 
 
-def lacks_end(path: str | os.PathLike) -> bool:
-    """Whether an ogg file has no last page (RFC 3533, section 6); libsndfile reads such a file without an error."""
+def ogg_streams(path: str | os.PathLike) -> tuple[int, bool]:
+    """How many streams an ogg file shows at its two ends, 2 after `cat a.ogg b.ogg`, and whether its last page is
+    marked as the last (RFC 3533, section 6). Other files count as one stream with an end."""
     with open(path, "rb") as file:
-        if file.read(4) != b"OggS":
-            return False
+        first = file.read(18)
+        if first[:4] != b"OggS":
+            return 1, True
         file.seek(max(0, os.path.getsize(path) - 2 ** 17))  # a page has 65,307 bytes at most
         end = file.read()
-    last = end.rfind(b"OggS")
-    return last < 0 or last + 5 >= len(end) or not end[last + 5] & 4
-
-
-def is_joined(path: str | os.PathLike) -> bool:
-    """Whether the last page of an ogg file is of another stream than the first, as after `cat a.ogg b.ogg`."""
-    with open(path, "rb") as file:
-        start = file.read(18)
-        file.seek(max(0, os.path.getsize(path) - 2 ** 17))
-        end = file.read()
-    last = end.rfind(b"OggS")
-    return start[:4] == b"OggS" and last >= 0 and end[last + 14:last + 18] != start[14:18]
+    last = end[end.rfind(b"OggS"):][:18]
+    return len({first[14:], last[14:]}), len(last) > 5 and bool(last[5] & 4)
 
 
 def encode_wav(wav: np.ndarray, hp: HyperParams) -> bytes:

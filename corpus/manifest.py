@@ -171,8 +171,8 @@ def utterance_id(stem: str, pattern: str) -> str | None:
 
 
 def pairing_hint(source: dict[str, pathlib.Path], target: dict[str, pathlib.Path]) -> str:
-    """Two example names and the --pattern that would pair recordings (utterance id -> file) that share no id, or few of
-    them, or an empty text if their names have nothing else in common."""
+    """How recordings (utterance id -> file) that share no id, or few, could be paired: two example names that are alike
+    and a --pattern; or an empty text if their names have nothing else in common."""
     common = len(source.keys() & target.keys())
     for pattern in ID_PATTERNS:
         found = [[(key, path.name) for path in files.values() if (key := utterance_id(path.stem, pattern)) is not None]
@@ -182,8 +182,9 @@ def pairing_hint(source: dict[str, pathlib.Path], target: dict[str, pathlib.Path
         unique = [*map(len, sides)] == [*map(len, found)]  # an id that several files of a speaker have would be refused
         if unique and len(shared) > 2 * common and 2 * len(shared) >= min(map(len, sides)):
             names = " and ".join(printable(side[shared[0]]) for side in sides)
-            return (f"but {len(shared)} names are alike, for instance {names}: if these say the same words, run this "
-                    f"command with --pattern {shlex.quote(pattern)}, otherwise with --unpaired")
+            return (f"share {common or 'no'} file name{'s' * (common > 1)}, but {len(shared)} names are alike, for "
+                    f"instance {names}: if these say the same words, run this command with --pattern "
+                    f"{shlex.quote(pattern)}, otherwise with --unpaired")
     return ""
 
 

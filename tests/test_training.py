@@ -205,7 +205,8 @@ def test_weights_are_restored_into_a_second_generator(trained):
 
 class Counting:
     """A task whose weight counts the steps; a test chooses its scores and broken steps."""
-    begin, kept = trainer.Trainer.begin, trainer.Trainer.kept
+    keep_first_weights = trainer.Trainer.keep_first_weights
+    conversion_weights = trainer.Trainer.conversion_weights
 
     def __init__(self, hp: HyperParams, corpus=None, scores=None, nan_from: float = math.inf, on_step=None):
         self.weight, self.moment = keras.Variable(0.0), keras.Variable(np.zeros(2))

@@ -80,10 +80,10 @@ class Trainer:
         self.validation = random.Random(hp.seed).sample(pairs, min(len(pairs), hp.validation_limit))
         self._steps = {}
 
-    def begin(self) -> None:
+    def keep_first_weights(self) -> None:
         """Called when the generator has its first weights; a resumed run restores what this changes."""
 
-    def kept(self) -> contextlib.AbstractContextManager:
+    def conversion_weights(self) -> contextlib.AbstractContextManager:
         """Within this context the generator has the weights that conversions get."""
         return contextlib.nullcontext()
 
@@ -233,7 +233,7 @@ def train(plan: RunPlan, make_trainer, steps: int | None, strategy: tf.distribut
             voice.begin(trainer.generator, base_map, pretrained)
         elif plan.initial_weights:
             checkpoints.load_generator(trainer.generator, plan.initial_weights)
-        trainer.begin()
+        trainer.keep_first_weights()
         if plan.no_resume:
             run_folder.clear_run(logdir)
         last_step = sum(n for _, n in trainer.stages)
@@ -365,5 +365,5 @@ def validate(run: Run, trainer: Trainer, stage: str, bar: tqdm) -> None:
     text = "  ".join(f"{name.split('/')[-1]} {value:.3f}" for name, value in scalars.items())
     bar.write(f"step {int(run.step)} ({stage}): {text}  [{time.perf_counter() - began:.1f} s]")
     if scalars.get("score", math.inf) < float(run.best):
-        with trainer.kept():
+        with trainer.conversion_weights():
             run.select(scalars["score"])
