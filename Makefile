@@ -50,7 +50,7 @@ listen: .venv/installed
 
 test: .venv/installed-test
 	.venv/bin/python -m ruff check .
-	.venv/bin/python -m pytest -n auto --dist loadfile
+	.venv/bin/python -m pytest -n auto --dist loadfile --no-loadscope-reorder
 
 test-slow: .venv/installed-test
 	.venv/bin/python -m pytest -n auto -m slow

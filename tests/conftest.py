@@ -44,6 +44,7 @@ from training import trainer
 from training.run_folder import Run
 
 DEMO = demo.RECORDINGS
+gc.freeze()  # what was imported is not searched again whenever a file's tests are finished
 # A second logical device, used only by the tests of several GPUs
 tf.config.set_logical_device_configuration(tf.config.list_physical_devices("CPU")[0],
                                            [tf.config.LogicalDeviceConfiguration()] * 2)
@@ -56,6 +57,12 @@ DEMO_IDS = [f"demo_{i:03d}" for i in range(1, 11)]
 TINY = hyperparams.HyperParams(
     width=16, encoder_banks=2, postnet_banks=2, highway_layers=1, batch_size=4, postnet_window=32, postnet_steps=3,
     encoder_steps=2, decoder_steps=3, warmup_steps=1, log_steps=1, save_steps=2, n_samples=1, griffin_lim_iters=4)
+
+
+def pytest_collection_modifyitems(items: list) -> None:
+    """Begin with the files that take longest, so that no worker has one of them left when the others are finished."""
+    first = ["test_scripts", "test_multi_gpus", "test_gan", "test_training", "test_elsewhere", "test_steps"]
+    items.sort(key=lambda item: first.index(item.path.stem) if item.path.stem in first else len(first))
 
 
 def resume(run: Run) -> bool:

@@ -170,7 +170,9 @@ def test_resumed_joint_stage_ends_like_an_uninterrupted_run(demo_data, tmp_path,
 @pytest.mark.usefixtures("loaded_once")
 @pytest.mark.slow
 @pytest.mark.parametrize("script, evaluate, preset", [(train, eval_script, "2017"), (train_gan, eval_gan, "2017-gan")])
-def test_the_preset_trains_evaluates_and_converts(demo_data, tmp_path, capsys, script, evaluate, preset):
+def test_the_preset_trains_evaluates_and_converts(demo_data, tmp_path, capsys, request, script, evaluate, preset):
+    if script is train:  # its two steps take less time than their compilation, the adversarial ones more
+        request.getfixturevalue("eager_steps")
     flags = ["--preset", preset, "--data", str(demo_data), *(f"--set={text}" for text in SMALL)]
     assert script.main([*flags, "--logdir", str(tmp_path / "a")]) == 0, capsys.readouterr().err
     assert kept(tmp_path / "a")[-1] == 2

@@ -30,6 +30,9 @@ import contextlib, importlib, json, os, pathlib, signal, sys, time
 from common.cli import UserError
 script, moments, out, arguments = sys.argv[1], json.loads(sys.argv[2]), pathlib.Path(sys.argv[3]), sys.argv[4:]
 module = importlib.import_module(script)
+if script == "eval":  # one recording after the other, so that some are finished and others not begun
+    from common import cli
+    cli.cores = lambda: 1
 if script == "prepro":
     module.workers = lambda: contextlib.nullcontext(lambda function, items, title: [function(*item) for item in items])
 if script == "train":
