@@ -25,13 +25,15 @@ AUDIO_SUFFIXES = (".wav", ".wave", ".flac", ".ogg", ".oga", ".aiff", ".aif", ".a
                   ".caf", ".w64", ".rf64", ".sph")
 # libsndfile does not read these
 FFMPEG_SUFFIXES = (".m4a", ".aac", ".mp4", ".mov", ".mkv", ".webm", ".amr", ".3gp", ".wma", ".mka", ".ac3", ".spx")
+# What the files that libsndfile reads begin with, whatever they are called
+MAGIC = (b"RIFF", b"RF64", b"fLaC", b"OggS", b"FORM", b".snd", b"caff", b"ID3")
 MOST_SAMPLES = 2 ** 28  # longest recording: 1 GiB in memory, 4.6 hours at 16 kHz or 1.5 hours at 48 kHz
 
 
 def list_audio(folder: pathlib.Path) -> list[pathlib.Path]:
-    """List all files below a folder with the suffix of a recording, and all folders that cannot be read. `read_audio`
-    refuses whatever is no recording. Links to folders are followed, but no folder is listed twice, so that links may
-    lead in circles."""
+    """List all files below a folder that end as recordings do, or have no ending but begin as recordings do, and all
+    folders that cannot be read. `read_audio` refuses whatever is no recording. Links to folders are followed, but no
+    folder is listed twice, so that links may lead in circles."""
     unreadable: list[OSError] = []
     found, seen = [], set()
     for parent, folders, names in os.walk(folder, onerror=unreadable.append, followlinks=True):
@@ -40,8 +42,20 @@ def list_audio(folder: pathlib.Path) -> list[pathlib.Path]:
             continue
         seen.add(os.path.realpath(parent))
         found += [pathlib.Path(parent, name) for name in names if not name.startswith(".")
-                  and pathlib.Path(name).suffix.lower() in AUDIO_SUFFIXES + FFMPEG_SUFFIXES]
+                  and (pathlib.Path(name).suffix.lower() in AUDIO_SUFFIXES + FFMPEG_SUFFIXES
+                       or "." not in name and begins_as_audio(os.path.join(parent, name)))]
     return sorted(found + [pathlib.Path(error.filename) for error in unreadable])
+
+
+def begins_as_audio(path: str | os.PathLike) -> bool:
+    """Whether a file begins as those that libsndfile reads; not if it cannot be read."""
+    try:
+        if stat.S_ISREG(os.stat(path).st_mode):  # opening a pipe could wait for ever
+            with open(path, "rb") as file:
+                return file.read(4).startswith(MAGIC)
+    except OSError:
+        pass
+    return False
 
 
 def check_exist(paths: Iterable[str | os.PathLike]) -> None:
@@ -80,7 +94,7 @@ def read_audio(path: str | os.PathLike, hp: HyperParams, channel: int | None = N
             raise BadAudio(f"{name}: is a folder that cannot be looked into; check its permissions")
         if not stat.S_ISREG(os.stat(path).st_mode):  # opening a pipe could wait for ever
             raise BadAudio(f"{name}: is a pipe or a device; save the recording to a file")
-        if pathlib.Path(path).suffix.lower() in FFMPEG_SUFFIXES:
+        if pathlib.Path(path).suffix.lower() in FFMPEG_SUFFIXES and not begins_as_audio(path):
             with decoded(path) as (wav, damage):
                 found = read_audio(wav, hp, channel, name)
                 return found._replace(warnings=damage + found.warnings)
@@ -130,7 +144,7 @@ def read_audio(path: str | os.PathLike, hp: HyperParams, channel: int | None = N
 def unread(path: str | os.PathLike, length: int, promised: int, sample_rate: int) -> list[str]:
     """What is to be said of a file of which libsndfile read `length` of the `promised` samples without an error."""
     streams, ends = ogg_streams(path)
-    if streams > 1:
+    if streams > 1 or mp3_goes_on(path):
         return ["holds several recordings, one after the other, of which only the first is read; decode it by ffmpeg, "
                 "or save each in a file of its own"]
     if length < 0.95 * promised or not ends:  # an mp3's promise may be a guess
@@ -201,6 +215,23 @@ def ogg_streams(path: str | os.PathLike) -> tuple[int, bool]:
         end = file.read()
     last = end[end.rfind(b"OggS"):][:18]
     return len({first[14:], last[14:]}), len(last) > 5 and bool(last[5] & 4)
+
+
+def mp3_goes_on(path: str | os.PathLike) -> bool:
+    """Whether an mp3 file has more frames than its first one counts in its Xing tag, as after `cat a.mp3 b.mp3`;
+    libsndfile reads no further. Not for other files, and those without this tag, of which all is read."""
+    with open(path, "rb") as file:
+        first = file.read(10)
+        # Titles and pictures come first, and their length has seven bits in each of four bytes (ID3v2.4, section 3.1)
+        start = 10 + sum(byte << 7 * i for i, byte in enumerate(first[:5:-1])) if first[:3] == b"ID3" else 0
+        file.seek(start)
+        frame = file.read(64)
+        tag = max(frame.find(b"Xing"), frame.find(b"Info"))
+        if frame[:1] != b"\xff" or tag < 0 or frame[tag + 7] & 3 != 3:  # frames and bytes are counted
+            return False
+        file.seek(start + int.from_bytes(frame[tag + 12:tag + 16], "big"))
+        more = file.read(3)
+    return more == b"ID3" or len(more) > 1 and more[0] == 0xff and more[1] >= 0xe0
 
 
 def encode_wav(wav: np.ndarray, hp: HyperParams) -> bytes:

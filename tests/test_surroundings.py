@@ -143,14 +143,33 @@ def test_real_voice_messages_are_decoded(tmp_path, monkeypatch, ending):
         assert "ffmpeg found it damaged or cut off" in audio_files.read_audio(message, TINY).warnings[0]
 
 
-@pytest.mark.parametrize("subtype", ["VORBIS", "OPUS"])
-def test_joined_files_are_said_to_be(tmp_path, subtype):
+@pytest.mark.parametrize("form, subtype, title", [("ogg", "VORBIS", b""), ("ogg", "OPUS", b""),
+                                                  ("mp3", "MPEG_LAYER_III", b""),
+                                                  ("mp3", "MPEG_LAYER_III", b"ID3\4\0\0\0\0\1\4" + bytes(132))])
+def test_joined_files_are_said_to_be(tmp_path, form, subtype, title):
     """As after `cat a.ogg b.ogg`: libsndfile reads the first."""
+    joined = b""
     for name, seed in (("a", 1), ("b", 2)):
-        soundfile.write(tmp_path / f"{name}.ogg", words(seed), 16000, subtype=subtype)
-    (tmp_path / "c.ogg").write_bytes((tmp_path / "a.ogg").read_bytes() + (tmp_path / "b.ogg").read_bytes())
-    assert not audio_files.read_audio(tmp_path / "a.ogg", TINY).warnings
-    assert "c.ogg: holds several recordings" in audio_files.read_audio(tmp_path / "c.ogg", TINY).warnings[0]
+        path = tmp_path / f"{name}.{form}"
+        soundfile.write(path, words(seed), 16000, format=form, subtype=subtype)
+        path.write_bytes(title + path.read_bytes())
+        assert not audio_files.read_audio(path, TINY).warnings
+        joined += path.read_bytes()
+        (tmp_path / f"c.{form}").write_bytes(joined)
+    assert f"c.{form}: holds several recordings" in audio_files.read_audio(tmp_path / f"c.{form}", TINY).warnings[0]
+
+
+@pytest.mark.parametrize("name", ["memo", "memo.m4a"])
+def test_recordings_are_known_by_what_they_hold(tmp_path, name, monkeypatch):
+    """Without an ending they were left out, and under a name of ffmpeg's they were not read without it."""
+    monkeypatch.setattr(shutil, "which", lambda name: None)
+    for form in ("WAV", "FLAC", "OGG", "AIFF", "AU", "CAF", "RF64"):
+        soundfile.write(tmp_path / name, words(1), 16000, format=form)
+        assert audio_files.list_audio(tmp_path) == [tmp_path / name]
+        assert len(utils.load_recording(tmp_path / name, TINY, trim=False).wav) == 16000
+    (tmp_path / "LICENSE").write_text("no recording")
+    os.mkfifo(tmp_path / "pipe")
+    assert audio_files.list_audio(tmp_path) == [tmp_path / name]
 
 
 def test_a_file_that_cannot_be_rewound_is_read(tmp_path):
