@@ -146,6 +146,8 @@ def test_single_voice_trains_its_postnet_resumes_and_prints_how_to_convert(alone
     expected = trainer.find_base(corpus, alone / "pretrained")
     assert all(map(np.array_equal, found.base, expected)) and len(found.base.onward_kernel) == 9 * TINY.n_mels
     assert np.asarray(found.generator.movement).any()
+    # The pretrained voice's pace is not hers
+    assert (found.hp.pace, eval_script.load_converter(alone / "run", overrides=["pace=0.5"]).hp.pace) == (0.0, 0.5)
     with pytest.raises(UserError, match=f"{alone / 'data'} holds the target alone: there are no conversions"):
         train_gan.GANTrainer(TINY, corpus)
 
