@@ -51,6 +51,9 @@ tf.config.set_logical_device_configuration(tf.config.list_physical_devices("CPU"
 tf.config.threading.set_intra_op_parallelism_threads(1)
 tf.config.threading.set_inter_op_parallelism_threads(1)
 tf.config.optimizer.set_experimental_options({"disable_meta_optimizer": True})  # it takes longer than it saves
+# Both wrap every operation to shorten tracebacks, a tenth of the time of all tests
+tf.debugging.disable_traceback_filtering()
+keras.config.disable_traceback_filtering()
 DEMO_IDS = [f"demo_{i:03d}" for i in range(1, 11)]
 
 

@@ -208,7 +208,7 @@ def test_adversarial_losses_are_least_squares():
 
 def test_resume_within_the_adversarial_stage_ends_like_an_uninterrupted_run(demo_data, tiny_hp, tmp_path, monkeypatch,
                                                                             eager):
-    hp = tiny_hp.replace(dis_pretrain_steps=0, gan_steps=2, k=2, save_steps=1, keep_checkpoints=9,
+    hp = tiny_hp.replace(dis_pretrain_steps=0, gan_steps=2, save_steps=1, keep_checkpoints=9,
                          slice_min_seconds=0.3, slice_max_seconds=0.5)
     monkeypatch.setattr(train_gan.GANTrainer, "validate", lambda self, run, stage: {})
 
