@@ -9,8 +9,9 @@
 Least-squares GAN (Mao et al. 2017) in two stages. In "discriminator" that network alone learns to tell the target's
 speech from the post-net's output. In "adversarial" one update of it alternates with `k` updates of the post-net on the
 same batch. The post-net gets two kinds of mel spectrograms: the target's own, for which the true linear spectrograms
-are known, and those of conversions, which need no true spectrogram and therefore no pairs. Encoder and decoder do not
-change. Conversions get weights between those that training began with and those that it has reached.
+are known, and those of conversions, which need no true spectrogram and therefore no pairs; a target that is alone is
+its own source. Encoder and decoder do not change. Conversions get weights between those that training began with and
+those that it has reached.
 """
 import argparse
 import contextlib
@@ -59,9 +60,6 @@ class GANTrainer(Trainer):
     """Adversarial training; a step is one update of the discriminator and `k` updates of the generator."""
 
     def __init__(self, hp: HyperParams, corpus: data_load.Corpus):
-        if corpus.has_target_only:
-            raise UserError(f"{corpus.data} holds the target alone: there are no conversions for a discriminator to "
-                            "judge; such a voice needs train.py only")
         super().__init__(hp, corpus)
         self.discriminator = Discriminator(hp)
         self.stages = [("discriminator", hp.dis_pretrain_steps), ("adversarial", hp.gan_steps)]

@@ -148,8 +148,24 @@ def test_single_voice_trains_its_postnet_resumes_and_prints_how_to_convert(alone
     assert np.asarray(found.generator.movement).any()
     # The pretrained voice's pace is not hers
     assert (found.hp.pace, eval_script.load_converter(alone / "run", overrides=["pace=0.5"]).hp.pace) == (0.0, 0.5)
-    with pytest.raises(UserError, match=f"{alone / 'data'} holds the target alone: there are no conversions"):
-        train_gan.GANTrainer(TINY, corpus)
+
+
+def test_a_discriminator_shapes_the_postnet_of_a_voice_and_nothing_else(alone, capsys):
+    assert training(alone) == 0
+    flags, small = ["--logdir", str(alone / "gan")], ["--set=dis_pretrain_steps=1", "--set=gan_steps=1"]
+    shaped = [*flags, "--init-from", str(alone / "run")]
+    for more in (["--data", str(alone / "data"), "--preset", "default"], ["--data", str(alone / "data"), "--preset",
+                 "2017-gan"], [*shaped, "--set=gan_networks=all"]):  # with random weights; not the post-net alone
+        assert train_gan.main([*flags, *more]) == 1
+        assert "holds the target alone: train.py learns such a voice; name its run by" in capsys.readouterr().err
+    shutil.rmtree(alone / "gan")
+    for steps in ("1", "2"):
+        assert train_gan.main([*shaped, *small, "--steps", steps]) == 0, capsys.readouterr().err
+    before, after = (eval_script.load_converter(alone / name) for name in ("run", "gan"))
+    assert all(map(np.array_equal, after.base, before.base)) and after.hp.pace == 0.0
+    for part, same in (("encoder", True), ("decoder", True), ("postnet", False)):
+        pairs = zip(*(getattr(each.generator, part).trainable_variables for each in (before, after)))
+        assert all(np.array_equal(*pair) for pair in pairs) == same, part
 
 
 def test_a_voice_that_is_killed_before_its_first_checkpoint_keeps_the_pretrained_networks(alone, capsys):

@@ -223,13 +223,16 @@ def train(plan: RunPlan, make_trainer, steps: int | None, strategy: tf.distribut
             base_map = base.load(logdir)
         elif plan.script == "train_gan.py" and hp.gan_networks == "postnet" and plan.init_from:
             base_map = base.load(plan.init_from)  # encoder and decoder do not change, and they know this base
+        elif corpus.has_target_only and plan.script == "train_gan.py":
+            raise UserError(f"{plan.data} holds the target alone: train.py learns such a voice; name its run by "
+                            "--init-from, and a discriminator shapes its post-net alone")
         else:
             base_map = find_base(corpus, pretrained)
         corpus.use_base(base_map)
         with strategy.scope():
             trainer = make_trainer(hp, corpus)
         # Loaded before --no-resume removes anything: they may belong to this run
-        if corpus.has_target_only and not plan.checkpoint:
+        if corpus.has_target_only and plan.script == "train.py" and not plan.checkpoint:
             voice.begin(trainer.generator, base_map, pretrained)
         elif plan.initial_weights:
             checkpoints.load_generator(trainer.generator, plan.initial_weights)
