@@ -1,5 +1,5 @@
 # make demo   train on the bundled corpus, paired and adversarial, convert held-out sentences, measure, write pages
-# make pair   the same for your own, without adversarial training: make pair SOURCE=DIR TARGET=DIR [OTHERS="DIR DIR"] [HELDOUT=FILE] [UNPAIRED=1]
+# make pair   the same for your own: make pair SOURCE=DIR TARGET=DIR [OTHERS="DIR DIR"] [HELDOUT=FILE] [UNPAIRED=1]
 # make voice  a voice from recordings of it alone, for anybody to speak with: make voice TARGET=DIR
 # make listen  make and open the page with samples of all kinds of use, docs/index.html
 # make test   run the tests, but for those that take minutes
@@ -38,12 +38,15 @@ pair: .venv/installed
 	.venv/bin/python prepro.py $(SOURCE:%=--source %) $(OTHERS:%=--source %) --target $(TARGET) \
 		$(HELDOUT:%=--heldout %) $(if $(UNPAIRED),--unpaired) --data data/$(NAME)
 	.venv/bin/python train.py --data data/$(NAME) --logdir logdir/$(NAME)
-	.venv/bin/python eval.py --logdir logdir/$(NAME) --source $(SOURCE)
+	.venv/bin/python train_gan.py --init-from logdir/$(NAME) --logdir logdir/$(NAME)-gan
+	.venv/bin/python eval.py --logdir logdir/$(NAME)-gan --source $(SOURCE)
 
+ALONE = voice-$(call last,$(TARGET))
 voice: .venv/installed
 	@test "$(words $(TARGET))" = 1 || { echo "usage: make voice TARGET=DIR, a folder without spaces in its name"; exit 1; }
-	.venv/bin/python prepro.py --target $(TARGET) --data data/voice-$(call last,$(TARGET))
-	.venv/bin/python train.py --data data/voice-$(call last,$(TARGET)) --logdir logdir/voice-$(call last,$(TARGET))
+	.venv/bin/python prepro.py --target $(TARGET) --data data/$(ALONE)
+	.venv/bin/python train.py --data data/$(ALONE) --logdir logdir/$(ALONE)
+	.venv/bin/python train_gan.py --init-from logdir/$(ALONE) --logdir logdir/$(ALONE)-gan
 
 listen: .venv/installed
 	.venv/bin/python -m evaluation.gallery --open

@@ -10,7 +10,6 @@ import random
 
 import numpy as np
 
-from backend import checkpoints
 from common import storage
 from common.cli import UserError
 from conversion import base
@@ -57,14 +56,3 @@ def fit(pretrained: Base, speech: list[np.ndarray], corpus) -> Base:
     return pretrained._replace(onward_kernel=onward.kernel, onward_bias=onward.bias,
                                modulation=base.modulation_power(spoken), octaves=np.array([
                                    pretrained.octaves[0], linear_map.moments(octaves)[0], base.within(octaves)]))
-
-
-def begin(generator, found: Base, folder: pathlib.Path) -> None:
-    """Begin with the networks of a pretrained model in `folder`, to whose base a voice was fitted as `found`."""
-    checkpoints.load_generator(generator, checkpoints.best_checkpoint(folder))
-    pretrained, speech = base.load(folder), load_speech(folder)
-    # The sources' detail adds as much movement to what the new map writes as to what the networks write
-    lacking = np.asarray(generator.movement)
-    detail = pretrained.modulation * np.exp(-2.0 * lacking) - base.modulation_power(speech)
-    written = base.modulation_power([base.apply(found.onward_kernel, found.onward_bias, mel) for mel in speech])
-    generator.movement.assign(base.gains(written + np.maximum(detail, 0.0), found.modulation))

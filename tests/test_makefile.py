@@ -50,12 +50,23 @@ def test_make_demo_calls_all_scripts_with_matching_folders(tmp_path, monkeypatch
                                                   ("/x/wav/", "./y/wav/", "x_wav-y_wav")])
 def test_make_pair_passes_its_variables_to_the_scripts(source, target, name):
     scripts = called("pair", f"SOURCE={source}", f"TARGET={target}", "OTHERS=c e", "HELDOUT=d", "UNPAIRED=1")
-    assert list(scripts) == ["prepro.py", "train.py", "eval.py"]
-    prepro, train, evaluate = scripts.values()
+    assert list(scripts) == ["prepro.py", "train.py", "train_gan.py", "eval.py"]
+    prepro, train, adversarial, evaluate = scripts.values()
     assert [*map(str, prepro.source)] == [str(pathlib.Path(source)), "c", "e"] and prepro.unpaired
     assert prepro.target == pathlib.Path(target) and prepro.heldout == pathlib.Path("d")
     assert str(prepro.data) == str(train.data) == f"data/{name}"
-    assert str(train.logdir) == str(evaluate.logdir) == f"logdir/{name}" and evaluate.source == source
+    assert str(train.logdir) == str(adversarial.init_from) == f"logdir/{name}"
+    assert str(adversarial.logdir) == str(evaluate.logdir) == f"logdir/{name}-gan" and evaluate.source == source
+
+
+def test_make_voice_trains_a_voice_and_shapes_it():
+    scripts = called("voice", "TARGET=my/her/")
+    assert list(scripts) == ["prepro.py", "train.py", "train_gan.py"]
+    prepro, train, adversarial = scripts.values()
+    assert prepro.target == pathlib.Path("my/her") and not prepro.source
+    assert str(prepro.data) == str(train.data) == "data/voice-her"
+    assert str(train.logdir) == str(adversarial.init_from) == "logdir/voice-her"
+    assert str(adversarial.logdir) == "logdir/voice-her-gan"
 
 
 def test_make_pair_works_without_other_sources_and_heldout_list():

@@ -232,10 +232,12 @@ def train(plan: RunPlan, make_trainer, steps: int | None, strategy: tf.distribut
         with strategy.scope():
             trainer = make_trainer(hp, corpus)
         # Loaded before --no-resume removes anything: they may belong to this run
-        if corpus.has_target_only and plan.script == "train.py" and not plan.checkpoint:
-            voice.begin(trainer.generator, base_map, pretrained)
-        elif plan.initial_weights:
-            checkpoints.load_generator(trainer.generator, plan.initial_weights)
+        alone = corpus.has_target_only
+        if not plan.checkpoint and (plan.initial_weights or alone):
+            checkpoints.load_generator(trainer.generator,
+                                       plan.initial_weights or checkpoints.best_checkpoint(pretrained))
+        if alone and not plan.checkpoint:  # of conversions of its own speech
+            trainer.converter.convert_pairs(corpus, trainer.validation, measure_movement=True)
         trainer.keep_first_weights()
         if plan.no_resume:
             run_folder.clear_run(logdir)
@@ -249,11 +251,11 @@ def train(plan: RunPlan, make_trainer, steps: int | None, strategy: tf.distribut
         first = int(run.step)
         stop = min(steps or last_step, last_step)
         if first < stop:
-            weights = plan.initial_weights or (pretrained if corpus.has_target_only else "random weights")
+            weights = plan.initial_weights or (pretrained if alone else "random weights")
             how = f"goes on from step {first} of" if first else f"begins with {weights}:"
             print(f"{logdir} {how} {last_step} steps with {plan.data}")
         fit(run, trainer, stop)
-    report_end(plan, first, int(run.step), last_step, corpus.has_target_only)
+    report_end(plan, first, int(run.step), last_step, alone)
 
 
 def report_end(plan: RunPlan, first: int, step: int, last_step: int, alone: bool) -> None:
