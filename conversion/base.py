@@ -121,6 +121,11 @@ def apply(kernel: np.ndarray, bias: np.ndarray, mel: np.ndarray) -> np.ndarray:
     return in_context(mel, len(kernel) // mel.shape[1] // 2) @ kernel + bias
 
 
+def is_followed(base: Base) -> bool:
+    """Whether a second map follows the networks, as in voices that were learnt from recordings of them alone."""
+    return len(base.onward_kernel) > base.onward_kernel.shape[1]
+
+
 def map_pitch(base: Base, hertz: np.ndarray, voice: Voice, hp: HyperParams) -> np.ndarray:
     """The pitch (S,) of a recording in the target's range, (S, 2) octaves and voicing: mapped by mean and deviation."""
     voiced, (_, mean, deviation) = hertz > 0.0, base.octaves

@@ -192,7 +192,7 @@ def load_converter(logdir: pathlib.Path, checkpoint: str | None = None, override
         raise UserError(f"{path} does not exist: {logdir} is no run folder; {cure}")
     prefix, trained = checkpoint or checkpoints.best_checkpoint(logdir), HyperParams.from_json(path)
     found = base.load(logdir)
-    if len(found.onward_kernel) > trained.n_mels:  # a voice from itself alone: the networks' pace is somebody else's
+    if base.is_followed(found):  # the networks' pace is not that of the voice that is heard
         trained = trained.replace(pace=0.0)
     hp = trained.override(overrides)
     fixed = [text for text in differences(trained, hp) if text.split()[0] not in SYNTHESIS]

@@ -155,7 +155,8 @@ def test_a_discriminator_shapes_the_postnet_of_a_voice_and_nothing_else(alone, c
     flags, small = ["--logdir", str(alone / "gan")], ["--set=dis_pretrain_steps=1", "--set=gan_steps=1"]
     shaped = [*flags, "--init-from", str(alone / "run")]
     for more in (["--data", str(alone / "data"), "--preset", "default"], ["--data", str(alone / "data"), "--preset",
-                 "2017-gan"], [*shaped, "--set=gan_networks=all"]):  # with random weights; not the post-net alone
+                 "2017-gan"], [*shaped, "--set=gan_networks=all"], ["--init-from", str(alone / "pretrained"), "--data",
+                 str(alone / "data")]):  # random weights, not the post-net alone, another voice
         assert train_gan.main([*flags, *more]) == 1
         assert "holds the target alone: train.py learns such a voice; name its run by" in capsys.readouterr().err
     shutil.rmtree(alone / "gan")

@@ -218,21 +218,22 @@ def train(plan: RunPlan, make_trainer, steps: int | None, strategy: tf.distribut
     hp, logdir, strategy = plan.hp, plan.logdir, strategy or tf.distribute.get_strategy()
     with cli.locked(logdir, "--logdir"):
         corpus = data_load.Corpus(plan.data, hp)
+        alone = corpus.has_target_only
         pretrained = plan.init_from or checkpoints.PRETRAINED
+        shapes_a_voice, base_map = alone and plan.script == "train_gan.py", None
         if plan.is_resuming and (logdir / base.FILE).exists():
             base_map = base.load(logdir)
         elif plan.script == "train_gan.py" and hp.gan_networks == "postnet" and plan.init_from:
             base_map = base.load(plan.init_from)  # encoder and decoder do not change, and they know this base
-        elif corpus.has_target_only and plan.script == "train_gan.py":
+        elif not shapes_a_voice:
+            base_map = find_base(corpus, pretrained)
+        if shapes_a_voice and not (base_map and base.is_followed(base_map)):
             raise UserError(f"{plan.data} holds the target alone: train.py learns such a voice; name its run by "
                             "--init-from, and a discriminator shapes its post-net alone")
-        else:
-            base_map = find_base(corpus, pretrained)
         corpus.use_base(base_map)
         with strategy.scope():
             trainer = make_trainer(hp, corpus)
         # Loaded before --no-resume removes anything: they may belong to this run
-        alone = corpus.has_target_only
         if not plan.checkpoint and (plan.initial_weights or alone):
             checkpoints.load_generator(trainer.generator,
                                        plan.initial_weights or checkpoints.best_checkpoint(pretrained))
