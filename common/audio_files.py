@@ -4,6 +4,7 @@ import io
 import itertools
 import os
 import pathlib
+import re
 import shlex
 import shutil
 import stat
@@ -25,8 +26,8 @@ AUDIO_SUFFIXES = (".wav", ".wave", ".flac", ".ogg", ".oga", ".aiff", ".aif", ".a
                   ".caf", ".w64", ".rf64", ".sph")
 # libsndfile does not read these
 FFMPEG_SUFFIXES = (".m4a", ".aac", ".mp4", ".mov", ".mkv", ".webm", ".amr", ".3gp", ".wma", ".mka", ".ac3", ".spx")
-# What the files that libsndfile reads begin with, whatever they are called
-MAGIC = (b"RIFF", b"RF64", b"fLaC", b"OggS", b"FORM", b".snd", b"caff", b"ID3")
+# What recordings begin with, whatever they are called; Speex is in ogg files, too, but only ffmpeg reads it
+MAGIC = re.compile(rb"(RIFF|RF64)....WAVE|FORM....AIF[FC]|fLaC|caff|riff|NIST_1A|\.snd\0|OggS(?!.{24}Speex)", re.DOTALL)
 MOST_SAMPLES = 2 ** 28  # longest recording: 1 GiB in memory, 4.6 hours at 16 kHz or 1.5 hours at 48 kHz
 
 
@@ -48,11 +49,12 @@ def list_audio(folder: pathlib.Path) -> list[pathlib.Path]:
 
 
 def begins_as_audio(path: str | os.PathLike) -> bool:
-    """Whether a file begins as those that libsndfile reads; not if it cannot be read."""
+    """Whether a file begins as a wav, aiff, flac, ogg, caf, w64, au or sph file; not if it cannot be read. An mp3 file
+    has no beginning that no other file could have."""
     try:
         if stat.S_ISREG(os.stat(path).st_mode):  # opening a pipe could wait for ever
             with open(path, "rb") as file:
-                return file.read(4).startswith(MAGIC)
+                return bool(MAGIC.match(file.read(64)))
     except OSError:
         pass
     return False
@@ -218,8 +220,8 @@ def ogg_streams(path: str | os.PathLike) -> tuple[int, bool]:
 
 
 def mp3_goes_on(path: str | os.PathLike) -> bool:
-    """Whether an mp3 file has more frames than its first one counts in its Xing tag, as after `cat a.mp3 b.mp3`;
-    libsndfile reads no further. Not for other files, and those without this tag, of which all is read."""
+    """Whether an mp3 file goes on after the bytes that its first frame counts in a Xing tag, as after `cat a.mp3
+    b.mp3`; libsndfile reads no further. Not for other files, and those without this tag, of which all is read."""
     with open(path, "rb") as file:
         first = file.read(10)
         # Titles and pictures come first, and their length has seven bits in each of four bytes (ID3v2.4, section 3.1)
@@ -227,11 +229,11 @@ def mp3_goes_on(path: str | os.PathLike) -> bool:
         file.seek(start)
         frame = file.read(64)
         tag = max(frame.find(b"Xing"), frame.find(b"Info"))
-        if frame[:1] != b"\xff" or tag < 0 or frame[tag + 7] & 3 != 3:  # frames and bytes are counted
+        if frame[:1] != b"\xff" or not 0 <= tag <= len(frame) - 16 or frame[tag + 7] & 3 != 3:  # bytes are not counted
             return False
         file.seek(start + int.from_bytes(frame[tag + 12:tag + 16], "big"))
-        more = file.read(3)
-    return more == b"ID3" or len(more) > 1 and more[0] == 0xff and more[1] >= 0xe0
+        more = file.read(4096)  # some do not count the frame with the tag, so one may follow: 1,441 bytes at most
+    return len(more) == 4096 and (more[:3] == b"ID3" or more[0] == 0xff and more[1] >= 0xe0)
 
 
 def encode_wav(wav: np.ndarray, hp: HyperParams) -> bytes:

@@ -149,7 +149,7 @@ def test_only_what_has_changed_is_converted_again(speakers, converter, again, mo
     assert again() == ("b", "abcd")
     (out / "c.png").unlink()
     (out / "d.wav").unlink()
-    (out / "a.wav").write_bytes((out / "a.wav").read_bytes()[:-5000])
+    (out / "a.wav").write_bytes((out / "a.wav").read_bytes()[:-100])
     assert again() == ("acd", "abcd") and again() == ("", "abcd")
     monkeypatch.setattr(converter, "hp", converter.hp.replace(griffin_lim_iters=3))
     assert again() == ("abcd", "abcd") and again() == ("", "abcd")

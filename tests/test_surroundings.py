@@ -143,6 +143,18 @@ def test_real_voice_messages_are_decoded(tmp_path, monkeypatch, ending):
         assert "ffmpeg found it damaged or cut off" in audio_files.read_audio(message, TINY).warnings[0]
 
 
+def test_ffmpeg_reads_what_begins_like_other_recordings(tmp_path, monkeypatch):
+    """An aac file with a title, as an mp3 has it, and Speex, which lies in ogg files."""
+    ffmpeg, message = imageio_ffmpeg.get_ffmpeg_exe(), tmp_path / "message.aac"
+    monkeypatch.setattr(shutil, "which", lambda name: ffmpeg)
+    subprocess.run([ffmpeg, "-v", "error", "-i", DEMO / "rms" / "demo_001.ogg", message], check=True)
+    message.write_bytes(b"ID3\4\0\0\0\0\0\4" + bytes(4) + message.read_bytes())
+    assert len(audio_files.read_audio(message, TINY).wav) > 16000
+    for codec, is_read in ((b"Speex   ", False), (b"OpusHead", True)):
+        (tmp_path / "first page.spx").write_bytes(b"OggS" + bytes(24) + codec)
+        assert audio_files.begins_as_audio(tmp_path / "first page.spx") == is_read
+
+
 @pytest.mark.parametrize("form, subtype, title", [("ogg", "VORBIS", b""), ("ogg", "OPUS", b""),
                                                   ("mp3", "MPEG_LAYER_III", b""),
                                                   ("mp3", "MPEG_LAYER_III", b"ID3\4\0\0\0\0\1\4" + bytes(132))])
@@ -163,11 +175,13 @@ def test_joined_files_are_said_to_be(tmp_path, form, subtype, title):
 def test_recordings_are_known_by_what_they_hold(tmp_path, name, monkeypatch):
     """Without an ending they were left out, and under a name of ffmpeg's they were not read without it."""
     monkeypatch.setattr(shutil, "which", lambda name: None)
-    for form in ("WAV", "FLAC", "OGG", "AIFF", "AU", "CAF", "RF64"):
+    for form in ("WAV", "FLAC", "OGG", "AIFF", "AU", "CAF", "RF64", "W64", "NIST"):
         soundfile.write(tmp_path / name, words(1), 16000, format=form)
         assert audio_files.list_audio(tmp_path) == [tmp_path / name]
         assert len(utils.load_recording(tmp_path / name, TINY, trim=False).wav) == 16000
     (tmp_path / "LICENSE").write_text("no recording")
+    (tmp_path / "FORMULAS").write_text("FORM A: no recording")
+    (tmp_path / "RIFFS").write_text("RIFF and chords")
     os.mkfifo(tmp_path / "pipe")
     assert audio_files.list_audio(tmp_path) == [tmp_path / name]
 

@@ -158,7 +158,7 @@ def test_a_discriminator_shapes_the_postnet_of_a_voice_and_nothing_else(alone, c
                  "2017-gan"], [*shaped, "--set=gan_networks=all"], ["--init-from", str(alone / "pretrained"), "--data",
                  str(alone / "data")]):  # random weights, not the post-net alone, another voice
         assert train_gan.main([*flags, *more]) == 1
-        assert "holds the target alone: train.py learns such a voice; name its run by" in capsys.readouterr().err
+        assert "holds the target alone: train.py learns such a voice; give its run" in capsys.readouterr().err
     shutil.rmtree(alone / "gan")
     for steps in ("1", "2"):
         assert train_gan.main([*shaped, *small, "--steps", steps]) == 0, capsys.readouterr().err

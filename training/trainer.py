@@ -21,6 +21,7 @@ import hyperparams
 import utils
 from common import audio_files, cli
 from conversion import base, voice
+from corpus import manifest
 from evaluation import figures, metrics
 from training import losses, run_folder
 import keras
@@ -218,26 +219,27 @@ def train(plan: RunPlan, make_trainer, steps: int | None, strategy: tf.distribut
     hp, logdir, strategy = plan.hp, plan.logdir, strategy or tf.distribute.get_strategy()
     with cli.locked(logdir, "--logdir"):
         corpus = data_load.Corpus(plan.data, hp)
-        alone = corpus.has_target_only
+        alone, adversarial = corpus.has_target_only, plan.script == "train_gan.py"
+        if alone and adversarial and (hp.gan_networks == "all" or not plan.init_from or manifest.fingerprint(
+                plan.data) != run_folder.read_run_info(plan.init_from).get("manifest")):
+            raise UserError(f"{plan.data} holds the target alone: train.py learns such a voice; give its run with the "
+                            "same features as --init-from, and leave gan_networks=postnet")
         pretrained = plan.init_from or checkpoints.PRETRAINED
-        shapes_a_voice, base_map = alone and plan.script == "train_gan.py", None
         if plan.is_resuming and (logdir / base.FILE).exists():
             base_map = base.load(logdir)
-        elif plan.script == "train_gan.py" and hp.gan_networks == "postnet" and plan.init_from:
+        elif adversarial and hp.gan_networks == "postnet" and plan.init_from:
             base_map = base.load(plan.init_from)  # encoder and decoder do not change, and they know this base
-        elif not shapes_a_voice:
+        else:
             base_map = find_base(corpus, pretrained)
-        if shapes_a_voice and not (base_map and base.is_followed(base_map)):
-            raise UserError(f"{plan.data} holds the target alone: train.py learns such a voice; name its run by "
-                            "--init-from, and a discriminator shapes its post-net alone")
         corpus.use_base(base_map)
         with strategy.scope():
-            trainer = make_trainer(hp, corpus)
+            # A voice alone is heard without the pretrained one's pace, see `inference.load_converter`
+            trainer = make_trainer(hp.replace(pace=0.0) if alone else hp, corpus)
         # Loaded before --no-resume removes anything: they may belong to this run
         if not plan.checkpoint and (plan.initial_weights or alone):
             checkpoints.load_generator(trainer.generator,
                                        plan.initial_weights or checkpoints.best_checkpoint(pretrained))
-        if alone and not plan.checkpoint:  # of conversions of its own speech
+        if alone and not adversarial and not plan.checkpoint:  # no validation of its only stage would measure them
             trainer.converter.convert_pairs(corpus, trainer.validation, measure_movement=True)
         trainer.keep_first_weights()
         if plan.no_resume:
