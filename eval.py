@@ -97,8 +97,8 @@ def note_model(out: pathlib.Path, converter: Converter) -> int:
 def is_done(out: pathlib.Path, name: str, since: int) -> bool:
     """Whether the conversion `name` is complete and not older than `since` (ns)."""
     files = [out / file for file in outputs(name)]
-    return all(file.exists() for file in files) and files[0].stat().st_mtime_ns >= since and all(
-        int.from_bytes(file.read_bytes()[4:8], "little") + 8 == file.stat().st_size for file in files[:2])
+    return (all(file.exists() for file in files) and files[0].stat().st_mtime_ns >= since
+            and all(map(audio_files.is_whole, files[:2])))
 
 
 def convert_file(path: pathlib.Path, name: str, out: pathlib.Path, converter: Converter, pool, since: int,

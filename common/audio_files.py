@@ -27,7 +27,8 @@ AUDIO_SUFFIXES = (".wav", ".wave", ".flac", ".ogg", ".oga", ".aiff", ".aif", ".a
 # libsndfile does not read these
 FFMPEG_SUFFIXES = (".m4a", ".aac", ".mp4", ".mov", ".mkv", ".webm", ".amr", ".3gp", ".wma", ".mka", ".ac3", ".spx")
 # What recordings begin with, whatever they are called; Speex is in ogg files, too, but only ffmpeg reads it
-MAGIC = re.compile(rb"(RIFF|RF64)....WAVE|FORM....AIF[FC]|fLaC|caff|riff|NIST_1A|\.snd\0|OggS(?!.{24}Speex)", re.DOTALL)
+MAGIC = re.compile(rb"(RIFF|RF64)....WAVE|FORM....AIF[FC]|fLaC|caff\0|riff\x2e\x91|NIST_1A|\.snd\0|OggS(?!.{24}Speex)",
+                   re.DOTALL)
 MOST_SAMPLES = 2 ** 28  # longest recording: 1 GiB in memory, 4.6 hours at 16 kHz or 1.5 hours at 48 kHz
 
 
@@ -51,12 +52,10 @@ def list_audio(folder: pathlib.Path) -> list[pathlib.Path]:
 def begins_as_audio(path: str | os.PathLike) -> bool:
     """Whether a file begins as a wav, aiff, flac, ogg, caf, w64, au or sph file; not if it cannot be read. An mp3 file
     has no beginning that no other file could have."""
-    try:
+    with contextlib.suppress(OSError):
         if stat.S_ISREG(os.stat(path).st_mode):  # opening a pipe could wait for ever
             with open(path, "rb") as file:
                 return bool(MAGIC.match(file.read(64)))
-    except OSError:
-        pass
     return False
 
 
@@ -242,6 +241,12 @@ def encode_wav(wav: np.ndarray, hp: HyperParams) -> bytes:
     soundfile.write(content, wav / max(1.0, np.abs(wav).max(initial=0.0) / 0.99), hp.sample_rate, format="WAV",
                     subtype="PCM_16")
     return content.getvalue()
+
+
+def is_whole(path: str | os.PathLike) -> bool:
+    """Whether a wav file that `save_wav` wrote is as long as its header says."""
+    with open(path, "rb") as file:
+        return int.from_bytes(file.read(8)[4:], "little") + 8 == os.path.getsize(path)
 
 
 def save_wav(path: str | os.PathLike, wav: np.ndarray, hp: HyperParams) -> None:

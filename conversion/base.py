@@ -121,9 +121,10 @@ def apply(kernel: np.ndarray, bias: np.ndarray, mel: np.ndarray) -> np.ndarray:
     return in_context(mel, len(kernel) // mel.shape[1] // 2) @ kernel + bias
 
 
-def is_followed(base: Base) -> bool:
-    """Whether a second map follows the networks, as in voices that were learnt from recordings of them alone."""
-    return len(base.onward_kernel) > base.onward_kernel.shape[1]
+def with_timing(base: Base, hp: HyperParams) -> HyperParams:
+    """`hp` with the timing of the voice that is heard: behind a second map, as in voices that were learnt from
+    recordings of them alone, the networks' pace is somebody else's, so the source's own is kept."""
+    return hp.replace(pace=0.0) if len(base.onward_kernel) > hp.n_mels else hp
 
 
 def map_pitch(base: Base, hertz: np.ndarray, voice: Voice, hp: HyperParams) -> np.ndarray:

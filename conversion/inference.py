@@ -190,10 +190,8 @@ def load_converter(logdir: pathlib.Path, checkpoint: str | None = None, override
         is_ours = pathlib.Path(logdir).resolve().parent == checkpoints.PRETRAINED.parent
         cure = "git checkout brings it back" if is_ours else "train first, or give --logdir"
         raise UserError(f"{path} does not exist: {logdir} is no run folder; {cure}")
-    prefix, trained = checkpoint or checkpoints.best_checkpoint(logdir), HyperParams.from_json(path)
-    found = base.load(logdir)
-    if base.is_followed(found):  # the networks' pace is not that of the voice that is heard
-        trained = trained.replace(pace=0.0)
+    prefix, found = checkpoint or checkpoints.best_checkpoint(logdir), base.load(logdir)
+    trained = base.with_timing(found, HyperParams.from_json(path))
     hp = trained.override(overrides)
     fixed = [text for text in differences(trained, hp) if text.split()[0] not in SYNTHESIS]
     if fixed:

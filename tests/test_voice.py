@@ -150,18 +150,27 @@ def test_single_voice_trains_its_postnet_resumes_and_prints_how_to_convert(alone
     assert (found.hp.pace, eval_script.load_converter(alone / "run", overrides=["pace=0.5"]).hp.pace) == (0.0, 0.5)
 
 
-def test_a_discriminator_shapes_the_postnet_of_a_voice_and_nothing_else(alone, capsys):
+def test_a_discriminator_shapes_the_postnet_of_a_voice_and_nothing_else(alone, capsys, monkeypatch):
     assert training(alone) == 0
+    convert, paces = train_gan.GANTrainer.convert_sources, []
+    monkeypatch.setattr(train_gan.GANTrainer, "convert_sources",
+                        lambda self: paces.append(self.hp.pace) or convert(self))
+    shutil.copytree(alone / "run", alone / "hers")  # as if learnt from other features
+    info = storage.read_json(alone / "run" / "run.json")
+    storage.write_json(alone / "hers" / "run.json", info | {"manifest": "hers"})
     flags, small = ["--logdir", str(alone / "gan")], ["--set=dis_pretrain_steps=1", "--set=gan_steps=1"]
     shaped = [*flags, "--init-from", str(alone / "run")]
     for more in (["--data", str(alone / "data"), "--preset", "default"], ["--data", str(alone / "data"), "--preset",
-                 "2017-gan"], [*shaped, "--set=gan_networks=all"], ["--init-from", str(alone / "pretrained"), "--data",
-                 str(alone / "data")]):  # random weights, not the post-net alone, another voice
+                 "2017-gan"], [*shaped, "--set=gan_networks=all"], *(["--init-from", str(alone / other), "--data",
+                 str(alone / "data")] for other in ("pretrained", "hers"))):  # not the post-net alone; another voice
         assert train_gan.main([*flags, *more]) == 1
         assert "holds the target alone: train.py learns such a voice; give its run" in capsys.readouterr().err
     shutil.rmtree(alone / "gan")
-    for steps in ("1", "2"):
-        assert train_gan.main([*shaped, *small, "--steps", steps]) == 0, capsys.readouterr().err
+    assert train_gan.main([*shaped, *small, "--steps", "1"]) == 0, capsys.readouterr().err
+    (alone / "run").rename(alone / "moved")  # a run that goes on does not need what it began with
+    assert train_gan.main([*flags, *small]) == 0, capsys.readouterr().err
+    (alone / "moved").rename(alone / "run")
+    assert paces == [0.0, 0.0]
     before, after = (eval_script.load_converter(alone / name) for name in ("run", "gan"))
     assert all(map(np.array_equal, after.base, before.base)) and after.hp.pace == 0.0
     for part, same in (("encoder", True), ("decoder", True), ("postnet", False)):

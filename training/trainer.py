@@ -220,10 +220,8 @@ def train(plan: RunPlan, make_trainer, steps: int | None, strategy: tf.distribut
     with cli.locked(logdir, "--logdir"):
         corpus = data_load.Corpus(plan.data, hp)
         alone, adversarial = corpus.has_target_only, plan.script == "train_gan.py"
-        if alone and adversarial and (hp.gan_networks == "all" or not plan.init_from or manifest.fingerprint(
-                plan.data) != run_folder.read_run_info(plan.init_from).get("manifest")):
-            raise UserError(f"{plan.data} holds the target alone: train.py learns such a voice; give its run with the "
-                            "same features as --init-from, and leave gan_networks=postnet")
+        if alone and adversarial and not plan.checkpoint:
+            check_voice(plan)
         pretrained = plan.init_from or checkpoints.PRETRAINED
         if plan.is_resuming and (logdir / base.FILE).exists():
             base_map = base.load(logdir)
@@ -233,13 +231,12 @@ def train(plan: RunPlan, make_trainer, steps: int | None, strategy: tf.distribut
             base_map = find_base(corpus, pretrained)
         corpus.use_base(base_map)
         with strategy.scope():
-            # A voice alone is heard without the pretrained one's pace, see `inference.load_converter`
-            trainer = make_trainer(hp.replace(pace=0.0) if alone else hp, corpus)
+            trainer = make_trainer(base.with_timing(base_map, hp), corpus)
         # Loaded before --no-resume removes anything: they may belong to this run
         if not plan.checkpoint and (plan.initial_weights or alone):
             checkpoints.load_generator(trainer.generator,
                                        plan.initial_weights or checkpoints.best_checkpoint(pretrained))
-        if alone and not adversarial and not plan.checkpoint:  # no validation of its only stage would measure them
+        if alone and not adversarial and not plan.checkpoint:  # its only stage converts nothing, which would measure it
             trainer.converter.convert_pairs(corpus, trainer.validation, measure_movement=True)
         trainer.keep_first_weights()
         if plan.no_resume:
@@ -259,6 +256,15 @@ def train(plan: RunPlan, make_trainer, steps: int | None, strategy: tf.distribut
             print(f"{logdir} {how} {last_step} steps with {plan.data}")
         fit(run, trainer, stop)
     report_end(plan, first, int(run.step), last_step, alone)
+
+
+def check_voice(plan: RunPlan) -> None:
+    """Raise UserError unless a run of a target alone begins with the run of train.py that learnt this voice from the
+    same features; a discriminator would teach the texture of the one to any other voice without a word."""
+    learnt_from = run_folder.read_run_info(plan.init_from).get("manifest") if plan.init_from else None
+    if plan.hp.gan_networks == "all" or learnt_from != manifest.fingerprint(plan.data):
+        raise UserError(f"{plan.data} holds the target alone: train.py learns such a voice; give its run with the "
+                        "same features as --init-from, and leave gan_networks=postnet")
 
 
 def report_end(plan: RunPlan, first: int, step: int, last_step: int, alone: bool) -> None:
