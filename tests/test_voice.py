@@ -163,7 +163,7 @@ def test_a_discriminator_shapes_the_postnet_of_a_voice_and_nothing_else(alone, c
     for more in (["--data", str(alone / "data"), "--preset", "default"], ["--data", str(alone / "data"), "--preset",
                  "2017-gan"], [*shaped, "--set=gan_networks=all"], *(["--init-from", str(alone / other), "--data",
                  str(alone / "data")] for other in ("pretrained", "hers"))):  # not the post-net alone; another voice
-        assert train_gan.main([*flags, *more]) == 1
+        assert train_gan.main([*flags, *small, *more]) == 1
         assert "holds the target alone: train.py learns such a voice; give its run" in capsys.readouterr().err
     shutil.rmtree(alone / "gan")
     assert train_gan.main([*shaped, *small, "--steps", "1"]) == 0, capsys.readouterr().err
