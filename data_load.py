@@ -3,19 +3,19 @@
 A batch depends only on the seed and the step. So training that resumes at step n gets exactly the batches of an
 uninterrupted run, and there is no state to save.
 """
+import collections
+import concurrent.futures
 import csv
 import errno
 import functools
+import itertools
 import pathlib
-import resource
 from collections.abc import Iterator
 
-from backend import devices  # noqa: F401  before TensorFlow
 import utils
 from conversion import base
 from corpus import augment, manifest
 import numpy as np
-import tensorflow as tf
 
 from corpus.analysis import KINDS, Features
 from corpus.manifest import Pair
@@ -26,35 +26,21 @@ POSTNET, PAIRED, ADVERSARIAL = "postnet", "paired", "adversarial"
 VOICES_AT_MOST = 8192  # recordings whose measured voice is kept in memory, 3 kB each
 
 
-def files_kept_open() -> int:
-    """How many arrays may stay open, each of which keeps a file open: a quarter of what the system allows, because
-    TensorFlow and the arrays of the batches that are made need files, too."""
-    allowed, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
-    return 256 if allowed == resource.RLIM_INFINITY else min(256, allowed // 4)
-
-
-@functools.lru_cache(maxsize=files_kept_open())
+@functools.lru_cache(maxsize=64)
 def open_array(path: pathlib.Path) -> np.ndarray:
-    """Memory-map a .npy file. Opening takes as long as reading a crop, so the file stays open for a while. Raises
-    UserError."""
+    """Memory-map a .npy file. Opening takes as long as reading a crop, so some files stay open. Raises UserError."""
     try:
         return np.load(path, mmap_mode="r", allow_pickle=False)
     except (OSError, ValueError) as error:
-        cure = "run prepro.py again with the same flags; it makes the files that are missing or cut off"
-        if getattr(error, "errno", None) in (errno.EMFILE, errno.ENFILE):
-            allowed, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
-            cure = (f"a process may open {allowed} files at a time; allow more with `ulimit -n 1024`, or close other "
-                    "programs, and run the same command again")
-        elif isinstance(error, PermissionError):
-            cure = "change the permissions of this file"
+        cure = ("allow more with `ulimit -n 1024`, or close other programs" if getattr(error, "errno", 0) in (
+            errno.EMFILE, errno.ENFILE) else "check its permissions, or run prepro.py again with the same flags, which "
+            "makes files that are missing or cut off")
         raise UserError(f"{path} cannot be read ({error}): {cure}") from None
 
 
 class Corpus:
-    """The features below `data`, memory-mapped; raises UserError if they are missing.
-
-    Paired batches need a base, which is solved from the training pairs and set by `use_base`.
-    """
+    """The features below `data`, memory-mapped; raises UserError if they are missing. Paired batches need a base, which
+    is solved from the training pairs and set by `use_base`."""
 
     def __init__(self, data: pathlib.Path, hp: HyperParams):
         self.data, self.hp = pathlib.Path(data), hp
@@ -94,7 +80,7 @@ class Corpus:
             source = next((name for name in (source, *manifest.folder_names(source)) if name in sources), source)
             if pairs and source not in sources:
                 raise UserError(f"{self.data} has no held-out sentence of source {source!r}; "
-                                  f"there are {', '.join(sources)}")
+                                f"there are {', '.join(sources)}")
             pairs = [pair for pair in pairs if pair.source == source]
         if not pairs:
             raise UserError(f"{self.data} has no sentence to {'validate' if name == 'val' else name} with: "
@@ -216,8 +202,7 @@ class Corpus:
 
     def jitter(self, pair: Pair, start: int, end: int,
                rng: np.random.Generator) -> tuple[Pair, int, int, int, int]:
-        """Move a slice by up to `r` frames and add a random margin to its source, so that the model cannot learn
-        positions from the edges."""
+        """Move a slice by up to `r` frames and add a random margin to its source: edges must not tell positions."""
         path = self.path(pair)
         shift = int(rng.integers(max(-self.hp.r, -start), min(self.hp.r, len(path) - end) + 1))
         start, end = start + shift, end + shift
@@ -228,13 +213,9 @@ class Corpus:
 
     def assemble(self, crops: list[tuple[Pair, int, int, int, int]],
                  rngs: list[np.random.Generator] | None = None) -> dict[str, np.ndarray]:
-        """Make a padded batch of crops (pair, target start, target end, source start, source end); with `rngs` the
-        sources are varied at random. The batch holds:
-
-        source (N, S, F), mapped (N, S, M + 2), source_mask (N, S), mel (N, T, M), pitch (N, T, 2), linear (N, T, F),
-        mask (N, T), positions (N, Ty + 1).
-        S is a multiple of `encoder_stack`, T = Ty * r.
-        """
+        """Make a padded batch of crops (pair, target start, target end, source start, source end), with `rngs` varied
+        at random: source (N, S, F), mapped (N, S, M + 2), source_mask (N, S), mel (N, T, M), pitch (N, T, 2), linear
+        (N, T, F), mask (N, T), positions (N, Ty + 1); S is a multiple of `encoder_stack`, T = Ty * r."""
         hp = self.hp
         prepared = [self.prepare(*crop[:1], *crop[3:], rng) for crop, rng in zip(crops, rngs or [None] * len(crops))]
         source, source_mask = pad([linear for linear, _ in prepared], hp.encoder_stack)
@@ -252,30 +233,15 @@ class Corpus:
         vary = functools.partial(augment.vary, rng=rng, hp=self.hp) if rng else None
         return base.prepare(self.base, self.recording(pair), self.voice(pair), self.hp, slice(start, end), vary)
 
-    def batches(self, kind: str, start: int, stop: int) -> Iterator[dict[str, tf.Tensor]]:
+    def batches(self, kind: str, start: int, stop: int) -> Iterator[dict[str, np.ndarray]]:
         """Batches `start` to `stop` - 1 of a kind, prepared ahead of the training step; raises UserError."""
         make = {POSTNET: self.postnet_batch, PAIRED: self.paired_batch, ADVERSARIAL: self.adversarial_batch}[kind]
-        example, failures = make(0), []
-
-        def call(step):
-            try:
-                return list(make(int(step)).values())
-            except Exception as error:
-                failures.append(error)
-                raise
-
-        def batch(step):
-            arrays = tf.numpy_function(call, [step], [tf.float32] * len(example))
-            for array, like in zip(arrays, example.values()):
-                array.set_shape([None, None, *like.shape[2:]])
-            return dict(zip(example, arrays))
-        dataset = tf.data.Dataset.range(start, stop).map(batch, num_parallel_calls=2).prefetch(4)
-        try:
-            yield from dataset
-        except tf.errors.OpError:
-            if not failures:
-                raise
-            raise failures[0] from None  # TensorFlow's own message has a hundred lines
+        with concurrent.futures.ThreadPoolExecutor(2) as pool:
+            coming = (pool.submit(make, step) for step in range(start, stop))
+            ahead = collections.deque(itertools.islice(coming, 4))
+            while ahead:
+                yield ahead.popleft().result()
+                ahead.extend(itertools.islice(coming, 1))
 
 
 def pad(arrays: list[np.ndarray], multiple: int) -> tuple[np.ndarray, np.ndarray]:

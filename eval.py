@@ -21,7 +21,6 @@ import pathlib
 import re
 import sys
 import time
-from collections.abc import Callable
 
 import numpy as np
 from tqdm import tqdm
@@ -57,8 +56,7 @@ def find_recordings(paths: list[pathlib.Path], out: pathlib.Path) -> list[pathli
         else:
             found.append(path)
     if not found:
-        raise UserError(f"no recordings ({', '.join(audio_files.AUDIO_SUFFIXES)}) in "
-                        f"{', '.join(map(storage.printable, paths))}")
+        raise UserError(f"no recordings ({audio_files.ALL_SUFFIXES}) in {', '.join(map(storage.printable, paths))}")
     return found
 
 
@@ -103,9 +101,8 @@ def is_done(out: pathlib.Path, name: str, since: int) -> bool:
 
 def convert_file(path: pathlib.Path, name: str, out: pathlib.Path, converter: Converter, pool, since: int,
                  trim: bool = False, channel: int | None = None) -> dict | None:
-    """Convert one recording unless `out` has its conversion, not older than `since` (ns). Returns what was found in it
-    (measures, and "warnings"), or None if there was nothing to do. Raises BadAudio, and another UserError if a file
-    cannot be written."""
+    """Convert one recording unless `out` has its conversion, not older than `since` (ns). Returns measures and
+    "warnings", or None if there was nothing to do. Raises BadAudio, and UserError if a file cannot be written."""
     hp = converter.hp
     converted, source, picture = (out / file for file in outputs(name))
     wav, _, warnings = utils.load_recording(path, hp, trim, channel)
@@ -131,15 +128,13 @@ def convert_file(path: pathlib.Path, name: str, out: pathlib.Path, converter: Co
 
 def convert_files(recordings: list[pathlib.Path], out: pathlib.Path, converter: Converter, title: str,
                   overwrite: bool = False, trim: bool = False, channel: int | None = None) -> int:
-    """Convert recordings into `out`, unless the same model has done so before; `overwrite` converts all. `trim` cuts
-    silence at both ends, `channel` chooses one of several. A bad recording is named and skipped. Returns the number of
-    bad recordings."""
+    """Convert recordings into `out`, unless the same model has done so before (without `overwrite`); bad ones are named
+    and skipped. `trim` cuts silence at both ends, `channel` chooses one of several. Returns the number of bad ones."""
     names, found = unique_names(recordings), {}
     taken = {*map(os.path.realpath, recordings)} & {os.path.realpath(out / file) for name in names
                                                     for file in outputs(name)}
     if taken:
-        raise UserError(f"{storage.printable(min(taken))} would be overwritten by its own conversion; choose another "
-                        "--out")
+        raise UserError(f"{storage.printable(min(taken))} would be overwritten; choose another --out")
     with cli.locked(out, "--out"):
         since = note_model(out, converter)
         newer_than = time.time_ns() if overwrite else since
@@ -182,8 +177,7 @@ def write_results(out: pathlib.Path, names: list[str], found: dict[str, dict | N
                                                          "stops by itself")}})
     kept = list(found.values()).count(None)
     if kept:
-        print(f"{kept} of {len(names)} recordings were converted before and are skipped; --overwrite converts them "
-              "again")
+        print(f"{kept} of {len(names)} recordings were converted before; --overwrite converts them again")
     if len(shown) < len(found) + len(others):
         print(f"warning: {out} holds conversions by another model or with other settings, which are not on the page",
               file=sys.stderr)
@@ -202,8 +196,7 @@ def parse_arguments(argv: list[str] | None, description: str = __doc__, script: 
     parser.add_argument("--out", type=pathlib.Path, metavar="DIR",
                         help="where results go (default: out/ for recordings, else results/ in the run folder)")
     parser.add_argument("--overwrite", action="store_true", help="convert also recordings that were converted before")
-    parser.add_argument("--voice", choices=checkpoints.VOICES,
-                        help="which voice of pretrained/ speaks (default: slt)")
+    parser.add_argument("--voice", choices=checkpoints.VOICES, help="which voice of pretrained/ speaks (default: slt)")
     parser.add_argument("--trim", action="store_true", help="cut silence at both ends of recordings")
     parser.add_argument("--keep-intervals", action="store_true",
                         help="for singing: move the pitch by a constant interval, so that melodies stay as they are")
@@ -211,46 +204,42 @@ def parse_arguments(argv: list[str] | None, description: str = __doc__, script: 
     parser.add_argument("--data", type=pathlib.Path, metavar="DIR",
                         help="folder that prepro.py wrote (default: the one the run was trained on)")
     parser.add_argument("--logdir", type=pathlib.Path, metavar="DIR",
-                        help="run folder (default: pretrained/ for recordings; else the demo's run, or with --data "
-                             "the run that training without --logdir makes)")
-    parser.add_argument("--source", metavar="NAME",
-                        help="held-out sentences of this source speaker, or of this folder, only")
+                        help="run folder (default: pretrained/ for recordings, else what training on --data makes)")
+    parser.add_argument("--source", metavar="NAME", help="only held-out sentences of this source speaker or folder")
     parser.add_argument("--oracles", action="store_true",
                         help="measure also the networks' output when they get a part of the true target")
     parser.add_argument("--asr", metavar="MODEL",
                         help="count wrong words with this Whisper model: a name such as small.en, or its folder")
     parser.add_argument("--transcripts", type=pathlib.Path, metavar="FILE",
-                        help="true words: lines ( id \"text\" ) or id|text, or a JSON object (default: what --asr "
-                             "hears in the target's recordings)")
+                        help="true words: lines ( id \"text\" ) or id|text, or JSON (default: what --asr hears)")
     parser.add_argument("--set", action="append", default=[], metavar="NAME=VALUE",
                         help="override a hyperparameter of synthesis, for instance power=1")
-    parser.add_argument("--checkpoint", metavar="PREFIX", help="use this checkpoint instead of the best one")
+    parser.add_argument("--checkpoint", metavar="FILE", help="use this checkpoint instead of the best one")
     return complete(parser.parse_args(argv), parser, script, ending)
 
 
 def complete(args: argparse.Namespace, parser: argparse.ArgumentParser, script: str, ending: str) -> argparse.Namespace:
     """Check the flags, and fill in the folders that were not named: recordings are converted by a voice of pretrained/,
     held-out sentences by the model in a folder of logdir/ that `script` trains."""
-    if args.inputs and (args.asr or args.transcripts):
-        parser.error("--asr and --transcripts are for held-out sentences, not for other recordings")
-    if args.inputs and args.source:
-        parser.error("--source chooses among held-out sentences; recordings are converted whoever speaks in them")
-    if args.voice and (args.logdir or args.data or not args.inputs):
-        parser.error("--voice chooses a voice of pretrained/ for recordings; it does not go with --logdir and --data")
-    for flag in ("keep_intervals", "trim", "channel"):
-        if getattr(args, flag) and not args.inputs:
-            parser.error(f"--{flag.replace('_', '-')} is for recordings, not for held-out sentences")
+    for is_wrong, message in (
+            (args.inputs and (args.source or args.asr or args.transcripts or args.oracles),
+             "--source, --asr, --transcripts and --oracles are for held-out sentences, not for recordings"),
+            (not args.inputs and (args.keep_intervals or args.trim or args.channel),
+             "--keep-intervals, --trim and --channel are for recordings, not for held-out sentences"),
+            (args.voice and (args.logdir or args.data or not args.inputs),
+             "--voice chooses a voice of pretrained/ for recordings; it does not go with --logdir and --data"),
+            (args.transcripts and not args.asr, "--transcripts needs --asr MODEL")):
+        if is_wrong:
+            parser.error(message)
     if args.inputs and not args.logdir and not args.data:
         args.logdir = checkpoints.PRETRAINED.with_name(args.voice or checkpoints.VOICES[0])
-    if args.transcripts and not args.asr:
-        parser.error("--transcripts needs --asr MODEL, the recogniser whose words are compared with them")
     args.trained_by = None if args.logdir else f"python {script}" + f" --data {args.data}" * bool(args.data)
     args.logdir = args.logdir or HERE / "logdir" / (("paired" if args.data else "demo") + ending)
     args.out = args.out or (pathlib.Path("out") if args.inputs else args.logdir / "results")
     return args
 
 
-def evaluate(args: argparse.Namespace, name_files: Callable = heldout.name_files) -> int:
+def evaluate(args: argparse.Namespace, endings: dict[str, str] | None = None) -> int:
     """Run an evaluation script; returns the exit code. Raises UserError."""
     title = f"Voice conversion, {args.logdir.name}"
     if args.trained_by and not (args.logdir / "hparams.json").exists():
@@ -263,8 +252,7 @@ def evaluate(args: argparse.Namespace, name_files: Callable = heldout.name_files
     if args.inputs:
         print(f"the model is that of {args.logdir}")
         converter.keep_intervals = args.keep_intervals
-        return 1 if convert_files(recordings, args.out, converter, title, args.overwrite, args.trim,
-                                  args.channel) else 0
+        return int(convert_files(recordings, args.out, converter, title, args.overwrite, args.trim, args.channel) > 0)
     data = run_folder.find_data(args.data, info, converter.hp)
     corpus = data_load.Corpus(data, converter.hp)
     if info and info["data"] == data.resolve() and info["manifest"] != manifest.fingerprint(data):
@@ -272,7 +260,7 @@ def evaluate(args: argparse.Namespace, name_files: Callable = heldout.name_files
               "have been trained on sentences that are held out now", file=sys.stderr)
     recogniser = heldout.load_recogniser(args.asr, converter.hp)
     with cli.locked(args.out, "--out"):
-        heldout.evaluate(corpus, args.out, converter, title, args.source, args.oracles, name_files, recogniser,
+        heldout.evaluate(corpus, args.out, converter, title, args.source, args.oracles, endings, recogniser,
                          args.transcripts)
     return 0
 

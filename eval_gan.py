@@ -18,16 +18,9 @@ if __name__ == "__main__":
     audio_files.check_first_inputs("eval_gan.py")
 
 import eval as eval_script
-from corpus.manifest import Pair
 from training import run_folder
 
 ENDINGS = {"source": "org", "target": "act", "converted": "gen"}
-
-
-def name_files(number: int, pair: Pair) -> tuple[dict[str, str], str]:
-    """Names of the recordings and the picture of held-out sentence `number`."""
-    name = f"audio/gan_{number}"
-    return {kind: f"{name}_{ending}.wav" for kind, ending in ENDINGS.items()}, f"{name}.png"
 
 
 def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
@@ -42,7 +35,7 @@ def evaluate(args: argparse.Namespace) -> int:
     elif info:
         print(f"adversarial training has not shaped the model of {args.logdir}; train_gan.py --init-from a run trains "
               "one that it shapes")
-    return eval_script.evaluate(args, name_files)
+    return eval_script.evaluate(args, ENDINGS)
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -2,7 +2,7 @@
 
 What a user may change stands here, is saved with a run and read back by evaluation. What nobody changes stands as a
 constant at the top of the file that uses it: how the base is fitted (conversion/base.py, corpus/linear_map.py), how
-sounds are matched (corpus/unpaired.py), how recordings are cut for conversion (conversion/inference.py).
+sounds are matched (corpus/unpaired.py), how recordings are cut for conversion (conversion/chunks.py).
 
 Letters for shapes, used in docstrings and comments: N batch, S source frames, T target frames, Tx source steps (of
 `encoder_stack` frames), Ty target steps (of `r` frames), r reduction factor, M mel bands, F linear bins, E model width,
@@ -240,8 +240,7 @@ PRESETS: dict[str, HyperParams] = {
     # The same generator, trained from scratch by the discriminator alone
     "2017-gan": SYSTEM_2017.replace(gan_networks="all", dis_pretrain_steps=0, gan_steps=300, k=5, dis_stack=5,
                                     dis_frames=0, gen_learning_rate=1e-3, dis_learning_rate=1e-3, gan_clip_norm=5.0,
-                                    gan_share=1.0,
-                                    log_steps=1, save_steps=20),
+                                    gan_share=1.0, log_steps=1, save_steps=20),
 }
 
 # Hyperparameters that conversion may change in a trained model.

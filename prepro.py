@@ -29,28 +29,23 @@ import sys
 
 import numpy as np
 
-import hyperparams
 import utils
 from common import audio_files, cli, storage
-from common.cli import UserError
+from common.cli import UserError, workers
 from corpus import alignment, analysis, arctic, demo, manifest, mismatch, pairing
 from evaluation import figures
-from common.cli import workers
 from corpus.manifest import Pair
 from corpus.pairing import load_mel
-from hyperparams import HyperParams
+from hyperparams import SIGNAL, HyperParams
 
 HERE = pathlib.Path(__file__).resolve().parent
 
 
 def compute_features(path: pathlib.Path, stem: pathlib.Path, hp: HyperParams,
                      channel: int | None = None) -> tuple[int, str, list[str]]:
-    """Write the features of one recording, or of one `channel` of it, unless they exist.
-
-    Features are kept if they were made from a recording with the same content: their .json file, written last, holds
-    its hash and the channel. Names and times do not tell, because archives and copies bring other recordings with the
-    same ones. Returns the number of frames, the reason if the recording is unusable, and warnings of what looks odd.
-    """
+    """Write the features of one recording, or of one `channel` of it, unless they were made from the same content
+    (names and times do not tell): their .json file, written last, holds its hash and the channel. Returns the number of
+    frames, the reason if the recording is unusable, and warnings."""
     note, made_of = stem.with_name(f"{stem.name}.json"), storage.content_hash(path)
     before = storage.read_json(note)
     kept = made_of and (before.get("made_of"), before.get("channel")) == (made_of, channel)
@@ -96,27 +91,24 @@ def check_settings(data: pathlib.Path, settings: dict) -> None:
         before = manifest.read_settings(data)
         changed = [key for key in settings if before[key] != settings[key]]
         if changed:
-            raise UserError(f"{data} was prepared with other {', '.join(changed)}: "
-                              "delete it or choose another --data")
+            raise UserError(f"{data} was prepared with other {', '.join(changed)}: delete it or choose another --data")
     storage.write_json(path, settings)
 
 
 def prepare(corpora: dict[str, dict[str, pathlib.Path]], target: str, data: pathlib.Path, hp: HyperParams,
             heldout: set[str] = frozenset(), pairs_by_name: bool = True, channel: int | None = None) -> list[Pair]:
-    """Prepare `corpora` (speaker -> utterance id -> file) of several sources and one target; returns the manifest.
-
-    A source who shares no file name with the target is taken to have said other sentences; without `pairs_by_name` this
-    holds for every source. A target that is alone is its own source. `channel` is used of recordings with several.
-    Raises UserError if no pair is usable.
-    """
+    """Prepare `corpora` (speaker -> utterance id -> file) of several sources and one target; returns the manifest. A
+    source who shares no file name with the target is taken to have said other sentences, without `pairs_by_name` every
+    source. A target that is alone is its own source. Raises UserError if no pair is usable."""
     sources = [speaker for speaker in corpora if speaker != target] or [target]
     unknown = heldout - {utterance for files in corpora.values() for utterance in files}
     if unknown:
         raise UserError(f"--heldout names {len(unknown)} unknown utterances, for instance {min(unknown)!r}")
-    check_settings(data, {"version": manifest.VERSION, **{name: getattr(hp, name) for name in hyperparams.SIGNAL},
+    check_settings(data, {"version": manifest.VERSION, **{name: getattr(hp, name) for name in SIGNAL},
                           "target": target, "sources": sources})
-    if pairs_by_name:
-        warn_of_names(corpora, sources, target)
+    for source in sources if pairs_by_name else ():
+        if hint := manifest.pairing_hint(corpora[source], corpora[target]):
+            print(f"warning: {source} and {target} {hint}", file=sys.stderr)
     (data / "manifest.csv").unlink(missing_ok=True)  # while it is missing, features and paths count as incomplete
     jobs = [(speaker, utterance, path) for speaker, files in corpora.items() for utterance, path in files.items()]
     with workers() as parallel:
@@ -140,11 +132,7 @@ def prepare(corpora: dict[str, dict[str, pathlib.Path]], target: str, data: path
         if others:
             parallel(functools.partial(found.splice, pairs=usable), [(source,) for source in others],
                      "speakers with other sentences")
-        if not any(pair.split == "train" for pair in usable):
-            reasons = sorted({pair.reason for pair in pairs if pair.reason})[:5]
-            raise UserError("\n  ".join([f"no pair is left to train on; {len(usable)} can be used, validation and "
-                                           "test need one each", *reasons]))
-
+        check_trainable(pairs)
         speakers = {target, *(pair.source for pair in usable if not pair.spliced)}
         means = {speaker: speaker_mean(speaker, usable, data, hp) for speaker in speakers}
         # librosa compiles at its first use: once here, not in all processes at the same time
@@ -155,24 +143,24 @@ def prepare(corpora: dict[str, dict[str, pathlib.Path]], target: str, data: path
         pair.dtw_cost = round(cost, 4)
     for source in sorted(speakers - {target, *others}) if not demo.holds(corpora) else ():
         mismatch.drop([pair for pair in usable if pair.source == source], data, target, hp)
+    check_trainable(pairs)
     write_outputs(pairs, data, target, hp)
     return pairs
 
 
-def warn_of_names(corpora: dict[str, dict[str, pathlib.Path]], sources: list[str], target: str) -> None:
-    """Warn of each source whose file names are alike, but not equal, to the target's."""
-    for source in sources:
-        if hint := manifest.pairing_hint(corpora[source], corpora[target]):
-            print(f"warning: {source} and {target} {hint}", file=sys.stderr)
+def check_trainable(pairs: list[Pair]) -> None:
+    """Raise UserError with some reasons if no pair is left to train on."""
+    if not any(pair.split == "train" for pair in pairs):
+        n_usable = sum(pair.split != "dropped" for pair in pairs)
+        raise UserError("\n  ".join([f"no pair is left to train on; {n_usable} can be used, validation and test need "
+                                     "one each", *sorted({pair.reason for pair in pairs} - {""})[:5]]))
 
 
 def split_pairs(pairs: list[Pair], target_frames: dict[str, int], target: str, parallel_sources: set[str],
                 heldout: set[str], hp: HyperParams) -> list[Pair]:
-    """Give each pair its split, and the unusable ones "dropped"; returns the usable pairs.
-
-    What the target says in a test sentence must not be trained on. So its pairs with sounds of other sources are
-    dropped, unless no source said this sentence: then there is nothing to test, and it is trained on.
-    """
+    """Give each pair its split, and the unusable ones "dropped"; returns the usable pairs. What the target says in a
+    test sentence must not be trained on, so its pairs with sounds of other sources are dropped, unless no source said
+    this sentence: then there is nothing to test, and it is trained on."""
     for pair in pairs:
         pair.split = "dropped" if pair.reason else pair.split
     manifest.assign_splits([pair for pair in pairs if not pair.split], target_frames, hp, heldout)

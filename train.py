@@ -34,13 +34,11 @@ HERE = pathlib.Path(__file__).resolve().parent
 
 
 class PairedTrainer(Trainer):
-    """Paired training in stages, each with its own optimizer: the post-net; the encoder; the decoder; all networks at
-    once, as in 2017. A stage of 0 steps is left out."""
+    """Paired training in stages, see above; a stage of 0 steps is left out."""
 
     def __init__(self, hp: HyperParams, corpus: data_load.Corpus):
         if corpus.has_target_only and not (hp.base and hp.attention == "local"):
-            raise UserError(f"{corpus.data} holds the target alone: such a voice is converted by the base, which "
-                            "takes base=1 and attention=local")
+            raise UserError(f"{corpus.data} holds the target alone, which takes the base: base=1 and attention=local")
         super().__init__(hp, corpus)
         self.encode_on_path = recurrent.compiled(self.generator.encode_on_path)
         most = math.ceil(hp.most_epochs * len(corpus.slices) / hp.batch_size)
@@ -74,8 +72,7 @@ class PairedTrainer(Trainer):
         return data_load.POSTNET if stage == "postnet" else data_load.PAIRED
 
     def decoder_losses(self, decoded: DecoderOutput, batch: dict) -> dict:
-        """Losses of the decoder's output at the true positions; `loss` is their weighted sum. There is no pace loss
-        with global attention, and no pitch loss without harmonics."""
+        """Losses of the decoder's output at the true positions; `loss` is their weighted sum."""
         hp, mask = self.hp, batch["mask"]
         loss = mel = losses.l1(decoded.mel, batch["mel"], mask)
         scalars = {"loss/mean_loss1": mel}

@@ -23,6 +23,7 @@ from collections.abc import Iterator
 from backend import devices, recurrent
 import data_load
 from common import cli
+from conversion import base
 from evaluation import figures, metrics
 from training import losses, run_folder, trainer
 import keras
@@ -118,10 +119,14 @@ class GANTrainer(Trainer):
         synthesis."""
         pairs = self.corpus.train
         pairs = random.Random(self.hp.seed).sample(pairs, min(len(pairs), CONVERSIONS_AT_MOST))
-        # 64 at a time, because the linear spectrograms of conversions are large; they are not needed here
-        return [(output.mel.astype(np.float16), output.pitch.astype(np.float16))
-                for first in tqdm(range(0, len(pairs), 64), "converting", disable=None, leave=False)
-                for output in self.converter.convert_pairs(self.corpus, pairs[first:first + 64])]
+        made = []
+        for first in tqdm(range(0, len(pairs), 64), "converting", disable=None, leave=False):  # attention takes memory
+            chosen = pairs[first:first + 64]
+            heard = [*map(self.corpus.recording, chosen)], [*map(self.corpus.voice, chosen)]
+            made += [(self.converter.restore(out.mel, out.positions, *each).astype(np.float16),
+                      base.restore_pitch(self.corpus.base, out.pitch, self.hp).astype(np.float16))
+                     for out, *each in zip(self.converter.write(*heard), *heard)]
+        return made
 
     def generate(self, batch: dict) -> tuple[tf.Tensor, tf.Tensor]:
         """Linear spectrograms (N, T, F) by the generator, and their mask (N, T).
@@ -223,10 +228,10 @@ class GANTrainer(Trainer):
         scalars["score"] = -float(run.step)
         if accuracy > WON:
             tqdm.write(f"warning: the discriminator is right in {accuracy:.0%}; it has won and the generator does "
-                       "not keep up: raise gan_weight or k, or lower dis_learning_rate")
+                       "not keep up: raise gan_weight or k, or lower dis_learning_rate", file=sys.stderr)
         elif accuracy < LOST:
             tqdm.write(f"warning: the discriminator is right in {accuracy:.0%}; it has lost and teaches nothing: "
-                       "raise dis_learning_rate, lower k or gan_weight")
+                       "raise dis_learning_rate, lower k or gan_weight", file=sys.stderr)
         return scalars
 
 
@@ -263,18 +268,17 @@ def complete(args: argparse.Namespace) -> argparse.Namespace:
     return args
 
 
-def run(args: argparse.Namespace, strategy: tf.distribute.Strategy | None = None) -> None:
-    """Train on one device or on the devices of `strategy`; raises UserError and OSError."""
-    plan = run_folder.open_run(args, "train_gan.py", inherit_with=GAN_SETTINGS)
+def run(args: argparse.Namespace) -> None:
+    """Train on one device or on several; raises UserError and OSError."""
+    strategy = devices.make_strategy(args.num_gpus) if args.num_gpus is not None else None
+    plan = run_folder.open_run(complete(args), "train_gan.py", inherit_with=GAN_SETTINGS)
     trainer.train(plan, GANTrainer, args.steps, strategy)
     plot_curves(args.logdir)
 
 
 def main(argv: list[str] | None = None) -> int:
-    def start():
-        args = complete(parse_arguments(argv))
-        run(args, devices.make_strategy(args.num_gpus) if args.num_gpus is not None else None)
-    return cli.run_main("train_gan.py", start)
+    args = parse_arguments(argv)
+    return cli.run_main("train_gan.py", lambda: run(args))
 
 
 if __name__ == "__main__":

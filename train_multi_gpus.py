@@ -5,9 +5,8 @@
     python train_multi_gpus.py --set batch_size=64 --logdir logdir/large   # a batch's rows are shared out among them
     python train_multi_gpus.py --data DIR --logdir logdir/mine             # your own features, see prepro.py
 
-The step, the flags and the run folder are the same as in train.py. Every device takes its rows of the batch. Losses,
-batch norm statistics and gradients are computed over the whole batch, so that n GPUs give the same result as one.
-Either script resumes a run of the other, and eval.py evaluates the runs of both.
+The step, the flags and the run folder are those of train.py. Losses, batch norm statistics and gradients are computed
+over the whole batch, so that n GPUs give the same result as one. Either script resumes a run of the other.
 """
 import argparse
 import sys

@@ -30,14 +30,9 @@ MOSTLY = 0.7  # share of what is heard that trimming must leave
 
 def load_recording(path: str | os.PathLike, hp: HyperParams, trim: bool = True,
                    channel: int | None = None) -> audio_files.Recording:
-    """Read a recording of any sample rate, channel count and format that libsndfile knows.
-
-    Channels are averaged or one is chosen (`audio_files.read_audio`), the signal is resampled to `hp.sample_rate`,
-    frequencies below HIGHPASS are removed, loudness is brought to `hp.loudness_db` and, with `trim`, silence at both
-    ends is cut.
-
-    Returns (samples,) float32 at `hp.sample_rate`, with warnings of what looks odd. Raises BadAudio.
-    """
+    """Read a recording of any sample rate, channel count and format (`audio_files.read_audio`), resample it to
+    `hp.sample_rate`, remove frequencies below HIGHPASS, bring it to `hp.loudness_db` and, with `trim`, cut silence at
+    both ends. Returns (samples,) float32, with warnings of what looks odd. Raises BadAudio."""
     return normalise_recording(audio_files.read_audio(path, hp, channel), hp, trim, storage.printable(path))
 
 
@@ -59,7 +54,8 @@ def normalise_recording(recording: audio_files.Recording, hp: HyperParams, trim:
         raise audio_files.BadAudio(f"{name}: is silent (peak {peak:.1e}); check the recording level")
     if trim:
         kept, start = trim_silence(wav, hp)
-        sounding = is_heard(frame_power(wav, hp))
+        power = frame_power(wav, hp)  # what a listener may hear in it, however much louder the rest is
+        sounding = power > max(np.percentile(power, 5) * 10 ** (NOISE_DB / 10), power.max() * 10 ** (-FAINT_DB / 10))
         first, end = (round(sample / hp.hop_length) for sample in (start, start + len(kept)))
         before, after = (found.sum() / hp.frames_per_second for found in (sounding, sounding[first:end]))
         if after < MOSTLY * before:
@@ -81,11 +77,8 @@ def remove_rumble(wav: np.ndarray, hp: HyperParams, lowest: float = HIGHPASS) ->
 
 
 def trim_silence(wav: np.ndarray, hp: HyperParams) -> tuple[np.ndarray, int]:
-    """Cut silence at both ends of (samples,); returns the rest and the number of its first sample.
-
-    Silence is judged by the level of the mel spectrum. By energy alone, hum and breath would count as speech, and the
-    ends of the same sentence by two speakers would not match.
-    """
+    """Cut silence at both ends of (samples,), judged by the level of the mel spectrum, because by energy alone hum and
+    breath would count as speech; returns the rest and the number of its first sample."""
     level = mel_in_blocks(normalise_loudness(wav, hp), hp).mean(axis=1)                               # (T,)
     speech = np.percentile(level[level > 0.5 * level.max()], 70)  # loud frames only: there may be minutes of silence
     loud = np.flatnonzero(level > hp.trim_level * speech)
@@ -94,12 +87,9 @@ def trim_silence(wav: np.ndarray, hp: HyperParams) -> tuple[np.ndarray, int]:
 
 
 def normalise_loudness(wav: np.ndarray, hp: HyperParams) -> np.ndarray:
-    """Scale (samples,) so that the root mean square of its speech is at `hp.loudness_db` relative to full scale.
-
-    Frames more than `hp.quiet_db` below the loudest frame do not count, so that recordings with more pauses do not
-    become louder. What is much louder than the speech (a beep, a knock, a door) does not count either: the mean of
-    clean speech is below the 70th percentile of its active frames, by 2 dB on average.
-    """
+    """Scale (samples,) so that the root mean square of its speech is at `hp.loudness_db` relative to full scale. Frames
+    more than `hp.quiet_db` below the loudest do not count, nor does what is much louder than speech (a beep, a knock):
+    the mean of clean speech is below the 70th percentile of its active frames, by 2 dB on average."""
     power = frame_power(wav, hp)                                                                      # (T,)
     usual = np.percentile(power[active(power)], 70)
     loudest = min(power.max(), usual * 10 ** (OUTLIER_DB / 10))
@@ -121,11 +111,6 @@ def active(power: np.ndarray) -> np.ndarray:
     return found if found.any() else heard
 
 
-def is_heard(power: np.ndarray) -> np.ndarray:
-    """Which frames (T,) of a power (T,) a listener may hear as sound, however much louder the rest is."""
-    return power > max(np.percentile(power, 5) * 10 ** (NOISE_DB / 10), power.max() * 10 ** (-FAINT_DB / 10))
-
-
 @functools.lru_cache(maxsize=4)
 def mel_filterbank(sample_rate: int, n_fft: int, n_mels: int) -> np.ndarray:
     """(M, F) triangular filters. Each has the sum 1, so that mel and linear magnitudes have the same scale in dB."""
@@ -135,10 +120,8 @@ def mel_filterbank(sample_rate: int, n_fft: int, n_mels: int) -> np.ndarray:
 
 
 def mel_edges(sample_rate: int, n_mels: int) -> np.ndarray:
-    """(M + 2,) Hz, where the filters of `mel_filterbank` begin, peak and end: each peaks where the one before it ends.
-
-    They are equally far apart on Slaney's mel scale (Auditory Toolbox, 1998), which is linear up to 1 kHz.
-    """
+    """(M + 2,) Hz, where the filters of `mel_filterbank` begin, peak and end, each where the one before it ends:
+    equally far apart on Slaney's mel scale (Auditory Toolbox, 1998), which is linear up to 1 kHz."""
     mels = np.linspace(0.0, 15.0 + 27.0 * math.log(sample_rate / 2000.0, 6.4), n_mels + 2)
     return np.where(mels < 15.0, mels * 200.0 / 3.0, 1000.0 * 6.4 ** ((mels - 15.0) / 27.0))
 
@@ -167,8 +150,7 @@ def spectrograms(wav: np.ndarray, hp: HyperParams) -> tuple[np.ndarray, np.ndarr
 def window(hp: HyperParams) -> np.ndarray:
     """(n_fft,) a Hann window of `hp.win_length` in the middle of zeros."""
     before = (hp.n_fft - hp.win_length) // 2
-    return np.pad(np.hanning(hp.win_length + 1)[:-1],
-                  (before, hp.n_fft - hp.win_length - before)).astype(np.float32)
+    return np.pad(np.hanning(hp.win_length + 1)[:-1], (before, hp.n_fft - hp.win_length - before)).astype(np.float32)
 
 
 def stft(wav: np.ndarray, hp: HyperParams) -> np.ndarray:
@@ -197,10 +179,8 @@ def overlap_add(frames: np.ndarray, hp: HyperParams) -> np.ndarray:
 
 
 def blocks(wav: np.ndarray, hp: HyperParams):
-    """Yield segments of a recording (samples,) of any length, each with the slice of its frames that are not context.
-
-    The analysis of one segment takes a limited amount of memory. A short recording is a single segment.
-    """
+    """Yield segments of a recording (samples,) of any length, each with the slice of its frames that are not context,
+    so that their analysis takes a limited amount of memory."""
     total, context = 1 + len(wav) // hp.hop_length, math.ceil(hp.n_fft / hp.hop_length)
     for start in range(0, total, BLOCK_FRAMES):
         first, end = max(0, start - context), min(start + BLOCK_FRAMES, total)
@@ -213,8 +193,7 @@ def mel_in_blocks(wav: np.ndarray, hp: HyperParams) -> np.ndarray:
 
 
 def octaves(hertz: np.ndarray, hp: HyperParams) -> np.ndarray:
-    """Convert fundamental frequency (T,) in Hz, 0 where unvoiced, to (T, 2): octaves above `hp.pitch_middle`, and
-    voicing."""
+    """Fundamental frequency (T,) in Hz, 0 where unvoiced, to (T, 2): octaves above `hp.pitch_middle`, and voicing."""
     voiced = hertz > 0.0
     return np.stack([np.where(voiced, np.log2(np.maximum(hertz, 1.0) / hp.pitch_middle), 0.0), voiced],
                     axis=1).astype(np.float32)
@@ -257,14 +236,9 @@ def excitation(pitch: np.ndarray, hp: HyperParams) -> np.ndarray:
 
 def griffin_lim(linear: np.ndarray, pitch: np.ndarray, hp: HyperParams) -> np.ndarray:
     """Convert a linear spectrogram (T, F) and its pitch (T, 2), octaves and voicing, to (samples,) by Griffin-Lim
-    (Griffin & Lim 1984), which starts from the phases of `excitation` instead of random phases.
-
-    These phases are close to the result, so that few iterations are enough. The magnitude is first raised to `hp.power`
-    (Tacotron, section 3.4), but each frame keeps its level: formants and harmonics become sharper, and the difference
-    between loud and soft sounds does not change.
-
-    With `harmonics=0` this is the algorithm of 2017: all phases are zero at first, and frames do not keep their level.
-    """
+    (Griffin & Lim 1984) in few iterations, as it starts from the phases of `excitation`. The magnitude is first raised
+    to `hp.power` (Tacotron, section 3.4), but each frame keeps its level. With `harmonics=0` this is the algorithm of
+    2017: all phases are zero at first, and frames do not keep their level."""
     magnitude = denormalise(linear, hp)                                                               # (T, F)
     if hp.power != 1.0:
         level, magnitude = magnitude.sum(axis=1, keepdims=True), magnitude ** hp.power
@@ -279,9 +253,6 @@ def griffin_lim(linear: np.ndarray, pitch: np.ndarray, hp: HyperParams) -> np.nd
 
 
 def cepstra(mel: np.ndarray, hp: HyperParams, order: int = 24) -> np.ndarray:
-    """Mel-cepstra (T, order): cosine transform of the log-mel spectrum in dB, without the zeroth coefficient.
-
-    They are scaled so that the Euclidean distance of two frames is the root mean square difference in dB of their
-    smoothed log-mel spectra, as in the usual formula of mel-cepstral distortion.
-    """
+    """Mel-cepstra (T, order): cosine transform of the log-mel spectrum in dB, without the zeroth coefficient, scaled so
+    that the distance of two frames is the root mean square difference in dB of their smoothed spectra."""
     return scipy.fft.dct(mel * hp.range_db, axis=1, norm="ortho")[:, 1:order + 1] / np.sqrt(mel.shape[1])

@@ -2,8 +2,8 @@
 
     python -m backend.devices       # what TensorFlow sees on this machine, and what is missing
 
-This module must be imported before any other module that imports TensorFlow: it hides the dozen lines that TensorFlow
-prints when it starts. `--verbose` on the command line, or TF_CPP_MIN_LOG_LEVEL=0 in the environment, shows them.
+It must be imported before any other module that imports TensorFlow, whose first dozen lines it hides (unless --verbose
+or TF_CPP_MIN_LOG_LEVEL=0 asks for them).
 """
 import contextlib
 import gc
@@ -50,8 +50,7 @@ def hidden(*names: str) -> Iterator[None]:
 
 @contextlib.contextmanager
 def kept_for_good() -> Iterator[None]:
-    """Do not look for garbage in what the block imports, neither now nor later: none of it goes away, and to look
-    through it again and again takes a second of a start."""
+    """Do not look for garbage in what the block imports, neither now nor later, which takes a second of a start."""
     gc.disable()
     try:
         yield
@@ -78,12 +77,10 @@ def make_strategy(num_gpus: int | None) -> tf.distribute.Strategy:
     """A strategy for the first `num_gpus` GPUs of this machine (default: all). Raises UserError if there are fewer, and
     if TF_CONFIG names several machines: each of them would train on its own."""
     if os.environ.get("TF_CONFIG"):
-        raise UserError("TF_CONFIG is set, but training on several machines is not supported: unset it to train on the "
-                        "GPUs of this machine")
+        raise UserError("TF_CONFIG is set, but training on several machines is not supported: unset it")
     devices = [device.name for device in tf.config.list_logical_devices("GPU")]
     if not devices:
-        raise UserError("there is no GPU; train.py trains on the CPU; python -m backend.devices shows what "
-                        "TensorFlow sees")
+        raise UserError("there is no GPU (see python -m backend.devices); train.py trains on the CPU")
     if num_gpus is not None and not 1 <= num_gpus <= len(devices):
         raise UserError(f"--num-gpus {num_gpus}: TensorFlow sees {len(devices)}, see python -m backend.devices")
     return tf.distribute.MirroredStrategy(devices[:num_gpus])

@@ -9,6 +9,7 @@ the same.
 import functools
 import threading
 
+from backend import devices  # noqa: F401  before TensorFlow
 from keras import layers, ops
 import tensorflow as tf
 

@@ -24,6 +24,7 @@ from hyperparams import HyperParams
 
 AUDIO_SUFFIXES = (".wav", ".wave", ".flac", ".ogg", ".oga", ".aiff", ".aif", ".aifc", ".mp3", ".mp2", ".opus", ".au",
                   ".caf", ".w64", ".rf64", ".sph")
+ALL_SUFFIXES = ", ".join(AUDIO_SUFFIXES)  # for messages
 # libsndfile does not read these
 FFMPEG_SUFFIXES = (".m4a", ".aac", ".mp4", ".mov", ".mkv", ".webm", ".amr", ".3gp", ".wma", ".mka", ".ac3", ".spx")
 # What recordings begin with, whatever they are called; Speex is in ogg files, too, but only ffmpeg reads it
@@ -34,8 +35,7 @@ MOST_SAMPLES = 2 ** 28  # longest recording: 1 GiB in memory, 4.6 hours at 16 kH
 
 def list_audio(folder: pathlib.Path) -> list[pathlib.Path]:
     """List all files below a folder that end as recordings do, or have no ending but begin as recordings do, and all
-    folders that cannot be read. `read_audio` refuses whatever is no recording. Links to folders are followed, but no
-    folder is listed twice, so that links may lead in circles."""
+    folders that cannot be read. Links to folders are followed; they may lead in circles."""
     unreadable: list[OSError] = []
     found, seen = [], set()
     for parent, folders, names in os.walk(folder, onerror=unreadable.append, followlinks=True):
@@ -50,8 +50,7 @@ def list_audio(folder: pathlib.Path) -> list[pathlib.Path]:
 
 
 def begins_as_audio(path: str | os.PathLike) -> bool:
-    """Whether a file begins as a wav, aiff, flac, ogg, caf, w64, au or sph file; not if it cannot be read. An mp3 file
-    has no beginning that no other file could have."""
+    """Whether a file can be read and begins as a recording; of an mp3 file this cannot be said."""
     with contextlib.suppress(OSError):
         if stat.S_ISREG(os.stat(path).st_mode):  # opening a pipe could wait for ever
             with open(path, "rb") as file:
@@ -86,9 +85,8 @@ class Recording(NamedTuple):
 
 def read_audio(path: str | os.PathLike, hp: HyperParams, channel: int | None = None,
                name: str | None = None) -> Recording:
-    """Read a recording block by block. Channels are averaged if they hold the same sound, otherwise the best one is
-    used (channels.py); `channel`, counted from 1, chooses among several. `name` is what errors and warnings call it.
-    Raises BadAudio."""
+    """Read a recording block by block; `channel`, counted from 1, chooses among several (default: see channels.py).
+    `name` is what errors and warnings call it. Raises BadAudio."""
     name, blocks, warning = name or printable(path), [], ""
     try:
         if os.path.isdir(path):
@@ -99,9 +97,8 @@ def read_audio(path: str | os.PathLike, hp: HyperParams, channel: int | None = N
             with decoded(path) as (wav, damage):
                 found = read_audio(wav, hp, channel, name)
                 return found._replace(warnings=damage + found.warnings)
-        # open() says why a file cannot be opened, and a file name may be invalid as text
-        with open(path, "rb"), soundfile.SoundFile(os.fsencode(path)) as file:
-            sample_rate, promised = file.samplerate, file.frames
+        with open(path, "rb") as opened, soundfile.SoundFile(opened) as file:
+            sample_rate, promised = file.samplerate, file.frames % (2 ** 63 - 1)  # this number: not known
             if promised * max(1.0, hp.sample_rate / sample_rate) > MOST_SAMPLES and not missing_bytes(path):
                 raise BadAudio(f"{name}: is too long for the memory, {promised / sample_rate / 60:.0f} minutes at "
                                f"{sample_rate} Hz; cut it into parts or save it at {hp.sample_rate} Hz")
@@ -116,12 +113,11 @@ def read_audio(path: str | os.PathLike, hp: HyperParams, channel: int | None = N
                 raise BadAudio(f"{name}: has {file.channels} channels, --channel {channel} is not one of them")
             while len(block := file.read(2 ** 20 // file.channels, dtype="float32", always_2d=True)):
                 if not np.abs(block).max() < 1e10:  # squares of larger values overflow; NaN fails the comparison, too
-                    raise BadAudio(f"{name}: holds samples that are not numbers, or far too large; export it again "
-                                   "from its source")
+                    raise BadAudio(f"{name}: holds samples that are not numbers, or far too large; export it again")
                 blocks.append(block @ weights.astype(np.float32))
+            rest = opened.read(4096)
     except FileNotFoundError:
-        raise BadAudio(f"{name}: does not exist; if it was moved, name its new place (for a corpus, prepro.py's flags)"
-                       ) from None
+        raise BadAudio(f"{name}: does not exist; if it was moved, name its new place") from None
     except (soundfile.LibsndfileError, OSError, TypeError) as error:  # TypeError: without a header, no sample rate
         if os.path.exists(path) and not os.path.getsize(path):
             raise BadAudio(f"{name}: is empty; copy or record it again") from None
@@ -131,26 +127,32 @@ def read_audio(path: str | os.PathLike, hp: HyperParams, channel: int | None = N
         raise BadAudio(f"{name}: cannot be read as audio ({reason(error)}); check its permissions, or convert it to wav"
                        f"{command}") from None
     if missing_bytes(path):
-        raise BadAudio(f"{name}: is cut off, {missing_bytes(path)} bytes that its header promises are missing; "
-                       "copy or record it again")
+        raise BadAudio(f"{name}: is cut off, {missing_bytes(path)} bytes that its header promises are missing; copy or "
+                       "record it again")
     if sum(map(len, blocks)) * hp.sample_rate < sample_rate:
         raise BadAudio(f"{name}: " + ("holds no samples; record it again or remove it" if os.path.getsize(path) < 4096
                                       else "its header counts no samples, as after a recording that was interrupted; "
                                       f"ffmpeg -ignore_length 1 -i {shlex.quote(name)} mended.wav may find them"))
     wav = np.concatenate(blocks)
-    warnings = [warning, *unread(path, len(wav), promised, sample_rate)]
+    warnings = [warning, *unread(path, rest, len(wav) / sample_rate, promised / sample_rate)]
     return Recording(wav, sample_rate, [f"{name}: {text}" for text in warnings if text])
 
 
-def unread(path: str | os.PathLike, length: int, promised: int, sample_rate: int) -> list[str]:
-    """What is to be said of a file of which libsndfile read `length` of the `promised` samples without an error."""
-    streams, ends = ogg_streams(path)
-    if streams > 1 or mp3_goes_on(path):
+def unread(path: str | os.PathLike, rest: bytes, seconds: float, promised: float) -> list[str]:
+    """What is to be said of a file of which libsndfile read so many `seconds` without an error; `rest` is what follows
+    there. An ogg file ends with a page that is marked as the last (RFC 3533, section 6)."""
+    with open(path, "rb") as file:
+        kind = file.read(4)
+        file.seek(max(0, os.path.getsize(path) - 2 ** 17))  # a page has 65,307 bytes at most
+        end = file.read()
+    # Titles may follow, and a frame of an mp3 file that its tag does not count: 1,441 bytes at most
+    if len(rest) == 4096 and (
+            kind in (b"OggS", b"fLaC") or rest[:3] == b"ID3" or rest[0] == 0xff and rest[1] >= 0xe0):
         return ["holds several recordings, one after the other, of which only the first is read; decode it by ffmpeg, "
                 "or save each in a file of its own"]
-    if length < 0.95 * promised or not ends:  # an mp3's promise may be a guess
-        return [f"seems to be cut off after {length / sample_rate:.1f} s; if some of it is missing, copy or record it "
-                "again"]
+    is_cut = kind == b"OggS" and end[end.rfind(kind):][5:6] < b"\4"
+    if is_cut or seconds < 0.95 * promised:  # an mp3's promise may be a guess
+        return [f"seems to be cut off after {seconds:.1f} s; if some of it is missing, copy or record it again"]
     return []
 
 
@@ -168,8 +170,7 @@ def from_array(samples: np.ndarray, sample_rate: int, hp: HyperParams) -> Record
 
 @contextlib.contextmanager
 def decoded(path: str | os.PathLike) -> Iterator[tuple[pathlib.Path, list[str]]]:
-    """A temporary wav file of a recording that only ffmpeg reads, and a warning if it read less than all; raises
-    BadAudio."""
+    """A temporary wav file of a recording that only ffmpeg reads, and a warning if it is damaged; raises BadAudio."""
     name, command, stem = printable(path), shutil.which("ffmpeg"), pathlib.Path(path).stem
     if not command:
         raise BadAudio(f"{name}: only ffmpeg reads such files, and it is not installed; install it, or convert the "
@@ -191,8 +192,7 @@ def reason(error: Exception) -> str:
 
 
 def missing_bytes(path: str | os.PathLike) -> int:
-    """How many bytes a wav, aiff, au, w64 or rf64 file is shorter than its header says; libsndfile reads such a file
-    without an error."""
+    """How many bytes a wav, aiff, au, w64 or rf64 file is shorter than its header says; libsndfile does not tell."""
     with open(path, "rb") as file:
         header = file.read(28)
 
@@ -203,36 +203,6 @@ def missing_bytes(path: str | os.PathLike) -> int:
     missing = promised - os.path.getsize(path)
     # Programs that write to a pipe do not know the size and write 2 or 4 GiB; other programs are a few bytes wrong
     return missing if missing > 4096 and promised < 0x7FFFF000 else 0
-
-
-def ogg_streams(path: str | os.PathLike) -> tuple[int, bool]:
-    """How many streams an ogg file shows at its two ends, 2 after `cat a.ogg b.ogg`, and whether its last page is
-    marked as the last (RFC 3533, section 6). Other files count as one stream with an end."""
-    with open(path, "rb") as file:
-        first = file.read(18)
-        if first[:4] != b"OggS":
-            return 1, True
-        file.seek(max(0, os.path.getsize(path) - 2 ** 17))  # a page has 65,307 bytes at most
-        end = file.read()
-    last = end[end.rfind(b"OggS"):][:18]
-    return len({first[14:], last[14:]}), len(last) > 5 and bool(last[5] & 4)
-
-
-def mp3_goes_on(path: str | os.PathLike) -> bool:
-    """Whether an mp3 file goes on after the bytes that its first frame counts in a Xing tag, as after `cat a.mp3
-    b.mp3`; libsndfile reads no further. Not for other files, and those without this tag, of which all is read."""
-    with open(path, "rb") as file:
-        first = file.read(10)
-        # Titles and pictures come first, and their length has seven bits in each of four bytes (ID3v2.4, section 3.1)
-        start = 10 + sum(byte << 7 * i for i, byte in enumerate(first[:5:-1])) if first[:3] == b"ID3" else 0
-        file.seek(start)
-        frame = file.read(64)
-        tag = max(frame.find(b"Xing"), frame.find(b"Info"))
-        if frame[:1] != b"\xff" or not 0 <= tag <= len(frame) - 16 or frame[tag + 7] & 3 != 3:  # bytes are not counted
-            return False
-        file.seek(start + int.from_bytes(frame[tag + 12:tag + 16], "big"))
-        more = file.read(4096)  # some do not count the frame with the tag, so one may follow: 1,441 bytes at most
-    return len(more) == 4096 and (more[:3] == b"ID3" or more[0] == 0xff and more[1] >= 0xe0)
 
 
 def encode_wav(wav: np.ndarray, hp: HyperParams) -> bytes:

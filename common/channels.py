@@ -1,5 +1,5 @@
-"""Which channel of a recording holds the speech. The mean of all channels is best if they hold the same sound, but
-nothing is left of channels of which one is inverted, and two microphones or two people sound hollow or mixed."""
+"""Which channel of a recording holds the speech. The mean is best if all hold the same sound, but nothing is left if
+one is inverted, and two microphones or two people sound hollow or mixed."""
 import numpy as np
 import soundfile
 
@@ -14,12 +14,8 @@ BLOCK = 2 ** 20     # samples of all channels that are read at a time
 
 
 def choose(file: soundfile.SoundFile) -> tuple[np.ndarray, str]:
-    """Weights (C,) of the channels of an open file, and what is to be said about them ("" if they agree).
-
-    Channels that hold the same sound are averaged: they are in phase, and their levels rise and fall together.
-    Otherwise the one is used that is most like speech: both voiced and unvoiced sound stand high above its pauses.
-    The file is read from where it stands, block by block.
-    """
+    """Weights (C,) of the channels of an open file, and what is to be said about them ("" if they agree): channels in
+    phase whose levels rise and fall together are averaged, otherwise the one is used that is most like speech."""
     power, products, levels, voiced = measure(file)
     heard = power > SILENT * power.max()
     if not heard.any():

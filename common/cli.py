@@ -1,5 +1,4 @@
-"""What all commands share: standard streams that can be written to, errors without a traceback, a stop at a safe place
-after a signal, a lock on the folder that a command writes into, and the use of all cores."""
+"""What all commands share: standard streams, errors in one line, signals, locks on folders, the use of all cores."""
 import concurrent.futures.process
 import contextlib
 import fcntl
@@ -23,8 +22,8 @@ WORKER_BYTES = 4e8  # of a process that prepares sentences; a recording of 20 mi
 
 
 class UserError(Exception):
-    """What the user can put right; the message names the file or flag and the cure. `run_main` prints it in one line.
-    Every other exception is a fault of the program, or of code that a user changed, and keeps its traceback."""
+    """What the user can put right; the message names the file or flag and the cure. `run_main` prints it in one line;
+    every other exception keeps its traceback."""
 
 
 class Stopped(BaseException):
@@ -36,13 +35,9 @@ class Stopped(BaseException):
 
 
 def mend_streams() -> None:
-    """Replace standard streams that are closed by the null device, from then on also those that a full disk refuses,
-    and escape characters that the terminal's encoding lacks: what cannot be printed must not keep a command from its
-    work.
-
-    If a number below 3 stayed free, a library could get it for a file or a pipe of its own, and wait for ever for an
-    answer to the messages that it writes there.
-    """
+    """Replace standard streams that are closed or that a full disk refuses by the null device, and escape characters
+    that the terminal's encoding lacks: what cannot be printed must not keep a command from its work. If a number below
+    3 stayed free, a library could get it for a pipe of its own, and wait for ever for an answer to its messages."""
     for number, name in enumerate(("stdin", "stdout", "stderr")):
         try:
             os.fstat(number)
@@ -89,13 +84,12 @@ def positive(text: str) -> int:
 
 def add_channel(parser: ArgumentParser) -> None:
     """Add --channel for the scripts that read recordings."""
-    parser.add_argument("--channel", type=positive, metavar="N",
-                        help="use this channel, counted from 1, of recordings with several")
+    parser.add_argument("--channel", type=positive, metavar="N", help="use this channel of several, counted from 1")
 
 
 def run_main(name: str, function: Callable[[], int | None]) -> int:
-    """Call `function` and return the exit code: its return value; 1 after a UserError or an OSError with the name of a
-    file, whose message is printed in one line; or 128 plus the number of a signal."""
+    """Call `function` and return its exit code; 1 after a UserError, or an OSError with the name of a file, whose
+    message is printed in one line; or 128 plus the number of a signal."""
     try:
         code = function() or 0
         sys.stdout.flush()  # if Python flushes it at exit, a failure has no message and an exit code of its own
@@ -153,25 +147,21 @@ def recording_signals() -> Iterator[list[int]]:
 
 @contextlib.contextmanager
 def locked(folder: pathlib.Path, flag: str) -> Iterator[None]:
-    """Keep other commands from writing into `folder`, which the user named by `flag`. Raises UserError if another
-    command writes there, or if the folder is read-only.
-
-    The kernel releases the lock when the process ends, even if it is killed.
-    """
+    """Keep other commands from writing into `folder`, which the user named by `flag`, until this process ends; raises
+    UserError if another one writes there, or if the folder is read-only."""
     folder = pathlib.Path(folder)
     try:
         folder.mkdir(parents=True, exist_ok=True)
         file = open(folder / ".lock", "a+", encoding="utf-8")
     except OSError as error:
-        raise UserError(f"{folder} cannot be written ({error.strerror}): choose another {flag}, or change its "
-                        "permissions") from None
+        raise UserError(f"{folder} cannot be written ({error.strerror}): choose another {flag}") from None
     with file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             file.seek(0)
-            raise UserError(f"{folder} is in use by {file.read() or 'another process'}: choose another {flag}, "
-                            "or wait until that ends") from None
+            raise UserError(f"{folder} is in use by {file.read() or 'another process'}: choose another {flag}, or "
+                            "wait until that ends") from None
         except OSError:  # a network drive without locks
             pass
         file.truncate(0)
@@ -186,8 +176,7 @@ def cores() -> int:
 
 
 def memory(root: str = "/") -> float:
-    """Bytes that are free, or that a container or a batch system allows if that is less; infinite if unknown. `root` is
-    where proc/ and sys/ lie."""
+    """Bytes that are free, or as many as a container or batch system allows; `root` is where proc/ and sys/ lie."""
     root, found = pathlib.Path(root), [math.inf]
     with contextlib.suppress(OSError):  # not on a Mac
         free = re.search(r"MemAvailable:\s+(\d+) kB", (root / "proc/meminfo").read_text())
@@ -203,9 +192,8 @@ def memory(root: str = "/") -> float:
 
 @contextlib.contextmanager
 def workers() -> Iterator[Callable]:
-    """Start a process for each core, or fewer if the memory is too small for them; yields a function (function, items,
-    title) that maps over the items with a progress bar and returns the results in order. Raises UserError if a process
-    is lost."""
+    """Start a process for each core, or as many as the memory holds; yields a function (function, items, title) that
+    maps over the items in order, with a progress bar. Raises UserError if a process is lost."""
     os.environ.setdefault("OMP_NUM_THREADS", "1")  # each core has a process, so libraries must not start more threads
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     context = multiprocessing.get_context("spawn")
@@ -222,15 +210,14 @@ def workers() -> Iterator[Callable]:
         try:
             yield run
         except concurrent.futures.process.BrokenProcessPool:
-            raise UserError("a process was ended from outside, probably for lack of memory: close other programs "
-                            "and run the same command again; what is done is kept") from None
+            raise UserError("a process was ended from outside, probably for lack of memory: close other programs and "
+                            "run the same command again; what is done is kept") from None
         finally:  # map() does this after an error of its own, but not if Ctrl-C comes between two results
             pool.shutdown(cancel_futures=True)
 
 
 def end_with_parent() -> None:
-    """End this process when its parent is killed. Otherwise it would wait for ever, or write the same files as the next
-    run."""
+    """End this process when its parent is killed, or it would wait for ever, or write the files of the next run."""
     def wait():
         multiprocessing.parent_process().join()
         os._exit(1)

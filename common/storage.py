@@ -16,17 +16,16 @@ import numpy as np
 from common.cli import UserError
 
 LONGEST_NAME = 150  # bytes; file systems allow 255, and endings and the mark of a temporary file are added
-# The exceptions that numpy raises for an .npz file that is missing, cut off or changed
-BAD_ARRAYS = (OSError, ValueError, EOFError, KeyError, TypeError, AttributeError, RuntimeError, zipfile.BadZipFile,
-              zlib.error, tokenize.TokenError)
+
+
+class Damaged(UserError):
+    """A file that cannot be read."""
 
 
 @contextlib.contextmanager
 def replacing(path: str | os.PathLike) -> Iterator[pathlib.Path]:
-    """Yield a temporary path beside `path`. The file is renamed to `path` on success and removed on failure.
-
-    All files are written this way, so that a half-written file never has the final name. Raises UserError.
-    """
+    """Yield a temporary path beside `path`, renamed to it on success and removed on failure: no half-written file ever
+    has the final name. Raises UserError."""
     path = pathlib.Path(path)
     temporary = path.with_name(f".{path.name}.tmp")
     try:
@@ -34,9 +33,8 @@ def replacing(path: str | os.PathLike) -> Iterator[pathlib.Path]:
         yield temporary
         temporary.replace(path)
     except OSError as error:
-        raise UserError(f"{printable(path)}: cannot be written ({error.strerror or error}); free some space, check "
-                          "the permissions of its folder, or choose another one, then run the same command "
-                          "again") from error
+        raise UserError(f"{printable(path)}: cannot be written ({error.strerror or error}); free some space or choose "
+                        "another folder, then run the same command again") from error
     finally:
         with contextlib.suppress(OSError):  # raised in a folder that cannot be written
             temporary.unlink(missing_ok=True)
@@ -83,6 +81,24 @@ def save_array(path: pathlib.Path, array: np.ndarray) -> None:
         np.save(file, array, allow_pickle=False)
 
 
+def save_arrays(path: pathlib.Path, arrays: dict[str, np.ndarray], compress: bool = True) -> None:
+    """Write arrays as .npz."""
+    with replacing(path) as temporary, open(temporary, "wb") as file:
+        (np.savez_compressed if compress else np.savez)(file, **arrays)
+
+
+def load_arrays(path: str | os.PathLike, cure: str, *names: str) -> dict[str, np.ndarray]:
+    """Read what `save_arrays` wrote under exactly these `names`, or under any; raises Damaged with the cure."""
+    try:
+        with np.load(path, allow_pickle=False) as arrays:
+            if names and {*arrays} != {*names}:
+                raise KeyError(*arrays)
+            return dict(arrays)
+    except (OSError, ValueError, EOFError, KeyError, TypeError, AttributeError, RuntimeError, zipfile.BadZipFile,
+            zlib.error, tokenize.TokenError) as error:  # for a file that is missing, cut off or changed
+        raise Damaged(f"{path} is missing or damaged ({error}): {cure}") from None
+
+
 def intact(path: pathlib.Path) -> bool:
     """Whether an array exists and is complete: after a power failure a file may be cut off or empty."""
     try:
@@ -98,12 +114,8 @@ def printable(path: str | os.PathLike) -> str:
 
 
 def file_name(name: str) -> str:
-    """The name of files that are made from the recording `name`: `name` itself, or a shortened and cleaned name if it
-    is too long or contains characters that would garble lists.
-
-    Different names stay different, and the same name gives the same result for every speaker, even if one of them has
-    an accent as a character of its own (NFD, as some systems write it) and the other has not (NFC).
-    """
+    """The name of files that are made from the recording `name`: itself, or shortened and cleaned if it is too long or
+    would garble lists. Different names stay different; accents may be characters of their own (NFD) or not (NFC)."""
     name = unicodedata.normalize("NFC", name)
     if name.isprintable() and "/" not in name and len(name.encode()) <= LONGEST_NAME:
         return name

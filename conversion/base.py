@@ -21,7 +21,6 @@ from tqdm import tqdm
 
 import utils
 from common import storage
-from common.cli import UserError
 from corpus import analysis
 from corpus.analysis import Features
 from corpus.linear_map import (CONTEXT, PENALTY, Sums, find_warp, in_context, interpolate, mel_cepstra, moments,
@@ -240,16 +239,11 @@ def some_of(pairs: list[Pair]) -> list[Pair]:
 
 
 def save(base: Base, logdir: pathlib.Path) -> None:
-    with storage.replacing(logdir / FILE) as temporary, open(temporary, "wb") as file:
-        np.savez(file, **base._asdict())
+    storage.save_arrays(logdir / FILE, base._asdict())
 
 
 def load(logdir: pathlib.Path) -> Base:
     """Read the base that `save` wrote into a run folder; raises UserError that says what to do."""
-    path = pathlib.Path(logdir) / FILE
-    try:
-        with np.load(path, allow_pickle=False) as arrays:
-            return Base(**arrays)
-    except storage.BAD_ARRAYS as error:
-        raise UserError(f"{path} is missing or damaged ({error}): delete it if it is there; then the same training "
-                        "command as before makes it anew (restore that of pretrained/ with git checkout)") from None
+    return Base(**storage.load_arrays(pathlib.Path(logdir) / FILE, "delete it if it is there; then the same training "
+                                      "command as before makes it anew (restore that of pretrained/ with git checkout)",
+                                      *Base._fields))

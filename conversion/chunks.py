@@ -82,8 +82,7 @@ def join(chunks: list[Chunk], voices: list[np.ndarray], hp: HyperParams, length:
 
 
 class Speaker:
-    """Who speaks in a long recording, which an inference.Converter converts: the voice that was measured last, and the
-    pitch of its chunks."""
+    """Who speaks in a long recording: the voice that was measured last, and the pitch of its chunks."""
 
     def __init__(self, converter):
         self.converter, self.voice, self.octave = converter, None, None

@@ -1,12 +1,10 @@
-"""Make a small folder of a trained model: hparams.json, base.npz, weights.npz and speech.npz. speech.npz holds some
-training sentences as the model converts them; voice.py needs it to learn new voices. The folder contains no optimizers
-and no pickle files.
+"""Make a small folder of a trained model: hparams.json, base.npz, weights.npz in 8 bits, and speech.npz, some training
+sentences as the model converts them, from which voice.py learns new voices.
 
     python -m conversion.export --logdir logdir/mine --out my-voice
     python eval.py FILE --logdir my-voice --out out
 
-Matrices are stored in 8 bits. Such a folder can be used wherever a run folder is only read: eval.py --logdir,
-train.py --init-from.
+It can be used wherever a run folder is only read: eval.py --logdir, train.py --init-from.
 """
 import argparse
 import dataclasses
@@ -28,13 +26,12 @@ def export(logdir: pathlib.Path, out: pathlib.Path, checkpoint: str | None = Non
     if not info:
         raise UserError(f"{logdir} does not say what it was trained on (no run.json): export a run folder")
     if (out / "checkpoints").exists():
-        raise UserError(f"--out {out} is a run folder, where the weights would be read instead of checkpoints: "
-                        "choose another")
+        raise UserError(f"--out {out} is a run folder, where the weights would be read instead: choose another")
     corpus = data_load.Corpus(info["data"], converter.hp)
     corpus.use_base(converter.base)
     with cli.locked(out, "--out"):
         base.save(converter.base, out)
-        checkpoints.write_weights(out / checkpoints.WEIGHTS, converter.generator.weights)
+        checkpoints.write(out / checkpoints.WEIGHTS, {"generator": converter.generator.weights}, in_8_bits=True)
         storage.write_json(out / "hparams.json", dataclasses.asdict(converter.hp))
         if not corpus.has_target_only:  # a corpus of the target alone has no source speech
             voice.save_speech(corpus, converter, out)
@@ -46,7 +43,7 @@ def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
     parser = cli.new_parser(__doc__)
     parser.add_argument("--logdir", type=pathlib.Path, required=True, metavar="DIR", help="run folder of the model")
     parser.add_argument("--out", type=pathlib.Path, required=True, metavar="DIR", help="where the small folder goes")
-    parser.add_argument("--checkpoint", metavar="PREFIX", help="checkpoint to export instead of the best one")
+    parser.add_argument("--checkpoint", metavar="FILE", help="checkpoint to export instead of the best one")
     return parser.parse_args(argv)
 
 

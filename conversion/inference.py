@@ -68,12 +68,9 @@ class Converter:
             tf.TensorSpec((None, None, size)) for size in (self.hp.n_mels, 2)] + [tf.TensorSpec((None, None))])
 
     def convert(self, recording: str | os.PathLike | np.ndarray, sample_rate: int | None = None) -> ConvertedRecording:
-        """Convert a file, or an array (samples,) of any scale at `sample_rate` (Hz; default: `hp.sample_rate`).
-
-        Of the result, `wav` is (samples,) float32 at `hp.sample_rate`, which is 16 kHz in pretrained/. It is as long as
-        the recording at least, and at the level `hp.loudness_db`. Raises BadAudio, a UserError, if there is no sound in
-        it; warns of what looks odd in it.
-        """
+        """Convert a file, or an array (samples,) of any scale at `sample_rate` (Hz; default: `hp.sample_rate`). Of the
+        result, `wav` is (samples,) float32 at `hp.sample_rate`, as long as the recording at least and at the level
+        `hp.loudness_db`. Raises BadAudio, a UserError, if there is no sound in it; warns of what looks odd."""
         hp, is_array = self.hp, isinstance(recording, np.ndarray)
         if sample_rate is not None and not is_array:
             raise UserError("sample_rate is that of an array; a file says its own")
@@ -88,8 +85,7 @@ class Converter:
         return made
 
     def save(self, path: str | os.PathLike, wav: np.ndarray) -> None:
-        """Write (samples,) at `hp.sample_rate` as a 16-bit wav file; what is above full scale is turned down. Raises
-        UserError."""
+        """Write (samples,) at `hp.sample_rate` as a 16-bit wav file, turned down below full scale. Raises UserError."""
         audio_files.save_wav(path, wav, self.hp)
 
     def find_voice(self, recording: Features) -> base.Voice:
@@ -114,8 +110,7 @@ class Converter:
         return self.finish(self.write(sources, voices), sources, voices)
 
     def write(self, sources: list[Features], voices: list[base.Voice], batch_size: int = 16) -> list[Converted]:
-        """What the networks write for recordings of `voices`: nothing is restored, and nothing drawn yet. Results do
-        not depend on the batch they are in."""
+        """What the networks write for recordings of `voices`, in whatever batch: nothing is restored or drawn yet."""
         results: list[Converted | None] = [None] * len(sources)
         # Batches of recordings of similar length need little padding
         order = sorted(range(len(sources)), key=lambda i: len(sources[i].linear))
@@ -168,11 +163,8 @@ class Converter:
 
 
 def load(voice: str | os.PathLike = checkpoints.VOICES[0], **settings) -> Converter:
-    """Load a voice of pretrained/ by its name, or a model of yours by its run folder.
-
-    `settings` are hyperparameters of synthesis, for instance power=1.2 (`hyperparams.SYNTHESIS`). The first conversion
-    takes a few seconds longer than the others. Raises UserError.
-    """
+    """Load a voice of pretrained/ by its name, or a model of yours by its run folder; `settings` are hyperparameters of
+    synthesis, for instance power=1.2 (`hyperparams.SYNTHESIS`). Raises UserError."""
     folder = checkpoints.PRETRAINED.with_name(voice) if voice in checkpoints.VOICES else voice
     if isinstance(voice, str) and not os.path.exists(folder):
         raise UserError(f"{storage.printable(voice)} is no run folder and no voice of pretrained/; the voices are "
@@ -181,10 +173,8 @@ def load(voice: str | os.PathLike = checkpoints.VOICES[0], **settings) -> Conver
 
 
 def load_converter(logdir: pathlib.Path, checkpoint: str | None = None, overrides: list[str] = ()) -> Converter:
-    """Load the generator of a run from `checkpoint`, or from its best checkpoint, with `name=value` overrides.
-
-    Raises UserError.
-    """
+    """Load the generator of a run from its best or another `checkpoint`, with `name=value` overrides. Raises
+    UserError."""
     path = pathlib.Path(logdir) / "hparams.json"
     if not path.exists():
         is_ours = pathlib.Path(logdir).resolve().parent == checkpoints.PRETRAINED.parent
@@ -195,18 +185,15 @@ def load_converter(logdir: pathlib.Path, checkpoint: str | None = None, override
     hp = trained.override(overrides)
     fixed = [text for text in differences(trained, hp) if text.split()[0] not in SYNTHESIS]
     if fixed:
-        raise UserError(f"--set {fixed[0]}: the model was trained with it; conversion may change "
-                        f"{', '.join(SYNTHESIS)}")
+        raise UserError(f"--set {fixed[0]}: the model was trained with it; only {', '.join(SYNTHESIS)} may change")
     generator = Generator(hp)
     checkpoints.load_generator(generator, prefix)
     return Converter(generator, found)
 
 
 def convert_recording(wav: np.ndarray, converter: Converter, pool) -> ConvertedRecording:
-    """Convert a recording (samples,) of any length, CHUNKS_AT_ONCE chunks at a time to limit the use of memory.
-
-    The voice is measured on the first of them, and anew where the pitch becomes that of somebody else.
-    """
+    """Convert a recording (samples,) of any length, CHUNKS_AT_ONCE chunks at a time to limit the use of memory; the
+    voice is measured on the first of them, and anew where the pitch becomes that of somebody else."""
     hp, voices, speaker, stopped, hertz, changes = converter.hp, [], Speaker(converter), True, [], []
     heard = first = None
     chunks = split_at_pauses(wav, hp, converter.keep_intervals)

@@ -1,5 +1,4 @@
-"""What looks odd in a recording, so that its conversion may disappoint: noise, a whisper, a hum, singing, two people.
-"""
+"""What looks odd in a recording, so that its conversion may disappoint: noise, whisper, hum, singing, two people."""
 import numpy as np
 
 import utils
@@ -66,8 +65,7 @@ def remarks(hertz: np.ndarray, changes: list[float], hp: HyperParams, keeps_inte
             found.append(f"more than half of its pitch is {hum:.0f} Hz, as of a hum, another tone or creak, which is "
                          "converted like a voice; filter it out of the recording")
         if np.percentile(voiced, 95) > HIGHEST * hp.pitch_max:
-            found.append(f"its pitch reaches {hp.pitch_max:.0f} Hz, the highest that is found; what is above becomes "
-                         "noise")
+            found.append(f"its pitch reaches {hp.pitch_max:.0f} Hz, the highest that is found; above it becomes noise")
     if changes:
         more = f" and {len(changes) - NAMED} times more" * (len(changes) > NAMED)
         found.append(f"somebody else speaks from {', '.join(f'{at:.0f}' for at in changes[:NAMED])} s on{more}, and is "

@@ -1,9 +1,8 @@
 """Learn a voice from recordings of it alone: the output of a pretrained model is mapped to the new voice.
 
-A pretrained model comes with some speech that it converted itself. The sounds of this speech are matched with those of
-the new voice, as between any two speakers who said different sentences (unpaired.py). This gives a map from the
-pretrained voice to the new one. The pretrained encoder and decoder stay as they are, this map follows them, and all
-later steps are the same as with pairs.
+The sounds of some speech that the model converted itself are matched with those of the new voice, as between any two
+speakers who said different sentences (unpaired.py). The map that this gives follows the pretrained encoder and decoder,
+and all later steps are the same as with pairs.
 """
 import pathlib
 import random
@@ -26,24 +25,19 @@ def save_speech(corpus, converter, folder: pathlib.Path) -> None:
     pairs = random.Random(corpus.hp.seed).sample(corpus.train, min(SENTENCES, len(corpus.train)))
     made = [converter.write([corpus.recording(pair)], [corpus.voice(pair)])[0].mel for pair in pairs]
     mel = np.round(255.0 * np.clip(np.concatenate(made), 0.0, 1.0)).astype(np.uint8)
-    with storage.replacing(folder / FILE) as temporary, open(temporary, "wb") as file:
-        np.savez_compressed(file, mel=mel, lengths=[len(each) for each in made])
+    storage.save_arrays(folder / FILE, {"mel": mel, "lengths": [len(each) for each in made]})
 
 
 def load_speech(folder: pathlib.Path) -> list[np.ndarray]:
     """Mel spectrograms (S, M) of a pretrained model's own speech; raises UserError that says what to do."""
-    try:
-        with np.load(folder / FILE, allow_pickle=False) as arrays:
-            return np.split(arrays["mel"].astype(np.float32) / 255.0, np.cumsum(arrays["lengths"])[:-1])
-    except storage.BAD_ARRAYS as error:
-        raise UserError(f"{folder / FILE} is missing or damaged ({error}): make it with python -m "
-                        "conversion.export; the file of this repository comes back with git checkout") from None
+    arrays = storage.load_arrays(folder / FILE, "make it with python -m conversion.export; the file of this repository "
+                                 "comes back with git checkout", "mel", "lengths")
+    return np.split(arrays["mel"].astype(np.float32) / 255.0, np.cumsum(arrays["lengths"])[:-1])
 
 
 def fit(pretrained: Base, speech: list[np.ndarray], corpus) -> Base:
-    """A base that takes the output of a pretrained model on to the target of a `data_load.Corpus`, which holds the
-    target alone. `speech` is what the pretrained model wrote for its own sources. Raises UserError if the corpus has
-    too little speech."""
+    """A base that takes the output of a pretrained model, which wrote `speech` for its own sources, on to the target of
+    a `data_load.Corpus` that holds the target alone. Raises UserError if this has too little speech."""
     hp = corpus.hp
     seconds = sum(pair.target_seconds for pair in corpus.train)
     if seconds < ENOUGH_SECONDS:

@@ -16,10 +16,8 @@ PAUSE_SECONDS = 0.15  # shortest silence at which a long recording may be cut
 
 
 def dtw(source: np.ndarray, target: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Dynamic time warping of (S, C) and (T, C) by Euclidean distance.
-
-    Returns the path (L, 2) of frame pairs from the first to the last, and the distances (L,) along it.
-    """
+    """Dynamic time warping of (S, C) and (T, C) by Euclidean distance; returns the path (L, 2) of frame pairs from the
+    first to the last, and the distances (L,) along it."""
     cost = scipy.spatial.distance.cdist(source, target).astype(np.float32)
     # Imported here: librosa compiles for a quarter of a minute when it is used first, and conversion does not need it
     if not os.environ.get("NUMBA_CACHE_DIR") and not os.access(os.path.expanduser("~"), os.W_OK):
@@ -32,10 +30,7 @@ def dtw(source: np.ndarray, target: np.ndarray) -> tuple[np.ndarray, np.ndarray]
 
 def alignment_features(mel: np.ndarray, hp: HyperParams) -> np.ndarray:
     """Features (T, 13) in dB for aligning recordings: the level at half its weight and mel-cepstra of order 12.
-
-    Subtract only the speaker's mean from them. If they were divided by their deviations, the high coefficients, mostly
-    noise, would weigh as much as the low ones, and the right sentence would be no nearer than any other.
-    """
+    Subtract only the speaker's mean: divided by their deviations, the high ones, mostly noise, would weigh too much."""
     level = hp.range_db * mel.mean(axis=1, keepdims=True)
     return np.concatenate([0.5 * level, utils.cepstra(mel, hp, 12)], axis=1)
 
@@ -48,11 +43,9 @@ def word_features(mel: np.ndarray, hp: HyperParams) -> np.ndarray:
 
 
 def warp(source: np.ndarray, target: np.ndarray) -> tuple[np.ndarray, float]:
-    """Align two sequences of features, (S, C) and (T, C), from which their speakers' means were subtracted.
-
-    Returns the source position (T,) of each target frame, rising from 0 to S - 1, and the mean distance along the raw
-    path. The positions are smoothed over 75 ms, because the raw path is a staircase.
-    """
+    """Align two sequences of features, (S, C) and (T, C), from which their speakers' means were subtracted: the source
+    position (T,) of each target frame, rising from 0 to S - 1, smoothed over 75 ms because the raw path is a staircase,
+    and the mean distance along this path."""
     path, distances = dtw(source, target)
     counts = np.bincount(path[:, 1], minlength=len(target))
     positions = np.bincount(path[:, 1], weights=path[:, 0], minlength=len(target)) / counts
@@ -72,18 +65,14 @@ def pauses(mel: np.ndarray, hp: HyperParams) -> np.ndarray:
 
 
 def cut_long(source: np.ndarray, target: np.ndarray, hp: HyperParams) -> list[tuple[int, int, int, int]]:
-    """Cut a pair of mel spectrograms into segments of at most `hp.max_seconds` at pauses that match in both.
-
-    Returns (source start, source end, target start, target end) in frames; a segment with no matching pause stays
-    longer than that, and the caller drops it.
-    """
+    """Cut a pair of mel spectrograms at pauses that match in both into segments (source start, source end, target
+    start, target end) of at most `hp.max_seconds`; one without a matching pause stays longer, and is dropped."""
     longest = hp.max_seconds * hp.frames_per_second
     if max(len(source), len(target)) <= longest:
         return [(0, len(source), 0, len(target))]
     step = max(COARSE, math.ceil(max(len(source), len(target)) / 4000))  # limits the memory for aligning an hour
     # The mean of each `step` frames; behind the last frame there is silence, which is 0
-    coarse = [alignment_features(np.add.reduceat(mel, np.arange(0, len(mel), step)) / step, hp)
-              for mel in (source, target)]
+    coarse = [alignment_features(np.add.reduceat(x, np.arange(0, len(x), step)) / step, hp) for x in (source, target)]
     path, _ = warp(*[x - x.mean(axis=0) for x in coarse])
     source_pauses = pauses(source, hp)
     cuts = []
@@ -103,8 +92,7 @@ def cut_long(source: np.ndarray, target: np.ndarray, hp: HyperParams) -> list[tu
 
 
 def make_slices(n_frames: int, seed: str, hp: HyperParams) -> list[tuple[int, int]]:
-    """Slices (start, end) in frames of an utterance of `n_frames`, of `slice_min_seconds` to `slice_max_seconds`, each
-    overlapping the next by half."""
+    """Slices (start, end) of an utterance of `n_frames`, of random lengths, each overlapping the next by half."""
     rng = random.Random(seed)
     rows, start = [], 0
     while not rows or start + hp.slice_min_seconds * hp.frames_per_second / 2 < n_frames:

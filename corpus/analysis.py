@@ -54,12 +54,9 @@ def extract(wav: np.ndarray, hp: HyperParams) -> Features:
 
 
 def pitch(wav: np.ndarray, hp: HyperParams) -> np.ndarray:
-    """Fundamental frequency (T,) in Hz of (samples,), 0 where unvoiced, by SwiftF0 (Nieradzik 2025, arXiv:2508.18440),
-    a value for each frame of `utils.spectrograms`.
-
-    The tracker's frames are 16 ms apart. Between them its confidence is interpolated, and the octaves of voiced frames.
-    It reads 30 s at a time, with their context, so that a recording may have any length.
-    """
+    """Fundamental frequency (T,) in Hz of (samples,), 0 where unvoiced, for each frame of `utils.spectrograms`, by
+    SwiftF0 (Nieradzik 2025, arXiv:2508.18440). Between its frames, 16 ms apart, confidence and octaves are
+    interpolated. It reads 30 s at a time, so that a recording may have any length."""
     found = pitch_tracker().detect(wav, hp.sample_rate, hp.pitch_min, hp.pitch_max)
     seconds, voiced = np.arange(1 + len(wav) // hp.hop_length) / hp.frames_per_second, found.confidence >= VOICED
     if not voiced.any():
@@ -85,12 +82,9 @@ def pitch_contour(hertz: np.ndarray, hp: HyperParams) -> np.ndarray:
 
 
 def mel_envelope(linear: np.ndarray, contour: np.ndarray, hp: HyperParams) -> np.ndarray:
-    """Mel spectrogram (T, M) of the spectral envelope of (T, F), whose pitch is `contour` (T,) octaves.
-
-    Averaging the magnitude twice over a window as wide as the pitch removes the harmonics (CheapTrick, Morise 2015,
-    section 3, smooths the power once in this way). Pitch is rounded to semitones, so that both averages and the mel
-    filters are one matrix. A window that is wrong by 3 % leaves a thousandth of the harmonics.
-    """
+    """Mel spectrogram (T, M) of the spectral envelope of (T, F), whose pitch is `contour` (T,) octaves: averaging twice
+    over a window as wide as the pitch removes the harmonics (CheapTrick, Morise 2015, section 3, smooths the power once
+    in this way). Pitch is rounded to semitones, for each of which averages and mel filters are one matrix."""
     magnitude = utils.denormalise(linear.astype(np.float32), hp)
     semitones, mel = np.round(12.0 * contour).astype(int), np.empty((len(linear), hp.n_mels), np.float32)
     for semitone in np.unique(semitones).tolist():

@@ -41,11 +41,8 @@ RETRIES, TIMEOUT = 3, 30.0  # -, s
 
 
 def download(speaker: str, folder: pathlib.Path, mirror: str = MIRROR) -> pathlib.Path:
-    """Return `folder / speaker` with the wav files of a speaker, fetched from `mirror` unless they are there already.
-
-    TRANSCRIPTS is put beside them. An archive that is already in `folder` is used instead of the network, and removed
-    once it is unpacked. Raises UserError.
-    """
+    """Return `folder / speaker` with the wav files of a speaker and TRANSCRIPTS, fetched from `mirror` unless they, or
+    the archive in `folder`, are there already. Raises UserError."""
     if speaker not in SPEAKERS:
         raise UserError(f"CMU Arctic has no speaker {speaker!r}; choose one of {', '.join(SPEAKERS)}")
     wavs, name = folder / speaker, f"cmu_us_{speaker}_arctic.tar.bz2"
@@ -67,8 +64,7 @@ def download(speaker: str, folder: pathlib.Path, mirror: str = MIRROR) -> pathli
 
 
 def unpack(archive: pathlib.Path, wavs: pathlib.Path) -> None:
-    """Write the wav files of an archive and TRANSCRIPTS into the new folder `wavs`, which appears only when it is
-    complete."""
+    """Write the wav files of an archive and TRANSCRIPTS into the folder `wavs`, which appears when it is complete."""
     temporary = wavs.with_name(f".{wavs.name}.tmp")
     shutil.rmtree(temporary, ignore_errors=True)
     temporary.mkdir()

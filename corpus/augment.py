@@ -16,11 +16,8 @@ def warp_bins(spectrogram: np.ndarray, places: np.ndarray) -> np.ndarray:
 
 
 def blur(mel: np.ndarray, rng: np.random.Generator, hp: HyperParams) -> np.ndarray:
-    """Average (T, M) over copies warped in frequency and shifted in time, by random amounts that may be zero.
-
-    A decoder that is not sure of pitch and timing writes such averages. A post-net trained on them draws sharp
-    harmonics from them. A post-net trained only on natural mel spectrograms takes them for noise.
-    """
+    """Average (T, M) over copies warped in frequency and shifted in time, by random amounts that may be zero: such
+    averages an unsure decoder writes, and a post-net trained on natural mel alone would take them for noise."""
     warp, shift = rng.uniform(0.0, hp.mel_blur_freq), rng.uniform(0.0, hp.mel_blur_time)
     centres = utils.mel_centres(hp.sample_rate, hp.n_mels)
     total = np.zeros_like(mel)

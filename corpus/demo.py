@@ -3,8 +3,7 @@ import pathlib
 import subprocess
 import sys
 
-import hyperparams
-from hyperparams import HyperParams
+from hyperparams import SIGNAL, HyperParams
 from common.cli import UserError
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
@@ -16,7 +15,7 @@ def prepare(hp: HyperParams) -> pathlib.Path:
     """Prepare the bundled corpus unless it is prepared; returns the folder of its features. Raises UserError."""
     if not (FEATURES / "manifest.csv").exists():
         # Run as a separate command, because worker processes would import TensorFlow as this process did
-        settings = [f"--set={name}={getattr(hp, name)}" for name in hyperparams.SIGNAL]
+        settings = [f"--set={name}={getattr(hp, name)}" for name in SIGNAL]
         if subprocess.run([sys.executable, ROOT / "prepro.py", *settings]).returncode:
             raise UserError("the demo's recordings could not be prepared, see above")
     return FEATURES

@@ -13,15 +13,13 @@ import unicodedata
 from collections.abc import Iterator
 from typing import TextIO
 
-import hyperparams
 from common import audio_files, storage
 from common.cli import UserError
 from common.storage import printable
-from hyperparams import HyperParams
+from hyperparams import SIGNAL, HyperParams
 
 ESCAPE = "surrogateescape"  # file names may hold bytes that are invalid as text
-# What may be the utterance id in a name: a number at its end, with or without zeros in front; its first number; all
-# words but the first, or but the last
+# What may be the id in a name: a number at its end, also without zeros in front; its first number; all words but one
 ID_PATTERNS = ("([0-9]+)$", "0*([0-9]+)$", "^[^0-9]*0*([0-9]+)", "^(?:[^-_ .]+[-_ .]+)?(.+)$",
                "^(.+?)(?:[-_ .]+[^-_ .]+)?$")
 VERSION = 4                 # version of the features on disk; other versions are refused
@@ -29,11 +27,8 @@ VERSION = 4                 # version of the features on disk; other versions ar
 
 @dataclasses.dataclass
 class Pair:
-    """A row of the manifest: one segment of speech by a source and the target.
-
-    The source of a `spliced` pair is put together from other recordings of the source. If the source said other
-    sentences than the target, a test recording has no partner: no file and no frames of the target.
-    """
+    """A row of the manifest: one segment of speech by a source and the target. The source of a `spliced` pair is put
+    together from other recordings; a test recording that the target did not say has no target_file and no frames."""
     name: str                # unique among the pairs of a source
     utterance: str
     source: str
@@ -99,8 +94,8 @@ def reading(path: pathlib.Path) -> Iterator[TextIO]:
         with open(path, newline="", encoding="utf-8", errors=ESCAPE) as file:
             yield file
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise UserError(f"{path} is damaged or of another version ({type(error).__name__}: {error}): delete "
-                          f"{path.parent} and run prepro.py again") from None
+        raise UserError(f"{path} is damaged or of another version ({error!r}): delete {path.parent} and run prepro.py "
+                        "again") from None
 
 
 def fingerprint(data: pathlib.Path) -> str:
@@ -119,16 +114,15 @@ def read_settings(data: pathlib.Path) -> dict:
     """The settings in prepro.json; raises UserError."""
     with reading(pathlib.Path(data) / "prepro.json") as file:
         settings = dict(json.load(file))
-        return {name: settings[name] for name in ("version", *hyperparams.SIGNAL, "target", "sources")}
+        return {name: settings[name] for name in ("version", *SIGNAL, "target", "sources")}
 
 
 def check_signal(data: pathlib.Path, hp: HyperParams) -> dict:
-    """Return the settings in prepro.json; raises UserError if `data` was prepared with other signal settings than
-    those of `hp`."""
+    """Return the settings in prepro.json; raises UserError if `data` has other signal settings than `hp`."""
     settings = read_settings(data)
     if settings["version"] != VERSION:
         raise UserError(f"{data} was prepared by another version of this project: delete it and run prepro.py again")
-    for name in hyperparams.SIGNAL:
+    for name in SIGNAL:
         if settings[name] != getattr(hp, name):
             raise UserError(f"{data} was prepared with {name}={settings[name]}, not {getattr(hp, name)}: "
                               f"run prepro.py again with --set {name}={getattr(hp, name)} into another folder")
@@ -136,11 +130,8 @@ def check_signal(data: pathlib.Path, hp: HyperParams) -> dict:
 
 
 def find_utterances(folder: pathlib.Path, pattern: str) -> dict[str, pathlib.Path]:
-    """Map utterance id to file for all recordings below `folder`.
-
-    The id is group 1 of the regular expression `pattern` in the file's stem; files that do not match are left out.
-    Raises UserError for a missing or empty folder, for two files with the same id and for a pattern that cannot work.
-    """
+    """Map utterance id, group 1 of the regular expression `pattern` in the file's stem, to file for all recordings
+    below `folder`; those that do not match are left out. Raises UserError."""
     try:
         groups = re.compile(pattern).groups
     except re.error as error:
@@ -159,8 +150,7 @@ def find_utterances(folder: pathlib.Path, pattern: str) -> dict[str, pathlib.Pat
                               "rename one or use --pattern")
         found[key] = path
     if not found:
-        raise UserError(f"{printable(folder)} holds no recordings ({', '.join(audio_files.AUDIO_SUFFIXES)}) that "
-                          f"match {pattern!r}")
+        raise UserError(f"{printable(folder)} holds no recordings ({audio_files.ALL_SUFFIXES}) that match {pattern!r}")
     return found
 
 
@@ -241,8 +231,7 @@ def folder_names(folder: str | os.PathLike) -> list[str]:
 
 
 def speaker_names(folders: list[pathlib.Path]) -> list[str]:
-    """A short name for each folder: its own name, with as many parents as are needed to make all names different.
-    Raises UserError."""
+    """A short name for each folder: its own, with as many parents as make all names different. Raises UserError."""
     for names in zip(*map(folder_names, folders)):
         if len(set(names)) == len(names):
             return list(names)
@@ -258,11 +247,8 @@ def gather(source_folders: list[pathlib.Path], target_folder: pathlib.Path,
 
 
 def split_ids(ids: list[str], hp: HyperParams, heldout: set[str]) -> dict[str, str]:
-    """Assign train, val or test to each utterance id. The result depends on the seed, not on paths or the order of ids.
-
-    The test set is `heldout`, or the share `hp.test` of all ids if `heldout` is empty. The ids are sorted by a hash, so
-    that nearly all ids stay in their split when the corpus grows.
-    """
+    """Assign train, val or test to each utterance id, whatever their order: `heldout`, or the share `hp.test` of all,
+    is the test set. Ids are sorted by a hash, so that nearly all stay in their split when the corpus grows."""
     rest = sorted(set(ids) - heldout, key=lambda name: hashlib.sha256(f"{hp.seed} {name}".encode()).digest())
     n_val = max(1, round(hp.validation * len(rest)))
     n_test = 0 if heldout else max(1, round(hp.test * len(rest)))
@@ -272,11 +258,8 @@ def split_ids(ids: list[str], hp: HyperParams, heldout: set[str]) -> dict[str, s
 
 
 def assign_splits(pairs: list[Pair], target_frames: dict[str, int], hp: HyperParams, heldout: set[str]) -> None:
-    """Set the split of each pair: by id for recordings that are used whole, by time for segments of longer recordings.
-
-    The longer recordings of the target are put one after the other. The last part is the test set, and the part before
-    it is the validation set. Each part has at least `hp.max_seconds`, so that it contains a segment.
-    """
+    """Set the split of each pair: by id for recordings that are used whole, by time for segments of longer ones, of
+    which the last part is the test set and the part before it the validation set, each of at least `hp.max_seconds`."""
     longest = hp.max_seconds * hp.frames_per_second
     long = sorted({pair.utterance for pair in pairs if target_frames[pair.utterance] > longest} - heldout)
     splits = split_ids([pair.utterance for pair in pairs if pair.utterance not in long], hp, heldout)

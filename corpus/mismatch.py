@@ -1,8 +1,7 @@
-"""Pairs of recordings that have one name and do not say the same words: files that were numbered differently, other
-texts, single mistakes.
+"""Pairs of recordings that have one name and do not say the same words: numbered differently, other texts, mistakes.
 
-Noise and echo raise the distance of a recording from every other. So what counts is the excess of a distance: less what
-is usual for its source with other targets, and for its target with other sources. It is below 0 dB for the same words.
+Noise and echo raise the distance of a recording from every other. So what counts is its excess over what is usual for
+its source with other targets, and for its target with other sources; it is below 0 dB for the same words.
 """
 import pathlib
 import sys
@@ -20,12 +19,10 @@ FEWEST = 3   # pairs that can be judged
 
 
 def drop(pairs: list[Pair], data: pathlib.Path, target: str, hp: HyperParams) -> None:
-    """Drop the pairs of a source, in the order of names, that do not say the same words; raises UserError if this is
-    so for most of them."""
+    """Drop the pairs of a source, in the order of names, that say different words; raises UserError if most do."""
     names = f"{pairs[0].source} and {target}"
     if len(pairs) < FEWEST:
-        print(f"warning: {names} have too few sentences in common to tell whether they say the same words",
-              file=sys.stderr)
+        print(f"warning: {names} have too few sentences in common to tell if they say the same words", file=sys.stderr)
         return
     distance = distances(pairs, data, target, hp)
     # Not near in the order: neighbours may be takes of one sentence, or what belongs here if names are shifted
@@ -56,12 +53,10 @@ def drop(pairs: list[Pair], data: pathlib.Path, target: str, hp: HyperParams) ->
 
 
 def distances(pairs: list[Pair], data: pathlib.Path, target: str, hp: HyperParams) -> Callable:
-    """A function (shift) -> (N,), the distance in dB of each source from the target that lies `shift` further in the
-    order of the pairs, as in a ring."""
+    """A function (shift) -> (N,): how far in dB each source is from the target that lies `shift` further, in a ring."""
     features = [[alignment.word_features(mel, hp) for mel in pairing.load_mels(pair, data, target)] for pair in pairs]
     sources, targets = ([x - np.concatenate(side).mean(axis=0) for x in side] for side in zip(*features))
-    return lambda shift: np.array([alignment.warp(*each)[1]
-                                   for each in zip(sources, targets[shift:] + targets[:shift])])
+    return lambda shift: np.array([alignment.warp(*two)[1] for two in zip(sources, targets[shift:] + targets[:shift])])
 
 
 def find_limit(own: np.ndarray, spread: float) -> float:
@@ -77,9 +72,8 @@ def find_limit(own: np.ndarray, spread: float) -> float:
 
 
 def misplaced(pairs: list[Pair], excess: dict[int, np.ndarray], limit: float) -> str:
-    """Say which of the source's recordings belong to the target's one or two before or after the one of their name;
-    empty if no stretch surely does. `excess` holds (N,) for each shift in the order of names; below `limit` (dB) there
-    are few of other words."""
+    """Say which of the source's recordings belong to the target's one or two before or after that of their name, or "".
+    `excess` holds (N,) for each shift in the order of names; below `limit` (dB) there are few of other words."""
     found, best = "", max(2.0, np.log2(len(pairs)) - 1)  # of many, some fit by chance
     least = np.min(list(excess.values()), axis=0)
     for shift, words in ((1, "after"), (-1, "before"), (2, "two after"), (-2, "two before")):

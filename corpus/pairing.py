@@ -33,8 +33,7 @@ class Recordings:
         self.pools: dict[str, list[tuple[str, int, int]]] = {}
 
     def share_sentences(self, source: str, heldout: set[str]) -> bool:
-        """Whether a source and the target have file names in common. Held-out names count only if all recordings of the
-        source are held out."""
+        """Whether a source and the target share file names, held-out ones counted only if the source has no others."""
         own, its = self.corpora[source].keys(), self.corpora[self.target].keys()
         return bool(own & its - heldout or own & its and own <= heldout)
 
@@ -94,10 +93,8 @@ class Recordings:
             yield segment
 
     def unpaired(self, source: str, heldout: set[str]) -> Iterator[Pair]:
-        """Yield the Pairs of a source who said other sentences than the target; raises UserError.
-
-        For training, each recording of the target is put together from the source's sounds (spliced). The test set
-        consists of recordings of the source, of which few or none have a partner."""
+        """Yield the Pairs of a source who said other sentences than the target: for training, the target's recordings
+        put together from the source's sounds (spliced); for the test, the source's own. Raises UserError."""
         own = [segment for utterance in sorted(self.corpora[source])
                for segment in self.segments(Pair(utterance, utterance, source), source, source)]
         frames = {utterance: n for (speaker, utterance), n in self.frames.items() if speaker == source}

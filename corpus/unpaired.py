@@ -1,11 +1,10 @@
 """For two speakers who did not say the same sentences: build each recording of the target from the source's sounds.
 
-Matching sounds are found as in INCA (Erro, Moreno, Bonafonte 2010): find nearest neighbours in context, solve a linear
-map from each frame to its neighbour, find the neighbours of the mapped frames, and so on. At the start the speakers'
-means are removed and their vocal tracts are scaled to one length. Then, for each recording of the target, the Viterbi
-algorithm finds a path through the source's frames. The path stays in one source recording where it can, as in unit
-selection (Hunt, Black 1996). The result is a recording of the source in step with the target's, and all later steps are
-the same as with pairs.
+Matching sounds are found as in INCA (Erro, Moreno, Bonafonte 2010): nearest neighbours in context and a linear map from
+each frame to its neighbour in turn, beginning without the speakers' means and with vocal tracts of one length. Then the
+Viterbi algorithm finds a path through the source's frames for each recording of the target, which stays in one source
+recording where it can, as in unit selection (Hunt, Black 1996). The result is in step with the target's recording, and
+all later steps are the same as with pairs.
 """
 import hashlib
 import json
@@ -160,10 +159,8 @@ def match(sources: list[np.ndarray], targets: list[np.ndarray], hp: HyperParams)
 def write(features: pathlib.Path, source: str, pool: list[tuple[str, int, int]], target: str, utterances: list[str],
           hp: HyperParams) -> None:
     """Build the target's utterances from `pool`, segments (utterance, first frame, end) of a source, and write them
-    below `features` as the speaker "SOURCE.spliced", unless they are there.
-
-    Their pitch is the target's, mapped to the source's range: the pitch of sounds from many places has no melody.
-    """
+    below `features` as the speaker "SOURCE.spliced", unless they are there. Their pitch is the target's, mapped to the
+    source's range: the pitch of sounds from many places has no melody."""
     folder = features / f"{source}.spliced"
     digest = hashlib.sha256(json.dumps([pool, utterances, hp.seed, VERSION]).encode())
     for speaker, names in ((source, [name for name, *_ in pool]), (target, utterances)):

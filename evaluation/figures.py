@@ -1,8 +1,5 @@
-"""Pictures of conversions, curves and durations as PNG files.
-
-Figures are made without pyplot, so there is no display, no global state and no harm in threads. Every file appears
-under its name only when it is complete.
-"""
+"""Pictures of conversions, curves and durations as PNG files, made without pyplot, so without display or global
+state."""
 import os
 import warnings
 from typing import NamedTuple
@@ -92,11 +89,8 @@ def plot_conversion(path: str | os.PathLike, source: NamedTuple, output: NamedTu
 
 def plot_curves(path: str | os.PathLike, curves: dict[str, tuple[np.ndarray, np.ndarray]], title: str,
                 ylabel: str) -> None:
-    """Draw training curves, name to (steps, values), unless all are empty. The scale is logarithmic if all values are
-    positive and the highest is more than 10 times the lowest.
-
-    A curve has a gap where values are not finite, and where nothing was logged for some steps.
-    """
+    """Draw training curves, name to (steps, values), unless all are empty, with gaps where nothing finite was logged.
+    The scale is logarithmic if all values are positive and the highest is more than 10 times the lowest."""
     curves = {name: curve for name, curve in curves.items() if len(curve[0])}
     if not curves:
         return

@@ -82,8 +82,7 @@ def kind_html(kind: Kind, samples: pathlib.Path, page: pathlib.Path) -> str:
     for path in sorted(folder.glob("*.wav")):
         sentence, part = path.stem.rsplit(".", 1)
         if path.name not in note.get("files", {}):
-            raise UserError(f"{folder / 'heard.json'} has no figures of {path.name}: measure the samples again with "
-                            "tools/hear.py")
+            raise UserError(f"{folder / 'heard.json'} has no figures of {path.name}: measure it with tools/hear.py")
         sentences.setdefault(sentence, {})[part] = path
     rows = []
     for sentence, found in sentences.items():

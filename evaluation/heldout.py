@@ -1,8 +1,5 @@
-"""Convert the held-out sentences of a corpus, measure the conversions, and write wav files, pictures, metrics.json and
-a page.
-
-All conversion is free running. Every measure is taken from the recordings that are written, so it includes the vocoder.
-"""
+"""Convert the held-out sentences of a corpus, measure what is written, vocoder included, and write wav files, pictures,
+metrics.json and a page. All conversion is free running."""
 import concurrent.futures
 import contextlib
 import functools
@@ -29,21 +26,15 @@ from hyperparams import HyperParams
 RETRIEVAL_LIMIT = 200  # the largest number of target sentences that content retrieval chooses among
 
 
-def name_files(number: int, pair: Pair) -> tuple[dict[str, str], str]:
-    """Names, below `out`, of the recordings (source, converted, target) and the picture of a held-out sentence."""
-    name = f"audio/{pair.source}-{pair.name}"
-    return {kind: f"{name}.{kind}.wav" for kind in ("source", "converted", "target")}, f"{name}.png"
-
-
 def evaluate(corpus: data_load.Corpus, out: pathlib.Path, converter: Converter, title: str,
-             source: str | None = None, oracles: bool = False, name_files: Callable = name_files,
+             source: str | None = None, oracles: bool = False, endings: dict[str, str] | None = None,
              recogniser: Callable | None = None, transcripts: pathlib.Path | None = None) -> dict:
     """Convert the test sentences of one source speaker or of all, measure and write them; returns the summary.
 
-    `name_files` gives the names of the files. With `oracles`, the output of `synthesize_oracles` is measured, too. The
-    words that `recogniser` (listening.Recogniser) hears are compared with `transcripts`. If the target said none of the
-    sentences, words are compared with those heard in the source, and the voice with the target's training recordings.
-    Raises UserError if there are no sentences, and for bad transcripts.
+    With `endings` of the kinds, files are numbered, gan_0_ENDING.wav. With `oracles`, the output of
+    `synthesize_oracles` is measured, too. Words that `recogniser` (listening.Recogniser) hears are compared with
+    `transcripts`. If the target said none of the sentences, words are compared with those heard in the source, and the
+    voice with the target's training recordings. Raises UserError.
     """
     hp, everything = converter.hp, corpus.split("test", source)
     pairs = [pair for pair in everything if pair.has_partner] or everything
@@ -68,17 +59,18 @@ def evaluate(corpus: data_load.Corpus, out: pathlib.Path, converter: Converter, 
     rows, references, others = [], [], tuple(kind for kind in wavs if kind)
     written = {"source": " of the source", "converted": ""} | ({"target": " of the target"} if has_target else {})
     for i, (pair, output) in enumerate(zip(tqdm(pairs, "drawing", disable=None), outputs)):
-        files, picture = name_files(i, pair)
-        for name, kind in written.items():
-            audio_files.save_wav(out / files[name], wavs[kind][i], hp)
+        name = f"audio/gan_{i}" if endings else f"audio/{pair.source}-{pair.name}"
+        files = {kind: f"{name}_{endings[kind]}.wav" if endings else f"{name}.{kind}.wav" for kind in written}
+        for kind, file in files.items():
+            audio_files.save_wav(out / file, wavs[written[kind]][i], hp)
         target, path = (corpus.target_features(pair, "linear"), corpus.path(pair)) if has_target else (None, None)
-        figures.plot_conversion(out / picture, corpus.recording(pair), output, target, path, hp,
+        figures.plot_conversion(out / f"{name}.png", corpus.recording(pair), output, target, path, hp,
                                 f"{pair.source} to {corpus.target}, {pair.name}")
         found = scores[i] | measured[i]
         own = {key: value for key, value in found.items() if not key.endswith(others)}
         references.append({key: value for key, value in found.items() if key not in own})
-        rows.append({"id": f"{pair.source}-{pair.name}", "audio": {name: files[name] for name in written},
-                     "picture": picture, "measures": own | measure_timing(output, path, hp)} |
+        rows.append({"id": f"{pair.source}-{pair.name}", "audio": files, "picture": f"{name}.png",
+                     "measures": own | measure_timing(output, path, hp)} |
                     ({"words": words[i]} if words else {}))
     summary = summarise([row["measures"] for row in rows], references, n_candidates) | whole | rates
     finish(out, title, rows, summary)
@@ -129,8 +121,7 @@ def compare_voices(corpus: data_load.Corpus, wavs: dict, hp: HyperParams, work: 
 
 @contextlib.contextmanager
 def threads() -> Iterator[Callable]:
-    """Start a thread for each core; yields a function (function, items, doing) that maps over the items with a progress
-    bar."""
+    """Start a thread for each core; yields (function, items, doing) -> list, which maps with a progress bar."""
     with concurrent.futures.ThreadPoolExecutor(cli.cores()) as pool:
         yield lambda function, items, doing: list(tqdm(pool.map(function, items), doing, len(items), disable=None))
 
@@ -148,13 +139,9 @@ def compare_voice(recordings: list[Features], natural: list[Features], hp: Hyper
 
 
 def synthesize_oracles(corpus: data_load.Corpus, pairs: list[Pair], converter: Converter) -> dict[str, list[tuple]]:
-    """Linear spectrogram (T, F) and pitch (T, 2) of each pair when the networks get a part of the truth, which shows
-    which network falls short.
-
-    "Along the DTW path", the decoder gets its own output, but reads at the true positions (local attention only). "With
-    teacher forcing", the decoder moves its reading position itself, but gets the target's frames. "From natural mel",
-    the post-net draws from the target's mel and pitch.
-    """
+    """Linear spectrogram (T, F) and pitch (T, 2) of each pair when the networks get a part of the truth, to show which
+    falls short: the true positions ("along the DTW path", local attention only) or the target's frames ("with teacher
+    forcing") for the decoder, the target's mel and pitch for the post-net ("from natural mel")."""
     synthesized: dict[str, list] = {}
     generator = converter.generator
     for pair in tqdm(pairs, "oracles", disable=None):
@@ -182,11 +169,8 @@ def target_key(pair: Pair) -> tuple[str, int, int]:
 
 def measure(wavs: dict, natural: dict, keys: list, hp: HyperParams, work: Callable) -> tuple[list[dict], dict]:
     """Compare recordings with the target's; returns a dictionary of measures for each of `keys`, and one for all.
-
-    `wavs` maps a kind, which is the ending of a measure's name, to a list with a recording (samples,) for each of
-    `keys`. `natural` maps a key to the target's recording. Content retrieval is measured for conversions (kind ""),
-    among the held-out sentences and among all of `natural`. `work(function, items, doing)` maps in parallel.
-    """
+    `wavs` maps a kind, the ending of a measure's name, to a recording (samples,) for each of `keys`, `natural` a key to
+    the target's. Content is retrieved for conversions (kind ""), among the held-out sentences and among all."""
     rows, whole = [{} for _ in keys], {}
     sets = [("", metrics.analyse, metrics.compare)]
     if world.available():
@@ -209,8 +193,7 @@ def measure(wavs: dict, natural: dict, keys: list, hp: HyperParams, work: Callab
 
 
 def load_recogniser(model: str | None, hp: HyperParams) -> listening.Recogniser | None:
-    """Load the recogniser `model`, or return None if no model is named or the libraries are missing. Prints what will
-    not be measured. Raises UserError."""
+    """Load the recogniser `model`, or None; prints what will not be measured. Raises UserError."""
     recogniser = listening.Recogniser(model, hp) if model and listening.asr_available() else None
     asr_available, mos_available = listening.asr_available(), listening.mos_available()
     left_out = [] if recogniser else ["word error rate" + (" (--asr MODEL)" if asr_available else "")]
@@ -242,13 +225,10 @@ def find_words(pairs: list[Pair], transcripts: pathlib.Path | None) -> list[str]
 
 def listen(wavs: dict, true_words: list[str] | None, recogniser: Callable | None, hp: HyperParams,
            work: Callable, natural: str = " of the target") -> tuple[list[dict], dict, list[dict]]:
-    """Count wrong words if there is a `recogniser`, and estimate opinion scores if the libraries are installed.
-
-    `wavs` maps a kind to recordings (samples,), one for each sentence; `natural` is one of the kinds. Returns a
-    dictionary of measures for each sentence, one for all sentences, and the words of each sentence: reference,
-    recognised (kind to text) and the alignment of the conversion's words with the reference. Without true words, the
-    reference is what is heard in the recordings of kind `natural`.
-    """
+    """Count wrong words if there is a `recogniser`, and estimate opinion scores if the libraries are installed. `wavs`
+    maps a kind to recordings (samples,), one for each sentence. Returns measures of each sentence, measures of all, and
+    the words of each: reference, recognised (kind to text) and the alignment of the conversion's words with the
+    reference. Without true words, the reference is what is heard in the recordings of the kind `natural`."""
     def once(function: Callable, recordings: list[np.ndarray], doing: str) -> list:
         different = {id(wav): wav for wav in recordings}  # several sources may share a target's recording
         found = dict(zip(different, work(function, list(different.values()), doing)))

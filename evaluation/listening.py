@@ -1,11 +1,9 @@
 """Estimates of what listeners would say: which words they understand, and how natural the speech sounds.
 
-Words: Whisper (Radford et al. 2022) transcribes recordings, and the words that differ are counted. Naturalness: DNSMOS
-(Reddy et al. 2021 and 2022) estimates opinion scores from 1 to 5. DNSMOS was trained on noisy and enhanced speech, not
-on conversions: compare its scores with those of the natural recordings and the copies.
-
-Both need the libraries of `pip install -r requirements/asr.txt`. Without them evaluation leaves words and scores out.
-The functions that use these libraries import them, because most commands need none and importing inflect takes seconds.
+Whisper (Radford et al. 2022) transcribes, and the words that differ are counted. DNSMOS (Reddy et al. 2021 and 2022)
+estimates opinions from 1 to 5; it was trained on noisy and enhanced speech, so compare its scores with those of natural
+recordings and copies. Both need `pip install -r requirements/asr.txt`; libraries are imported by the functions that use
+them, because importing inflect takes seconds.
 """
 import functools
 import importlib.util
@@ -51,8 +49,7 @@ class Recogniser:
         except Exception as error:  # a failed download raises exceptions of the libraries that faster-whisper uses
             reason = next(iter(str(error).splitlines()), type(error).__name__)
             raise UserError(f"--asr {storage.printable(model)} cannot be loaded ({reason}); give a name such as "
-                            "small.en, which is downloaded, or a folder with the model.bin of a converted "
-                            "model") from error
+                            "small.en to download, or a folder with the model.bin of a converted model") from error
 
     def __call__(self, wav: np.ndarray) -> str:
         """Transcribe a recording (samples,)."""
@@ -157,11 +154,8 @@ def mos_available() -> bool:
 
 
 def estimate_mos(wav: np.ndarray, hp: HyperParams) -> dict[str, float]:
-    """Scores of a recording (samples,): overall quality (ITU-T P.835) and quality (P.808); NaN if it is empty.
-
-    A recording that is shorter than a window is repeated until it fills the window. speechmos itself would double the
-    recording and score it again at every second, which gives the same means within 0.02 in four times the time.
-    """
+    """Scores of a recording (samples,): overall quality (ITU-T P.835) and quality (P.808); NaN if it is empty. A short
+    one is repeated until it fills a window; speechmos would score it at every second, with the same means."""
     from speechmos import dnsmos
     wav = soxr.resample(np.asarray(wav, np.float32), hp.sample_rate, SAMPLE_RATE)
     if not len(wav):

@@ -1,8 +1,7 @@
 """Measures of a conversion in free running; they need no optional packages.
 
-Mel-cepstra here are the cosine transform of the log-mel spectrum (utils.cepstra, order 24, 12.5 ms, loudness
-normalised, zeroth coefficient and silent frames dropped). They are not WORLD's mel-cepstra, so the figures can be
-compared only within this project.
+Mel-cepstra here are the cosine transform of the log-mel spectrum (utils.cepstra, order 24, 12.5 ms), not WORLD's, so
+the figures can be compared only within this project.
 """
 from typing import NamedTuple
 
@@ -37,35 +36,23 @@ def compare(speech: Speech, reference: Speech) -> dict[str, float]:
 
 
 def mel_cepstral_distortion(cepstra: np.ndarray, reference: np.ndarray) -> float:
-    """Mean distance in dB along the DTW path of two sequences of cepstra (T, 24).
-
-    It favours an output that stalls, which offers more frames to choose from; read it only together with duration and
-    retrieval.
-    """
+    """Mean distance in dB along the DTW path of two sequences of cepstra (T, 24). It favours an output that stalls, so
+    read it only together with duration and retrieval."""
     return float(alignment.dtw(cepstra, reference)[1].mean())
 
 
 def retrieve(speech: NamedTuple, candidates: dict) -> dict:
-    """Distance in dB of one conversion to each target sentence; the content is right if the true sentence is nearest.
-
-    Babble in the target's voice can have a good distortion, but does not pass this test. `speech` and the values of
-    `candidates` have `cepstra`, all of the same analysis.
-    """
+    """Distance in dB of one conversion to each target sentence, all with `cepstra` of one analysis; the content is
+    right if the true sentence is nearest. Babble in the target's voice does not pass this test."""
     return {key: mel_cepstral_distortion(speech.cepstra, candidate.cepstra) for key, candidate in candidates.items()}
 
 
 def path_distance(positions: np.ndarray, path: np.ndarray) -> float:
-    """Mean distance in frames between the positions read in free running (T,) and the DTW path (T').
-
-    The shorter one is continued with its last value, so that stopping early or late is not rewarded.
-    """
+    """Mean distance in frames between the positions read in free running (T,) and the DTW path (T'). The shorter one is
+    continued with its last value, so that stopping early or late is not rewarded."""
     length = max(len(positions), len(path))
-    return float(np.abs(hold(positions, length) - hold(path, length)).mean())
-
-
-def hold(values: np.ndarray, length: int) -> np.ndarray:
-    """Lengthen (T,) to (length,) by repeating its last value."""
-    return np.pad(values, (0, length - len(values)), mode="edge")
+    read, true = (np.pad(each, (0, length - len(each)), mode="edge") for each in (positions, path))
+    return float(np.abs(read - true).mean())
 
 
 def duration_error(n_frames: int, n_reference: int) -> float:
@@ -74,9 +61,8 @@ def duration_error(n_frames: int, n_reference: int) -> float:
 
 
 def modulation_spectrum(cepstra: np.ndarray) -> np.ndarray:
-    """Mean power in dB (24, MODULATION_FRAMES / 2) of the changes over time of each coefficient of cepstra (T, 24), at
-    modulation frequencies up to half the frame rate, without the constant part (Takamichi et al. 2014, section 3, on
-    windows of 0.8 s)."""
+    """Mean power in dB (24, MODULATION_FRAMES / 2) of the changes over time of cepstra (T, 24), at modulation
+    frequencies up to half the frame rate, without the constant part (Takamichi et al. 2014, section 3)."""
     import scipy.signal  # here, as in base.modulation_power
     padded = np.pad(cepstra, ((0, max(0, utils.MODULATION_FRAMES - len(cepstra))), (0, 0)), mode="edge")
     power = scipy.signal.welch(padded, window=np.hanning(utils.MODULATION_FRAMES), axis=0)[1][1:]

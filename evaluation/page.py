@@ -23,8 +23,7 @@ DASH = "\u2013"  # no value
 WORLD = "WORLD "  # before the name of a measure on WORLD's analysis
 RETRIEVAL = "content retrieval among "
 MEASURES = {  # in the order of the table
-    "WER %": "Word error rate: words that a recogniser hears wrong, misses or adds, for each hundred words that are "
-             "said. Lower is better.",
+    "WER %": "Word error rate: words that a recogniser mishears, misses or adds, of a hundred said. Lower is better.",
     "CER %": "Character error rate: the same for letters, so a word heard nearly right counts less. Lower is better.",
     "DNSMOS OVRL": "Overall quality from 1 to 5 as a network estimates it (P.835). Higher is better.",
     "DNSMOS P.808": "Opinion of listeners from 1 to 5 as a network estimates it (P.808). Higher is better.",
@@ -61,8 +60,7 @@ def address(path: str | os.PathLike) -> str:
 
 
 def measured(name: str) -> tuple[str, str]:
-    """Split a name in the summary into its measure (a key of MEASURES) and its ending (a key of COLUMNS); both are
-    empty if the name is no measure."""
+    """Split a name in the summary into its measure (a key of MEASURES) and its ending (a key of COLUMNS), or two ""."""
     kind = max((kind for kind in COLUMNS if name.endswith(kind)), key=len)
     measure = name[:len(name) - len(kind)].removeprefix(WORLD)
     measure = RETRIEVAL if measure.startswith(RETRIEVAL) else measure
@@ -70,8 +68,7 @@ def measured(name: str) -> tuple[str, str]:
 
 
 def side_by_side(summary: dict) -> tuple[list[str], dict[str, list], dict]:
-    """Sort a summary into the names of columns, the rows of measures (a value or None for each column), and entries
-    that are no measures."""
+    """Sort a summary into names of columns, rows of measures (a value or None each), and entries that are none."""
     found = [measured(name) for name in summary]
     kinds = [kind for kind in COLUMNS if any(measure and ending == kind for measure, ending in found)]
     order, rows, facts = list(MEASURES), {}, {}
@@ -133,9 +130,8 @@ def write_page(folder: str | os.PathLike, title: str, rows: list[dict], summary:
     """Write folder/index.html: a summary, then a table with one entry for each utterance, which can be sorted.
 
     row: {"id": str, "audio": {kind: relative path}, "picture": relative path, "measures": {name: float | bool | None},
-    "words": {"alignment": see `words_html`}, "warnings": [str]}; a row may lack a kind, a measure, the picture, the
-    words or the warnings. Kinds and measures become columns in the order in which they first appear, but the conversion
-    comes first.
+    "words": {"alignment": see `words_html`}, "warnings": [str]}; it may lack a kind, a measure, picture, words or
+    warnings.
     """
     kinds = sorted(dict.fromkeys(kind for row in rows for kind in row["audio"]), key=lambda kind: kind != "converted")
     names = list(dict.fromkeys(name for row in rows for name in row["measures"]))

@@ -1,10 +1,8 @@
-"""Measures on WORLD's analysis of speech (Morise et al. 2016): the usual mel-cepstral distortion, and the pitch.
+"""Measures on WORLD's analysis of speech (Morise et al. 2016): the usual mel-cepstral distortion, and the pitch; only
+if pyworld and pysptk are installed, which are built by a C compiler: `pip install -r requirements/world.txt`.
 
-They need pyworld and pysptk, which are built by a C compiler: `pip install -r requirements/world.txt`. Without these
-libraries `eval.py` prints only the measures of metrics.py.
-
-The analysis: F0 by Harvest between 60 and 500 Hz, spectral envelope by CheapTrick every 5 ms, mel-cepstrum of order 24
-with alpha 0.41; the zeroth coefficient and silent frames (more than 40 dB below the loudest) are dropped.
+F0 by Harvest between 60 and 500 Hz, spectral envelope by CheapTrick every 5 ms, mel-cepstrum of order 24 with alpha
+0.41; the zeroth coefficient and silent frames (more than 40 dB below the loudest) are dropped.
 """
 import warnings
 from typing import NamedTuple

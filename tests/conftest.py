@@ -79,8 +79,7 @@ def resume(run: Run) -> bool:
 def end_at(step: int, run: pathlib.Path, folder: pathlib.Path) -> None:
     """Copy the checkpoint of a step into the run folder `folder`, as if the run had ended there."""
     (folder / "checkpoints").mkdir(parents=True, exist_ok=True)
-    for path in (run / "checkpoints").glob(f"step-{step}.*"):
-        shutil.copy(path, folder / "checkpoints")
+    shutil.copy(run / "checkpoints" / f"step-{step}.npz", folder / "checkpoints")
 
 
 def no_workers():
@@ -122,7 +121,9 @@ def untrained_run(folder: pathlib.Path, hp: hyperparams.HyperParams = TINY) -> p
     """Make a run folder with the checkpoint of an untrained network and a plain base; returns it."""
     storage.write_json(folder / "hparams.json", dataclasses.asdict(hp))
     base.save(plain_base(hp), folder)
-    Run(folder, hp, {"generator": Generator(hp).weights}).selected.save(checkpoint_number=1)
+    run = Run(folder, hp, {"generator": Generator(hp).weights})
+    run.step.assign(1)
+    run.select(1.0)
     return folder
 
 

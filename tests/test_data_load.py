@@ -3,7 +3,6 @@ import collections
 import errno
 import os
 import pathlib
-import resource
 import shutil
 
 import numpy as np
@@ -57,7 +56,7 @@ def test_the_names_of_a_batch_are_those_of_its_pairs(demo_data, tiny_hp, monkeyp
 @pytest.mark.parametrize("kind", [PAIRED, POSTNET])
 def test_dataset_started_at_any_step_gives_the_same_batches(corpus, kind):
     make = {PAIRED: corpus.paired_batch, POSTNET: corpus.postnet_batch}[kind]
-    batches = [{name: array.numpy() for name, array in batch.items()} for batch in corpus.batches(kind, 3, 7)]
+    batches = list(corpus.batches(kind, 3, 7))
     assert len(batches) == 4
     assert all(equal(batch, make(step)) for batch, step in zip(batches, range(3, 7)))
 
@@ -273,23 +272,12 @@ def test_few_files_stay_open(tmp_path):
     for i in range(600):
         np.save(tmp_path / f"{i}.npy", np.zeros((2, 2), np.float16))
         data_load.open_array(tmp_path / f"{i}.npy")
-    assert len(os.listdir(descriptors)) - before < 300
+    assert len(os.listdir(descriptors)) - before < 100
 
 
-@pytest.mark.parametrize("allowed, kept", [(64, 16), (256, 64), (1024, 256), (1048576, 256),
-                                           (resource.RLIM_INFINITY, 256)])
-def test_a_quarter_of_the_files_that_are_allowed_stay_open(monkeypatch, allowed, kept):
-    monkeypatch.setattr(resource, "getrlimit", lambda _: (allowed, resource.RLIM_INFINITY))
-    assert data_load.files_kept_open() == kept
-
-
-def test_the_limit_of_open_files_holds_for_features():
-    assert data_load.open_array.cache_info().maxsize == data_load.files_kept_open()
-
-
-@pytest.mark.parametrize("number, cure", [(errno.EMFILE, "may open .* files.*ulimit -n 1024"),
-                                          (errno.ENFILE, "ulimit -n 1024"), (errno.EACCES, "change the permissions"),
-                                          (errno.ENOENT, "run prepro.py again")])
+@pytest.mark.parametrize("number, cure", [
+    (errno.EMFILE, "ulimit -n 1024"), (errno.ENFILE, "ulimit -n 1024"), (errno.EACCES, "check its permissions"),
+    (errno.ENOENT, "run prepro.py again")])
 def test_what_keeps_features_from_being_read_is_said(monkeypatch, tmp_path, number, cure):
     def fail(*_, **__):
         raise OSError(number, os.strerror(number))
@@ -297,4 +285,4 @@ def test_what_keeps_features_from_being_read_is_said(monkeypatch, tmp_path, numb
     message = f"a.npy cannot be read .*{os.strerror(number)}.*: .*{cure}"
     with pytest.raises(UserError, match=message) as error:
         data_load.open_array(tmp_path / "a.npy")
-    assert ("prepro.py" in str(error.value)) == (number == errno.ENOENT)
+    assert ("prepro.py" in str(error.value)) == (number in (errno.EACCES, errno.ENOENT))

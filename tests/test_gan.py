@@ -296,11 +296,11 @@ def test_warning_names_a_discriminator_out_of_balance(tiny_hp, capsys, real, fak
         task.judge = lambda linear, mask: ({1.0: real, 2.0: fake}[linear[0, 0, 0]], np.ones(len(real)))
         return task.validate(types.SimpleNamespace(step=150), "adversarial")
     scalars = validate(np.full(4, real), np.full(4, fake))
-    assert advice in capsys.readouterr().out
+    assert advice in capsys.readouterr().err
     assert scalars["free_running/global_variance_ratio"] == pytest.approx(0.5)
     assert scalars["score"] == -150.0  # the newest generator is the best
     balanced = validate(np.array([1.0, 1.0, 1.0, 0.0]), np.array([0.0, 0.0, 1.0, 0.0]))
-    assert balanced["gan/accuracy"] == 0.75 and "warning" not in capsys.readouterr().out
+    assert balanced["gan/accuracy"] == 0.75 and "warning" not in capsys.readouterr().err
 
 
 def test_same_command_resumes_with_the_same_hyperparameters(tmp_path, monkeypatch, capsys):

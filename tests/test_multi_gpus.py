@@ -109,7 +109,7 @@ def test_any_number_of_devices_can_resume_and_evaluate_a_run(tiny_hp, demo_data,
         plan = run_folder.open_run(args, "train.py")._replace(hp=hp)
         with uncompiled():
             trainer.train(plan, train.PairedTrainer, args.steps, strategies[n])
-        assert checkpoints.best_checkpoint(tmp_path).endswith(f"step-{steps}")
+        assert checkpoints.best_checkpoint(tmp_path).endswith(f"step-{steps}.npz")
         solved.append((tmp_path / base.FILE).read_bytes())
     assert taken == [(2, 0), (1, 1), (2, 2)]
     converter = eval_script.load_converter(tmp_path)

@@ -74,7 +74,7 @@ def test_resumed_run_keeps_its_hyperparameters_and_corpus(folder):
     for flags in ([], ["--data", "mine"], ["--set", "width=32"], ["--preset", "default", "--set", "width=32"]):
         plan = open_run("--logdir", "run", *flags)
         assert plan.is_resuming and plan.hp == WIDE and plan.data.name == "mine"
-        assert plan.checkpoint.endswith("step-1") and not plan.initial_weights
+        assert plan.checkpoint.endswith("step-1.npz") and not plan.initial_weights
 
 
 def test_resuming_accepts_the_new_path_of_a_moved_corpus(folder):
@@ -115,14 +115,15 @@ def test_resuming_refuses_a_corpus_that_was_prepared_again(folder):
 def test_init_from_gives_initial_weights_until_the_run_has_a_checkpoint(folder):
     begin("first", "--data", "mine", checkpoint=5)
     plan = open_run("--logdir", "run", "--data", "mine", "--init-from", "first")
-    assert plan.initial_weights.endswith("step-5") and plan.init_from == pathlib.Path("first") and not plan.checkpoint
+    assert plan.initial_weights.endswith("step-5.npz") and not plan.checkpoint
+    assert plan.init_from == pathlib.Path("first")
     begin("run", "--data", "mine", "--init-from", "first", checkpoint=0)
     plan = open_run("--logdir", "run")  # killed before its first checkpoint
-    assert plan.is_resuming and plan.initial_weights.endswith("step-5") and plan.init_from == folder / "first"
+    assert plan.is_resuming and plan.initial_weights.endswith("step-5.npz") and plan.init_from == folder / "first"
     begin("run", "--data", "mine", "--init-from", "first")
     plan = open_run("--logdir", "run")
-    assert plan.checkpoint.endswith("step-1") and plan.initial_weights is None
-    assert open_run("--logdir", "run", "--no-resume", "--init-from", "first").initial_weights.endswith("step-5")
+    assert plan.checkpoint.endswith("step-1.npz") and plan.initial_weights is None
+    assert open_run("--logdir", "run", "--no-resume", "--init-from", "first").initial_weights.endswith("step-5.npz")
     with pytest.raises(UserError, match="nothing holds no checkpoint"):
         open_run("--logdir", "new", "--data", "mine", "--init-from", "nothing")
 
@@ -199,7 +200,7 @@ def test_exported_model_is_no_run_to_train(folder, flags):
 
 
 @pytest.mark.parametrize("name, text, message", [
-    ("run.json", "{", "run.json is damaged: delete it, and say with --data"),
+    ("run.json", "{", "run has no run.json that can be read: say with --data"),
     ("hparams.json", "{", "hparams.json is damaged"),
     ("hparams.json", None, "another version of this project: unknown .'hidden'")])
 def test_damaged_run_files_are_refused(folder, name, text, message):
@@ -219,16 +220,16 @@ def test_newest_readable_checkpoint_is_used(folder, capsys):
     for step in (2, 3):
         run.step.assign(step)
         run.save()
-    (folder / "run" / "checkpoints" / "step-3.index").write_bytes(b"")
+    (folder / "run" / "checkpoints" / "step-3.npz").write_bytes(b"")
     plan = open_run("--logdir", "run")
-    assert plan.checkpoint.endswith("step-2")
-    assert "step-3 is missing or damaged" in capsys.readouterr().err
+    assert plan.checkpoint.endswith("step-2.npz")
+    assert "step-3.npz is missing or damaged" in capsys.readouterr().err
 
 
 def test_a_run_that_lost_one_of_its_files_is_refused(folder):
     begin("run", "--data", "mine")
     (folder / "run" / "run.json").unlink()
-    with pytest.raises(UserError, match="run has no run.json: say with --data"):
+    with pytest.raises(UserError, match="run has no run.json that can be read: say with --data"):
         open_run("--logdir", "run")
     assert open_run("--logdir", "run", "--data", "mine").is_resuming
     (folder / "run" / "hparams.json").unlink()

@@ -26,7 +26,7 @@ def generator() -> Generator:
 
 @pytest.fixture
 def path(generator, tmp_path):
-    checkpoints.write_weights(tmp_path / "some" / checkpoints.WEIGHTS, generator.weights)
+    checkpoints.write(tmp_path / "some" / checkpoints.WEIGHTS, {"generator": generator.weights}, in_8_bits=True)
     return tmp_path / "some" / checkpoints.WEIGHTS
 
 
@@ -62,14 +62,14 @@ def test_weights_are_read_without_pickle_and_take_a_quarter_of_the_size(generato
     with np.load(path, allow_pickle=False) as arrays:
         assert all(arrays[f"generator/{i}"].dtype == (np.int8 if array.ndim > 1 else np.float32)
                    for i, array in enumerate(own))
-    assert checkpoints.read_shapes(str(path)) == {f"generator/{i}": array.shape for i, array in enumerate(own)}
-    found = checkpoints.read_weights(path)
+    found = checkpoints.read(path)
+    assert sorted(found) == sorted(f"generator/{i}" for i in range(len(own)))
     assert all(array.dtype == np.float32 for array in found.values())
     assert_near([found[f"generator/{i}"] for i in range(len(own))], own)
     assert leftovers(path.parent) == []
     array = np.random.default_rng(0).normal(size=(400, 300)).astype(np.float32)
-    checkpoints.write_weights(path, [array, np.zeros((3, 2))])
-    assert path.stat().st_size < 0.26 * 4 * 400 * 300 and not checkpoints.read_weights(path)["generator/1"].any()
+    checkpoints.write(path, {"generator": [array, np.zeros((3, 2))]}, in_8_bits=True)
+    assert path.stat().st_size < 0.26 * 4 * 400 * 300 and not checkpoints.read(path)["generator/1"].any()
 
 
 def test_stored_weights_hardly_change_a_conversion(generator, path, run):
@@ -105,7 +105,7 @@ def test_error_for_damaged_weights_says_what_to_do_and_nothing_is_loaded(path, s
     again = Generator(TINY)
     before = values(again)
     with pytest.raises(UserError, match=f"{path} is missing or damaged .*git checkout"):
-        checkpoints.read_weights(path)
+        checkpoints.read(path)
     with pytest.raises(UserError, match=f"{path} is missing or damaged .*: get it again from its source"):
         checkpoints.load_generator(again, str(path))
     assert all(np.array_equal(*pair) for pair in zip(before, values(again)))
@@ -116,9 +116,9 @@ def test_weights_of_another_network_are_refused(path, tmp_path):
     shutil.copy(other / "hparams.json", path.parent)
     again = Generator(TINY)
     with pytest.raises(UserError, match=f"{path} does not fit this .* width \\(8 there, 16 asked for\\)"):
-        checkpoints.write_weights(path, Generator(TINY.replace(width=8)).weights)
+        checkpoints.write(path, {"generator": Generator(TINY.replace(width=8)).weights})
         checkpoints.load_generator(again, str(path))
-    checkpoints.write_weights(path, again.weights[1:])
+    checkpoints.write(path, {"generator": again.weights[1:]})
     with pytest.raises(UserError, match=f"{len(again.weights) - 1} arrays of generator in the file"):
         checkpoints.load_generator(again, str(path))
 

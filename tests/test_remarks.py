@@ -62,7 +62,7 @@ def test_odd_recordings_are_remarked_on(hertz, changes, said):
 def test_who_keeps_intervals_is_not_told_to_keep_them():
     sung = np.repeat(220.0 * 2.0 ** np.array([0.0, 0.5, 1.0, 1.5, 2.0]), 30)
     assert "--keep-intervals" in remarks(sung) and not remarks(sung, keeps_intervals=True)
-    assert "above becomes noise" in remarks(4.5 * sung, keeps_intervals=True)
+    assert "above it becomes noise" in remarks(4.5 * sung, keeps_intervals=True)
 
 
 @pytest.mark.parametrize("speaker, number", [("rms", 1), ("rms", 9), ("slt", 1), ("slt", 4)])

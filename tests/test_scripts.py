@@ -315,7 +315,7 @@ def test_best_checkpoint_is_loaded_by_default(trained, monkeypatch):
     monkeypatch.setattr(inference.checkpoints, "load_generator", lambda generator, prefix: loaded.append(prefix))
     monkeypatch.setattr(inference, "Generator", lambda hp: types.SimpleNamespace(convert=None, postnet=None, hp=hp))
     inference.load_converter(trained.logdir)
-    newest = sorted((trained.logdir / "checkpoints").glob("step-*.index"))[0].with_suffix("")
+    newest = min((trained.logdir / "checkpoints").glob("step-*.npz"))
     inference.load_converter(trained.logdir, str(newest))
     assert pathlib.Path(loaded[0]).parent.name == "best" and loaded[1] == str(newest)
 

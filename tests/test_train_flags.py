@@ -11,7 +11,6 @@ from conversion import base
 from training import trainer
 import numpy as np
 import pytest
-import tensorflow as tf
 from test_training import HP, Counting, events, kept, weight_in
 
 from common.cli import UserError
@@ -37,7 +36,7 @@ def run_train(monkeypatch, tmp_path):
 
 def newest(logdir: pathlib.Path) -> tuple[int, float]:
     """Step and weight of the newest checkpoint."""
-    return kept(logdir)[-1], weight_in(tf.train.latest_checkpoint(logdir / "checkpoints"))
+    return kept(logdir)[-1], weight_in(checkpoints.checkpoints_in(logdir / "checkpoints")[0])
 
 
 def test_steps_sets_the_last_step_and_training_resumes_by_default(run_train, tmp_path):

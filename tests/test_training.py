@@ -49,7 +49,7 @@ def spy(task: train.PairedTrainer, run: run_folder.Run, save_at: tuple[int, ...]
 
     def noted_step(stage, batch, step):
         if int(step) in save_at:
-            run.newest.save(checkpoint_number=step)
+            run.save()
         scalars = train_step(stage, batch, step)
         seen.scalars.append((stage, {name: float(value) for name, value in scalars.items()}))
         seen.lengths.add((stage, batch["mask"].shape[1]))
@@ -153,8 +153,7 @@ def test_tensorboard_shows_validation(trained):
 
 def contents(prefix: str, part: str) -> list[bytes]:
     """Return the stored arrays of a part of a checkpoint, sorted and without their names."""
-    reader = tf.train.load_checkpoint(prefix)
-    return sorted(shape_and_bytes(reader.get_tensor(name)) for name in reader.get_variable_to_shape_map()
+    return sorted(shape_and_bytes(array) for name, array in checkpoints.read(prefix).items()
                   if name.startswith(part + "/"))
 
 
@@ -164,14 +163,14 @@ def shape_and_bytes(array: np.ndarray) -> bytes:
 
 def test_a_checkpoint_holds_every_weight(trained):
     generator, task = trained.task.generator, trained.task
-    newest = tf.train.latest_checkpoint(trained.logdir / "checkpoints")
+    newest = checkpoints.checkpoints_in(trained.logdir / "checkpoints")[0]
     assert contents(newest, "generator") == sorted(shape_and_bytes(weight.numpy()) for weight in generator.weights)
     for stage, optimizer in task.optimizers.items():
         assert contents(newest, f"optimizer_{stage}") == sorted(shape_and_bytes(np.array(variable))
                                                                 for variable in optimizer.variables)
     # The best checkpoint also holds the whole generator, as it was at that step
     best = checkpoints.best_checkpoint(trained.logdir)
-    step = int(best.rsplit("-", 1)[1])
+    step = int(pathlib.Path(best).stem.rsplit("-", 1)[1])
     gains = repr(tuple(trained.task.generator.movement.shape)).encode()  # measured after that step
     assert [each for each in contents(best, "generator") if not each.startswith(gains)] == sorted(
         shape_and_bytes(value) for name, value in trained.seen.variables[step - 1].items()
@@ -195,7 +194,7 @@ def test_keras_lists_all_weights_of_the_generator(trained):
 def test_weights_are_restored_into_a_second_generator(trained):
     generator = Generator(trained.hp)  # Keras names the layers of a second one differently
     assert [weight.path for weight in generator.weights] != [weight.path for weight in trained.task.generator.weights]
-    prefix = tf.train.latest_checkpoint(trained.logdir / "checkpoints")
+    prefix = checkpoints.checkpoints_in(trained.logdir / "checkpoints")[0]
     checkpoints.load_generator(generator, prefix)
     for weight, expected in zip(generator.weights, trained.task.generator.weights):
         np.testing.assert_array_equal(weight, expected, err_msg=weight.path)
@@ -244,7 +243,7 @@ def weight_in(prefix) -> float:
 
 def kept(logdir: pathlib.Path, folder: str = "checkpoints") -> list[int]:
     """Return the steps that have a checkpoint."""
-    return sorted(int(path.stem.rsplit("-", 1)[1]) for path in (logdir / folder).glob("*.index"))
+    return sorted(int(path.stem.rsplit("-", 1)[1]) for path in (logdir / folder).glob("*.npz"))
 
 
 def go(logdir: pathlib.Path, last: int, hp: HyperParams = HP, **task) -> Counting:
@@ -262,7 +261,7 @@ def test_each_batch_is_used_once_in_spite_of_interruptions(tmp_path):
     seen = []
     for stop in (1, 3, 4, 4, 11, 12, 12):
         seen += go(tmp_path / "broken", stop).seen
-        assert weight_in(tf.train.latest_checkpoint(tmp_path / "broken" / "checkpoints")) == stop
+        assert weight_in(checkpoints.checkpoints_in(tmp_path / "broken" / "checkpoints")[0]) == stop
     assert seen == expected
 
 
@@ -296,12 +295,12 @@ def test_non_finite_loss_stops_training_and_keeps_the_checkpoints(tmp_path, log_
     hp = HP.replace(log_steps=log_steps, save_steps=save_steps)
     with pytest.raises(UserError, match="not finite at step"):
         go(tmp_path, 12, hp, nan_from=broken, scores={step: float(step) for step in range(1, 13)})
-    newest = tf.train.latest_checkpoint(tmp_path / "checkpoints")
+    newest = checkpoints.checkpoints_in(tmp_path / "checkpoints")[0]
     # The first stage ends, and is saved, after step 3
     last_good = max(step for step in range(1, broken) if step % save_steps == 0 or step == 3)
     assert weight_in(newest) == last_good and weight_in(checkpoints.best_checkpoint(tmp_path)) > 0
     go(tmp_path, 12, hp)  # training can resume from there
-    assert weight_in(tf.train.latest_checkpoint(tmp_path / "checkpoints")) == 12
+    assert weight_in(checkpoints.checkpoints_in(tmp_path / "checkpoints")[0]) == 12
 
 
 def test_validation_accepts_silent_output(trained, tmp_path, monkeypatch):

@@ -111,7 +111,7 @@ def prepared(tmp_path_factory):
         prepare(folder, "--target", folder / "bert", source=None)
     storage.write_json(folder / "pretrained" / "hparams.json", dataclasses.asdict(TINY))
     base.save(plain_base(TINY), folder / "pretrained")
-    checkpoints.write_weights(folder / "pretrained" / checkpoints.WEIGHTS, Generator(TINY).weights)
+    checkpoints.write(folder / "pretrained" / checkpoints.WEIGHTS, {"generator": Generator(TINY).weights}, True)
     save_speech(folder / "pretrained", speak(1, 4)[1])
     return folder
 
@@ -137,7 +137,7 @@ def test_single_voice_trains_its_postnet_resumes_and_prints_how_to_convert(alone
     assert re.search(r"trained to its last step, 3\. To convert recordings: python eval.py FILE_OR_FOLDER --logdir",
                      capsys.readouterr().out)
     found = eval_script.load_converter(alone / "run")
-    first = checkpoints.read_weights(alone / "pretrained" / checkpoints.WEIGHTS)
+    first = checkpoints.read(alone / "pretrained" / checkpoints.WEIGHTS)
     learnt = {id(variable) for network in (found.generator.encoder, found.generator.decoder)
               for variable in network.weights}
     for i, variable in enumerate(found.generator.weights):
@@ -187,7 +187,7 @@ def test_a_voice_that_is_killed_before_its_first_checkpoint_keeps_the_pretrained
     assert training(alone, "--steps", "2") == 0 and kept(alone / "run") == [2]
     assert capsys.readouterr().out.count(f"begins with {alone / 'pretrained'}") == 2
     found = eval_script.load_converter(alone / "run").generator
-    first = checkpoints.read_weights(alone / "pretrained" / checkpoints.WEIGHTS)
+    first = checkpoints.read(alone / "pretrained" / checkpoints.WEIGHTS)
     number = {id(variable): i for i, variable in enumerate(found.weights)}
     for variable in (*found.encoder.weights, *found.decoder.weights):
         np.testing.assert_array_equal(np.float16(variable), np.float16(first[f"generator/{number[id(variable)]}"]))
@@ -200,7 +200,7 @@ def test_init_from_chooses_base_speech_and_networks_of_one_model(alone):
     networks = Generator(TINY.replace(seed=5))
     base.save(plain_base(TINY)._replace(mel_floor=np.full(TINY.n_mels, -0.75, np.float32)), other)
     storage.write_json(other / "hparams.json", dataclasses.asdict(TINY))
-    checkpoints.write_weights(other / checkpoints.WEIGHTS, networks.weights)
+    checkpoints.write(other / checkpoints.WEIGHTS, {"generator": networks.weights}, in_8_bits=True)
     save_speech(other, speak(2, 4)[1])
     assert training(alone, "--steps", "1", "--init-from", str(other)) == 0
     found, corpus = eval_script.load_converter(alone / "run"), data_load.Corpus(alone / "data", TINY)

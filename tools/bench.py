@@ -278,7 +278,7 @@ def bench_start(table: Table) -> None:
         path = recordings(1)[0]
         for name, words, sign in (
                 ("start of train.py, demo, to its first step saved", ["train.py", "--steps", "1"],
-                 "run/checkpoints/*.index"),
+                 "run/checkpoints/*.npz"),
                 ("start of eval.py, demo, to the first converted file", ["eval.py", path, "--out", out], "out/*.wav")):
             began = time.perf_counter()
             process = subprocess.Popen([sys.executable, *words, "--logdir", str(logdir)], cwd=HERE,

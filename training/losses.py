@@ -1,8 +1,5 @@
-"""Losses: small pure functions of tensors and masks, divided by the number of valid elements.
-
-Where several devices share a training step, the number counts the elements of all devices. Each device then finds its
-part of the loss, and the sum of the parts is the loss of the whole batch.
-"""
+"""Losses: small pure functions of tensors and masks, divided by the number of valid elements, of all devices that share
+a training step: the sum of their parts is then the loss of the whole batch."""
 import math
 from typing import Any
 
@@ -26,19 +23,15 @@ def l1(predicted: Tensor, true: Tensor, mask: Tensor) -> Tensor:
 
 def pitch(predicted: Tensor, true: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
     """Losses of predicted octaves and logit of voicing (N, T, 2): masked mean squared difference of the octaves where
-    the true (N, T, 2) is voiced, and masked cross-entropy of voicing.
-
-    Squared, because the distribution of pitch is skewed. An absolute difference would lead to its median, which is
-    lower than its mean, and a voice whose pitch rises too little sounds like another voice.
-    """
+    the true (N, T, 2) is voiced, and masked cross-entropy of voicing. Squared, because an absolute difference would
+    lead to the median of a skewed distribution, lower than its mean, and to another voice."""
     voiced, logit = true[:, :, 1], predicted[:, :, 1]
     octaves = masked_mean(ops.square(predicted[:, :, 0] - true[:, :, 0]), mask * voiced)
     return octaves, masked_mean(ops.softplus(logit) - voiced * logit, mask)
 
 
 def least_squares(scores: Tensor, weights: Tensor, goal: float) -> Tensor:
-    """Mean squared distance of a discriminator's scores (N,) with `weights` (N,) from a goal (Mao et al. 2017, LSGAN,
-    eq. 2)."""
+    """Mean squared distance of scores (N,) with `weights` (N,) from a goal (Mao et al. 2017, LSGAN, eq. 2)."""
     return ops.sum(weights * ops.square(scores - goal)) / total(ops.sum(weights))
 
 

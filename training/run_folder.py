@@ -8,27 +8,36 @@ import argparse
 import contextlib
 import dataclasses
 import functools
-import json
 import math
 import os
 import pathlib
 import shutil
 import socket
 import time
+from collections.abc import Iterator
 from typing import NamedTuple
 
-import hyperparams
-from backend import checkpoints
+from backend import checkpoints, devices  # noqa: F401  before TensorFlow
 from common import cli, storage
 from corpus import demo, manifest
 import tensorflow as tf
 from tensorboard.plugins.hparams import api as tensorboard_hparams
 
 from common.cli import UserError
-from hyperparams import HyperParams, differences
+from hyperparams import PREPARATION, PRESETS, HyperParams, differences
 
 # Names in TensorBoard of the scalars whose own names have no group
 GROUPS = {"loss": "loss/minimised", "gradient_norm": "loss/gradient_norm", "score": "free_running/score"}
+
+
+@contextlib.contextmanager
+def writing(path: pathlib.Path) -> Iterator[None]:
+    """Turn TensorFlow's errors into a UserError that names `path` and the cure."""
+    try:
+        yield
+    except tf.errors.OpError as error:
+        raise UserError(f"{path} cannot be written: {checkpoints.short_message(error)}. Free space or change "
+                        "permissions; what was saved before is good, and the same command goes on from it") from None
 
 
 def add_arguments(parser: argparse.ArgumentParser, default_logdir: str,
@@ -39,9 +48,8 @@ def add_arguments(parser: argparse.ArgumentParser, default_logdir: str,
                         help="folder that prepro.py wrote (default: the one the run was trained on, or the demo)")
     parser.add_argument("--logdir", type=pathlib.Path, metavar="DIR",
                         help=f"run folder; if it holds a run, that run is resumed (default: {default_logdir})")
-    parser.add_argument("--preset", choices=hyperparams.PRESETS,
-                        help="hyperparameters to start from (default: demo, with --data default; train_gan.py takes "
-                             "those of --init-from)")
+    parser.add_argument("--preset", choices=PRESETS,
+                        help="hyperparameters to begin with (default: demo, with --data default, or --init-from's)")
     parser.add_argument("--set", action="append", default=[], metavar="NAME=VALUE", help="override a hyperparameter")
     parser.add_argument("--seed", type=int, help="seed of weights, data order and dropout (default: the preset's)")
     parser.add_argument("--steps", type=cli.positive, metavar="N", help="stop after step N; the run can go on later")
@@ -68,13 +76,9 @@ def is_resuming(args: argparse.Namespace) -> bool:
 
 
 def open_run(args: argparse.Namespace, script: str, inherit_with: dict | None = None) -> RunPlan:
-    """Decide everything about the run that the flags name, without writing into its folder. The demo's features are
-    prepared if they are needed and missing.
-
-    A new run takes the hyperparameters of its preset. If `inherit_with` is a dictionary, a run with `--init-from`
-    instead takes the features and hyperparameters of that other run, with these changes. A resumed run keeps its
-    settings, and is refused if a flag asks for different ones. Raises UserError.
-    """
+    """Decide everything about the run that the flags name, without writing into its folder. A new run takes the
+    hyperparameters of its preset, or with `inherit_with`, a dictionary of changes, those and the features of
+    `--init-from`; a resumed run keeps its own, and flags that ask for others are refused. Raises UserError."""
     logdir, data, init_from = args.logdir, args.data, args.init_from
     if (logdir / checkpoints.WEIGHTS).exists():
         raise UserError(f"{logdir} is an exported model, not a run that can go on (it holds {checkpoints.WEIGHTS}): "
@@ -82,11 +86,10 @@ def open_run(args: argparse.Namespace, script: str, inherit_with: dict | None = 
     info, resuming = read_run_info(logdir), is_resuming(args)
     existing = [] if args.no_resume else checkpoints.checkpoints_in(logdir / "checkpoints")
     if existing and not resuming:
-        raise UserError(f"{logdir} holds checkpoints but no hparams.json: restore that file, or begin anew with "
-                        "--no-resume")
+        raise UserError(f"{logdir} holds checkpoints but no hparams.json: restore it, or begin anew with --no-resume")
     if resuming:
         if not info and not data:
-            raise UserError(f"{logdir} has no run.json: say with --data what the run was trained on")
+            raise UserError(f"{logdir} has no run.json that can be read: say with --data what it was trained on")
         default = HyperParams.from_json(logdir / "hparams.json")
     elif init_from and inherit_with is not None:
         if not (init_from / "hparams.json").exists():
@@ -95,7 +98,7 @@ def open_run(args: argparse.Namespace, script: str, inherit_with: dict | None = 
         data = data or read_run_info(init_from).get("data")
     else:
         is_demo = not data and info.get("data", demo.FEATURES) == demo.FEATURES
-        default = hyperparams.PRESETS["demo" if is_demo else "default"]
+        default = PRESETS["demo" if is_demo else "default"]
     hp = choose_hyperparams(args, default, resuming)
     if init_from and not data and not info:
         raise UserError(f"--init-from {init_from} gives the first weights: say with --data what to train on")
@@ -112,8 +115,8 @@ def choose_hyperparams(args: argparse.Namespace, default: HyperParams, resuming:
     """The hyperparameters that the flags ask for, or `default` without flags. Raises UserError if a run is resumed
     and the flags ask for others than `default`, which then holds the hyperparameters of the run."""
     overrides = args.set + ([f"seed={args.seed}"] if args.seed is not None else [])
-    hp = (hyperparams.PRESETS[args.preset] if args.preset else default).override(overrides)
-    unread = [text for text in args.set if text.partition("=")[0] in hyperparams.PREPARATION]
+    hp = (PRESETS[args.preset] if args.preset else default).override(overrides)
+    unread = [text for text in args.set if text.partition("=")[0] in PREPARATION]
     if unread:
         raise UserError(f"--set {unread[0]}: only prepro.py reads this; prepare the features again with it")
     others = differences(default, hp) if resuming else []
@@ -130,18 +133,12 @@ def find_data(data: pathlib.Path | None, info: dict, hp: HyperParams) -> pathlib
 
 
 def read_run_info(logdir: pathlib.Path) -> dict:
-    """Read what `write_run_info` wrote; an empty dictionary without a file. Raises UserError if it is damaged."""
-    path = logdir / "run.json"
-    if not path.exists():
-        return {}
-    try:
-        info = json.loads(path.read_text(encoding="utf-8"))
+    """Read what `write_run_info` wrote; an empty dictionary if the file is missing or damaged."""
+    if info := storage.read_json(logdir / "run.json"):
         data, moved = pathlib.Path(info["data"]), (logdir / info.get("data_from_here", info["data"])).resolve()
-        return {"script": str(info["script"]), "data": moved if moved.exists() and not data.exists() else data,
-                "steps": int(info["steps"]), "manifest": str(info["manifest"]),
-                "init_from": pathlib.Path(info["init_from"]) if info["init_from"] else None}
-    except (ValueError, KeyError, TypeError):
-        raise UserError(f"{path} is damaged: delete it, and say with --data what the run is trained on") from None
+        info["data"] = moved if moved.exists() and not data.exists() else data
+        info["init_from"] = pathlib.Path(info["init_from"]) if info["init_from"] else None
+    return info
 
 
 def write_run_info(logdir: pathlib.Path, script: str, data: pathlib.Path, steps: int,
@@ -184,26 +181,18 @@ def clear_run(logdir: pathlib.Path) -> None:
 
 
 class Run:
-    """A run folder during training: the step, the best validation score, TensorBoard and checkpoints.
-
-    `parts` is a dictionary of names to lists of Keras variables, which are saved; one name is "generator"."""
+    """A run folder during training: the step, the best validation score, TensorBoard and checkpoints of `parts`, names
+    to lists of Keras variables, one of which is "generator"."""
 
     def __init__(self, logdir: pathlib.Path, hp: HyperParams, parts: dict):
         self.logdir, self.hp, self.parts = pathlib.Path(logdir), hp, parts
         storage.write_json(self.logdir / "hparams.json", dataclasses.asdict(hp))
         self.step = tf.Variable(0, dtype=tf.int64, trainable=False)
         self.best = tf.Variable(math.inf, trainable=False)
-        self.checkpoint = tf.train.Checkpoint(step=self.step, best=self.best, **checkpoints.trackable(parts))
         self.folder = self.logdir / "checkpoints"
-        for folder in (self.folder, self.folder / "best"):
-            folder.mkdir(parents=True, exist_ok=True)
-            checkpoints.clean(folder)
-        self.newest = tf.train.CheckpointManager(self.checkpoint, str(checkpoints.literal(self.folder)),
-                                                 hp.keep_checkpoints, checkpoint_name="step")
-        selected = tf.train.Checkpoint(step=self.step, **checkpoints.trackable({"generator": parts["generator"]}))
-        self.selected = tf.train.CheckpointManager(selected, str(checkpoints.literal(self.folder / "best")), 1,
-                                                   checkpoint_name="best")
-        with checkpoints.writing(self.logdir), tf.summary.create_file_writer(str(self.logdir)).as_default():
+        for half in self.folder.rglob(".*.tmp"):  # left by a process that was killed
+            half.unlink()
+        with writing(self.logdir), tf.summary.create_file_writer(str(self.logdir)).as_default():
             # Written into the parent folder of train/ and validation/, so that it applies to both
             tensorboard_hparams.hparams(dataclasses.asdict(hp), trial_id=str(self.logdir.resolve()))
         self.first_step, self.saved_step = 0, -1
@@ -217,41 +206,42 @@ class Run:
         process logged after the checkpoint."""
         for kind in ("train", "validation"):
             begin_session(self.logdir / kind, self.first_step)
-        with checkpoints.writing(self.logdir):
+        with writing(self.logdir):
             return {kind: tf.summary.create_file_writer(str(self.logdir / kind)) for kind in ("train", "validation")}
 
-    def resume(self, prefix: str) -> None:
+    def resume(self, path: str) -> None:
         """Restore everything from a checkpoint; raises UserError if it belongs to another network."""
-        checkpoints.restore(self.checkpoint, self.parts, prefix, self.hp)
+        checkpoints.restore(self.parts | {"run": [self.step, self.best]}, path, self.hp)
         self.first_step = self.saved_step = int(self.step)
 
     def save(self) -> None:
         """Write a checkpoint unless this step has one; raises UserError."""
-        if self.saved_step == int(self.step):
-            return
-        with checkpoints.writing(self.folder / f"step-{int(self.step)}"):
-            self.newest.save(checkpoint_number=self.step)
-        self.saved_step = int(self.step)
+        if self.saved_step != int(self.step):
+            checkpoints.write(self.folder / f"step-{int(self.step)}.npz", self.parts | {"run": [self.step, self.best]})
+            self.saved_step = int(self.step)
+            for path in checkpoints.checkpoints_in(self.folder)[self.hp.keep_checkpoints:]:
+                os.remove(path)
 
     def select(self, score: float) -> None:
         """Save the generator of this step as the best; raises UserError."""
         self.best.assign(score)
-        # A resumed run may come here a second time for a step: to write the only copy again could destroy it
-        if not (self.selected.latest_checkpoint or "").endswith(f"-{int(self.step)}"):
-            with checkpoints.writing(self.folder / "best" / f"best-{int(self.step)}"):
-                self.selected.save(checkpoint_number=self.step)
+        path = self.folder / "best" / f"best-{int(self.step)}.npz"
+        if not path.exists():  # a resumed run may come here a second time for a step
+            checkpoints.write(path, {"generator": self.parts["generator"]})
+            for other in {*path.parent.glob("best-*.npz")} - {path}:
+                other.unlink()
 
     def log(self, kind: str, scalars: dict[str, float]) -> None:
         """Write scalars to TensorBoard as `kind` "train" or "validation". They reach the disk at once, so that no
         checkpoint is newer than the scalars."""
-        with checkpoints.writing(self.logdir / kind), self.writers[kind].as_default(step=int(self.step)):
+        with writing(self.logdir / kind), self.writers[kind].as_default(step=int(self.step)):
             for name, value in scalars.items():
                 tf.summary.scalar(GROUPS.get(name, name), value)
 
     def log_sample(self, name: str, wav, picture: pathlib.Path) -> None:
         """Show a recording (samples,) and a PNG picture in TensorBoard."""
         folder, writer = self.logdir / "validation", self.writers["validation"]
-        with checkpoints.writing(folder), writer.as_default(step=int(self.step)):
+        with writing(folder), writer.as_default(step=int(self.step)):
             tf.summary.audio(f"audio/{name}", wav[None, :, None], self.hp.sample_rate)
             tf.summary.image(f"align/{name}", tf.io.decode_png(picture.read_bytes())[None])
 
@@ -263,7 +253,7 @@ def begin_session(folder: pathlib.Path, step: int) -> None:
     path = folder / f"events.out.tfevents.{int(time.time()):010d}.{socket.gethostname()}"
     folder.mkdir(parents=True, exist_ok=True)
     start = tf.compat.v1.SessionLog(status=tf.compat.v1.SessionLog.START)
-    with checkpoints.writing(path), tf.io.TFRecordWriter(str(path)) as file:
+    with writing(path), tf.io.TFRecordWriter(str(path)) as file:
         for event in (tf.compat.v1.Event(wall_time=time.time(), file_version="brain.Event:2"),
                       tf.compat.v1.Event(wall_time=time.time(), step=step + 1, session_log=start)):
             file.write(event.SerializeToString())

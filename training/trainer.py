@@ -1,7 +1,6 @@
 """What paired and adversarial training share: updates, validation, and a training loop that stops at a safe place.
 
-The step of paired training is in train.py, the step of adversarial training in train_gan.py. run_folder.py reads and
-writes the files of a run folder. The calls of one step are:
+The steps are in train.py and train_gan.py, the files of a run folder in run_folder.py. The calls of one step are:
 
     fit_stage -> PairedTrainer.train_step -> Trainer.run_step
         on each device: step_on_device -> Trainer.shard_for_device, Trainer.update -> PairedTrainer.forward
@@ -12,12 +11,12 @@ import pathlib
 import random
 import shlex
 import signal
+import sys
 import time
 from collections.abc import Iterator
 
 from backend import checkpoints, recurrent
 import data_load
-import hyperparams
 import utils
 from common import audio_files, cli
 from conversion import base, voice
@@ -31,11 +30,12 @@ from tqdm import tqdm
 
 from common.cli import UserError
 from conversion.inference import Converter
-from hyperparams import HyperParams, differences
+from hyperparams import SIGNAL, HyperParams, differences
 from modules import total
 from networks import Generator
 from training.run_folder import Run, RunPlan
 
+CURE = "The last checkpoint is good: begin from it with --init-from, another --logdir and a lower learning_rate"
 SKIPPED_AT_MOST = 10  # steps in a row: one may come from a bad recording, but after ten the model has diverged
 
 
@@ -51,20 +51,14 @@ def cosine_decay(peak: float, steps: int, hp: HyperParams) -> keras.optimizers.s
 
 
 def with_loss_scale(optimizer: keras.optimizers.Optimizer, hp: HyperParams) -> keras.optimizers.LossScaleOptimizer:
-    """Wrap an optimizer so that it changes nothing in a step whose gradient is not finite.
-
-    Losses are multiplied by a scale, so that small gradients do not vanish in float16. The scale is halved after a step
-    whose gradient is not finite, and doubled after many good steps. In other precisions the scale begins at 1.
-    """
+    """Wrap an optimizer so that it changes nothing in a step whose gradient is not finite. The scale of the loss,
+    against small gradients that vanish in float16, is halved then, and doubled after many good steps."""
     return keras.optimizers.LossScaleOptimizer(optimizer, 2.0 ** 15 if hp.precision == "float16" else 1.0, 2000)
 
 
 class Trainer:
-    """A generator and its corpus, with updates on all devices and validation in free running.
-
-    The subclasses in train.py and train_gan.py define `stages`, a list of (name, steps), and what a step does. A
-    trainer that is made within the scope of a `tf.distribute.Strategy` runs on all devices of this strategy.
-    """
+    """A generator and its corpus, with updates on all devices of the `tf.distribute.Strategy` in whose scope it is
+    made. Subclasses define `stages`, a list of (name, steps), and what a step does."""
 
     def __init__(self, hp: HyperParams, corpus: data_load.Corpus):
         self.hp, self.corpus, self.strategy = hp, corpus, tf.distribute.get_strategy()
@@ -90,11 +84,8 @@ class Trainer:
 
     def decode_on_path(self, batch: dict):
         """Decode a batch with the decoder's own output, but read the source at the true positions (N, Ty + 1), so that
-        the frames are aligned with the target's. Returns the decoder's mel (N, T, M), the mel that is used of it, and
-        the positions (N, T).
-
-        The reading position of global attention cannot be set, so with global attention the decoder gets the target's
-        frames instead of its own output."""
+        frames are aligned with the target's; global attention, whose position cannot be set, gets the target's frames
+        instead. Returns the decoder's mel (N, T, M), the mel that is used of it, and the positions (N, T)."""
         generator = self.generator
         decoded = generator(batch["source"], batch["mapped"], batch["source_mask"], batch["positions"],
                             batch["mel"] if self.hp.attention == "global" else None)
@@ -128,8 +119,7 @@ class Trainer:
         return self._steps[key](batch)
 
     def shard_for_device(self, batch: dict) -> dict:
-        """This device's share of the rows of a batch: every n-th row. Rows of zeros are added if there are fewer rows
-        than devices."""
+        """This device's share of the rows of a batch, every n-th; rows of zeros are added if there are too few."""
         n_devices = self.strategy.num_replicas_in_sync
         if n_devices == 1:
             return batch
@@ -140,10 +130,8 @@ class Trainer:
         return shared
 
     def update(self, optimizer, variables: list, clip_norm: float, loss_of) -> dict:
-        """Update `variables` once. `loss_of()` returns the loss and other scalars of this device's rows.
-
-        If the gradient is not finite, nothing changes and the scalar "skipped" is 1.
-        """
+        """Update `variables` once. `loss_of()` returns the loss and other scalars of this device's rows. If the
+        gradient is not finite, nothing changes and the scalar "skipped" is 1."""
         n_devices, values = self.strategy.num_replicas_in_sync, [variable.value for variable in variables]
         statistics = self.generator.non_trainable_variables  # of norms; the forward pass updates them
         before = [tf.identity(variable.value) for variable in statistics]
@@ -206,7 +194,7 @@ def find_base(corpus: data_load.Corpus, pretrained: pathlib.Path) -> base.Base:
         return base.solve(corpus)
     speech = voice.load_speech(pretrained)  # first, because its error says how to get the folder back
     trained = HyperParams.from_json(pretrained / "hparams.json")
-    others = [text for text in differences(trained, corpus.hp) if text.split()[0] in hyperparams.SIGNAL]
+    others = [text for text in differences(trained, corpus.hp) if text.split()[0] in SIGNAL]
     if others:
         raise UserError(f"{corpus.data} does not fit {pretrained}: {', '.join(others)}; run prepro.py again without "
                         "--set into another folder")
@@ -214,8 +202,7 @@ def find_base(corpus: data_load.Corpus, pretrained: pathlib.Path) -> base.Base:
 
 
 def train(plan: RunPlan, make_trainer, steps: int | None, strategy: tf.distribute.Strategy | None = None) -> None:
-    """Train with `make_trainer(hp, corpus)` as `plan` says, on the devices of `strategy`, until the last step or until
-    step `steps`; raises UserError."""
+    """Train with `make_trainer(hp, corpus)` as `plan` says until the last step or step `steps`; raises UserError."""
     hp, logdir, strategy = plan.hp, plan.logdir, strategy or tf.distribute.get_strategy()
     with cli.locked(logdir, "--logdir"):
         corpus = data_load.Corpus(plan.data, hp)
@@ -282,14 +269,10 @@ def report_end(plan: RunPlan, first: int, step: int, last_step: int, alone: bool
 
 
 def fit(run: Run, trainer: Trainer, last_step: int) -> None:
-    """Run a trainer from the run's step to `last_step`; log, validate and save as the hyperparameters say.
-
-    Scalars of steps are fetched from the device every `log_steps` steps, and before a checkpoint. The "score" of a
-    validation selects the best checkpoint (lower is better); it is missing while there is nothing to select. Raises
-    Diverged if a scalar of a step that was not skipped is not finite, or if too many steps in a row are skipped, and
-    Stopped after SIGINT or SIGTERM. When the loop ends a checkpoint is written, except after Diverged or a failed step
-    or validation.
-    """
+    """Run a trainer from the run's step to `last_step`; log, validate and save as the hyperparameters say. Scalars are
+    fetched from the device every `log_steps` steps, and before a checkpoint. The lowest "score" of a validation selects
+    the best checkpoint. Raises Diverged (see `check`), and Stopped after SIGINT or SIGTERM. At the end a checkpoint is
+    written, except after Diverged or a failed step or validation."""
     with (cli.recording_signals() as received,
           tqdm(total=last_step, initial=int(run.step), desc="training", disable=None, unit="step") as bar):
         stage_start = 0
@@ -298,8 +281,7 @@ def fit(run: Run, trainer: Trainer, last_step: int) -> None:
                 fit_stage(run, trainer, stage, stage_start, min(stage_start + steps, last_step), bar, received)
                 stage_start += steps
         except BaseException as error:
-            # An error of TensorFlow may come from the middle of an update. And if a validation failed, no checkpoint
-            # of its step is written, so that a resumed run repeats this validation
+            # TensorFlow's may come from the middle of an update; a validation that failed is repeated by a resumed run
             if not isinstance(error, (Diverged, tf.errors.OpError)) and not run.validating:
                 check(run, trainer, bar)
                 run.save()
@@ -310,8 +292,7 @@ def fit(run: Run, trainer: Trainer, last_step: int) -> None:
 
 
 def fit_stage(run: Run, trainer: Trainer, stage: str, start: int, stop: int, bar: tqdm, received: list[int]) -> None:
-    """Run one stage of `fit`, which began at step `start`, from the run's step to `stop` or until a signal is
-    `received`."""
+    """Run one stage of `fit`, which began at step `start`, from the run's step to `stop` or until a signal."""
     hp, first = run.hp, max(int(run.step), start)
     if first >= stop:
         return
@@ -330,8 +311,7 @@ def fit_stage(run: Run, trainer: Trainer, stage: str, start: int, stop: int, bar
             if bar.disable:  # without a terminal a line is printed instead of the bar
                 left = (time.perf_counter() - began) / (step - first) * (bar.total - step)
                 values = " ".join(f"{name} {value}" for name, value in displayed.items())
-                print(f"step {step} of {bar.total} ({stage}): {values}, {left / 60:.1f} min left at this pace",
-                      flush=True)
+                print(f"step {step} of {bar.total} ({stage}): {values}, {left / 60:.1f} min left", flush=True)
         if is_saving:
             run.validating = True
             validate(run, trainer, stage, bar)
@@ -343,12 +323,9 @@ def fit_stage(run: Run, trainer: Trainer, stage: str, start: int, stop: int, bar
 
 
 def check(run: Run, trainer: Trainer, bar: tqdm) -> dict[str, float]:
-    """Fetch the scalars of the `unchecked` steps of a run; returns the finite ones of the last step. Each fetch waits
-    for the device, so it is not done at every step.
-
-    Prints a warning with the utterances in the batch of each skipped step. Raises Diverged if too many steps in a row
-    were skipped, or if a scalar of another step is not finite.
-    """
+    """Fetch the scalars of the `unchecked` steps of a run, which waits for the device; returns the finite ones of the
+    last step. Names the batch of each skipped step; raises Diverged after too many of them in a row, or if a scalar of
+    another step is not finite."""
     finite, unchecked, run.unchecked = {}, run.unchecked, []
     for step, stage, number, scalars in unchecked:
         scalars = {name: float(value) for name, value in scalars.items()}
@@ -358,16 +335,13 @@ def check(run: Run, trainer: Trainer, bar: tqdm) -> dict[str, float]:
         if skipped:
             run.skipped += 1
             names = ", ".join(trainer.corpus.batch_names(trainer.batch_kind(stage), number))
-            bar.write(f"warning: the gradient of step {step} ({stage}) was not finite, it was skipped; its batch: "
-                      f"{names}")
+            bar.write(f"warning: gradient of step {step} ({stage}) was not finite, it was skipped; its batch: {names}",
+                      file=sys.stderr)
             if run.in_a_row >= SKIPPED_AT_MOST:
                 raise Diverged(f"{run.in_a_row} steps in a row had no finite gradient, the last one step {step} "
-                               f"({names}). The last checkpoint is good: begin from it with --init-from, another "
-                               "--logdir and a lower learning_rate; if the utterances are always the same, listen to "
-                               "them")
+                               f"({names}: listen to them). {CURE}")
         elif len(finite) < len(scalars):
-            raise Diverged(f"loss is not finite at step {step} ({scalars}); the last checkpoint is good: begin from it "
-                           "with --init-from, another --logdir and a lower learning_rate")
+            raise Diverged(f"loss is not finite at step {step} ({scalars}). {CURE}")
     return finite | ({"loss/skipped": run.skipped} if run.skipped else {})
 
 
