@@ -84,7 +84,7 @@ class Corpus:
             pairs = [pair for pair in pairs if pair.source == source]
         if not pairs:
             raise UserError(f"{self.data} has no sentence to {'validate' if name == 'val' else name} with: "
-                              "look at the reasons in manifest.csv, record more sentences or name others")
+                            "look at the reasons in manifest.csv, record more sentences or name others")
         return sorted(pairs, key=lambda pair: (pair.source, pair.name))
 
     def features(self, speaker: str, utterance: str, kind: str) -> np.ndarray:

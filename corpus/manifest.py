@@ -125,7 +125,7 @@ def check_signal(data: pathlib.Path, hp: HyperParams) -> dict:
     for name in SIGNAL:
         if settings[name] != getattr(hp, name):
             raise UserError(f"{data} was prepared with {name}={settings[name]}, not {getattr(hp, name)}: "
-                              f"run prepro.py again with --set {name}={getattr(hp, name)} into another folder")
+                            f"run prepro.py again with --set {name}={getattr(hp, name)} into another folder")
     return settings
 
 
@@ -147,7 +147,7 @@ def find_utterances(folder: pathlib.Path, pattern: str) -> dict[str, pathlib.Pat
             continue
         if key in found:
             raise UserError(f"{printable(found[key])} and {printable(path)} are both utterance {key!r}; "
-                              "rename one or use --pattern")
+                            "rename one or use --pattern")
         found[key] = path
     if not found:
         raise UserError(f"{printable(folder)} holds no recordings ({audio_files.ALL_SUFFIXES}) that match {pattern!r}")

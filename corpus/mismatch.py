@@ -42,8 +42,8 @@ def drop(pairs: list[Pair], data: pathlib.Path, target: str, hp: HyperParams) ->
                      np.percentile(others, 1)) if wrong.sum() > 1 else ""
     if wrong.sum() > len(pairs) / 2:
         raise UserError(f"{names}: recordings of the same name do not say the same words. Their distance is "
-                          f"{np.median(named):.1f} dB, that of others {np.median(chance):.1f} dB{hint}. Rename them, "
-                          "list the pairs in a table for --pairs, or give --unpaired if they said other sentences")
+                        f"{np.median(named):.1f} dB, that of others {np.median(chance):.1f} dB{hint}. Rename them, "
+                        "list the pairs in a table for --pairs, or give --unpaired if they said other sentences")
     if hint:
         print(f"warning: {names}: some recordings of the same name do not say the same words{hint}: rename them, or "
               "list the pairs in a table for --pairs", file=sys.stderr)
