@@ -43,6 +43,7 @@ MEASURES = {  # in the order of the table
     "voicing error": "Share of frames that have a pitch in one recording and none in the other. Lower is better.",
 }
 
+
 def format_value(value: object) -> str:
     """Format a value for readers: three significant digits, yes or no, a dash for None or NaN; not escaped."""
     if value is None or isinstance(value, numbers.Real) and not math.isfinite(value):
