@@ -25,6 +25,7 @@ SILENCE_DB = 70.0  # dB below the loudest frame, from where on there is nothing 
 ABOVE_FLOOR_DB = 15.0  # dB above the pauses, from where a frame is active
 NOISE_DB, FAINT_DB = 10.0, 50.0  # dB above the pauses, and below the loudest frame, between which a sound is heard
 OUTLIER_DB = 10.0  # dB above the 70th percentile of the active frames; clean speech stays 8.5 dB above it at most
+CLIPPED = 0.002  # share of samples in flat peaks, from where a recording was too loud
 MOSTLY = 0.7  # share of what is heard that trimming must leave
 
 
@@ -40,6 +41,10 @@ def normalise_recording(recording: audio_files.Recording, hp: HyperParams, trim:
                         name: str) -> audio_files.Recording:
     """What `load_recording` does with a recording that was read; `name` is what errors and warnings call it."""
     wav, sample_rate, warnings = recording
+    top = np.abs(wav).max(initial=0.0)
+    if np.mean((np.abs(wav[1:]) > 0.98 * top) & (np.abs(np.diff(wav)) < 1e-4 * top)) > CLIPPED:
+        warnings.append(f"{name}: was recorded too loud: its peaks are cut off flat, and this distortion is converted, "
+                        "too; record it again at a lower level")
     wav -= wav.mean()  # or the filter would swing at both ends
     if sample_rate != hp.sample_rate:
         wav = soxr.resample(wav, sample_rate, hp.sample_rate)

@@ -150,6 +150,9 @@ def unread(path: str | os.PathLike, rest: bytes, seconds: float, promised: float
             kind in (b"OggS", b"fLaC") or rest[:3] == b"ID3" or rest[0] == 0xff and rest[1] >= 0xe0):
         return ["holds several recordings, one after the other, of which only the first is read; decode it by ffmpeg, "
                 "or save each in a file of its own"]
+    if kind == b"RIFF" and len(rest) == 4096 and not re.match(rb"[\w ]{4}", rest):  # otherwise the name of a chunk
+        return [f"goes on after the {seconds:.1f} s that its header counts, as after a recording that was interrupted; "
+                f"ffmpeg -ignore_length 1 -i {shlex.quote(printable(path))} mended.wav may find the rest"]
     is_cut = kind == b"OggS" and end[end.rfind(kind):][5:6] < b"\4"
     if is_cut or seconds < 0.95 * promised:  # an mp3's promise may be a guess
         return [f"seems to be cut off after {seconds:.1f} s; if some of it is missing, copy or record it again"]

@@ -12,17 +12,20 @@ from hyperparams import HyperParams
 
 CHUNK_SECONDS = 8.0  # recordings are converted in chunks of at most this length, cut at pauses
 FADE_SECONDS = 0.005  # at both ends of a chunk, so that joints do not click
-ANOTHER_VOICE = 0.5  # octaves from the pitch of a voice, from where a chunk is spoken by somebody else
+ANOTHER_VOICE = 0.4  # octaves from the pitch of a voice, from where somebody else speaks
+PITCHES = np.arange(5.8, 10.0, 0.05)  # octaves of Hz that a voice may have
+CHANGE = 15.0  # octaves times voiced frames by which it must fit better that somebody else speaks
+MOST_AWAY = 0.6  # octaves from the pitch of a voice, from where all frames count alike
 BESIDE_FRAMES = 16  # voiced frames beside what is left of a chunk, from where they are speech
 AROUND_SECONDS = 0.25  # before and after the voiced frames of speech, where it has unvoiced sounds
 NEAR_FRAMES = 40  # to the next voiced frame, up to where the voice is measured
-LEAST_FRAMES = 40  # voiced frames that tell the pitch of a chunk
 
 
 class Chunk(NamedTuple):
     """A part of a recording between pauses."""
     wav: np.ndarray   # (samples,) speech, trimmed
     start: int        # sample of the recording where the chunk begins
+    octave: float = 0.0  # the pitch of who speaks, in octaves of Hz
 
 
 def split_at_pauses(wav: np.ndarray, hp: HyperParams, one_voice: bool = False) -> list[Chunk]:
@@ -31,37 +34,60 @@ def split_at_pauses(wav: np.ndarray, hp: HyperParams, one_voice: bool = False) -
     mel, hertz = utils.mel_in_blocks(wav, hp), analysis.pitch(wav, hp)
     longest = round(CHUNK_SECONDS * hp.frames_per_second)
     silences = alignment.pauses(mel, hp).mean(axis=1).astype(int)
-    cuts = [0]
-    for end in [*([] if one_voice else turns(hertz, silences)), len(mel)]:
+    begins, octaves = zip(*[(0, 0.0)] if one_voice else turns(hertz, silences))
+    cuts, spoken_at = [0], []
+    for end, octave in zip([*begins[1:], len(mel)], octaves):
         while end - cuts[-1] > longest:
             near = silences[(silences > cuts[-1] + longest // 8) & (silences <= cuts[-1] + longest)]
             late = mel[cuts[-1] + longest // 2:cuts[-1] + longest].mean(axis=1)
             cuts.append(int(near[-1]) if len(near) else cuts[-1] + longest // 2 + int(late.argmin()))
         cuts.append(end)
-    parts = [(wav[start * hp.hop_length:end * hp.hop_length], start * hp.hop_length, hertz[start:end])
-             for start, end in zip(cuts, cuts[1:])]
+        spoken_at += [octave] * (len(cuts) - 1 - len(spoken_at))
+    parts = [(wav[start * hp.hop_length:end * hp.hop_length], start * hp.hop_length, hertz[start:end], octave)
+             for start, end, octave in zip(cuts, cuts[1:], spoken_at)]
     return [trim(*part, hp) for part in parts if np.abs(part[0]).max(initial=0.0) >= 1e-3]  # others are pauses
 
 
-def trim(part: np.ndarray, start: int, hertz: np.ndarray, hp: HyperParams) -> Chunk:
-    """Cut silence at both ends of a part (samples,) of a recording, which begins at sample `start` and has the pitch
-    (T,). Beside a sound that is much louder, speech is no louder than silence, but it has a pitch, and is kept."""
+def trim(part: np.ndarray, start: int, hertz: np.ndarray, octave: float, hp: HyperParams) -> Chunk:
+    """Cut silence at both ends of a part (samples,) of a recording, which begins at sample `start`, has the pitch (T,)
+    and is spoken at `octave`. Beside a sound that is much louder, speech is no louder than silence, but it has a pitch,
+    and is kept."""
     speech, first = utils.trim_silence(part, hp)
     last, voiced = first + len(speech), np.flatnonzero(hertz) * hp.hop_length
     if ((voiced < first) | (voiced >= last)).sum() >= BESIDE_FRAMES:
         around = round(AROUND_SECONDS * hp.sample_rate)
         first, last = min(first, max(0, voiced[0] - around)), max(last, voiced[-1] + around)
-    return Chunk(part[first:last], start + first)
+    return Chunk(part[first:last], start + first, octave)
 
 
-def turns(hertz: np.ndarray, silences: np.ndarray) -> list[int]:
-    """Those of the pauses at frames `silences` after which the pitch (T,) is that of somebody else."""
-    found, began = [], 0
-    for start, end in zip([0, *silences], [*silences, len(hertz)]):
-        before, after = median_octave(hertz[began:start]), median_octave(hertz[start:end])
-        if before is not None and after is not None and abs(after - before) > ANOTHER_VOICE:
-            began = int(start)
-            found.append(began)
+def turns(hertz: np.ndarray, silences: np.ndarray) -> list[tuple[int, float]]:
+    """Who speaks when in a recording with the pitch (T,): the first frame and the pitch (octaves of Hz) of each turn.
+
+    A turn begins at one of the pauses, at frames `silences`, and is ANOTHER_VOICE at least from the one before. Of all
+    such turns these have the least sum of the distances of voiced frames from their turn's pitch, where each change
+    costs CHANGE (Viterbi 1967). So a phrase of a few frames counts for as much as it says.
+    """
+    starts, costs, before = [0, *silences.tolist()], np.zeros(len(PITCHES)), []
+    away = np.abs(PITCHES[:, None] - PITCHES)
+    for start, end in zip(starts, [*starts[1:], len(hertz)]):
+        voiced = np.log2(hertz[start:end][hertz[start:end] > 0.0])
+        counts = np.bincount(np.abs(voiced[:, None] - PITCHES).argmin(axis=1), minlength=len(PITCHES))
+        others = np.where(away > ANOTHER_VOICE - 1e-6, costs, np.inf)
+        changed = others.min(axis=1) + CHANGE
+        before.append(np.where(changed < costs, others.argmin(axis=1), np.arange(len(PITCHES))))
+        costs = np.minimum(costs, changed) + np.minimum(away, MOST_AWAY) @ counts
+    begins, last = [len(hertz)], int(costs.argmin())
+    for start, origin in zip(starts[::-1], before[::-1]):
+        if start == 0 or origin[last] != last:
+            begins.append(start)
+        last = int(origin[last])
+    found: list[tuple[int, float]] = []
+    for start, end in zip(begins[:0:-1], begins[-2::-1]):
+        voiced = hertz[start:end][hertz[start:end] > 0.0]
+        octave = float(np.log2(np.median(voiced))) if len(voiced) else 0.0
+        # Pitches are the sum's choice, which may lie on either side of what is one voice that moves
+        if not found or abs(octave - found[-1][1]) > ANOTHER_VOICE:
+            found.append((start, octave))
     return found
 
 
@@ -82,32 +108,24 @@ def join(chunks: list[Chunk], voices: list[np.ndarray], hp: HyperParams, length:
 
 
 class Speaker:
-    """Who speaks in a long recording: the voice that was measured last, and the pitch of its chunks."""
+    """Who speaks in a long recording: the voice that was measured last, and its pitch."""
 
     def __init__(self, converter):
         self.converter, self.voice, self.octave = converter, None, None
-        self.another = np.inf if converter.keep_intervals else ANOTHER_VOICE
         self.changes: list[int] = []  # chunks of the last group at which somebody else begins to speak
 
-    def follow(self, features: list[Features]) -> list[Voice]:
-        """The voice of each of the next chunks."""
-        octaves, found, self.changes = [median_octave(each.hertz) for each in features], [], []
+    def follow(self, features: list[Features], octaves: list[float]) -> list[Voice]:
+        """The voice of each of the next chunks, which are spoken at `octaves`."""
+        found, self.changes = [], []
         for i, octave in enumerate(octaves):
-            other = octave is not None and self.octave is not None and abs(octave - self.octave) > self.another
+            other = self.octave not in (None, octave)
             # Noise may come before the speech: it is measured only until there is a pitch
-            if self.voice is None or other or octave is not None and self.octave is None:
+            if self.voice is None or other or self.octave is None and features[i].hertz.any():
                 self.changes += [i] if other else []
-                self.octave = octave if octave is not None else next((x for x in octaves if x is not None), None)
-                own = [each for each, its in zip(features[i:], octaves[i:])
-                       if self.octave is None or its is not None and abs(its - self.octave) <= self.another]
+                own = [each for each, its in zip(features[i:], octaves[i:]) if abs(its - octave) < ANOTHER_VOICE]
                 heard = Features(*map(np.concatenate, zip(*own)))
+                self.octave = octave if other or heard.hertz.any() else None
                 near = scipy.ndimage.maximum_filter1d(heard.hertz, 2 * NEAR_FRAMES + 1) > 0.0  # not minutes of noise
                 self.voice = self.converter.find_voice(Features(*(each[near | ~near.any()] for each in heard)))
             found.append(self.voice)
         return found
-
-
-def median_octave(hertz: np.ndarray) -> float | None:
-    """Median pitch in octaves of a chunk, or None if less than half a second of it is voiced."""
-    voiced = hertz[hertz > 0.0]
-    return float(np.log2(np.median(voiced))) if len(voiced) >= LEAST_FRAMES else None

@@ -200,7 +200,7 @@ def convert_recording(wav: np.ndarray, converter: Converter, pool) -> ConvertedR
     for start in range(0, len(chunks), CHUNKS_AT_ONCE):
         group = chunks[start:start + CHUNKS_AT_ONCE]
         features = [analysis.extract(chunk.wav, hp) for chunk in group]
-        outputs = converter(features, speaker.follow(features))
+        outputs = converter(features, speaker.follow(features, [chunk.octave for chunk in group]))
         changes += [group[i].start / hp.sample_rate for i in speaker.changes]
         voices += pool.map(lambda out: utils.griffin_lim(out.linear, out.pitch, hp), outputs)
         stopped, heard, first = (stopped and all(out.stopped for out in outputs), heard or features[0],

@@ -265,9 +265,12 @@ def load_segment(corpus: data_load.Corpus, pair: Pair, side: str) -> np.ndarray:
     """The samples of the "source" or the "target" of a pair, of the channel that its features were made from."""
     path, *frames = (getattr(pair, f"{side}_{name}") for name in ("file", "start", "end"))
     speaker = pair.speaker if side == "source" else corpus.target
-    channel = storage.read_json(corpus.data / "features" / speaker / f"{pair.utterance}.json").get("channel")
+    note = storage.read_json(corpus.data / "features" / speaker / f"{pair.utterance}.json")
+    if (found := storage.content_hash(pathlib.Path(path))) and note.get("made_of", found) != found:
+        raise UserError(f"{storage.printable(path)} is not the recording that the features in {corpus.data} were made "
+                        "of: run prepro.py again")
     start, end = (frame * corpus.hp.hop_length for frame in frames)
-    return load_once(path, corpus.hp, channel)[start:end]
+    return load_once(path, corpus.hp, note.get("channel"))[start:end]
 
 
 def summarise(rows: list[dict], references: list[dict], n_candidates: int) -> dict:

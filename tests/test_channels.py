@@ -1,4 +1,6 @@
 """Of channels that do not hold the same sound the better one is used, and this is said."""
+import pathlib
+
 import numpy as np
 import pytest
 import scipy.signal
@@ -7,6 +9,7 @@ import data_load
 import prepro
 import utils
 from common import audio_files
+from common.cli import UserError
 from corpus import analysis
 from evaluation import heldout
 from conftest import demo_wav, words, write
@@ -153,6 +156,9 @@ def test_preparation_uses_the_channel_that_is_named(tmp_path, capsys):
     assert mels[1].shape == alone.shape and np.abs(mels[1] - alone).max() < 0.02
     assert mels[0].shape != alone.shape or np.abs(mels[0] - alone).max() > 0.1
     assert np.array_equal(mels[1], mels[2])
+    write(pathlib.Path(tested.source_file), words(7))  # its features and its sound were then those of two recordings
+    with pytest.raises(UserError, match=f"{tested.source_file} is not the recording that .* were made of: run prepro"):
+        heldout.load_segment(corpus, tested, "source")
 
 
 @pytest.mark.parametrize("number", ["0", "-1", "left", "1.5"])

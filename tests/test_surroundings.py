@@ -206,6 +206,29 @@ def test_a_file_whose_header_promises_more_is_refused(tmp_path, kind):
     assert abs(audio_files.missing_bytes(path) - missing) < 100
 
 
+@pytest.mark.parametrize("share", [0.3, 0.5, 0.9])
+def test_a_wav_file_that_goes_on_after_its_header_says_so(tmp_path, share):
+    """The rest was left out without a word; other chunks may follow."""
+    path = tmp_path / "a.wav"
+    soundfile.write(path, np.tile(words(1), 4), 16000)
+    whole = path.read_bytes()
+    path.write_bytes(whole + b"LIST" + (5000).to_bytes(4, "little") + bytes(5000))
+    assert not audio_files.read_audio(path, TINY).warnings
+    path.write_bytes(whole[:40] + round(128000 * share / 2 * 2).to_bytes(4, "little") + whole[44:])
+    read = audio_files.read_audio(path, TINY)
+    assert f"a.wav: goes on after the {4 * share:.1f} s that its header counts" in read.warnings[0]
+    assert len(read.wav) == round(64000 * share)
+
+
+@pytest.mark.parametrize("gain, told", [(1.0, False), (2.5, True), (10.0, True)])
+def test_speech_that_was_recorded_too_loud_is_said_to_be(gain, told):
+    for seed, pitch in ((1, 110.0), (2, 210.0)):
+        wav = words(seed, pitch=pitch)
+        loud = audio_files.from_array(np.clip(gain * wav / np.abs(wav).max(), -1.0, 1.0), 16000, TINY)
+        found = utils.normalise_recording(loud, TINY, False, "a.wav").warnings
+        assert any("a.wav: was recorded too loud" in text for text in found) == told
+
+
 def test_mp2_and_the_spheres_of_speech_corpora_are_read_or_refused_with_the_command(tmp_path):
     frame = base64.b85decode(
         '|Me)uQ!)sG3Mv2q02NhLT5-{TbC=om_8<Ya+kAWtYgzyR18uhW_!`!<000KtZSn9mt!MxM4Yu3k;A>jY000|px5vQNwV(h1Hrs'
