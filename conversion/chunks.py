@@ -12,7 +12,7 @@ from hyperparams import HyperParams
 
 CHUNK_SECONDS = 8.0  # recordings are converted in chunks of at most this length, cut at pauses
 FADE_SECONDS = 0.005  # at both ends of a chunk, so that joints do not click
-ANOTHER_VOICE = 0.4  # octaves from the pitch of a voice, from where somebody else speaks
+ANOTHER_VOICE = 0.45  # octaves from the pitch of a voice, from where somebody else speaks
 PITCHES = np.arange(5.8, 10.0, 0.05)  # octaves of Hz that a voice may have
 CHANGE = 15.0  # octaves times voiced frames by which it must fit better that somebody else speaks
 MOST_AWAY = 0.6  # octaves from the pitch of a voice, from where all frames count alike
