@@ -60,15 +60,22 @@ def distances(pairs: list[Pair], data: pathlib.Path, target: str, hp: HyperParam
 
 
 def find_limit(own: np.ndarray, spread: float) -> float:
-    """The excess (dB) up to which pairs say the same words, from that of all pairs (N,) and its deviation among
-    recordings of other words; minus infinity if the pairs are not surely better than those."""
-    limit = -np.inf
-    if np.median(own) < -0.5 * spread and own.mean() < -2 * spread / np.sqrt(len(own)):
-        right = np.sort(own)[:(len(own) + 3) // 4]
-        for _ in range(5):  # from the quarter that fits best to all that belong to it
-            limit = min(0.0, max(right.mean() / 2, right.mean() + 2.5 * right.std()))
-            right = own[own <= limit]
-    return limit
+    """The excess (dB) up to which pairs probably say the same words, from that of all pairs (N,): a mixture of other
+    words, with mean 0 and deviation `spread`, and of the same words, whose mean, deviation and share are found by EM
+    (Dempster, Laird, Rubin 1977). Minus infinity if the pairs are not surely better than other words."""
+    if np.median(own) > -0.5 * spread or own.mean() > -2 * spread / np.sqrt(len(own)):
+        return -np.inf
+    mean, deviation, share = np.sort(own)[:(len(own) + 3) // 4].mean(), spread, 0.5
+
+    def probability(excess: np.ndarray) -> np.ndarray:
+        same = share / deviation * np.exp(-0.5 * ((excess - mean) / deviation) ** 2)
+        return same / (same + (1.0 - share) / spread * np.exp(-0.5 * (excess / spread) ** 2) + 1e-100)
+    for _ in range(30):
+        weights = probability(own) + 1e-9
+        share, mean = np.clip(weights.mean(), 0.02, 0.98), np.average(own, weights=weights)
+        deviation = max(np.sqrt(np.average((own - mean) ** 2, weights=weights)), 0.3 * spread)
+    grid = np.linspace(mean, 0.0, 400)
+    return float(grid[max(1, np.append(probability(grid) < 0.5, True).argmax()) - 1])
 
 
 def misplaced(pairs: list[Pair], excess: dict[int, np.ndarray], limit: float) -> str:
