@@ -172,3 +172,15 @@ def test_the_demo_is_not_checked(tmp_path, serial, monkeypatch):
     corpora = {speaker: {name: demo.RECORDINGS / speaker / f"{name}.ogg" for name in DEMO_IDS[:4]}
                for speaker in ("rms", "slt")}
     assert not any(pair.reason for pair in prepro.prepare(corpora, "slt", tmp_path / "data", TINY))
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_the_limit_of_other_words_lies_between_them_and_the_same_words(seed):
+    """With two of five paragraphs exchanged it rose to what other words have, and half of these stayed."""
+    rng = np.random.default_rng(seed)
+    right, wrong = rng.normal(-1.1, 0.3, 60), rng.normal(0.0, 0.38, 60)
+    limit = mismatch.find_limit(np.concatenate([right[:24], wrong[:16]]), 0.38)
+    assert np.mean(right <= limit) > 0.9 and np.mean(wrong <= limit) < 0.2
+    for own in (right, np.concatenate([right, wrong[:3]])):  # few are of other words, so it may be wider
+        assert np.mean(right <= mismatch.find_limit(own, 0.38)) > 0.95 and mismatch.find_limit(own, 0.38) > limit
+    assert mismatch.find_limit(wrong, 0.38) == -np.inf
