@@ -216,10 +216,10 @@ class HyperParams:
         return cls(**values).check()
 
 
-def differences(there: HyperParams, here: HyperParams) -> list[str]:
-    """Names and both values of the hyperparameters that differ."""
-    return [f"{name} ({value} there, {getattr(here, name)} asked for)"
-            for name, value in dataclasses.asdict(there).items() if value != getattr(here, name)]
+def differences(there: dict, here: HyperParams) -> list[str]:
+    """Names and both values of the hyperparameters that differ; `there` may be of another version."""
+    return [f"{name} ({value} there, {getattr(here, name, 'unknown')} asked for)"
+            for name, value in there.items() if value != getattr(here, name, None)]
 
 
 # The system of 2017 as it was described; docs/design.md describes it and what is left out of it on purpose.

@@ -1,6 +1,5 @@
-"""Checkpoints: lists of Keras variables in .npz files without pickle, and the weights of a generator as a small one."""
+"""Checkpoints: lists of Keras variables in .npz files without pickle; pretrained/ has the generator's in 8 bits."""
 import pathlib
-import re
 import sys
 
 import numpy as np
@@ -8,16 +7,11 @@ import numpy as np
 from common import storage
 from common.cli import UserError
 from common.storage import Damaged
-from hyperparams import HyperParams
+from hyperparams import HyperParams, differences
 
 VOICES = ("slt", "bdl")  # folders of pretrained/, the default first
 PRETRAINED = pathlib.Path(__file__).resolve().parents[1] / "pretrained" / VOICES[0]
 WEIGHTS = "weights.npz"  # takes the place of checkpoints
-
-
-def short_message(error: Exception) -> str:
-    """The message of an error in one line of at most 300 characters, without TensorFlow's name of the operation."""
-    return " ".join(re.sub(r"\{\{.*?\}\}", "", str(error)).split())[:300]
 
 
 def checkpoints_in(folder: pathlib.Path) -> list[str]:
@@ -51,21 +45,21 @@ def newest_readable(paths: list[str]) -> str | None:
 def restore(parts: dict[str, list], path: str, hp: HyperParams) -> None:
     """Restore the lists of variables `parts` from a file, which may hold more; raises Damaged, and UserError if the
     file belongs to another network. Variables are known by their places: names depend on what was made before."""
-    arrays, found = read(path), []
+    arrays, odd = read(path), []
     for part, variables in parts.items():
         there = sum(name.rpartition("/")[0] == part for name in arrays)
         if there != len(variables):
-            found.append(f"{there} arrays of {part} in the file, {len(variables)} in the network")
-        found += [f"{part} {each.path}: {array.shape} in the file, {tuple(each.shape)} in the network"
-                  for i, each in enumerate(variables) if (array := arrays.get(f"{part}/{i}")) is not None
-                  and array.shape != tuple(each.shape)]
-    if found:
-        notes = [storage.read_json(folder / "hparams.json") for folder in list(pathlib.Path(path).parents)[:3]]
-        others = "".join(f"; {name} ({value} there, {getattr(hp, name, 'unknown')} asked for)" for name, value in next(
-            filter(None, notes), {}).items() if value != getattr(hp, name, None))
-        more = f" and {len(found) - 5} more" if len(found) > 5 else ""
-        raise UserError(f"{path} does not fit this network: {'; '.join(found[:5])}{more}{others}. Evaluate and resume "
-                        "a run with the hparams.json and the code it was trained with, or begin anew with --no-resume")
+            odd.append(f"{there} arrays of {part} in the file, {len(variables)} in the network")
+        for i, variable in enumerate(variables):
+            array = arrays.get(f"{part}/{i}")
+            if array is not None and array.shape != tuple(variable.shape):
+                odd.append(f"{part} {variable.path}: {array.shape} in the file, {tuple(variable.shape)} in the network")
+    if odd:
+        settings = (storage.read_json(folder / "hparams.json") for folder in list(pathlib.Path(path).parents)[:3])
+        others = "".join(f"; {text}" for text in differences(next(filter(None, settings), {}), hp))
+        more = f" and {len(odd) - 5} more" if len(odd) > 5 else ""
+        raise UserError(f"{path} does not fit this network: {'; '.join(odd[:5])}{more}{others}. Evaluate and resume a "
+                        "run with the hparams.json and the code it was trained with, or begin anew with --no-resume")
     for part, variables in parts.items():
         for i, variable in enumerate(variables):
             variable.assign(arrays[f"{part}/{i}"])

@@ -147,8 +147,8 @@ def recording_signals() -> Iterator[list[int]]:
 
 @contextlib.contextmanager
 def locked(folder: pathlib.Path, flag: str) -> Iterator[None]:
-    """Keep other commands from writing into `folder`, which the user named by `flag`, until this process ends; raises
-    UserError if another one writes there, or if the folder is read-only."""
+    """Keep other commands from writing into `folder`, which the user named by `flag`, within this context. Raises
+    UserError if another one writes there, or if the folder is read-only. A process that is killed holds no lock."""
     folder = pathlib.Path(folder)
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -176,7 +176,8 @@ def cores() -> int:
 
 
 def memory(root: str = "/") -> float:
-    """Bytes that are free, or as many as a container or batch system allows; `root` is where proc/ and sys/ lie."""
+    """Bytes that are free, or that a container or batch system allows if that is less; infinite if unknown. `root` is
+    where proc/ and sys/ lie."""
     root, found = pathlib.Path(root), [math.inf]
     with contextlib.suppress(OSError):  # not on a Mac
         free = re.search(r"MemAvailable:\s+(\d+) kB", (root / "proc/meminfo").read_text())

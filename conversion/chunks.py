@@ -34,17 +34,16 @@ def split_at_pauses(wav: np.ndarray, hp: HyperParams, one_voice: bool = False) -
     mel, hertz = utils.mel_in_blocks(wav, hp), analysis.pitch(wav, hp)
     longest = round(CHUNK_SECONDS * hp.frames_per_second)
     silences = alignment.pauses(mel, hp).mean(axis=1).astype(int)
-    begins, octaves = zip(*[(0, 0.0)] if one_voice else turns(hertz, silences))
-    cuts, spoken_at = [0], []
-    for end, octave in zip([*begins[1:], len(mel)], octaves):
-        while end - cuts[-1] > longest:
-            near = silences[(silences > cuts[-1] + longest // 8) & (silences <= cuts[-1] + longest)]
-            late = mel[cuts[-1] + longest // 2:cuts[-1] + longest].mean(axis=1)
-            cuts.append(int(near[-1]) if len(near) else cuts[-1] + longest // 2 + int(late.argmin()))
-        cuts.append(end)
-        spoken_at += [octave] * (len(cuts) - 1 - len(spoken_at))
+    begun, cuts = [(0, 0.0)] if one_voice else turns(hertz, silences), []
+    for (start, octave), end in zip(begun, [*(start for start, _ in begun[1:]), len(mel)]):
+        cuts.append((start, octave))
+        while end - start > longest:
+            near = silences[(silences > start + longest // 8) & (silences <= start + longest)]
+            late = mel[start + longest // 2:start + longest].mean(axis=1)
+            start = int(near[-1]) if len(near) else start + longest // 2 + int(late.argmin())
+            cuts.append((start, octave))
     parts = [(wav[start * hp.hop_length:end * hp.hop_length], start * hp.hop_length, hertz[start:end], octave)
-             for start, end, octave in zip(cuts, cuts[1:], spoken_at)]
+             for (start, octave), end in zip(cuts, [*(start for start, _ in cuts[1:]), len(mel)])]
     return [trim(*part, hp) for part in parts if np.abs(part[0]).max(initial=0.0) >= 1e-3]  # others are pauses
 
 
@@ -61,12 +60,22 @@ def trim(part: np.ndarray, start: int, hertz: np.ndarray, octave: float, hp: Hyp
 
 
 def turns(hertz: np.ndarray, silences: np.ndarray) -> list[tuple[int, float]]:
-    """Who speaks when in a recording with the pitch (T,): the first frame and the pitch (octaves of Hz) of each turn.
+    """Who speaks when in a recording with the pitch (T,) and pauses at frames `silences`: the first frame and the
+    median pitch (octaves of Hz) of each turn, ANOTHER_VOICE at least from the one before."""
+    begins, found = most_likely_changes(hertz, silences), []
+    for start, end in zip(begins, [*begins[1:], len(hertz)]):
+        voiced = hertz[start:end][hertz[start:end] > 0.0]
+        octave = float(np.log2(np.median(voiced))) if len(voiced) else 0.0
+        # The levels of the changes were free: they may lie on either side of one voice that moves
+        if not found or abs(octave - found[-1][1]) > ANOTHER_VOICE:
+            found.append((start, octave))
+    return found
 
-    A turn begins at one of the pauses, at frames `silences`, and is ANOTHER_VOICE at least from the one before. Of all
-    such turns these have the least sum of the distances of voiced frames from their turn's pitch, where each change
-    costs CHANGE (Viterbi 1967). So a phrase of a few frames counts for as much as it says.
-    """
+
+def most_likely_changes(hertz: np.ndarray, silences: np.ndarray) -> list[int]:
+    """The first frames of turns, 0 and some of `silences`, in a recording with the pitch (T,): each turn has one of
+    PITCHES, ANOTHER_VOICE at least from the one before, and the sum of the distances of voiced frames from it, and of
+    CHANGE for each change, is the least (Viterbi 1967). So a phrase of a few frames counts for as much as it says."""
     starts, costs, before = [0, *silences.tolist()], np.zeros(len(PITCHES)), []
     away = np.abs(PITCHES[:, None] - PITCHES)
     for start, end in zip(starts, [*starts[1:], len(hertz)]):
@@ -76,19 +85,12 @@ def turns(hertz: np.ndarray, silences: np.ndarray) -> list[tuple[int, float]]:
         changed = others.min(axis=1) + CHANGE
         before.append(np.where(changed < costs, others.argmin(axis=1), np.arange(len(PITCHES))))
         costs = np.minimum(costs, changed) + np.minimum(away, MOST_AWAY) @ counts
-    begins, last = [len(hertz)], int(costs.argmin())
+    begins, pitch = [], int(costs.argmin())
     for start, origin in zip(starts[::-1], before[::-1]):
-        if start == 0 or origin[last] != last:
+        if start == 0 or origin[pitch] != pitch:
             begins.append(start)
-        last = int(origin[last])
-    found: list[tuple[int, float]] = []
-    for start, end in zip(begins[:0:-1], begins[-2::-1]):
-        voiced = hertz[start:end][hertz[start:end] > 0.0]
-        octave = float(np.log2(np.median(voiced))) if len(voiced) else 0.0
-        # Pitches are the sum's choice, which may lie on either side of what is one voice that moves
-        if not found or abs(octave - found[-1][1]) > ANOTHER_VOICE:
-            found.append((start, octave))
-    return found
+        pitch = int(origin[pitch])
+    return begins[::-1]
 
 
 def join(chunks: list[Chunk], voices: list[np.ndarray], hp: HyperParams, length: int = 0) -> np.ndarray:

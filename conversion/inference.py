@@ -85,7 +85,8 @@ class Converter:
         return made
 
     def save(self, path: str | os.PathLike, wav: np.ndarray) -> None:
-        """Write (samples,) at `hp.sample_rate` as a 16-bit wav file, turned down below full scale. Raises UserError."""
+        """Write (samples,) at `hp.sample_rate` as a 16-bit wav file; what is above full scale is turned down. Raises
+        UserError."""
         audio_files.save_wav(path, wav, self.hp)
 
     def find_voice(self, recording: Features) -> base.Voice:
@@ -183,7 +184,7 @@ def load_converter(logdir: pathlib.Path, checkpoint: str | None = None, override
     prefix, found = checkpoint or checkpoints.best_checkpoint(logdir), base.load(logdir)
     trained = base.with_timing(found, HyperParams.from_json(path))
     hp = trained.override(overrides)
-    fixed = [text for text in differences(trained, hp) if text.split()[0] not in SYNTHESIS]
+    fixed = [text for text in differences(vars(trained), hp) if text.split()[0] not in SYNTHESIS]
     if fixed:
         raise UserError(f"--set {fixed[0]}: the model was trained with it; only {', '.join(SYNTHESIS)} may change")
     generator = Generator(hp)

@@ -92,7 +92,8 @@ def cut_long(source: np.ndarray, target: np.ndarray, hp: HyperParams) -> list[tu
 
 
 def make_slices(n_frames: int, seed: str, hp: HyperParams) -> list[tuple[int, int]]:
-    """Slices (start, end) of an utterance of `n_frames`, of random lengths, each overlapping the next by half."""
+    """Slices (start, end) of an utterance of `n_frames`, of random lengths between the shortest and the
+    longest of `hp`, each overlapping the next by half."""
     rng = random.Random(seed)
     rows, start = [], 0
     while not rows or start + hp.slice_min_seconds * hp.frames_per_second / 2 < n_frames:

@@ -436,6 +436,17 @@ def test_pairs_with_implausible_durations_are_dropped(folder, seconds, reason):
     assert [pair.utterance for pair in dropped] == ["c"] and reason in dropped[0].reason
 
 
+def test_a_corpus_whose_only_training_pair_says_other_words_is_refused(folder, capsys, monkeypatch):
+    """Training ended with a traceback."""
+    def drop(pairs, *_):
+        for pair in pairs:
+            if pair.split == "train":
+                pair.split, pair.reason = "dropped", "other words?"
+    monkeypatch.setattr(prepro.mismatch, "drop", drop)
+    assert "no pair is left to train on; 2 can be used" in (told := fails(capsys, folder)) and "other words?" in told
+    assert not (folder / "data" / "manifest.csv").exists()
+
+
 def test_two_pairs_are_too_few(tmp_path, capsys):
     record(tmp_path, "anna", ["a", "b"])
     record(tmp_path, "bert", ["a", "b"])

@@ -11,6 +11,7 @@ import functools
 import math
 import os
 import pathlib
+import re
 import shutil
 import socket
 import time
@@ -30,13 +31,18 @@ from hyperparams import PREPARATION, PRESETS, HyperParams, differences
 GROUPS = {"loss": "loss/minimised", "gradient_norm": "loss/gradient_norm", "score": "free_running/score"}
 
 
+def short_message(error: Exception) -> str:
+    """The message of an error in one line of at most 300 characters, without TensorFlow's name of the operation."""
+    return " ".join(re.sub(r"\{\{.*?\}\}", "", str(error)).split())[:300]
+
+
 @contextlib.contextmanager
 def writing(path: pathlib.Path) -> Iterator[None]:
     """Turn TensorFlow's errors into a UserError that names `path` and the cure."""
     try:
         yield
     except tf.errors.OpError as error:
-        raise UserError(f"{path} cannot be written: {checkpoints.short_message(error)}. Free space or change "
+        raise UserError(f"{path} cannot be written: {short_message(error)}. Free space or change "
                         "permissions; what was saved before is good, and the same command goes on from it") from None
 
 
@@ -119,7 +125,7 @@ def choose_hyperparams(args: argparse.Namespace, default: HyperParams, resuming:
     unread = [text for text in args.set if text.partition("=")[0] in PREPARATION]
     if unread:
         raise UserError(f"--set {unread[0]}: only prepro.py reads this; prepare the features again with it")
-    others = differences(default, hp) if resuming else []
+    others = differences(vars(default), hp) if resuming else []
     if others:
         raise UserError(f"{args.logdir} was begun with other hyperparameters: {', '.join(others)}; "
                         "choose another --logdir, or --no-resume to begin anew")

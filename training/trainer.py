@@ -194,7 +194,7 @@ def find_base(corpus: data_load.Corpus, pretrained: pathlib.Path) -> base.Base:
         return base.solve(corpus)
     speech = voice.load_speech(pretrained)  # first, because its error says how to get the folder back
     trained = HyperParams.from_json(pretrained / "hparams.json")
-    others = [text for text in differences(trained, corpus.hp) if text.split()[0] in SIGNAL]
+    others = [text for text in differences(vars(trained), corpus.hp) if text.split()[0] in SIGNAL]
     if others:
         raise UserError(f"{corpus.data} does not fit {pretrained}: {', '.join(others)}; run prepro.py again without "
                         "--set into another folder")
@@ -202,7 +202,8 @@ def find_base(corpus: data_load.Corpus, pretrained: pathlib.Path) -> base.Base:
 
 
 def train(plan: RunPlan, make_trainer, steps: int | None, strategy: tf.distribute.Strategy | None = None) -> None:
-    """Train with `make_trainer(hp, corpus)` as `plan` says until the last step or step `steps`; raises UserError."""
+    """Train with `make_trainer(hp, corpus)` as `plan` says, on the devices of `strategy`, until the last step or until
+    step `steps`; raises UserError."""
     hp, logdir, strategy = plan.hp, plan.logdir, strategy or tf.distribute.get_strategy()
     with cli.locked(logdir, "--logdir"):
         corpus = data_load.Corpus(plan.data, hp)
@@ -286,7 +287,7 @@ def fit(run: Run, trainer: Trainer, last_step: int) -> None:
                 check(run, trainer, bar)
                 run.save()
             if isinstance(error, tf.errors.ResourceExhaustedError):
-                raise UserError(f"memory is not enough ({checkpoints.short_message(error)}); the last checkpoint is "
+                raise UserError(f"memory is not enough ({run_folder.short_message(error)}); the last checkpoint is "
                                 "good. Begin in another --logdir with --set batch_size=8 or a smaller width") from None
             raise
 
