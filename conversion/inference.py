@@ -21,8 +21,9 @@ from tqdm import tqdm
 
 from common import audio_files, cli, storage
 from common.cli import UserError
-from conversion.chunks import Chunk, Speaker, join, split_at_pauses
+from conversion.chunks import Chunk, join, split_at_pauses
 from conversion.remarks import noise, remarks
+from conversion.speakers import Speakers
 from corpus.analysis import Features
 from corpus.manifest import Pair
 from hyperparams import SYNTHESIS, HyperParams, differences
@@ -194,15 +195,15 @@ def load_converter(logdir: pathlib.Path, checkpoint: str | None = None, override
 
 def convert_recording(wav: np.ndarray, converter: Converter, pool) -> ConvertedRecording:
     """Convert a recording (samples,) of any length, CHUNKS_AT_ONCE chunks at a time to limit the use of memory; the
-    voice is measured on the first of them, and anew where the pitch becomes that of somebody else."""
-    hp, voices, speaker, stopped, hertz, changes = converter.hp, [], Speaker(converter), True, [], []
+    voice is measured on the first of them, and where somebody else begins to speak."""
+    hp, voices, speakers, stopped, hertz, changes = converter.hp, [], Speakers(converter), True, [], []
     heard = first = None
     chunks = split_at_pauses(wav, hp, converter.keep_intervals)
     for start in range(0, len(chunks), CHUNKS_AT_ONCE):
         group = chunks[start:start + CHUNKS_AT_ONCE]
         features = [analysis.extract(chunk.wav, hp) for chunk in group]
-        outputs = converter(features, speaker.follow(features, [chunk.octave for chunk in group]))
-        changes += [group[i].start / hp.sample_rate for i in speaker.changes]
+        outputs = converter(features, speakers.follow(features, [chunk.person for chunk in group]))
+        changes += [group[i].start / hp.sample_rate for i in speakers.changes]
         voices += pool.map(lambda out: utils.griffin_lim(out.linear, out.pitch, hp), outputs)
         stopped, heard, first = (stopped and all(out.stopped for out in outputs), heard or features[0],
                                  first or outputs[0])

@@ -68,8 +68,9 @@ def remarks(hertz: np.ndarray, changes: list[float], hp: HyperParams, keeps_inte
             found.append(f"its pitch reaches {hp.pitch_max:.0f} Hz, the highest that is found; above it becomes noise")
     if changes:
         more = f" and {len(changes) - NAMED} times more" * (len(changes) > NAMED)
-        found.append(f"somebody else speaks from {', '.join(f'{at:.0f}' for at in changes[:NAMED])} s on{more}, and is "
-                     "converted as a voice of their own; cut the recording where speakers change, if they overlap")
+        when = ", ".join(f"{at:.0f}" for at in changes[:NAMED])
+        found.append(f"somebody else speaks, or room or microphone are others, from {when} s on{more}: it is converted "
+                     "as a voice of its own; cut the recording where speakers change, if they overlap")
     return found
 
 

@@ -8,9 +8,8 @@ import hyperparams
 import utils
 from conversion import inference
 from conftest import demo_wav
-from conversion.chunks import Chunk, Speaker, join, split_at_pauses, turns
+from conversion.chunks import Chunk, join, split_at_pauses
 from conversion.inference import Converted
-from corpus.analysis import Features
 
 HP = hyperparams.HyperParams()
 
@@ -130,83 +129,3 @@ def test_chunks_that_are_longer_than_their_sources_do_not_overlap_and_find_back(
     voices = [np.full(1500, 0.1, np.float32) for _ in chunks]
     wav = join(chunks, voices, HP, 8000)
     assert len(wav) == 8000 and np.flatnonzero(wav)[0] < 100 and not wav[3000:5000].any() and wav[5100:6400].all()
-
-
-class Listener:
-    """Measures voices, and remembers of how many frames."""
-
-    def __init__(self):
-        self.heard = []
-
-    def find_voice(self, recording):
-        self.heard.append(len(recording.hertz))
-        return float(np.median(recording.hertz[recording.hertz > 0.0]))
-
-
-def spoken_at(*pitches: float) -> list[Features]:
-    """A chunk of 100 frames for each pitch in Hz; 0: a whisper."""
-    return [Features(np.zeros((100, 1)), np.zeros((100, 1)), np.full(100, hertz, np.float32)) for hertz in pitches]
-
-
-def follow(speaker: Speaker, *pitches: float, of: str) -> list[float]:
-    """The voices of chunks at pitches in Hz by the persons `of`, a letter for each, who speak an octave apart."""
-    return speaker.follow(spoken_at(*pitches), [float("abc".index(person)) for person in of])
-
-
-def test_a_voice_is_measured_once_as_long_as_the_same_person_speaks():
-    speaker = Speaker(Listener())
-    assert follow(speaker, 200, 230, 0, 180, of="aaaa") == [200.0] * 4 and not speaker.changes
-    assert follow(speaker, 190, 250, of="aa") == [200.0] * 2 and not speaker.changes
-    assert speaker.converter.heard == [380]  # and of a whisper what is near the voice
-
-
-@pytest.mark.parametrize("first, second", [(210, 120), (110, 220)])
-def test_somebody_else_is_converted_as_a_voice_of_their_own(first, second):
-    """A man who speaks after a woman was taken for her, and came out too low."""
-    speaker = Speaker(Listener())
-    assert follow(speaker, first, first, second, 0, second, of="aabbb") == [first, first, second, second, second]
-    assert speaker.changes == [2] and speaker.converter.heard == [200, 280]
-    assert follow(speaker, second, first, of="ba") == [second, first] and speaker.changes == [1]
-
-
-def test_a_melody_is_sung_by_one_voice():
-    speaker = Speaker(Listener())
-    assert follow(speaker, 110, 330, 330, of="aaa") == [330.0] * 3 and not speaker.changes
-
-
-def test_a_recording_that_begins_with_a_whisper_gets_the_voice_that_follows():
-    speaker = Speaker(Listener())
-    assert follow(speaker, 0, 200, 200, of="aaa") == [200.0] * 3 and not speaker.changes
-
-
-def test_noise_before_the_speech_is_not_heard_as_part_of_the_voice():
-    """Minutes of room noise spoilt the level and the colour of a voice."""
-    speaker, (chunk,) = Speaker(Listener()), spoken_at(200)
-    late = Features(*(np.concatenate([np.zeros((900, *each.shape[1:])), each]) for each in chunk))
-    speaker.follow([late, *spoken_at(0)], [0.0, 0.0])
-    assert speaker.converter.heard == [180]
-
-
-def test_speech_after_a_long_noise_gets_a_voice_of_its_own():
-    """All chunks of the first group are noise; the speaker of the next group was converted as if he were that noise."""
-    speaker = Speaker(Listener())
-    follow(speaker, 0, 0, of="bb")
-    assert follow(speaker, 0, 200, 210, of="bbb")[1:] == [205.0, 205.0] and not speaker.changes
-    assert follow(speaker, 110, of="a") == [110.0] and speaker.changes == [0]
-
-
-@pytest.mark.parametrize("first, second", [(110.0, 190.0), (250.0, 150.0)])
-@pytest.mark.parametrize("phrases", [[70], [25, 18, 30], [100, 3]])
-def test_turns_are_found_from_short_phrases_and_emphasis_is_none(first, second, phrases):
-    """Phrases of less than half a second counted for nobody, so that a dialogue of short ones was one mixed voice."""
-    def said(*pitches: float) -> tuple[np.ndarray, np.ndarray]:
-        parts = [part for hertz in pitches for n in phrases for part in (np.full(n, hertz, np.float32), np.zeros(20))]
-        return np.concatenate(parts), np.cumsum([len(part) for part in parts])[1:-1:2] - 10
-    frames = sum(phrases) + 20 * len(phrases)
-    for pitches in ([first, second], [first, second, first], [first, second, second, first]):
-        begins, octaves = zip(*turns(*said(*pitches)))
-        wanted = [i for i, hertz in enumerate(pitches) if i == 0 or hertz != pitches[i - 1]]
-        np.testing.assert_allclose(begins, [max(0, i * frames - 10) for i in wanted])
-        np.testing.assert_allclose(octaves, np.log2([pitches[i] for i in wanted]), atol=0.03)
-    assert len(turns(*said(first, 1.3 * first, first, 0.8 * first))) == 1
-    assert turns(np.zeros(100, np.float32), np.array([50]))[0][0] == 0

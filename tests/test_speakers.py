@@ -1,0 +1,142 @@
+"""Who speaks when in a recording, and the voice of each person."""
+import numpy as np
+import pytest
+
+import hyperparams
+import utils
+from conftest import demo_wav
+from conversion.speakers import Speakers, turns
+from corpus import alignment, analysis
+from corpus.analysis import Features
+
+HP = hyperparams.HyperParams()
+
+
+class Listener:
+    """Measures voices, and remembers of how many frames."""
+
+    def __init__(self):
+        self.heard = []
+
+    def find_voice(self, recording):
+        self.heard.append(len(recording.hertz))
+        return float(np.median(recording.hertz[recording.hertz > 0.0])) if recording.hertz.any() else 0.0
+
+
+def spoken_at(*pitches: float) -> list[Features]:
+    """A chunk of 100 frames for each pitch in Hz; 0: a whisper."""
+    return [Features(np.zeros((100, 1)), np.zeros((100, 1)), np.full(100, hertz, np.float32)) for hertz in pitches]
+
+
+def follow(speakers: Speakers, *pitches: float, of: str) -> list[float]:
+    """The voices of chunks at pitches in Hz by the people `of`, a letter for each."""
+    return speakers.follow(spoken_at(*pitches), ["abc".index(person) for person in of])
+
+
+def test_a_voice_is_measured_once_as_long_as_the_same_person_speaks():
+    speakers = Speakers(Listener())
+    assert follow(speakers, 200, 230, 0, 180, of="aaaa") == [200.0] * 4 and not speakers.changes
+    assert follow(speakers, 190, 250, of="aa") == [200.0] * 2 and not speakers.changes
+    assert speakers.converter.heard == [380]  # and of a whisper what is near the voice
+
+
+@pytest.mark.parametrize("first, second", [(210, 120), (110, 220)])
+def test_somebody_else_is_converted_as_a_voice_of_their_own(first, second):
+    """A man who speaks after a woman was taken for her, and came out too low."""
+    speakers = Speakers(Listener())
+    assert follow(speakers, first, first, second, 0, second, of="aabbb") == [first, first, second, second, second]
+    assert speakers.changes == [2] and speakers.converter.heard == [200, 280]
+    assert follow(speakers, second, first, of="ba") == [second, first] and speakers.changes == [1]
+
+
+def test_a_melody_is_sung_by_one_voice():
+    speakers = Speakers(Listener())
+    assert follow(speakers, 110, 330, 330, of="aaa") == [330.0] * 3 and not speakers.changes
+
+
+def test_a_recording_that_begins_with_a_whisper_gets_the_voice_that_follows():
+    speakers = Speakers(Listener())
+    assert follow(speakers, 0, 200, 200, of="aaa") == [200.0] * 3 and not speakers.changes
+
+
+def test_noise_before_the_speech_is_not_heard_as_part_of_the_voice():
+    """Minutes of room noise spoilt the level and the colour of a voice."""
+    speakers, (chunk,) = Speakers(Listener()), spoken_at(200)
+    late = Features(*(np.concatenate([np.zeros((900, *each.shape[1:])), each]) for each in chunk))
+    speakers.follow([late, *spoken_at(0)], [0, 0])
+    assert speakers.converter.heard == [180]
+
+
+def test_speech_after_a_long_noise_gets_a_voice_of_its_own():
+    """All chunks of the first group are noise; the speaker of the next group was converted as if he were that noise."""
+    speakers = Speakers(Listener())
+    follow(speakers, 0, 0, of="bb")
+    assert follow(speakers, 0, 200, 210, of="bbb")[1:] == [205.0, 205.0] and not speakers.changes
+    assert follow(speakers, 110, of="a") == [110.0] and speakers.changes == [0]
+
+
+def said(*pitches: float, phrases: list[int]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Mel spectrogram, pitch and pauses of phrases of so many voiced frames at each of `pitches` in Hz, by a voice of
+    one timbre and a lively pitch."""
+    rng, voiced = np.random.default_rng(0), []
+    for hertz in pitches:
+        for n in phrases:
+            voiced += [hertz * 2.0 ** (0.2 * np.sin(np.arange(n) / 6.0)), np.zeros(20)]
+    silences = np.cumsum([len(part) for part in voiced])[1:-1:2] - 10
+    hertz = np.concatenate(voiced).astype(np.float32)
+    return rng.standard_normal((len(hertz), HP.n_mels)).astype(np.float32), hertz, silences
+
+
+@pytest.mark.parametrize("first, second", [(110.0, 190.0), (250.0, 150.0)])
+@pytest.mark.parametrize("phrases", [[70], [25, 18, 30], [100, 3]])
+def test_turns_are_found_from_short_phrases_and_emphasis_is_none(first, second, phrases):
+    """Phrases of less than half a second counted for nobody, so that a dialogue of short ones was one mixed voice."""
+    frames = sum(phrases) + 20 * len(phrases)
+    for pitches in ([first, second], [first, second, first], [first, second, second, first]):
+        begins, people = zip(*turns(*said(*pitches, phrases=phrases)))
+        wanted = [i for i, hertz in enumerate(pitches) if i == 0 or hertz != pitches[i - 1]]
+        np.testing.assert_allclose(begins, [max(0, i * frames - 10) for i in wanted])
+        assert list(people) == [int(pitches[i] != first) for i in wanted]
+    assert len(turns(*said(first, 1.3 * first, first, 0.8 * first, phrases=phrases))) == 1
+
+
+@pytest.mark.parametrize("frames", [0, 1, 100])
+def test_without_a_pitch_there_is_one_turn(frames):
+    for silences in ([], [0], [frames // 2]):
+        assert turns(np.zeros((frames, 80)), np.zeros(frames, np.float32), np.array(silences, int)) == [(0, 0)]
+
+
+def of_like_pitch(*speakers: str, between: np.ndarray | None = None) -> tuple[np.ndarray, np.ndarray, np.ndarray, list]:
+    """Six sentences by each of `speakers`, who all speak at one pitch, with pauses, and before all but the first the
+    sound `between`: mel spectrogram, pitch and pauses, and the frames at which the speaker changes."""
+    pause, parts, begins = np.zeros(HP.sample_rate // 3, np.float32), [], []
+    for turn, speaker in enumerate(speakers):
+        parts += [between.astype(np.float32), pause] if turn and between is not None else []
+        begins.append(sum(map(len, parts)) // HP.hop_length)
+        parts += [each for i in range(1, 7) for each in (demo_wav(speaker, f"demo_{6 * turn + i:03d}", HP), pause)]
+    wav = np.concatenate(parts)
+    mel, hertz = utils.mel_in_blocks(wav, HP), analysis.pitch(wav, HP)
+    for own in np.split(hertz, begins[1:]):
+        own *= 130.0 / np.median(own[own > 0.0])
+    return mel, hertz, alignment.pauses(mel, HP).mean(axis=1).astype(int), begins[1:]
+
+
+@pytest.mark.parametrize("speakers", ["rms slt", "slt rms", "rms slt rms", "slt slt rms"])
+def test_people_of_like_pitch_are_told_by_their_timbre(speakers):
+    """Two men or two women were one voice, between the two of them."""
+    names = speakers.split()
+    *recording, begins = of_like_pitch(*names)
+    found = turns(*recording)
+    wanted = [(at, name) for at, name, before in zip(begins, names[1:], names) if name != before]
+    assert [person for _, person in found] == [0, *(int(name != names[0]) for _, name in wanted)]
+    np.testing.assert_allclose([start for start, _ in found[1:]], [at for at, _ in wanted], atol=30)
+
+
+@pytest.mark.parametrize("sound", ["none", "beep", "bark"])
+@pytest.mark.parametrize("speaker", ["rms", "slt"])
+def test_one_voice_and_a_sound_between_its_sentences_are_one_person(speaker, sound):
+    time = np.arange(HP.sample_rate // 2) / HP.sample_rate
+    between = {"none": None, "beep": 0.2 * np.sin(2 * np.pi * 300.0 * time),
+               "bark": 0.3 * np.sin(2 * np.pi * 200.0 * time) ** 9 * np.exp(-8.0 * time)}[sound]
+    *recording, _ = of_like_pitch(speaker, speaker, between=between)
+    assert turns(*recording) == [(0, 0)]
