@@ -2,6 +2,7 @@
 import contextlib
 import io
 import itertools
+import math
 import os
 import pathlib
 import re
@@ -23,10 +24,11 @@ from common.storage import printable, replacing
 from hyperparams import HyperParams
 
 AUDIO_SUFFIXES = (".wav", ".wave", ".flac", ".ogg", ".oga", ".aiff", ".aif", ".aifc", ".mp3", ".mp2", ".opus", ".au",
-                  ".caf", ".w64", ".rf64", ".sph")
+                  ".caf", ".w64", ".rf64", ".sph", ".snd", ".voc")
 ALL_SUFFIXES = ", ".join(AUDIO_SUFFIXES)  # for messages
 # libsndfile does not read these
-FFMPEG_SUFFIXES = (".m4a", ".aac", ".mp4", ".mov", ".mkv", ".webm", ".amr", ".3gp", ".wma", ".mka", ".ac3", ".spx")
+FFMPEG_SUFFIXES = (".m4a", ".m4b", ".m4v", ".aac", ".mp4", ".mov", ".mkv", ".mka", ".webm", ".weba", ".amr", ".3gp",
+                   ".3g2", ".wma", ".ac3", ".spx", ".ape", ".tta", ".wv", ".mpc", ".avi", ".flv", ".mpg", ".mpeg")
 # What recordings begin with, whatever they are called; Speex is in ogg files, too, but only ffmpeg reads it
 MAGIC = re.compile(rb"(RIFF|RF64)....WAVE|FORM....AIF[FC]|fLaC|caff\0|riff\x2e\x91|NIST_1A|\.snd\0|OggS(?!.{24}Speex)",
                    re.DOTALL)
@@ -195,14 +197,17 @@ def reason(error: Exception) -> str:
 
 
 def missing_bytes(path: str | os.PathLike) -> int:
-    """How many bytes a wav, aiff, au, w64 or rf64 file is shorter than its header says; libsndfile does not tell."""
+    """How many bytes a wav, aiff, au, w64, rf64 or sph file is shorter than its header says; libsndfile does not
+    tell."""
     with open(path, "rb") as file:
-        header = file.read(28)
+        header = file.read(1024)
 
     def number(order: str, start: int, size: int = 4) -> int:
         return int.from_bytes(header[start:start + size], order)
     promised = {b"RIFF": 8 + number("little", 4), b"FORM": 8 + number("big", 4), b"RF64": 8 + number("little", 20, 8),
-                b".snd": number("big", 4) + number("big", 8), b"riff": number("little", 16, 8)}.get(header[:4], 0)
+                b".snd": number("big", 4) + number("big", 8), b"riff": number("little", 16, 8),
+                b"NIST": 1024 + math.prod(int(each) for each in re.findall(
+                    rb"(?:sample_count|channel_count|sample_n_bytes) -i (\d+)", header))}.get(header[:4], 0)
     missing = promised - os.path.getsize(path)
     # Programs that write to a pipe do not know the size and write 2 or 4 GiB; other programs are a few bytes wrong
     return missing if missing > 4096 and promised < 0x7FFFF000 else 0

@@ -108,7 +108,7 @@ def test_voice_messages_are_decoded_by_ffmpeg_or_refused_with_the_command(tmp_pa
         utils.load_recording(message, TINY)
 
 
-@pytest.mark.parametrize("ending", ["m4a", "aac", "webm", "amr"])
+@pytest.mark.parametrize("ending", ["m4a", "aac", "webm", "amr", "tta"])
 def test_real_voice_messages_are_decoded(tmp_path, monkeypatch, ending):
     ffmpeg = imageio_ffmpeg.get_ffmpeg_exe()
     monkeypatch.setattr(shutil, "which", lambda name: ffmpeg)
@@ -194,7 +194,7 @@ def test_a_file_that_is_cut_off_is_said_to_be(tmp_path, ending):
     assert 0.5 < len(read.wav) / read.sample_rate < 3.0
 
 
-@pytest.mark.parametrize("kind", ["WAV", "AIFF", "AU", "W64", "RF64"])
+@pytest.mark.parametrize("kind", ["WAV", "AIFF", "AU", "W64", "RF64", "NIST"])
 def test_a_file_whose_header_promises_more_is_refused(tmp_path, kind):
     path = tmp_path / f"a.{kind.lower()}"
     soundfile.write(path, np.tile(words(1), 4), 16000, format=kind, subtype="PCM_16")
