@@ -1,5 +1,6 @@
 # make demo   train on the bundled corpus, paired and adversarial, convert held-out sentences, measure, write pages
 # make pair   the same for your own: make pair SOURCE=DIR TARGET=DIR [OTHERS="DIR DIR"] [HELDOUT=FILE] [UNPAIRED=1]
+#             [FROM=pretrained/bdl, or FROM= for networks of your own]
 # make voice  a voice from recordings of it alone, for anybody to speak with: make voice TARGET=DIR
 # make listen  make and open the page with samples of all kinds of use, docs/index.html
 # make test   run the tests, but for those that take minutes
@@ -34,12 +35,13 @@ last = $(notdir $(abspath $(1)))
 parent = $(notdir $(patsubst %/,%,$(dir $(abspath $(1)))))_$(call last,$(1))
 called = $(if $(filter $(call last,$(SOURCE)),$(call last,$(TARGET))),$(call parent,$(1)),$(call last,$(1)))
 NAME = $(call called,$(SOURCE))-$(call called,$(TARGET))
+FROM = $(if $(UNPAIRED),,pretrained/slt)
 pair: .venv/installed
 	@test -n "$(SOURCE)" -a -n "$(TARGET)" || { echo "usage: make pair SOURCE=DIR TARGET=DIR"; exit 1; }
 	@test "$(words $(SOURCE) $(TARGET))" = 2 || { echo "make takes no folders with spaces: see the README for the commands"; exit 1; }
 	.venv/bin/python prepro.py $(SOURCE:%=--source %) $(OTHERS:%=--source %) --target $(TARGET) \
 		$(HELDOUT:%=--heldout %) $(if $(UNPAIRED),--unpaired) --data data/$(NAME)
-	.venv/bin/python train.py --data data/$(NAME) --logdir logdir/$(NAME)
+	.venv/bin/python train.py --data data/$(NAME) $(FROM:%=--init-from %) --logdir logdir/$(NAME)
 	.venv/bin/python train_gan.py --init-from logdir/$(NAME) --logdir logdir/$(NAME)-gan
 	.venv/bin/python eval.py --logdir logdir/$(NAME)-gan --source $(SOURCE)
 

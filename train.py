@@ -31,6 +31,7 @@ from training.run_folder import Run
 from training.trainer import Trainer
 
 HERE = pathlib.Path(__file__).resolve().parent
+FINE = 1 / 3, 1 / 4  # of the steps and the learning rate, for an encoder that was trained before
 
 
 class PairedTrainer(Trainer):
@@ -44,8 +45,10 @@ class PairedTrainer(Trainer):
         most = math.ceil(hp.most_epochs * len(corpus.slices) / hp.batch_size)
         self.encoder_learns_alone = hp.attention == "local"  # otherwise it has no head that a loss could judge
         # A corpus of the target alone has no pairs from which encoder and decoder could learn
-        planned = {"postnet": hp.postnet_steps}
-        if not corpus.has_target_only:
+        planned, rate = {"postnet": hp.postnet_steps}, hp.encoder_rate
+        if self.follows and not corpus.has_target_only:  # the encoder knows its task, and the pace is the source's
+            planned["encoder"], rate = min(round(FINE[0] * hp.encoder_steps), most), FINE[1] * rate
+        elif not corpus.has_target_only:
             planned |= {"encoder": min(hp.encoder_steps, most) * self.encoder_learns_alone,
                         "decoder": min(hp.decoder_steps, most), "joint": hp.joint_steps}
         self.stages = [(stage, steps) for stage, steps in planned.items() if steps]
@@ -56,7 +59,7 @@ class PairedTrainer(Trainer):
         self.optimizers = {}
         for stage, steps in self.stages:
             adam = keras.optimizers.AdamW(
-                trainer.cosine_decay(hp.encoder_rate if stage == "encoder" else hp.learning_rate, steps, hp),
+                trainer.cosine_decay(rate if stage == "encoder" else hp.learning_rate, steps, hp),
                 weight_decay=hp.weight_decay if stage == "encoder" else 0.0)
             adam.exclude_from_weight_decay(var_names=["bias", "gamma", "beta"])
             self.optimizers[stage] = trainer.with_loss_scale(adam, hp)
@@ -95,7 +98,8 @@ class PairedTrainer(Trainer):
             return {"loss": loss, "loss/mean_loss2": loss}
         source = batch["source"], batch["mapped"], batch["source_mask"]
         if stage == "encoder":
-            loss = losses.l1(generator.encode_on_path(*source, batch["positions"], training=True), batch["mel"], mask)
+            mel = self.onward(generator.encode_on_path(*source, batch["positions"], training=True))
+            loss = losses.l1(mel, batch["mel"], mask)
             return {"loss": loss, "loss/mean_loss1": loss}
         decoded = generator(*source, batch["positions"], batch["mel"], training=True,
                             train_encoder=stage == "joint" or not self.encoder_learns_alone)
@@ -121,7 +125,7 @@ class PairedTrainer(Trainer):
 
     def validate(self, run: Run, stage: str) -> dict[str, float]:
         """Losses on the validation sentences and, once the decoder learns, measures in free running with a score."""
-        if stage not in ("postnet", "encoder"):
+        if stage not in ("postnet", "encoder") or stage == "encoder" and self.follows:  # then there is no later stage
             return self.free_running(run)[0]
         batch = self.corpus.assemble([self.corpus.whole(pair) for pair in self.validation])
         if stage == "encoder":

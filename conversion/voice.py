@@ -1,8 +1,9 @@
-"""Learn a voice from recordings of it alone: the output of a pretrained model is mapped to the new voice.
+"""Learn a voice from few recordings: the output of a pretrained model is mapped to the new voice.
 
-The sounds of some speech that the model converted itself are matched with those of the new voice, as between any two
-speakers who said different sentences (unpaired.py). The map that this gives follows the pretrained encoder and decoder,
-and all later steps are the same as with pairs.
+With pairs the map is solved along their paths, as that of the base is, from what the model writes for their sources.
+With recordings of the voice alone, the sounds of some speech that the model converted itself are matched with those of
+the new voice, as between any two speakers who said different sentences (unpaired.py). The map follows the pretrained
+encoder and decoder, and all later steps are the same as without them.
 """
 import pathlib
 import random
@@ -14,10 +15,12 @@ from common.cli import UserError
 from conversion import base
 from corpus import analysis, linear_map, unpaired
 from conversion.base import Base
+from hyperparams import HyperParams
 
 FILE = "speech.npz"  # in a folder of pretrained weights
 SENTENCES = 80       # in that file, from all sources together: four or five minutes
 ENOUGH_SECONDS = 60.0  # least speech of a new voice; less hardly contains all of its sounds
+AT_ONCE = 64  # pairs whose sources are converted at a time, which limits the memory
 
 
 def save_speech(corpus, converter, folder: pathlib.Path) -> None:
@@ -46,7 +49,30 @@ def fit(pretrained: Base, speech: list[np.ndarray], corpus) -> Base:
     spoken = [corpus.target_features(pair, "mel") for pair in corpus.train]
     chosen = [spoken[i] for i in unpaired.random_recordings(spoken, unpaired.FRAMES, hp.seed)]
     onward = unpaired.find_map(speech, chosen, hp)
-    octaves = [analysis.pitch_contour(hertz, hp)[hertz > 0.0] for hertz in map(corpus.hertz, corpus.train)]
-    return pretrained._replace(onward_kernel=onward.kernel, onward_bias=onward.bias,
-                               modulation=base.modulation_power(spoken), octaves=np.array([
-                                   pretrained.octaves[0], linear_map.moments(octaves)[0], base.within(octaves)]))
+    return followed(pretrained, onward.kernel, onward.bias, spoken, [corpus.hertz(pair) for pair in corpus.train], hp)
+
+
+def fit_to_pairs(converter, corpus) -> Base:
+    """A base that takes what a pretrained `converter` writes at its source's pace on to the target of a
+    `data_load.Corpus` of pairs."""
+    hp, pretrained = corpus.hp, converter.base
+    sums = linear_map.Sums((2 * linear_map.CONTEXT + 1) * hp.n_mels, hp.n_mels)
+    for first in range(0, len(corpus.train), AT_ONCE):
+        pairs = corpus.train[first:first + AT_ONCE]
+        sources = [corpus.recording(pair) for pair in pairs]
+        voices = [base.find_voice(pretrained, source, hp) for source in sources]
+        for pair, out in zip(pairs, converter.write(sources, voices)):
+            windows = linear_map.in_context(out.mel)
+            sums.add(linear_map.interpolate(windows, corpus.path(pair)), corpus.target_features(pair, "mel"))
+    spoken = [corpus.target_features(pair, "mel") for pair in base.some_of(corpus.target_pairs)]
+    hertz = [corpus.hertz(pair) for pair in corpus.target_pairs]
+    return followed(pretrained, *sums.solve(linear_map.PENALTY), spoken, hertz, hp)
+
+
+def followed(pretrained: Base, kernel: np.ndarray, bias: np.ndarray, spoken: list[np.ndarray],
+             hertz: list[np.ndarray], hp: HyperParams) -> Base:
+    """A base that is followed by a map to the voice that has `spoken` mel spectrograms (T, M) with the pitch (T,)."""
+    octaves = [analysis.pitch_contour(each, hp)[each > 0.0] for each in hertz]
+    return pretrained._replace(onward_kernel=kernel, onward_bias=bias, modulation=base.modulation_power(spoken),
+                               octaves=np.array([pretrained.octaves[0], linear_map.moments(octaves)[0],
+                                                 base.within(octaves)]))

@@ -55,7 +55,7 @@ def test_make_pair_passes_its_variables_to_the_scripts(source, target, name):
     assert [*map(str, prepro.source)] == [str(pathlib.Path(source)), "c", "e"] and prepro.unpaired
     assert prepro.target == pathlib.Path(target) and prepro.heldout == pathlib.Path("d")
     assert str(prepro.data) == str(train.data) == f"data/{name}"
-    assert str(train.logdir) == str(adversarial.init_from) == f"logdir/{name}"
+    assert str(train.logdir) == str(adversarial.init_from) == f"logdir/{name}" and train.init_from is None
     assert str(adversarial.logdir) == str(evaluate.logdir) == f"logdir/{name}-gan" and evaluate.source == source
 
 
@@ -72,6 +72,12 @@ def test_make_voice_trains_a_voice_and_shapes_it():
 def test_make_pair_works_without_other_sources_and_heldout_list():
     prepro = called("pair", "SOURCE=a", "TARGET=b")["prepro.py"]
     assert [*map(str, prepro.source)] == ["a"] and prepro.heldout is None and not prepro.unpaired
+
+
+@pytest.mark.parametrize("flags, begins_with", [((), "pretrained/slt"), (("FROM=pretrained/bdl",), "pretrained/bdl"),
+                                                (("FROM=",), "None"), (("UNPAIRED=1", "FROM=mine"), "mine")])
+def test_make_pair_begins_with_a_pretrained_voice(flags, begins_with):
+    assert str(called("pair", "SOURCE=a", "TARGET=b", *flags)["train.py"].init_from) == begins_with
 
 
 @pytest.mark.parametrize("version, accepted", [((3, 9), False), ((3, 10), True), ((3, 13), True), ((3, 14), False)])

@@ -7,7 +7,7 @@ import types
 import numpy as np
 import pytest
 from test_base_file import cut
-from test_prepro import IDS, prepare
+from test_prepro import IDS, prepare, record
 from test_training import kept
 from test_unpaired import HP, other_voice, speak
 
@@ -19,6 +19,8 @@ import train_gan
 from backend import checkpoints
 from common import storage
 from conversion import base, voice
+from corpus import linear_map
+from corpus.analysis import Features
 from training import trainer
 from common.cli import UserError
 from conftest import TINY, leftovers, no_workers, plain_base, words, write
@@ -57,6 +59,42 @@ def test_pretrained_base_is_followed_by_a_map_to_the_new_voice(pretrained, monke
         np.testing.assert_array_equal(getattr(found, name), getattr(pretrained, name))
     np.testing.assert_allclose(found.octaves, [0.1, 1.0, 0.2 / 2 ** 0.5], atol=0.01)
     np.testing.assert_allclose(found.modulation, base.modulation_power([other_voice(mel) for mel in said]), rtol=1e-5)
+
+
+class Pairs(Alone):
+    """Pairs of sources that say `mels` and a target who says the same in another voice, at two thirds of the pace."""
+
+    def __init__(self, mels: list[np.ndarray]):
+        super().__init__(mels)
+        self.target_pairs = self.train
+
+    def recording(self, pair):
+        return Features(np.ones((len(self.mels[pair.number]), HP.n_linear)), self.mels[pair.number], self.hertz(pair))
+
+    def path(self, pair):
+        return np.arange(0.0, len(self.mels[pair.number]) - 1.0, 2.0 / 3.0)
+
+    def target_features(self, pair, kind):
+        return linear_map.interpolate(other_voice({"mel": self.mels}[kind][pair.number]), self.path(pair))
+
+
+@pytest.mark.parametrize("at_once", [3, 64])
+def test_with_pairs_the_map_to_the_new_voice_follows_what_a_model_writes_along_their_paths(
+        pretrained, monkeypatch, at_once):
+    """What the model writes is not what the source said: here it is turned upside down."""
+    monkeypatch.setattr(voice, "AT_ONCE", at_once)
+    writes = types.SimpleNamespace(base=pretrained, write=lambda sources, voices: [
+        types.SimpleNamespace(mel=1.0 - source.mel) for source in sources])
+    corpus = Pairs(speak(2)[1])
+    found = voice.fit_to_pairs(writes, corpus)
+    for mel in speak(3, 2)[1]:
+        heard = base.apply(found.onward_kernel, found.onward_bias, 1.0 - mel)
+        assert np.abs(heard - other_voice(mel)).mean() < 0.25 * np.abs(mel - other_voice(mel)).mean()
+    for name in set(base.Base._fields) - {"onward_kernel", "onward_bias", "octaves", "modulation"}:
+        np.testing.assert_array_equal(getattr(found, name), getattr(pretrained, name))
+    np.testing.assert_allclose(found.octaves, [0.1, 1.0, 0.2 / 2 ** 0.5], atol=0.01)
+    said = [corpus.target_features(pair, "mel") for pair in corpus.train]
+    np.testing.assert_allclose(found.modulation, base.modulation_power(said), rtol=1e-5)
 
 
 def test_too_little_speech_is_refused(pretrained):
@@ -209,6 +247,42 @@ def test_init_from_chooses_base_speech_and_networks_of_one_model(alone):
     assert not np.array_equal(found.base.onward_kernel, trainer.find_base(corpus, alone / "pretrained").onward_kernel)
     for own, its in zip(found.generator.encoder.weights, networks.encoder.weights, strict=True):
         np.testing.assert_allclose(own, its, atol=0.02)
+
+
+def test_pairs_go_on_from_a_pretrained_voice_which_a_map_follows(alone, capsys):
+    """Its encoder learns the new voice through the map; decoder and pace stay."""
+    record(alone, "anna", IDS)
+    record(alone, "carl", IDS)
+    prepare(alone, source="carl", target="anna", data="pairs")
+    flags = ["--data", str(alone / "pairs"), "--init-from", str(alone / "pretrained")]
+    assert training(alone, *flags, "--steps", "2") == 0
+    assert training(alone, *flags[:2]) == 0
+    assert "trained to its last step, 4. To convert its held-out" in capsys.readouterr().out
+    found, corpus = eval_script.load_converter(alone / "run"), data_load.Corpus(alone / "pairs", TINY)
+    expected = trainer.find_base(corpus, alone / "pretrained")
+    assert all(map(np.array_equal, found.base, expected)) and len(found.base.onward_kernel) == 9 * TINY.n_mels
+    assert not np.array_equal(expected.onward_kernel, trainer.find_base(corpus, None).onward_kernel)
+    first = checkpoints.read(alone / "pretrained" / checkpoints.WEIGHTS)
+    number = {id(variable): i for i, variable in enumerate(found.generator.weights)}
+    for part, same in (("encoder", False), ("decoder", True), ("postnet", False)):
+        assert all(np.array_equal(np.float16(variable), np.float16(first[f"generator/{number[id(variable)]}"]))
+                   for variable in getattr(found.generator, part).trainable_variables) == same, part
+    assert found.hp.pace == 0.0 and np.asarray(found.generator.movement).any()
+    # A run gives its weights only
+    assert training(alone, "--data", str(alone / "pairs"), "--logdir", str(alone / "other"), "--init-from",
+                    str(alone / "run"), "--steps", "1") == 0
+    assert len(base.load(alone / "other").onward_kernel) == TINY.n_mels
+
+
+def test_training_hears_the_map_that_follows_as_conversion_does():
+    rng, kernel = np.random.default_rng(0), np.zeros((9 * HP.n_mels, HP.n_mels), np.float32)
+    kernel[:] = 0.05 * rng.normal(size=kernel.shape)
+    mel, bias = rng.random((1, 40, HP.n_mels)).astype(np.float32), rng.random(HP.n_mels).astype(np.float32)
+    task = types.SimpleNamespace(hp=HP, follows=True, corpus=types.SimpleNamespace(
+        base=plain_base(HP)._replace(onward_kernel=kernel, onward_bias=bias)))
+    heard = np.asarray(trainer.Trainer.onward(task, mel))[0]
+    np.testing.assert_allclose(heard[4:-4], base.apply(kernel, bias, mel[0])[4:-4], atol=1e-4)
+    assert trainer.Trainer.onward(types.SimpleNamespace(follows=False), mel) is mel
 
 
 def test_unusable_data_or_model_for_a_single_voice_is_reported(alone, capsys, monkeypatch):

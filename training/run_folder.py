@@ -47,7 +47,7 @@ def writing(path: pathlib.Path) -> Iterator[None]:
 
 
 def add_arguments(parser: argparse.ArgumentParser, default_logdir: str,
-                  init_from_help: str = "begin with the weights of another run of the same hyperparameters; say --data"
+                  init_from_help: str = "begin with the weights of a run or behind a voice (pretrained/slt); say --data"
                   ) -> None:
     """The flags that all training scripts share."""
     parser.add_argument("--data", type=pathlib.Path, metavar="DIR",

@@ -29,7 +29,7 @@ import tensorflow as tf
 from tqdm import tqdm
 
 from common.cli import UserError
-from conversion.inference import Converter
+from conversion.inference import Converter, load_converter
 from hyperparams import SIGNAL, HyperParams, differences
 from modules import total
 from networks import Generator
@@ -71,6 +71,7 @@ class Trainer:
         self.converter = Converter(self.generator, corpus.base)
         self.postnet = recurrent.compiled(self.generator.postnet)
         self.on_path = recurrent.compiled(self.decode_on_path)
+        self.follows = len(corpus.base.onward_kernel) > hp.n_mels  # a map, behind pretrained networks
         pairs = corpus.split("val")
         self.validation = random.Random(hp.seed).sample(pairs, min(len(pairs), hp.validation_limit))
         self._steps = {}
@@ -81,6 +82,15 @@ class Trainer:
     def conversion_weights(self) -> contextlib.AbstractContextManager:
         """Within this context the generator has the weights that conversions get."""
         return contextlib.nullcontext()
+
+    def onward(self, mel: tf.Tensor) -> tf.Tensor:
+        """What the second map makes of the networks' mel (N, T, M), see voice.py; without one, the mel itself."""
+        if not self.follows:
+            return mel
+        kernel = self.corpus.base.onward_kernel.reshape(-1, self.hp.n_mels, self.hp.n_mels)
+        around = len(kernel) // 2
+        return tf.nn.conv1d(tf.pad(mel, [(0, 0), (around, around), (0, 0)], "SYMMETRIC"), kernel, 1, "VALID") + (
+            self.corpus.base.onward_bias)
 
     def decode_on_path(self, batch: dict):
         """Decode a batch with the decoder's own output, but read the source at the true positions (N, Ty + 1), so that
@@ -157,7 +167,7 @@ class Trainer:
         mel, used, positions = self.on_path(batch)
         linear = self.draw_on_path(batch, used, positions)
         mel_loss, linear_loss = (float(losses.l1(predicted, batch[kind], batch["mask"]))
-                                 for kind, predicted in (("mel", mel), ("linear", linear)))
+                                 for kind, predicted in (("mel", self.onward(mel)), ("linear", linear)))
         rows, cepstra = [], []
         for pair, out in zip(pairs, outputs):
             target, path = corpus.target_features(pair, "linear"), corpus.path(pair)
@@ -187,10 +197,10 @@ class Trainer:
             run.log_sample(name, wav, folder / f"{name}.png")
 
 
-def find_base(corpus: data_load.Corpus, pretrained: pathlib.Path) -> base.Base:
-    """The base of a corpus. It is solved from the pairs; if the corpus holds the target alone, the base in the folder
-    `pretrained` is fitted to this target. Raises UserError."""
-    if not corpus.has_target_only:
+def find_base(corpus: data_load.Corpus, pretrained: pathlib.Path | None) -> base.Base:
+    """The base of a corpus. It is solved from the pairs, or the base in the folder `pretrained` is fitted to the target
+    (`voice.py`), as it must be if the corpus holds the target alone. Raises UserError."""
+    if not pretrained:
         return base.solve(corpus)
     speech = voice.load_speech(pretrained)  # first, because its error says how to get the folder back
     trained = HyperParams.from_json(pretrained / "hparams.json")
@@ -198,7 +208,9 @@ def find_base(corpus: data_load.Corpus, pretrained: pathlib.Path) -> base.Base:
     if others:
         raise UserError(f"{corpus.data} does not fit {pretrained}: {', '.join(others)}; run prepro.py again without "
                         "--set into another folder")
-    return voice.fit(base.load(pretrained), speech, corpus)
+    if corpus.has_target_only:
+        return voice.fit(base.load(pretrained), speech, corpus)
+    return voice.fit_to_pairs(load_converter(pretrained, None, ["pace=0"]), corpus)
 
 
 def train(plan: RunPlan, make_trainer, steps: int | None, strategy: tf.distribute.Strategy | None = None) -> None:
@@ -216,7 +228,10 @@ def train(plan: RunPlan, make_trainer, steps: int | None, strategy: tf.distribut
         elif adversarial and hp.gan_networks == "postnet" and plan.init_from:
             base_map = base.load(plan.init_from)  # encoder and decoder do not change, and they know this base
         else:
-            base_map = find_base(corpus, pretrained)
+            # An exported voice is followed by a map; of a run or for another system, only the weights are taken
+            is_voice = plan.init_from and (plan.init_from / voice.FILE).exists() and not adversarial and (
+                hp.base and hp.attention == "local")
+            base_map = find_base(corpus, pretrained if alone or is_voice else None)
         corpus.use_base(base_map)
         with strategy.scope():
             trainer = make_trainer(base.with_timing(base_map, hp), corpus)
