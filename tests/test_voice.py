@@ -268,6 +268,12 @@ def test_pairs_go_on_from_a_pretrained_voice_which_a_map_follows(alone, capsys):
         assert all(np.array_equal(np.float16(variable), np.float16(first[f"generator/{number[id(variable)]}"]))
                    for variable in getattr(found.generator, part).trainable_variables) == same, part
     assert found.hp.pace == 0.0 and np.asarray(found.generator.movement).any()
+    assert training(alone, *flags, "--logdir", str(alone / "new"), "--set=width=8") == 1
+    assert "width (16 there, 8 asked for)" in capsys.readouterr().err
+    storage.write_json(alone / "pretrained" / "hparams.json", dataclasses.asdict(TINY.replace(top_db=30.0)))
+    assert training(alone, *flags, "--logdir", str(alone / "new")) == 1
+    assert "top_db (30.0 there, 25.0 asked for); run prepro.py again" in (told := capsys.readouterr().err)
+    assert "or leave --init-from out" in told
     # A run gives its weights only
     assert training(alone, "--data", str(alone / "pairs"), "--logdir", str(alone / "other"), "--init-from",
                     str(alone / "run"), "--steps", "1") == 0

@@ -206,8 +206,9 @@ def find_base(corpus: data_load.Corpus, pretrained: pathlib.Path | None) -> base
     trained = HyperParams.from_json(pretrained / "hparams.json")
     others = [text for text in differences(vars(trained), corpus.hp) if text.split()[0] in SIGNAL]
     if others:
+        or_without = "" if corpus.has_target_only else ", or leave --init-from out"
         raise UserError(f"{corpus.data} does not fit {pretrained}: {', '.join(others)}; run prepro.py again without "
-                        "--set into another folder")
+                        f"--set into another folder{or_without}")
     if corpus.has_target_only:
         return voice.fit(base.load(pretrained), speech, corpus)
     return voice.fit_to_pairs(load_converter(pretrained, None, ["pace=0"]), corpus)
