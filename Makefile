@@ -35,7 +35,7 @@ last = $(notdir $(abspath $(1)))
 parent = $(notdir $(patsubst %/,%,$(dir $(abspath $(1)))))_$(call last,$(1))
 called = $(if $(filter $(call last,$(SOURCE)),$(call last,$(TARGET))),$(call parent,$(1)),$(call last,$(1)))
 NAME = $(call called,$(SOURCE))-$(call called,$(TARGET))
-FROM = $(if $(UNPAIRED),,pretrained/slt)
+FROM = pretrained/slt
 pair: .venv/installed
 	@test -n "$(SOURCE)" -a -n "$(TARGET)" || { echo "usage: make pair SOURCE=DIR TARGET=DIR"; exit 1; }
 	@test "$(words $(SOURCE) $(TARGET))" = 2 || { echo "make takes no folders with spaces: see the README for the commands"; exit 1; }

@@ -55,7 +55,7 @@ def test_make_pair_passes_its_variables_to_the_scripts(source, target, name):
     assert [*map(str, prepro.source)] == [str(pathlib.Path(source)), "c", "e"] and prepro.unpaired
     assert prepro.target == pathlib.Path(target) and prepro.heldout == pathlib.Path("d")
     assert str(prepro.data) == str(train.data) == f"data/{name}"
-    assert str(train.logdir) == str(adversarial.init_from) == f"logdir/{name}" and train.init_from is None
+    assert str(train.logdir) == str(adversarial.init_from) == f"logdir/{name}"
     assert str(adversarial.logdir) == str(evaluate.logdir) == f"logdir/{name}-gan" and evaluate.source == source
 
 
@@ -75,7 +75,7 @@ def test_make_pair_works_without_other_sources_and_heldout_list():
 
 
 @pytest.mark.parametrize("flags, begins_with", [((), "pretrained/slt"), (("FROM=pretrained/bdl",), "pretrained/bdl"),
-                                                (("FROM=",), "None"), (("UNPAIRED=1", "FROM=mine"), "mine")])
+                                                (("FROM=",), "None")])
 def test_make_pair_begins_with_a_pretrained_voice(flags, begins_with):
     assert str(called("pair", "SOURCE=a", "TARGET=b", *flags)["train.py"].init_from) == begins_with
 
