@@ -52,7 +52,9 @@ def differ(marks: np.ndarray, hertz: np.ndarray, some: np.ndarray, others: np.nd
 
 def squares(marks: np.ndarray, some: np.ndarray, others: np.ndarray) -> tuple[float, float]:
     """How much the squared deviations of two lists of frames fall if each has a mean of its own, and the squared
-    distance of the two means."""
+    distance of the two means; 0 if one list is empty."""
+    if not len(some) or not len(others):
+        return 0.0, 0.0
     apart = float(((marks[some].mean(axis=0) - marks[others].mean(axis=0)) ** 2).sum())
     return len(some) * len(others) / (len(some) + len(others)) * apart, apart
 
@@ -69,7 +71,7 @@ def timbre(mel: np.ndarray, hertz: np.ndarray, bounds: list[int]) -> np.ndarray:
     if len(voiced) > max(2 * LEAST_FRAMES, 2 * values.shape[1] + len(phrases)):
         within = np.concatenate(phrases)
         covariance = within.T @ within / (len(within) - len(phrases))
-        covariance[np.diag_indices_from(covariance)] += [1e-4] * ORDERS + [MOVES ** 2]
+        covariance[np.diag_indices_from(covariance)] += [1e-4] * cepstra.shape[1] + [MOVES ** 2]
         white = scipy.linalg.solve_triangular(np.linalg.cholesky(covariance), values.T, lower=True).T
         white -= np.median(white, axis=0)
         most = MOST_DEVIANT * np.sqrt(values.shape[1])  # a bark is far from all voices

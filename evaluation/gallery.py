@@ -46,11 +46,12 @@ KINDS = (
          "SF1, a woman, and SM1, a man, of VCC 2016 as slt, by the voice as it was before they joined its training.",
          "python eval.py my.wav"),
     Kind("ten-minutes-gan", "Ten minutes of both",
-         "A man (SM1) as a woman (TF1), with ten minutes of two more people who said the same sentences.",
+         "A man (SM1) as a woman (TF1), with ten minutes of two more people who said the same sentences, behind a "
+         "pretrained voice to which he was a stranger.",
          'make pair SOURCE=DIR TARGET=DIR OTHERS="DIR DIR"'),
     Kind("ten-minutes", "The same without a discriminator",
          "Before the last step of that command, in which the post-net learns from a discriminator; and by the system "
-         "of 2017.", "python train.py --data data/me-her --logdir logdir/me-her"),
+         "of 2017.", "python train.py --data data/me-her --init-from pretrained/slt --logdir logdir/me-her"),
     Kind("unpaired", "Five minutes of both, different sentences",
          "The same two people, but no sentence was said by both.", "make pair SOURCE=DIR TARGET=DIR"),
     Kind("voice", "Recordings of the target alone",

@@ -106,6 +106,20 @@ def test_without_a_pitch_there_is_one_turn(frames):
         assert turns(np.zeros((frames, 80)), np.zeros(frames, np.float32), np.array(silences, int)) == [(0, 0)]
 
 
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("first", [0, 150, 400])
+@pytest.mark.parametrize("n_mels", [8, 20, 80])
+def test_what_comes_before_and_after_speech_belongs_to_who_speaks(first, n_mels):
+    """A phrase without a pitch, at the beginning and at the end, and between two people; and few mel bands."""
+    mel, hertz, silences = said(110.0, 220.0, phrases=[100])
+    unvoiced, pause = np.zeros(first), np.zeros(20)
+    hertz = np.concatenate([unvoiced, pause, hertz[:110], pause, unvoiced, pause, hertz[110:], unvoiced, pause])
+    bounds = np.cumsum([first + 10, 120, first + 30, 130])
+    mel = np.random.default_rng(1).standard_normal((len(hertz), n_mels))
+    found = turns(mel, hertz, bounds)
+    assert [person for _, person in found] == [0, 1] and bounds[1] <= found[1][0] <= bounds[2]
+
+
 def of_like_pitch(*speakers: str, between: np.ndarray | None = None) -> tuple[np.ndarray, np.ndarray, np.ndarray, list]:
     """Six sentences by each of `speakers`, who all speak at one pitch, with pauses, and before all but the first the
     sound `between`: mel spectrogram, pitch and pauses, and the frames at which the speaker changes."""
