@@ -4,12 +4,16 @@
     python train.py --set norm=ln --logdir logdir/ln        # other hyperparameters, see hyperparams.py
     python train.py --logdir logdir/ln                      # the same run again resumes where it stopped
     python train.py --data DIR --logdir logdir/mine         # your own features, see prepro.py
+    python train.py --data DIR --init-from pretrained/slt   # behind a pretrained voice: better with ten minutes
     python train.py --preset 2017 --data DIR                # the system of 2017 as it was described
 
 First the base is solved: a linear map from the sources' mel spectrograms to the target's. Then three stages follow,
 each with its own optimizer. In "postnet" the post-net learns to draw the target's linear spectrogram from the target's
 own mel. In "encoder" the encoder learns to correct the map. In "decoder" the decoder learns the pace, and what is left
 to correct. The system of 2017 had a single stage, "joint", in which all networks learn at once.
+
+With --init-from pretrained/slt, or another exported voice, its networks stay, and a second map, which is solved in the
+place of the base, takes what they write on to the target. Then there is no stage "decoder", and "encoder" is shorter.
 """
 import argparse
 import math
@@ -46,7 +50,7 @@ class PairedTrainer(Trainer):
         self.encoder_learns_alone = hp.attention == "local"  # otherwise it has no head that a loss could judge
         # A corpus of the target alone has no pairs from which encoder and decoder could learn
         planned, rate = {"postnet": hp.postnet_steps}, hp.encoder_rate
-        if self.follows and not corpus.has_target_only:  # the encoder knows its task, and the pace is the source's
+        if corpus.base.is_followed and not corpus.has_target_only:  # the encoder is trained, the pace the source's
             planned["encoder"], rate = min(round(FINE[0] * hp.encoder_steps), most), FINE[1] * rate
         elif not corpus.has_target_only:
             planned |= {"encoder": min(hp.encoder_steps, most) * self.encoder_learns_alone,
@@ -124,8 +128,8 @@ class PairedTrainer(Trainer):
         return self.run_step(stage, batch, step, step_on_device)
 
     def validate(self, run: Run, stage: str) -> dict[str, float]:
-        """Losses on the validation sentences and, once the decoder learns, measures in free running with a score."""
-        if stage not in ("postnet", "encoder") or stage == "encoder" and self.follows:  # then there is no later stage
+        """Losses on the validation sentences and, in the last stage, measures in free running with a score."""
+        if stage not in ("postnet", "encoder") or stage == "encoder" and self.corpus.base.is_followed:
             return self.free_running(run)[0]
         batch = self.corpus.assemble([self.corpus.whole(pair) for pair in self.validation])
         if stage == "encoder":

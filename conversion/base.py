@@ -52,7 +52,12 @@ class Base(NamedTuple):
     modulation: np.ndarray    # (P, M) modulation spectrum of the target's own speech, P frequencies
     length_ratio: np.ndarray  # () target frames per source frame, on average
     onward_kernel: np.ndarray  # (W', M) map from the target of the networks to the voice that is heard: the identity
-    onward_bias: np.ndarray   # (M,) unless the voice was learnt from recordings of it alone (voice.py)
+    onward_bias: np.ndarray   # (M,) unless the voice was learnt behind a pretrained one (voice.py)
+
+    @property
+    def is_followed(self) -> bool:
+        """Whether a second map follows the networks."""
+        return len(self.onward_kernel) > len(self.onward_bias)
 
 
 class Voice(NamedTuple):
@@ -121,9 +126,9 @@ def apply(kernel: np.ndarray, bias: np.ndarray, mel: np.ndarray) -> np.ndarray:
 
 
 def with_timing(base: Base, hp: HyperParams) -> HyperParams:
-    """`hp` with the timing of the voice that is heard: behind a second map, as in voices that were learnt from
-    recordings of them alone, the networks' pace is somebody else's, so the source's own is kept."""
-    return hp.replace(pace=0.0) if len(base.onward_kernel) > hp.n_mels else hp
+    """`hp` with the timing of the voice that is heard: behind a second map the networks' pace is
+    somebody else's, so the source's own is kept."""
+    return hp.replace(pace=0.0) if base.is_followed else hp
 
 
 def map_pitch(base: Base, hertz: np.ndarray, voice: Voice, hp: HyperParams) -> np.ndarray:

@@ -25,38 +25,32 @@ def turns(mel: np.ndarray, hertz: np.ndarray, silences: np.ndarray) -> list[tupl
     the first frame of each turn and the number of the person, 0 for the first."""
     marks = timbre(mel, hertz, [0, *silences.tolist(), len(hertz)])
     begins = sorted({*changes_of_pitch(hertz, silences), *changes_of_timbre(marks, hertz > 0.0, silences)})
-    people: list[np.ndarray] = []  # the frames of each
+    people: list[tuple[np.ndarray, np.ndarray]] = []  # pitch of the voiced frames of each, and sum of their marks
     found = []
     for start, end in zip(begins, [*begins[1:], len(hertz)]):
-        frames = start + np.flatnonzero(hertz[start:end])
-        apart = [np.inf if differ(marks, hertz, frames, own) else squares(marks, frames, own)[1] for own in people]
-        if not found or len(frames) and min(apart) == np.inf:
+        heard = hertz[start:end][hertz[start:end] > 0.0], marks[start:end].sum(axis=0)
+        apart = [distance(heard, own) for own in people]
+        if not found or min(apart) == np.inf:
             person = len(people)
-            people.append(frames)
+            people.append(heard)
         else:
-            person = int(np.argmin(apart)) if len(frames) else found[-1][1]
-            people[person] = np.concatenate([people[person], frames])
+            person = int(np.argmin(apart)) if len(heard[0]) else found[-1][1]
+            people[person] = np.concatenate([people[person][0], heard[0]]), people[person][1] + heard[1]
         if not found or person != found[-1][1]:
             found.append((start, person))
     return found
 
 
-def differ(marks: np.ndarray, hertz: np.ndarray, some: np.ndarray, others: np.ndarray) -> bool:
-    """Whether two lists of voiced frames are of two people."""
-    if not len(some) or not len(others):
-        return False
-    total, mean = squares(marks, some, others)
-    pitches = np.log2(np.median(hertz[some])), np.log2(np.median(hertz[others]))
-    return abs(pitches[0] - pitches[1]) > ANOTHER_VOICE or total > DIFFERENCE and mean > MEAN_DIFFERENCE
-
-
-def squares(marks: np.ndarray, some: np.ndarray, others: np.ndarray) -> tuple[float, float]:
-    """How much the squared deviations of two lists of frames fall if each has a mean of its own, and the squared
-    distance of the two means; 0 if one list is empty."""
-    if not len(some) or not len(others):
-        return 0.0, 0.0
-    apart = float(((marks[some].mean(axis=0) - marks[others].mean(axis=0)) ** 2).sum())
-    return len(some) * len(others) / (len(some) + len(others)) * apart, apart
+def distance(some: tuple[np.ndarray, np.ndarray], others: tuple[np.ndarray, np.ndarray]) -> float:
+    """Squared distance of two voices, each the pitch of its voiced frames and the sum of their marks; infinite if they
+    are two people's."""
+    n, m = len(some[0]), len(others[0])
+    if not n or not m:
+        return 0.0
+    apart = float(((some[1] / n - others[1] / m) ** 2).sum())
+    octaves = abs(np.log2(np.median(some[0]) / np.median(others[0])))
+    differs = n * m / (n + m) * apart > DIFFERENCE and apart > MEAN_DIFFERENCE
+    return np.inf if octaves > ANOTHER_VOICE or differs else apart
 
 
 def timbre(mel: np.ndarray, hertz: np.ndarray, bounds: list[int]) -> np.ndarray:

@@ -3,10 +3,11 @@
 With pairs the map is solved along their paths, as that of the base is, from what the model writes for their sources.
 With recordings of the voice alone, the sounds of some speech that the model converted itself are matched with those of
 the new voice, as between any two speakers who said different sentences (unpaired.py). The map follows the pretrained
-encoder and decoder, and all later steps are the same as without them.
+encoder and decoder, and the pace is the source's.
 """
 import pathlib
 import random
+from collections.abc import Iterable
 
 import numpy as np
 
@@ -20,7 +21,7 @@ from hyperparams import HyperParams
 FILE = "speech.npz"  # in a folder of pretrained weights
 SENTENCES = 80       # in that file, from all sources together: four or five minutes
 ENOUGH_SECONDS = 60.0  # least speech of a new voice; less hardly contains all of its sounds
-AT_ONCE = 64  # pairs whose sources are converted at a time, which limits the memory
+AT_ONCE = 32  # pairs whose sources are converted at a time: three open files each
 
 
 def save_speech(corpus, converter, folder: pathlib.Path) -> None:
@@ -49,7 +50,7 @@ def fit(pretrained: Base, speech: list[np.ndarray], corpus) -> Base:
     spoken = [corpus.target_features(pair, "mel") for pair in corpus.train]
     chosen = [spoken[i] for i in unpaired.random_recordings(spoken, unpaired.FRAMES, hp.seed)]
     onward = unpaired.find_map(speech, chosen, hp)
-    return followed(pretrained, onward.kernel, onward.bias, spoken, [corpus.hertz(pair) for pair in corpus.train], hp)
+    return followed(pretrained, onward.kernel, onward.bias, spoken, map(corpus.hertz, corpus.train), hp)
 
 
 def fit_to_pairs(converter, corpus) -> Base:
@@ -65,13 +66,14 @@ def fit_to_pairs(converter, corpus) -> Base:
             windows = linear_map.in_context(out.mel)
             sums.add(linear_map.interpolate(windows, corpus.path(pair)), corpus.target_features(pair, "mel"))
     spoken = [corpus.target_features(pair, "mel") for pair in base.some_of(corpus.target_pairs)]
-    hertz = [corpus.hertz(pair) for pair in corpus.target_pairs]
+    hertz = map(corpus.hertz, corpus.target_pairs)
     return followed(pretrained, *sums.solve(linear_map.PENALTY), spoken, hertz, hp)
 
 
 def followed(pretrained: Base, kernel: np.ndarray, bias: np.ndarray, spoken: list[np.ndarray],
-             hertz: list[np.ndarray], hp: HyperParams) -> Base:
-    """A base that is followed by a map to the voice that has `spoken` mel spectrograms (T, M) with the pitch (T,)."""
+             hertz: Iterable[np.ndarray], hp: HyperParams) -> Base:
+    """A base that is followed by a map to the voice that has `spoken` mel spectrograms (T, M) with the pitch (T,); one
+    file of pitch is open at a time."""
     octaves = [analysis.pitch_contour(each, hp)[each > 0.0] for each in hertz]
     return pretrained._replace(onward_kernel=kernel, onward_bias=bias, modulation=base.modulation_power(spoken),
                                octaves=np.array([pretrained.octaves[0], linear_map.moments(octaves)[0],

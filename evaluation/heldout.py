@@ -151,7 +151,9 @@ def synthesize_oracles(corpus: data_load.Corpus, pairs: list[Pair], converter: C
         (memory, corrected), length = generator.encoder(source, mapped, mask), len(corpus.path(pair))
         told = {" along the DTW path": {"positions": true}} if generator.hp.attention == "local" else {}
         inputs = {}
-        for kind, truth in (told | {" with teacher forcing": {"frames": frames}}).items():
+        if not converter.base.is_followed:  # otherwise the decoder writes the frames of another voice
+            told[" with teacher forcing"] = {"frames": frames}
+        for kind, truth in told.items():
             decoded = generator.decoder(memory, corrected, mask, true[:, 0], steps=true.shape[1] - 1, **truth)
             mel, pitch, places = (np.asarray(x)[0, :length] for x in (
                 *generator.speech(decoded, mapped, mask, batch["mask"]), generator.decoder.places(decoded)))

@@ -82,7 +82,7 @@ def known(demo_data, tiny_hp) -> types.SimpleNamespace:
         return outputs
 
     sampled = []
-    return types.SimpleNamespace(hp=tiny_hp, corpus=corpus, validation=pairs,
+    return types.SimpleNamespace(hp=tiny_hp, corpus=corpus, validation=pairs, onward=lambda mel: mel,
                                  on_path=lambda batch: (0.0 * batch["mel"], None, None),
                                  draw_on_path=lambda batch, *_: 0.0 * batch["linear"],
                                  converter=types.SimpleNamespace(convert_pairs=convert_pairs),
@@ -105,6 +105,18 @@ def test_stages_are_limited_by_the_slices_and_skipped_for_a_single_voice(tiny_hp
                                    base=plain_base(hp))
     stages = {"postnet": hp.postnet_steps} | ({"encoder": steps, "decoder": min(steps, 4)} if steps else {})
     assert dict(train.PairedTrainer(hp, corpus).stages) == stages
+
+
+def test_behind_a_pretrained_voice_the_encoder_learns_a_third_of_the_steps_and_the_decoder_none(tiny_hp):
+    hp, behind = tiny_hp.replace(encoder_steps=6, most_epochs=99.0), np.zeros((9 * tiny_hp.n_mels, tiny_hp.n_mels))
+    corpus = types.SimpleNamespace(split=lambda name: [None], has_target_only=False, slices=[None] * 9,
+                                   base=plain_base(hp)._replace(onward_kernel=behind))
+    task, corpus.base = train.PairedTrainer(hp, corpus), plain_base(hp)
+    own = train.PairedTrainer(hp, corpus)
+    assert dict(task.stages) == {"postnet": hp.postnet_steps, "encoder": 2}
+    peaks = [max(float(each.optimizers["encoder"].inner_optimizer._learning_rate(step)) for step in range(6))
+             for each in (task, own)]
+    assert peaks[0] == pytest.approx(0.25 * peaks[1], rel=0.2)
 
 
 def test_encoder_stage_judges_the_mel_of_map_and_encoder_on_the_path(tiny_hp):

@@ -71,7 +71,7 @@ class RunPlan(NamedTuple):
     no_resume: bool                  # True: remove the files of an earlier run
     hp: HyperParams
     data: pathlib.Path               # features
-    init_from: pathlib.Path | None   # the run that gave the initial weights
+    init_from: pathlib.Path | None   # the run that gave the initial weights, or the voice in front
     checkpoint: str | None           # of this run, to resume from
     initial_weights: str | None      # if there is none: the checkpoint that gives the generator's initial weights
 

@@ -71,7 +71,6 @@ class Trainer:
         self.converter = Converter(self.generator, corpus.base)
         self.postnet = recurrent.compiled(self.generator.postnet)
         self.on_path = recurrent.compiled(self.decode_on_path)
-        self.follows = len(corpus.base.onward_kernel) > hp.n_mels  # a map, behind pretrained networks
         pairs = corpus.split("val")
         self.validation = random.Random(hp.seed).sample(pairs, min(len(pairs), hp.validation_limit))
         self._steps = {}
@@ -85,12 +84,12 @@ class Trainer:
 
     def onward(self, mel: tf.Tensor) -> tf.Tensor:
         """What the second map makes of the networks' mel (N, T, M), see voice.py; without one, the mel itself."""
-        if not self.follows:
+        found = self.corpus.base
+        if not found.is_followed:
             return mel
-        kernel = self.corpus.base.onward_kernel.reshape(-1, self.hp.n_mels, self.hp.n_mels)
-        around = len(kernel) // 2
-        return tf.nn.conv1d(tf.pad(mel, [(0, 0), (around, around), (0, 0)], "SYMMETRIC"), kernel, 1, "VALID") + (
-            self.corpus.base.onward_bias)
+        kernel = found.onward_kernel.reshape(-1, self.hp.n_mels, self.hp.n_mels)
+        first, last = (tf.repeat(frame, len(kernel) // 2, axis=1) for frame in (mel[:, :1], mel[:, -1:]))
+        return tf.nn.conv1d(tf.concat([first, mel, last], axis=1), kernel, 1, "VALID") + found.onward_bias
 
     def decode_on_path(self, batch: dict):
         """Decode a batch with the decoder's own output, but read the source at the true positions (N, Ty + 1), so that
@@ -202,7 +201,8 @@ def find_base(corpus: data_load.Corpus, pretrained: pathlib.Path | None) -> base
     (`voice.py`), as it must be if the corpus holds the target alone. Raises UserError."""
     if not pretrained:
         return base.solve(corpus)
-    speech = voice.load_speech(pretrained)  # first, because its error says how to get the folder back
+    # First, because its error says how to get the folder back; pairs do not need it
+    speech = voice.load_speech(pretrained) if corpus.has_target_only else None
     trained = HyperParams.from_json(pretrained / "hparams.json")
     others = [text for text in differences(vars(trained), corpus.hp) if text.split()[0] in SIGNAL]
     if others:
@@ -223,6 +223,10 @@ def train(plan: RunPlan, make_trainer, steps: int | None, strategy: tf.distribut
         alone, adversarial = corpus.has_target_only, plan.script == "train_gan.py"
         if alone and adversarial and not plan.checkpoint:
             check_voice(plan)
+        if adversarial and hp.gan_networks == "all" and plan.init_from and not plan.checkpoint and (
+                base.load(plan.init_from).is_followed):
+            raise UserError(f"{plan.init_from} speaks behind a pretrained voice, so that only its post-net can learn "
+                            "from a discriminator: leave gan_networks=postnet")
         pretrained = plan.init_from or checkpoints.PRETRAINED
         if plan.is_resuming and (logdir / base.FILE).exists():
             base_map = base.load(logdir)
@@ -230,7 +234,7 @@ def train(plan: RunPlan, make_trainer, steps: int | None, strategy: tf.distribut
             base_map = base.load(plan.init_from)  # encoder and decoder do not change, and they know this base
         else:
             # An exported voice is followed by a map; of a run or for another system, only the weights are taken
-            is_voice = plan.init_from and (plan.init_from / voice.FILE).exists() and not adversarial and (
+            is_voice = plan.init_from and (plan.init_from / checkpoints.WEIGHTS).exists() and not adversarial and (
                 hp.base and hp.attention == "local")
             base_map = find_base(corpus, pretrained if alone or is_voice else None)
         corpus.use_base(base_map)
@@ -240,7 +244,7 @@ def train(plan: RunPlan, make_trainer, steps: int | None, strategy: tf.distribut
         if not plan.checkpoint and (plan.initial_weights or alone):
             checkpoints.load_generator(trainer.generator,
                                        plan.initial_weights or checkpoints.best_checkpoint(pretrained))
-        if alone and not adversarial and not plan.checkpoint:  # its only stage converts nothing, which would measure it
+        if base_map.is_followed and not adversarial and not plan.checkpoint:  # its first stages do not measure it
             trainer.converter.convert_pairs(corpus, trainer.validation, measure_movement=True)
         trainer.keep_first_weights()
         if plan.no_resume:
