@@ -35,7 +35,7 @@ from training.run_folder import Run
 from training.trainer import Trainer
 
 HERE = pathlib.Path(__file__).resolve().parent
-FINE = 1 / 3, 1 / 4  # of the steps and the learning rate, for an encoder that was trained before
+FINE_STEPS, FINE_RATE = 1 / 3, 1 / 4  # shares of the encoder's, where it was trained before
 
 
 class PairedTrainer(Trainer):
@@ -51,7 +51,7 @@ class PairedTrainer(Trainer):
         # A corpus of the target alone has no pairs from which encoder and decoder could learn
         planned, rate = {"postnet": hp.postnet_steps}, hp.encoder_rate
         if corpus.base.is_followed and not corpus.has_target_only:  # the encoder is trained, the pace the source's
-            planned["encoder"], rate = min(round(FINE[0] * hp.encoder_steps), most), FINE[1] * rate
+            planned["encoder"], rate = min(round(FINE_STEPS * hp.encoder_steps), most), FINE_RATE * rate
         elif not corpus.has_target_only:
             planned |= {"encoder": min(hp.encoder_steps, most) * self.encoder_learns_alone,
                         "decoder": min(hp.decoder_steps, most), "joint": hp.joint_steps}

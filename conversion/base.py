@@ -126,8 +126,8 @@ def apply(kernel: np.ndarray, bias: np.ndarray, mel: np.ndarray) -> np.ndarray:
 
 
 def with_timing(base: Base, hp: HyperParams) -> HyperParams:
-    """`hp` with the timing of the voice that is heard: behind a second map the networks' pace is
-    somebody else's, so the source's own is kept."""
+    """`hp` with the timing of the voice that is heard: if a second map follows the networks, their pace is somebody
+    else's, so the source's own is kept."""
     return hp.replace(pace=0.0) if base.is_followed else hp
 
 

@@ -14,21 +14,22 @@ MOST_AWAY = 0.6  # octaves from the pitch of a voice, from where all frames coun
 ORDERS = 26  # of the mel cepstrum: the timbre
 BELOW = 0.93  # share of the mel bands; above them, filters of recordings and formats differ more than people
 MOVES = 0.15  # octaves by which the pitch of one person moves from phrase to phrase
-# Squared deviations (Mahalanobis) by which two turns must differ in sum, and on average, to be of two people; the least
-# number of voiced frames of a turn that is told by timbre; and standard deviations, from where all frames count alike
-DIFFERENCE, MEAN_DIFFERENCE, LEAST_FRAMES, MOST_DEVIANT = 1300.0, 4.0, 80, 1.5
+DIFFERENCE = 1300.0  # squared deviations, summed over frames, by which two turns must differ to be of two people
+MEAN_DIFFERENCE = 4.0  # the same between their means; one person in another session differs by up to 3.8
+LEAST_FRAMES = 80  # voiced frames of a turn that is told by timbre
+MOST_DEVIANT = 1.5  # standard deviations in each direction, from where all frames count alike: a bark is far from all
 NEAR_FRAMES = 40  # to the next voiced frame, up to where a voice is measured
 
 
 def turns(mel: np.ndarray, hertz: np.ndarray, silences: np.ndarray) -> list[tuple[int, int]]:
     """Who speaks when in a recording of mel spectrogram (T, M) and pitch (T,) in Hz, with pauses at frames `silences`:
     the first frame of each turn and the number of the person, 0 for the first."""
-    marks = timbre(mel, hertz, [0, *silences.tolist(), len(hertz)])
-    begins = sorted({*changes_of_pitch(hertz, silences), *changes_of_timbre(marks, hertz > 0.0, silences)})
-    people: list[tuple[np.ndarray, np.ndarray]] = []  # pitch of the voiced frames of each, and sum of their marks
+    whitened = timbre(mel, hertz, silences)
+    begins = sorted({*changes_of_pitch(hertz, silences), *changes_of_timbre(whitened, hertz > 0.0, silences)})
+    people: list[tuple[np.ndarray, np.ndarray]] = []  # as for `distance`
     found = []
     for start, end in zip(begins, [*begins[1:], len(hertz)]):
-        heard = hertz[start:end][hertz[start:end] > 0.0], marks[start:end].sum(axis=0)
+        heard = hertz[start:end][hertz[start:end] > 0.0], whitened[start:end].sum(axis=0)
         apart = [distance(heard, own) for own in people]
         if not found or min(apart) == np.inf:
             person = len(people)
@@ -42,8 +43,8 @@ def turns(mel: np.ndarray, hertz: np.ndarray, silences: np.ndarray) -> list[tupl
 
 
 def distance(some: tuple[np.ndarray, np.ndarray], others: tuple[np.ndarray, np.ndarray]) -> float:
-    """Squared distance of two voices, each the pitch of its voiced frames and the sum of their marks; infinite if they
-    are two people's."""
+    """Squared distance of two voices, each the pitch of its voiced frames and the sum of what `timbre` says of them;
+    infinite if they are two people's."""
     n, m = len(some[0]), len(others[0])
     if not n or not m:
         return 0.0
@@ -53,31 +54,31 @@ def distance(some: tuple[np.ndarray, np.ndarray], others: tuple[np.ndarray, np.n
     return np.inf if octaves > ANOTHER_VOICE or differs else apart
 
 
-def timbre(mel: np.ndarray, hertz: np.ndarray, bounds: list[int]) -> np.ndarray:
-    """Cepstra and pitch (T, D) of voiced frames, of which those of a phrase between two `bounds` deviate by 1 in each
-    direction; 0 where unvoiced, and everywhere if there is too little speech to tell."""
+def timbre(mel: np.ndarray, hertz: np.ndarray, silences: np.ndarray) -> np.ndarray:
+    """Cepstra and pitch (T, D) of voiced frames, whitened: those of one phrase between `silences` deviate by 1 in each
+    direction. 0 where unvoiced, and everywhere if there is too little speech to tell."""
     voiced = np.flatnonzero(hertz)
     bands = round(BELOW * mel.shape[1])
     cepstra = scipy.fft.dct(mel[voiced, :bands], norm="ortho", axis=1)[:, 1:ORDERS + 1]
     values = np.concatenate([cepstra, np.log2(hertz[voiced])[:, None]], axis=1).astype(np.float64)
-    phrases = [each - each.mean(axis=0) for each in np.split(values, np.searchsorted(voiced, bounds)) if len(each)]
-    marks = np.zeros((len(hertz), values.shape[1]))
+    phrases = [each - each.mean(axis=0) for each in np.split(values, np.searchsorted(voiced, silences)) if len(each)]
+    whitened = np.zeros((len(hertz), values.shape[1]))
     if len(voiced) > max(2 * LEAST_FRAMES, 2 * values.shape[1] + len(phrases)):
         within = np.concatenate(phrases)
         covariance = within.T @ within / (len(within) - len(phrases))
         covariance[np.diag_indices_from(covariance)] += [1e-4] * cepstra.shape[1] + [MOVES ** 2]
         white = scipy.linalg.solve_triangular(np.linalg.cholesky(covariance), values.T, lower=True).T
         white -= np.median(white, axis=0)
-        most = MOST_DEVIANT * np.sqrt(values.shape[1])  # a bark is far from all voices
-        marks[voiced] = white * np.minimum(1.0, most / np.maximum(np.linalg.norm(white, axis=1, keepdims=True), 1e-9))
-    return marks
+        lengths, most = np.linalg.norm(white, axis=1, keepdims=True), MOST_DEVIANT * np.sqrt(values.shape[1])
+        whitened[voiced] = white * np.minimum(1.0, most / np.maximum(lengths, 1e-9))
+    return whitened
 
 
-def changes_of_timbre(marks: np.ndarray, voiced: np.ndarray, silences: np.ndarray) -> list[int]:
+def changes_of_timbre(whitened: np.ndarray, voiced: np.ndarray, silences: np.ndarray) -> list[int]:
     """The first frames of turns, 0 and some of `silences`, by which the squared deviations of voiced frames from the
     mean of their turn, and DIFFERENCE for each turn, are the least (optimal partitioning; Jackson et al. 2005)."""
     bounds = np.array([0, *silences, len(voiced)])
-    sums = np.concatenate([np.zeros((1, marks.shape[1])), marks.cumsum(axis=0)])[bounds]
+    sums = np.concatenate([np.zeros((1, whitened.shape[1])), whitened.cumsum(axis=0)])[bounds]
     counts = np.concatenate([[0], voiced.cumsum()])[bounds]
     best, origins = np.zeros(len(bounds)), np.zeros(len(bounds), int)
     for end in range(1, len(bounds)):

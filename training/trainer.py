@@ -244,7 +244,7 @@ def train(plan: RunPlan, make_trainer, steps: int | None, strategy: tf.distribut
         if not plan.checkpoint and (plan.initial_weights or alone):
             checkpoints.load_generator(trainer.generator,
                                        plan.initial_weights or checkpoints.best_checkpoint(pretrained))
-        if base_map.is_followed and not adversarial and not plan.checkpoint:  # its first stages do not measure it
+        if base_map.is_followed and not adversarial and not plan.checkpoint:  # it has another voice's gains
             trainer.converter.convert_pairs(corpus, trainer.validation, measure_movement=True)
         trainer.keep_first_weights()
         if plan.no_resume:
