@@ -129,3 +129,6 @@ def test_each_oracle_uses_only_its_part_of_the_truth(corpus, tiny_hp, monkeypatc
     assert changed_by(mel=lambda mel: 1.0 - mel) == {"with teacher forcing", "from natural mel"}
     assert changed_by(positions=lambda x: np.where(start, x, 0.5 * x).astype(np.float32)) == {"along the DTW path"}
     assert changed_by(pitch=lambda pitch: pitch + np.float32(0.3)) == {"from natural mel"}
+    onward = np.zeros((3 * tiny_hp.n_mels, tiny_hp.n_mels), np.float32)  # the decoder writes another voice's frames
+    followed = Converter(generator, corpus.base._replace(onward_kernel=onward))
+    assert {*heldout.synthesize_oracles(corpus, pairs, followed)} == {*plain} - {" with teacher forcing"}

@@ -8,6 +8,7 @@ import tensorflow as tf
 from test_networks import make_batch, make_task, randomise
 
 import train
+from conversion import base
 from training import trainer
 from conftest import plain_base, plain_corpus
 from conversion.inference import Converted
@@ -119,8 +120,10 @@ def test_behind_a_pretrained_voice_the_encoder_learns_a_third_of_the_steps_and_t
     assert peaks[0] == pytest.approx(0.25 * peaks[1], rel=0.2)
 
 
-def test_encoder_stage_judges_the_mel_of_map_and_encoder_on_the_path(tiny_hp):
-    """Without a decoder: its loss is the mean difference at the positions of the path."""
+@pytest.mark.parametrize("is_followed", [False, True])
+def test_encoder_stage_judges_the_mel_of_map_and_encoder_on_the_path(tiny_hp, is_followed):
+    """Without a decoder: its loss is the mean difference at the positions of the path, behind the second map if there
+    is one."""
     hp = tiny_hp.replace(dropout=0.0, encoder_dropout=0.0, norm="ln")
     task, batch = make_task(hp), make_batch(hp)
     generator, n = randomise(task.generator), hp.n_mels
@@ -129,7 +132,11 @@ def test_encoder_stage_judges_the_mel_of_map_and_encoder_on_the_path(tiny_hp):
     np.testing.assert_array_equal(corrected[:, :, n:], batch["mapped"][:, :, n:])
     starts, ends = batch["positions"][:, :-1, None], batch["positions"][:, 1:, None]
     places = (starts + (ends - starts) * np.arange(hp.r) / hp.r).reshape(2, -1)
-    errors = [np.abs(np.stack([np.interp(row, np.arange(each.shape[0]), column) for column in each.T], axis=1)
-                     - mel)[mask > 0.0] for row, each, mel, mask in zip(places, corrected[:, :, :n], batch["mel"],
-                                                                       batch["mask"])]
+    if is_followed:
+        kernel = 0.1 * np.random.default_rng(0).standard_normal((3 * n, n)).astype(np.float32)
+        task.corpus.base = plain_base(hp)._replace(onward_kernel=kernel, onward_bias=np.full(n, 0.2, np.float32))
+    found = task.corpus.base
+    errors = [np.abs(base.apply(found.onward_kernel, found.onward_bias, np.stack(
+        [np.interp(row, np.arange(each.shape[0]), column) for column in each.T], axis=1)) - mel)[mask > 0.0]
+        for row, each, mel, mask in zip(places, corrected[:, :, :n], batch["mel"], batch["mask"])]
     assert float(task.forward("encoder", batch)["loss"]) == pytest.approx(np.concatenate(errors).mean(), rel=1e-4)
