@@ -83,7 +83,7 @@ def known(demo_data, tiny_hp) -> types.SimpleNamespace:
         return outputs
 
     sampled = []
-    return types.SimpleNamespace(hp=tiny_hp, corpus=corpus, validation=pairs, onward=lambda mel: mel,
+    return types.SimpleNamespace(hp=tiny_hp, corpus=corpus, validation=pairs, onward=lambda mel: mel + 1.0,
                                  on_path=lambda batch: (0.0 * batch["mel"], None, None),
                                  draw_on_path=lambda batch, *_: 0.0 * batch["linear"],
                                  converter=types.SimpleNamespace(convert_pairs=convert_pairs),
@@ -95,6 +95,8 @@ def test_validation_averages_over_the_sentences(known):
     assert scalars["align/stopped"] == 0.5
     assert scalars["align/duration_error"] == pytest.approx(0.25, abs=0.005)
     assert scalars["score"] == pytest.approx(scalars["free_running/mcd"] * 1.25, rel=0.005)
+    mel = np.concatenate([known.corpus.target_features(pair, "mel") for pair in known.validation])
+    assert scalars["loss/mean_loss1"] == pytest.approx(1.0 - mel.mean(), abs=1e-3)  # of what is behind the second map
     assert len(cepstra) == len(outputs) == 4 and len(known.sampled) == known.hp.n_samples
 
 
