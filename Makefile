@@ -53,7 +53,7 @@ voice: .venv/installed
 	.venv/bin/python train_gan.py --init-from logdir/$(ALONE) --logdir logdir/$(ALONE)-gan
 
 listen: .venv/installed
-	.venv/bin/python -m evaluation.gallery --open
+	.venv/bin/python -m tools.gallery --open
 
 test: .venv/installed-test
 	.venv/bin/python -m ruff check .
@@ -80,7 +80,7 @@ check: .venv/installed
 	touch $@ .venv/installed
 
 lock:
-	for name in cpu gpu test world asr; do \
+	for name in cpu gpu test world; do \
 		uv pip compile --quiet --universal --generate-hashes --python-version 3.10 --custom-compile-command "make lock" \
 			`test $$name = cpu && echo requirements.txt || echo requirements/$$name.in` -o requirements/$$name.txt || exit 1; done
 

@@ -208,10 +208,6 @@ def parse_arguments(argv: list[str] | None, description: str = __doc__, script: 
     parser.add_argument("--source", metavar="NAME", help="only held-out sentences of this source speaker or folder")
     parser.add_argument("--oracles", action="store_true",
                         help="measure also the networks' output when they get a part of the true target")
-    parser.add_argument("--asr", metavar="MODEL",
-                        help="count wrong words with this Whisper model: a name such as small.en, or its folder")
-    parser.add_argument("--transcripts", type=pathlib.Path, metavar="FILE",
-                        help="true words: lines ( id \"text\" ) or id|text, or JSON (default: what --asr hears)")
     parser.add_argument("--set", action="append", default=[], metavar="NAME=VALUE",
                         help="override a hyperparameter of synthesis, for instance power=1")
     parser.add_argument("--checkpoint", metavar="FILE", help="use this checkpoint instead of the best one")
@@ -222,13 +218,12 @@ def complete(args: argparse.Namespace, parser: argparse.ArgumentParser, script: 
     """Check the flags, and fill in the folders that were not named: recordings are converted by a voice of pretrained/,
     held-out sentences by the model in a folder of logdir/ that `script` trains."""
     for is_wrong, message in (
-            (args.inputs and (args.source or args.asr or args.transcripts or args.oracles),
-             "--source, --asr, --transcripts and --oracles are for held-out sentences, not for recordings"),
+            (args.inputs and (args.source or args.oracles),
+             "--source and --oracles are for held-out sentences, not for recordings"),
             (not args.inputs and (args.keep_intervals or args.trim or args.channel),
              "--keep-intervals, --trim and --channel are for recordings, not for held-out sentences"),
             (args.voice and (args.logdir or args.data or not args.inputs),
-             "--voice chooses a voice of pretrained/ for recordings; it does not go with --logdir and --data"),
-            (args.transcripts and not args.asr, "--transcripts needs --asr MODEL")):
+             "--voice chooses a voice of pretrained/ for recordings; it does not go with --logdir and --data")):
         if is_wrong:
             parser.error(message)
     if args.inputs and not args.logdir and not args.data:
@@ -258,10 +253,8 @@ def evaluate(args: argparse.Namespace, endings: dict[str, str] | None = None) ->
     if info and info["data"] == data.resolve() and info["manifest"] != manifest.fingerprint(data):
         print(f"warning: prepro.py found other recordings for {data} since {args.logdir} was trained: the model may "
               "have been trained on sentences that are held out now", file=sys.stderr)
-    recogniser = heldout.load_recogniser(args.asr, converter.hp)
     with cli.locked(args.out, "--out"):
-        heldout.evaluate(corpus, args.out, converter, title, args.source, args.oracles, endings, recogniser,
-                         args.transcripts)
+        heldout.evaluate(corpus, args.out, converter, title, args.source, args.oracles, endings)
     return 0
 
 

@@ -1,2 +1,1 @@
-"""Held-out sentences: measures, words and opinion scores, pictures, the results page. It imports corpus/ and
-conversion/."""
+"""Held-out sentences: measures, pictures, the results page. It imports corpus/ and conversion/."""

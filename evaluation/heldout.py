@@ -16,8 +16,8 @@ import utils
 from common import audio_files, cli, storage
 from common.cli import UserError
 from conversion import base
-from corpus import analysis, arctic
-from evaluation import figures, listening, metrics, page, world
+from corpus import analysis
+from evaluation import figures, metrics, page, world
 from conversion.inference import Converted, Converter
 from corpus.analysis import Features
 from corpus.manifest import Pair
@@ -27,19 +27,16 @@ RETRIEVAL_LIMIT = 200  # the largest number of target sentences that content ret
 
 
 def evaluate(corpus: data_load.Corpus, out: pathlib.Path, converter: Converter, title: str,
-             source: str | None = None, oracles: bool = False, endings: dict[str, str] | None = None,
-             recogniser: Callable | None = None, transcripts: pathlib.Path | None = None) -> dict:
+             source: str | None = None, oracles: bool = False, endings: dict[str, str] | None = None) -> dict:
     """Convert the test sentences of one source speaker or of all, measure and write them; returns the summary.
 
     With `endings` of the kinds, files are numbered, gan_0_ENDING.wav. With `oracles`, the output of
-    `synthesize_oracles` is measured, too. Words that `recogniser` (listening.Recogniser) hears are compared with
-    `transcripts`. If the target said none of the sentences, words are compared with those heard in the source, and the
-    voice with the target's training recordings. Raises UserError.
+    `synthesize_oracles` is measured, too. If the target said none of the sentences, the voice is compared with the
+    target's training recordings. Raises UserError.
     """
     hp, everything = converter.hp, corpus.split("test", source)
     pairs = [pair for pair in everything if pair.has_partner] or everything
     has_target = pairs[0].has_partner
-    true_words = find_words(pairs, transcripts) if recogniser else None
     corpus.use_base(converter.base)
     if len(pairs) < len(everything):
         print(f"{len(everything) - len(pairs)} held-out recordings that the target did not say are left out")
@@ -54,8 +51,6 @@ def evaluate(corpus: data_load.Corpus, out: pathlib.Path, converter: Converter, 
             measured, whole, n_candidates = compare_sentences(corpus, pairs, wavs, told, hp, work)
         else:
             measured, whole, n_candidates = [{} for _ in pairs], compare_voices(corpus, wavs, hp, work), 0
-        scores, rates, words = listen(wavs, true_words, recogniser, hp, work,
-                                      " of the target" if has_target else " of the source")
     rows, references, others = [], [], tuple(kind for kind in wavs if kind)
     written = {"source": " of the source", "converted": ""} | ({"target": " of the target"} if has_target else {})
     for i, (pair, output) in enumerate(zip(tqdm(pairs, "drawing", disable=None), outputs)):
@@ -66,13 +61,11 @@ def evaluate(corpus: data_load.Corpus, out: pathlib.Path, converter: Converter, 
         target, path = (corpus.target_features(pair, "linear"), corpus.path(pair)) if has_target else (None, None)
         figures.plot_conversion(out / f"{name}.png", corpus.recording(pair), output, target, path, hp,
                                 f"{pair.source} to {corpus.target}, {pair.name}")
-        found = scores[i] | measured[i]
-        own = {key: value for key, value in found.items() if not key.endswith(others)}
-        references.append({key: value for key, value in found.items() if key not in own})
+        own = {key: value for key, value in measured[i].items() if not key.endswith(others)}
+        references.append({key: value for key, value in measured[i].items() if key not in own})
         rows.append({"id": f"{pair.source}-{pair.name}", "audio": files, "picture": f"{name}.png",
-                     "measures": own | measure_timing(output, path, hp)} |
-                    ({"words": words[i]} if words else {}))
-    summary = summarise([row["measures"] for row in rows], references, n_candidates) | whole | rates
+                     "measures": own | measure_timing(output, path, hp)})
+    summary = summarise([row["measures"] for row in rows], references, n_candidates) | whole
     finish(out, title, rows, summary)
     return summary
 
@@ -194,69 +187,6 @@ def measure(wavs: dict, natural: dict, keys: list, hp: HyperParams, work: Callab
     return rows, whole
 
 
-def load_recogniser(model: str | None, hp: HyperParams) -> listening.Recogniser | None:
-    """Load the recogniser `model`, or None; prints what will not be measured. Raises UserError."""
-    recogniser = listening.Recogniser(model, hp) if model and listening.asr_available() else None
-    asr_available, mos_available = listening.asr_available(), listening.mos_available()
-    left_out = [] if recogniser else ["word error rate" + (" (--asr MODEL)" if asr_available else "")]
-    left_out += [] if mos_available else ["opinion scores"]
-    if left_out:
-        print(f"not measured: {', '.join(left_out)}" + ("" if asr_available and mos_available else
-              "; it takes pip install -r requirements/asr.txt" + " and --asr MODEL" * (not model)))
-    return recogniser
-
-
-def find_words(pairs: list[Pair], transcripts: pathlib.Path | None) -> list[str] | None:
-    """The true words of each pair, from the file `transcripts` or from CMU Arctic's own file beside the target's
-    recordings; None if there is neither. Raises UserError."""
-    files = {pair.name: pathlib.Path(pair.target_file or pair.source_file) for pair in pairs}
-    path = transcripts or files[pairs[0].name].with_name(arctic.TRANSCRIPTS)
-    if not transcripts and not path.exists():
-        return None
-    known, sentences = listening.read_transcripts(path), []
-    for pair in pairs:
-        # The words of a whole recording are not the words of its segments, which need entries under their own names
-        names = [pair.name, storage.file_name(files[pair.name].stem)][:1 + (pair.name == pair.utterance)]
-        sentences.append(next((known[name] for name in names if name in known), None))
-    missing = [pair.name for pair, words in zip(pairs, sentences) if words is None]
-    if missing and transcripts:
-        raise UserError(f"{storage.printable(path)} lacks {len(missing)} of {len(pairs)} held-out sentences, for "
-                        f"instance {missing[0]!r}: add what is said there, or leave --transcripts out")
-    return None if missing else sentences
-
-
-def listen(wavs: dict, true_words: list[str] | None, recogniser: Callable | None, hp: HyperParams,
-           work: Callable, natural: str = " of the target") -> tuple[list[dict], dict, list[dict]]:
-    """Count wrong words if there is a `recogniser`, and estimate opinion scores if the libraries are installed. `wavs`
-    maps a kind to recordings (samples,), one for each sentence. Returns measures of each sentence, measures of all, and
-    the words of each: reference, recognised (kind to text) and the alignment of the conversion's words with the
-    reference. Without true words, the reference is what is heard in the recordings of the kind `natural`."""
-    def once(function: Callable, recordings: list[np.ndarray], doing: str) -> list:
-        different = {id(wav): wav for wav in recordings}  # several sources may share a target's recording
-        found = dict(zip(different, work(function, list(different.values()), doing)))
-        return [found[id(wav)] for wav in recordings]
-    rows, rates = [{} for _ in wavs[""]], {}
-    recognised = {kind: once(recogniser, recordings, f"listening{kind}")
-                  for kind, recordings in wavs.items()} if recogniser else {}
-    references = true_words or recognised.get(natural, [])
-    compared = {kind: [listening.compare(reference, text) for reference, text in zip(references, texts)]
-                for kind, texts in recognised.items() if true_words or kind != natural}
-    for kind, found in compared.items():
-        for row, comparison in zip(rows, found):
-            row |= {f"{name}{kind}": value for name, value in listening.error_rates([comparison]).items()}
-        rates |= {f"{name}{kind}": value for name, value in listening.error_rates(found).items()}
-    if recogniser:
-        rates["words' reference"] = "true words" if true_words else f"heard in the {natural.split()[-1]}'s recording"
-    if listening.mos_available():
-        for kind, recordings in wavs.items():
-            scores = once(lambda wav: listening.estimate_mos(wav, hp), recordings, f"opinion scores{kind}")
-            for row, found in zip(rows, scores):
-                row |= {f"{name}{kind}": value for name, value in found.items()}
-    words = [{"reference": references[i], "recognised": {kind: texts[i] for kind, texts in recognised.items()},
-              "alignment": compared[""][i].alignment} for i in range(len(references))]
-    return rows, rates, words
-
-
 @functools.lru_cache(maxsize=2)
 def load_once(path: str, hp: HyperParams, channel: int | None) -> np.ndarray:
     """Load a recording and keep it for a while, because its segments are loaded one after the other."""
@@ -296,12 +226,8 @@ def summarise(rows: list[dict], references: list[dict], n_candidates: int) -> di
 def finish(out: pathlib.Path, title: str, rows: list[dict], summary: dict, told: dict | None = None) -> None:
     """Write metrics.json and index.html, and print what is `told` (default: the summary) and the page's path."""
     content = {"summary": summary, "utterances": {row["id"]: row["measures"] for row in rows}}
-    words = {row["id"]: {"reference": row["words"]["reference"], **{
-        page.COLUMNS[kind]: text for kind, text in row["words"]["recognised"].items()}}
-        for row in rows if "words" in row}
     warnings = {row["id"]: row["warnings"] for row in rows if row.get("warnings")}
-    storage.write_json(out / "metrics.json", content | ({"words": words} if words else {}) | (
-        {"warnings": warnings} if warnings else {}))
+    storage.write_json(out / "metrics.json", content | ({"warnings": warnings} if warnings else {}))
     page.write_page(out, title, rows, summary)
     page.print_summary(told or summary)
     print(f"open {(out / 'index.html').resolve()}")

@@ -23,10 +23,6 @@ DASH = "\u2013"  # no value
 WORLD = "WORLD "  # before the name of a measure on WORLD's analysis
 RETRIEVAL = "content retrieval among "
 MEASURES = {  # in the order of the table
-    "WER %": "Word error rate: words that a recogniser mishears, misses or adds, of a hundred said. Lower is better.",
-    "CER %": "Character error rate: the same for letters, so a word heard nearly right counts less. Lower is better.",
-    "DNSMOS OVRL": "Overall quality from 1 to 5 as a network estimates it (P.835). Higher is better.",
-    "DNSMOS P.808": "Opinion of listeners from 1 to 5 as a network estimates it (P.808). Higher is better.",
     "MCD dB": "Mel-cepstral distortion, the distance from the target's recording. Lower is better.",
     "MCD gap closed": "How far the distortion comes from the source (0) to the copy (1). Higher is better.",
     RETRIEVAL: "Conversions that are nearer to the right sentence of the target than to any other. More is better.",
@@ -114,32 +110,16 @@ def summary_html(summary: dict) -> dict[str, str]:
             "facts": "".join(table_row(name, [(format_value(value), "fact")]) for name, value in facts.items())}
 
 
-def words_html(alignment: list[tuple[str, str, str]]) -> str:
-    """The HTML of the reference and the heard words (listening.Comparison), with marks on words that differ."""
-    reference, hypothesis = [], []
-    for kind, true, found in alignment:
-        if true:
-            text = html.escape(true)
-            reference.append(text if kind == "equal" else f"<del>{text}</del>")
-        if found:
-            text, tag = html.escape(found), {"substitute": "mark", "insert": "ins"}.get(kind)
-            hypothesis.append(f"<{tag}>{text}</{tag}>" if tag else text)
-    return f'<p><b>reference</b> {" ".join(reference) or DASH}</p><p><b>heard</b> {" ".join(hypothesis) or DASH}</p>'
-
-
 def write_page(folder: str | os.PathLike, title: str, rows: list[dict], summary: dict[str, float | str | list]) -> None:
     """Write folder/index.html: a summary, then a table with one entry for each utterance, which can be sorted.
 
     row: {"id": str, "audio": {kind: relative path}, "picture": relative path, "measures": {name: float | bool | None},
-    "words": {"alignment": see `words_html`}, "warnings": [str]}; it may lack a kind, a measure, picture, words or
-    warnings.
+    "warnings": [str]}; it may lack a kind, a measure, picture or warnings.
     """
     kinds = sorted(dict.fromkeys(kind for row in rows for kind in row["audio"]), key=lambda kind: kind != "converted")
     names = list(dict.fromkeys(name for row in rows for name in row["measures"]))
-    listened = any("words" in row for row in rows)
     head = ['<th scope="col" aria-sort="none"><button type="button">utterance</button></th>']
     head += [f'<th scope="col">{html.escape(kind)}</th>' for kind in kinds]
-    head[2:2] = ['<th scope="col">words</th>'] * listened
     head += [f'<th scope="col" class="number" aria-sort="none"><button type="button">{html.escape(name)}</button></th>'
              for name in names]
     bodies = []
@@ -152,9 +132,6 @@ def write_page(folder: str | os.PathLike, title: str, rows: list[dict], summary:
             cells.append(f"<td>{DASH}</td>" if path is None else
                          f'<td><audio controls preload="none" src="{address(path)}" '
                          f'aria-label="{name}, {html.escape(kind)}"></audio></td>')
-        if listened:
-            words = words_html(row["words"]["alignment"]) if "words" in row else DASH
-            cells.insert(2, f'<td class="words">{words}</td>')
         for value in map(row["measures"].get, names):
             key = "" if value is None or not math.isfinite(value) else float(value)
             cells.append(f'<td class="number" data-value="{key}">{html.escape(format_value(value))}</td>')
@@ -168,4 +145,4 @@ def write_page(folder: str | os.PathLike, title: str, rows: list[dict], summary:
     with storage.replacing(pathlib.Path(folder) / "index.html") as temporary:
         temporary.write_text(template.substitute(
             summary_html(summary), title=html.escape(title), count=len(rows), head="".join(head),
-            no_words="" if listened else "hidden", rows="".join(bodies)), encoding="utf-8")
+            rows="".join(bodies)), encoding="utf-8")

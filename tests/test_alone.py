@@ -12,7 +12,7 @@ import utils
 from common import audio_files
 from common.cli import UserError
 from corpus import analysis, manifest
-from evaluation import figures, heldout, listening
+from evaluation import figures, heldout
 from conftest import TINY, leftovers, no_workers, plain_base, words
 from conversion.inference import Converted
 from corpus.analysis import Features
@@ -134,7 +134,6 @@ def test_a_target_alone_is_its_own_source(folder, serial):
 
 def test_conversion_without_a_partner_is_measured_by_its_voice(corpus, tmp_path, monkeypatch, capsys):
     """The conversion is all training speech of the target, so its voice is known to be right."""
-    monkeypatch.setattr(listening, "mos_available", lambda: False)
     (tested,), drawn = corpus.split("test"), []
     mel, linear, pitch = (np.concatenate(arrays) for arrays in zip(*(
         (corpus.target_features(pair, "mel"), corpus.target_features(pair, "linear"), corpus.pitch(pair))

@@ -18,7 +18,8 @@ import pytest
 from test_figures import utterance
 
 from common import audio_files
-from evaluation import gallery, page as results_page
+from evaluation import page as results_page
+from tools import gallery
 from conftest import tone
 from hyperparams import HyperParams
 

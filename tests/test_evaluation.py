@@ -7,7 +7,7 @@ from test_networks import randomise
 
 import utils
 from common import audio_files
-from evaluation import figures, heldout, listening, metrics, world
+from evaluation import figures, heldout, metrics, world
 from conftest import plain_base, plain_corpus, words
 from conversion.inference import Converted, Converter
 from networks import Generator
@@ -17,7 +17,6 @@ from networks import Generator
 def without_world(monkeypatch):
     """Use only the measures that every installation has."""
     monkeypatch.setattr(world, "available", lambda: False)
-    monkeypatch.setattr(listening, "mos_available", lambda: False)
 
 
 @pytest.fixture

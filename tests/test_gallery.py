@@ -5,7 +5,7 @@ import pytest
 
 from common.cli import UserError
 from conftest import tone, write
-from evaluation import gallery
+from tools import gallery
 
 FIGURES = {"WER %": 12.5, "DistillMOS": 3.25, "DNSMOS": 3.0, "likeness": 0.85}
 

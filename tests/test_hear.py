@@ -5,8 +5,8 @@ import numpy as np
 import pytest
 
 from conftest import tone, write
-from evaluation import gallery
-from tools import hear
+from common.cli import UserError
+from tools import gallery, hear
 
 SAID = {"a": "One two-three four.", "b": "five", "c": "Six seven"}
 HEARD = {"a.converted": "1 two three", "b": "fife six", "b.source": "5!", "her-c": "six seven"}
@@ -20,6 +20,27 @@ def test_edits(said, heard, wrong):
 
 def test_words_are_compared_without_case_hyphens_and_small_numbers():
     assert hear.words("Don't: two-three, 10!") == hear.words("don't 2 3 ten") == ["don't", "two", "three", "ten"]
+
+
+SENTENCES = {"a0001": 'He said "no, sir" twice.', "a0002": "Second | third"}
+
+
+@pytest.mark.parametrize("content, expected", [
+    ('( a0001 "He said \\"no, sir\\" twice." )\n\n(a0002 "Second | third")\n', SENTENCES),
+    ("\ufeffa0001|He said 2|He said two\r\na0002|Second\r\n", {"a0001": "He said two", "a0002": "Second"}),
+    ("\n" + json.dumps(SENTENCES), SENTENCES)])
+def test_words_are_read_in_three_formats(tmp_path, content, expected):
+    (tmp_path / "words").write_text(content, encoding="utf-8", newline="")
+    assert hear.read_words(tmp_path / "words") == expected
+
+
+@pytest.mark.parametrize("content", ["a|b\nno text\n", '{"a": "b",\n}', '{"a": 1}', '["a"]', b"\xff\xfe", None])
+def test_a_file_that_tells_no_words_is_named(tmp_path, content):
+    path = tmp_path / "words"
+    if content is not None:
+        path.write_bytes(content if isinstance(content, bytes) else content.encode())
+    with pytest.raises(UserError, match="words does not tell what is said .*ID"):
+        hear.read_words(path)
 
 
 @pytest.fixture
@@ -40,9 +61,9 @@ def folder(tmp_path, monkeypatch):
     return tmp_path
 
 
-def run(folder, *more) -> dict:
-    flags = {"--words": "words.json", "--like": "her", "--source": "him"}
-    arguments = [str(folder / word) if word[:2] != "--" else word for pair in flags.items() for word in pair]
+def run(folder, *more, **flags) -> dict:
+    flags = {"--words": "words.json", "--like": "her", "--source": "him"} | flags
+    arguments = [str(folder / word) if word[:2] != "--" else word for pair in flags.items() if pair[1] for word in pair]
     assert hear.main([str(folder / "stranger"), *arguments, *map(str, more)]) == 0
     return json.loads((folder / "stranger" / "heard.json").read_text())
 
@@ -75,4 +96,15 @@ def test_a_recording_whose_words_are_not_known_is_named(folder, capsys):
     write(folder / "stranger" / "z.wav", tone(300.0))
     with pytest.raises(AssertionError):
         run(folder)
-    assert "z.wav: --words does not tell what is said in 'z'" in capsys.readouterr().err
+    assert "z.wav: nothing tells what is said in 'z'" in capsys.readouterr().err
+
+
+def test_without_words_the_reference_is_what_is_heard_in_the_recordings_of_the_target(folder, monkeypatch):
+    texts = {1.5: "one two three", 1.0: "fife six"}  # of her a and her b
+    monkeypatch.setattr(hear, "transcribe", lambda wav: texts[len(wav) / 16000])
+    (folder / "stranger" / "her-c.wav").unlink()
+    note = run(folder, **{"--words": None})
+    assert note["mean"]["WER %"] == 0.0 and note["said"] == {"a": "one two three", "b": "fife six"}
+    with pytest.raises(AssertionError):
+        write(folder / "stranger" / "c.wav", tone(300.0, seconds=0.1))
+        run(folder, **{"--words": None})  # she did not say this

@@ -27,7 +27,6 @@ import train_gan
 from common import storage
 from conversion import base, inference
 from conversion.chunks import CHUNK_SECONDS, Chunk, join, split_at_pauses
-from evaluation import listening
 from conftest import demo_wav, leftovers, no_workers, write
 
 ROOT = pathlib.Path(prepro.__file__).resolve().parent
@@ -136,14 +135,10 @@ class Terminal(io.StringIO):
 
 
 def test_evaluation_of_the_heldout_sentences(trained, tmp_path, capsys, monkeypatch):
-    """With everything that can be measured: oracles, and words by a recogniser that is replaced."""
-    pytest.importorskip("jiwer")
-    monkeypatch.setattr(listening, "asr_available", lambda: True)
-    monkeypatch.setattr(listening, "Recogniser", lambda model, hp: lambda wav: f"{model} heard")
+    """With everything that can be measured, oracles, too."""
     monkeypatch.setattr(sys, "stderr", Terminal())
-    (tmp_path / "words.txt").write_text(f"{HELDOUT[0]}|Model heard.\n{HELDOUT[1]}|nothing\n")
     assert eval_script.main(["--data", str(trained.data), "--logdir", str(trained.logdir), "--source", "rms",
-                             "--oracles", "--asr", "model", "--transcripts", str(tmp_path / "words.txt")]) == 0
+                             "--oracles"]) == 0
     out, printed = trained.logdir / "results", capsys.readouterr().out
     check_page(out, len(HELDOUT), 3)
     metrics = json.loads((out / "metrics.json").read_text(encoding="utf-8"))
@@ -159,10 +154,6 @@ def test_evaluation_of_the_heldout_sentences(trained, tmp_path, capsys, monkeypa
     assert "index.html" in printed and re.search("^ +converted +source +copy", printed, re.MULTILINE)
     for name in summary:
         assert "\n" + re.sub(KINDS, "", name) + "  " in f"\n{printed}", name
-    assert [row["WER %"] for row in utterances.values()] == [0.0, 200.0]
-    assert metrics["words"][f"rms-{HELDOUT[1]}"]["with teacher forcing"] == "model heard"
-    page = (out / "index.html").read_text(encoding="utf-8")
-    assert "<del>nothing</del>" in page and page.count("<mark>") == 2  # one of them explains the marks
 
 
 def check_summary(summary: dict, utterances: dict) -> None:
@@ -178,8 +169,6 @@ def check_summary(summary: dict, utterances: dict) -> None:
         assert summary[f"MCD dB {kind}"] > summary["MCD dB of the copy"] > 0
     # The post-net has begun to learn, the decoder hardly
     assert summary["MCD dB from natural mel"] < 0.8 * summary["MCD dB along the DTW path"]
-    for kind in ("", *(f" of the {kind}" for kind in ("source", "copy", "target")), " from natural mel"):
-        assert summary[f"WER %{kind}"] == pytest.approx(100 * 2 / 3)
 
 
 @pytest.fixture(scope="module")

