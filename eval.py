@@ -206,8 +206,6 @@ def parse_arguments(argv: list[str] | None, description: str = __doc__, script: 
     parser.add_argument("--logdir", type=pathlib.Path, metavar="DIR",
                         help="run folder (default: pretrained/ for recordings, else what training on --data makes)")
     parser.add_argument("--source", metavar="NAME", help="only held-out sentences of this source speaker or folder")
-    parser.add_argument("--oracles", action="store_true",
-                        help="measure also the networks' output when they get a part of the true target")
     parser.add_argument("--set", action="append", default=[], metavar="NAME=VALUE",
                         help="override a hyperparameter of synthesis, for instance power=1")
     parser.add_argument("--checkpoint", metavar="FILE", help="use this checkpoint instead of the best one")
@@ -218,8 +216,7 @@ def complete(args: argparse.Namespace, parser: argparse.ArgumentParser, script: 
     """Check the flags, and fill in the folders that were not named: recordings are converted by a voice of pretrained/,
     held-out sentences by the model in a folder of logdir/ that `script` trains."""
     for is_wrong, message in (
-            (args.inputs and (args.source or args.oracles),
-             "--source and --oracles are for held-out sentences, not for recordings"),
+            (args.inputs and args.source, "--source is for held-out sentences, not for recordings"),
             (not args.inputs and (args.keep_intervals or args.trim or args.channel),
              "--keep-intervals, --trim and --channel are for recordings, not for held-out sentences"),
             (args.voice and (args.logdir or args.data or not args.inputs),
@@ -254,7 +251,7 @@ def evaluate(args: argparse.Namespace, endings: dict[str, str] | None = None) ->
         print(f"warning: prepro.py found other recordings for {data} since {args.logdir} was trained: the model may "
               "have been trained on sentences that are held out now", file=sys.stderr)
     with cli.locked(args.out, "--out"):
-        heldout.evaluate(corpus, args.out, converter, title, args.source, args.oracles, endings)
+        heldout.evaluate(corpus, args.out, converter, title, args.source, endings)
     return 0
 
 

@@ -27,12 +27,11 @@ RETRIEVAL_LIMIT = 200  # the largest number of target sentences that content ret
 
 
 def evaluate(corpus: data_load.Corpus, out: pathlib.Path, converter: Converter, title: str,
-             source: str | None = None, oracles: bool = False, endings: dict[str, str] | None = None) -> dict:
+             source: str | None = None, endings: dict[str, str] | None = None) -> dict:
     """Convert the test sentences of one source speaker or of all, measure and write them; returns the summary.
 
-    With `endings` of the kinds, files are numbered, gan_0_ENDING.wav. With `oracles`, the output of
-    `synthesize_oracles` is measured, too. If the target said none of the sentences, the voice is compared with the
-    target's training recordings. Raises UserError.
+    With `endings` of the kinds, files are numbered, gan_0_ENDING.wav. If the target said none of the sentences, the
+    voice is compared with the target's training recordings. Raises UserError.
     """
     hp, everything = converter.hp, corpus.split("test", source)
     pairs = [pair for pair in everything if pair.has_partner] or everything
@@ -47,8 +46,7 @@ def evaluate(corpus: data_load.Corpus, out: pathlib.Path, converter: Converter, 
                 " of the source": [load_segment(corpus, pair, "source")
                                    for pair in tqdm(pairs, "recordings of the source", disable=None)]}
         if has_target:
-            told = synthesize_oracles(corpus, pairs, converter) if oracles else {}
-            measured, whole, n_candidates = compare_sentences(corpus, pairs, wavs, told, hp, work)
+            measured, whole, n_candidates = compare_sentences(corpus, pairs, wavs, hp, work)
         else:
             measured, whole, n_candidates = [{} for _ in pairs], compare_voices(corpus, wavs, hp, work), 0
     rows, references, others = [], [], tuple(kind for kind in wavs if kind)
@@ -80,10 +78,10 @@ def measure_timing(output: Converted, path: np.ndarray | None, hp: HyperParams) 
             "stops by itself": bool(output.stopped), "stops within 15 %": bool(output.stopped and error <= 0.15)}
 
 
-def compare_sentences(corpus: data_load.Corpus, pairs: list[Pair], wavs: dict, oracles: dict, hp: HyperParams,
+def compare_sentences(corpus: data_load.Corpus, pairs: list[Pair], wavs: dict, hp: HyperParams,
                       work: Callable) -> tuple[list[dict], dict, int]:
-    """Add copies of the target, the output of `synthesize_oracles` and the target's recordings to `wavs`, and `measure`
-    them; returns its results, and the number of sentences for content retrieval."""
+    """Add copies of the target and the target's recordings to `wavs`, and `measure` them; returns its results, and the
+    number of sentences for content retrieval."""
     targets = {target_key(pair): pair for pair in pairs}  # each sentence once, even if several sources say it
     everything = sorted({target_key(pair): pair for pair in corpus.pairs.values() if pair.has_partner}.items())
     n_more = min(len(everything), max(0, RETRIEVAL_LIMIT - len(targets)))
@@ -93,8 +91,6 @@ def compare_sentences(corpus: data_load.Corpus, pairs: list[Pair], wavs: dict, o
         corpus.target_features(pair, "linear"), corpus.pitch(pair), as_it_is), list(targets.values()),
         "copies of the target")))
     wavs[" of the copy"] = [copies[target_key(pair)] for pair in pairs]
-    for kind, linear in oracles.items():
-        wavs[kind] = work(lambda synthesized: utils.griffin_lim(*synthesized, hp), linear, f"Griffin-Lim{kind}")
     natural = {key: load_segment(corpus, pair, "target")
                for key, pair in tqdm(candidates.items(), "recordings of the target", disable=None)}
     rows, whole = measure(wavs, natural, [target_key(pair) for pair in pairs], hp, work)
@@ -129,32 +125,6 @@ def compare_voice(recordings: list[Features], natural: list[Features], hp: Hyper
     hertz = [np.concatenate([each.hertz[each.hertz > 0.0] for each in group]) for group in (recordings, natural)]
     return {"long-term spectrum dB": float(np.sqrt(np.mean(np.square(shapes[0] - shapes[1])))),
             "median F0 ratio": float(np.median(hertz[0]) / np.median(hertz[1])) if all(map(len, hertz)) else math.nan}
-
-
-def synthesize_oracles(corpus: data_load.Corpus, pairs: list[Pair], converter: Converter) -> dict[str, list[tuple]]:
-    """Linear spectrogram (T, F) and pitch (T, 2) of each pair when the networks get a part of the truth, to show which
-    falls short: the true positions ("along the DTW path", local attention only) or the target's frames ("with teacher
-    forcing") for the decoder, the target's mel and pitch for the post-net ("from natural mel")."""
-    synthesized: dict[str, list] = {}
-    generator = converter.generator
-    for pair in tqdm(pairs, "oracles", disable=None):
-        batch, recording, voice = corpus.assemble([corpus.whole(pair)]), corpus.recording(pair), corpus.voice(pair)
-        source, mapped, mask, true, frames = (batch[name] for name in (
-            "source", "mapped", "source_mask", "positions", "mel"))
-        (memory, corrected), length = generator.encoder(source, mapped, mask), len(corpus.path(pair))
-        told = {" along the DTW path": {"positions": true}} if generator.hp.attention == "local" else {}
-        inputs = {}
-        if not converter.base.is_followed:  # otherwise the decoder writes the frames of another voice
-            told[" with teacher forcing"] = {"frames": frames}
-        for kind, truth in told.items():
-            decoded = generator.decoder(memory, corrected, mask, true[:, 0], steps=true.shape[1] - 1, **truth)
-            mel, pitch, places = (np.asarray(x)[0, :length] for x in (
-                *generator.speech(decoded, mapped, mask, batch["mask"]), generator.decoder.places(decoded)))
-            inputs[kind] = converter.restore(mel, places, recording, voice), pitch
-        natural = frames[0, :length], batch["pitch"][0, :length]
-        for kind, (mel, pitch) in (inputs | {" from natural mel": natural}).items():
-            synthesized.setdefault(kind, []).append((converter.draw([mel], [pitch])[0], pitch))
-    return synthesized
 
 
 def target_key(pair: Pair) -> tuple[str, int, int]:

@@ -16,9 +16,7 @@ import numpy as np
 from common import storage
 
 # Columns of the summary: the ending of a measure's name, and which recordings were measured
-COLUMNS = {"": "converted", " of the source": "source", " of the copy": "copy", " of the target": "target",
-           " along the DTW path": "along the DTW path", " with teacher forcing": "with teacher forcing",
-           " from natural mel": "from natural mel"}
+COLUMNS = {"": "converted", " of the source": "source", " of the copy": "copy", " of the target": "target"}
 DASH = "\u2013"  # no value
 WORLD = "WORLD "  # before the name of a measure on WORLD's analysis
 RETRIEVAL = "content retrieval among "

@@ -3,14 +3,12 @@ import math
 
 import numpy as np
 import pytest
-from test_networks import randomise
 
 import utils
 from common import audio_files
 from evaluation import figures, heldout, metrics, world
 from conftest import plain_base, plain_corpus, words
-from conversion.inference import Converted, Converter
-from networks import Generator
+from conversion.inference import Converted
 
 
 @pytest.fixture(autouse=True)
@@ -75,11 +73,9 @@ def test_pictures_and_measures_are_those_of_the_converter_output(corpus, tiny_hp
             assert read is corpus and sources == pairs
             return outputs
     monkeypatch.setattr(figures, "plot_conversion", lambda *arguments: drawn.append(arguments))
-    monkeypatch.setattr(heldout, "synthesize_oracles", lambda corpus, pairs, generator: {" with teacher forcing": [
-        (corpus.target_features(pair, "linear"), corpus.pitch(pair)) for pair in pairs]})
     monkeypatch.setattr(heldout, "finish", lambda out, title, rows, summary: found.update(rows=rows))
     found = {}
-    summary = heldout.evaluate(corpus, tmp_path, Known(), "title", oracles=True)
+    summary = heldout.evaluate(corpus, tmp_path, Known(), "title")
 
     measures = [row["measures"] for row in found["rows"]]
     assert [row["stops by itself"] for row in measures] == [True, False, True]
@@ -88,7 +84,6 @@ def test_pictures_and_measures_are_those_of_the_converter_output(corpus, tiny_hp
         path, measured = corpus.path(pair), row["measures"]
         assert measured["duration difference s"] == pytest.approx((len(output.mel) - len(path)) / 80)
         assert measured["path distance frames"] == pytest.approx(metrics.path_distance(output.positions, path))
-        # This is not the output of an oracle, which is given a part of the truth
         voice = utils.griffin_lim(output.linear, output.pitch, hp)
         target = utils.load_recording(pair.target_file, hp).wav[:pair.target_end * hp.hop_length]
         for kind, wav in (("converted", voice), ("target", target)):
@@ -101,33 +96,5 @@ def test_pictures_and_measures_are_those_of_the_converter_output(corpus, tiny_hp
         assert np.array_equal(source.linear, corpus.recording(pair).linear)
         assert np.array_equal(spoken, corpus.target_features(pair, "linear"))
     assert "content retrieval among 10" in summary  # among all sentences, including those of training
-    for name, ending in (("MCD dB", ""), ("MCD dB with teacher forcing", " with teacher forcing")):
+    for name, ending in (("MCD dB", ""), ("MCD dB of the copy", " of the copy")):
         assert (name in measures[0]) == (not ending) and name in summary
-
-
-def test_each_oracle_uses_only_its_part_of_the_truth(corpus, tiny_hp, monkeypatch):
-    generator = randomise(Generator(tiny_hp.replace(frame_dropout=0.0)))
-    pairs = sorted(corpus.split("test"), key=lambda pair: pair.target_end)[:1]
-    assemble = corpus.assemble
-
-    def changed_by(**changes):
-        """The oracles whose output changes with a part of the truth."""
-        def other(crops):
-            batch = assemble(crops)
-            return batch | {name: change(batch[name]) for name, change in changes.items()}
-        with monkeypatch.context() as patch:
-            patch.setattr(corpus, "assemble", other)
-            changed = heldout.synthesize_oracles(corpus, pairs, Converter(generator, corpus.base))
-        return {kind.strip() for kind, [(linear, _)] in plain.items()
-                if np.abs(changed[kind][0][0] - linear).max() > 1e-4}
-    plain = heldout.synthesize_oracles(corpus, pairs, Converter(generator, corpus.base))
-    length = len(corpus.path(pairs[0]))
-    for [(linear, pitch)] in plain.values():
-        assert linear.shape == (length, tiny_hp.n_linear) and pitch.shape == (length, 2)
-    start = np.arange(assemble([corpus.whole(pairs[0])])["positions"].shape[1]) == 0
-    assert changed_by(mel=lambda mel: 1.0 - mel) == {"with teacher forcing", "from natural mel"}
-    assert changed_by(positions=lambda x: np.where(start, x, 0.5 * x).astype(np.float32)) == {"along the DTW path"}
-    assert changed_by(pitch=lambda pitch: pitch + np.float32(0.3)) == {"from natural mel"}
-    onward = np.zeros((3 * tiny_hp.n_mels, tiny_hp.n_mels), np.float32)  # the decoder writes another voice's frames
-    followed = Converter(generator, corpus.base._replace(onward_kernel=onward))
-    assert {*heldout.synthesize_oracles(corpus, pairs, followed)} == {*plain} - {" with teacher forcing"}

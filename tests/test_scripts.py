@@ -38,10 +38,10 @@ FLAGS = {
     "train_gan.py": ["--num-gpus", "--data", "--logdir", "--preset", "--set", "--seed", "--steps", "--init-from",
                      "--no-resume"],
     "train_multi_gpus.py": ["--num-gpus", "--data", "--logdir", "--steps"],
-    "eval.py": ["--data", "--logdir", "--out", "--checkpoint", "--source", "--oracles", "--asr", "--transcripts",
-                "--set", "FILE_OR_FOLDER"],
-    "eval_gan.py": ["--data", "--logdir", "--out", "--checkpoint", "--source", "--oracles", "--asr", "--transcripts",
-                    "--set", "FILE_OR_FOLDER"],
+    "eval.py": ["--data", "--logdir", "--out", "--checkpoint", "--source", "--set",
+                "FILE_OR_FOLDER"],
+    "eval_gan.py": ["--data", "--logdir", "--out", "--checkpoint", "--source", "--set",
+                    "FILE_OR_FOLDER"],
 }
 
 
@@ -124,7 +124,7 @@ def read_wav(path: pathlib.Path) -> np.ndarray:
     return samples / 32768.0
 
 
-KINDS = " (of the (source|copy|target)|along the DTW path|with teacher forcing|from natural mel)$"
+KINDS = " (of the (source|copy|target))$"
 
 
 class Terminal(io.StringIO):
@@ -135,17 +135,14 @@ class Terminal(io.StringIO):
 
 
 def test_evaluation_of_the_heldout_sentences(trained, tmp_path, capsys, monkeypatch):
-    """With everything that can be measured, oracles, too."""
     monkeypatch.setattr(sys, "stderr", Terminal())
-    assert eval_script.main(["--data", str(trained.data), "--logdir", str(trained.logdir), "--source", "rms",
-                             "--oracles"]) == 0
+    assert eval_script.main(["--data", str(trained.data), "--logdir", str(trained.logdir), "--source", "rms"]) == 0
     out, printed = trained.logdir / "results", capsys.readouterr().out
     check_page(out, len(HELDOUT), 3)
     metrics = json.loads((out / "metrics.json").read_text(encoding="utf-8"))
     summary, utterances = metrics["summary"], metrics["utterances"]
     check_summary(summary, utterances)
-    assert all(" along the " not in name for row in utterances.values() for name in row)
-    for doing in ("oracles", "recordings of the source", "recordings of the target", "retrieval", "drawing"):
+    for doing in ("recordings of the source", "recordings of the target", "retrieval", "drawing"):
         assert re.search(rf"{doing}: 100%.* (2/2|10/10) ", sys.stderr.getvalue())
     for name in HELDOUT:
         wavs = {kind: read_wav(out / "audio" / f"rms-{name}.{kind}.wav") for kind in ("source", "converted", "target")}
@@ -157,7 +154,7 @@ def test_evaluation_of_the_heldout_sentences(trained, tmp_path, capsys, monkeypa
 
 
 def check_summary(summary: dict, utterances: dict) -> None:
-    """All kinds of audio were measured; those that are told more of the target come nearer to it."""
+    """All kinds of audio were measured."""
     assert sorted(utterances) == [f"rms-{name}" for name in HELDOUT]
     for values in utterances.values():
         assert all(math.isfinite(value) for name, value in values.items() if "F0" not in name)  # speech may be unvoiced
@@ -165,10 +162,6 @@ def check_summary(summary: dict, utterances: dict) -> None:
     assert summary["utterances"] == len(HELDOUT)
     assert 0 < summary["MCD dB of the copy"] < summary["MCD dB of the source"]
     assert any(re.fullmatch(r"content retrieval among \d+", name) for name in summary)
-    for kind in ("along the DTW path", "with teacher forcing", "from natural mel"):
-        assert summary[f"MCD dB {kind}"] > summary["MCD dB of the copy"] > 0
-    # The post-net has begun to learn, the decoder hardly
-    assert summary["MCD dB from natural mel"] < 0.8 * summary["MCD dB along the DTW path"]
 
 
 @pytest.fixture(scope="module")
