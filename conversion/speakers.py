@@ -1,4 +1,6 @@
 """Who speaks when in a recording: turns that begin at pauses, by pitch and timbre, and the voice of each person."""
+from collections.abc import Iterator
+
 import numpy as np
 import scipy.fft
 import scipy.linalg
@@ -14,9 +16,10 @@ MOST_AWAY = 0.6  # octaves from the pitch of a voice, from where all frames coun
 ORDERS = 26  # of the mel cepstrum: the timbre
 BELOW = 0.93  # share of the mel bands; above them, filters of recordings and formats differ more than people
 MOVES = 0.15  # octaves by which the pitch of one person moves from phrase to phrase
-DIFFERENCE = 1300.0  # squared deviations, summed over frames, by which two turns must differ to be of two people
-MEAN_DIFFERENCE = 4.0  # the same between their means; one person in another session differs by up to 3.8
-LEAST_FRAMES = 80  # voiced frames of a turn that is told by timbre
+TURN = 100.0  # squared deviations, summed over frames, that a change of the person must save
+APART = 4.5  # squared distance of two people's means; one person in another session differs by up to 3.8
+UNSURE = 600.0  # the same times the voiced frames of who says less: a mean of few frames is itself far from others
+LEAST_FRAMES = 150  # voiced frames of a person who is told by timbre
 MOST_DEVIANT = 1.5  # standard deviations in each direction, from where all frames count alike: a bark is far from all
 NEAR_FRAMES = 40  # to the next voiced frame, up to where a voice is measured
 
@@ -24,34 +27,13 @@ NEAR_FRAMES = 40  # to the next voiced frame, up to where a voice is measured
 def turns(mel: np.ndarray, hertz: np.ndarray, silences: np.ndarray) -> list[tuple[int, int]]:
     """Who speaks when in a recording of mel spectrogram (T, M) and pitch (T,) in Hz, with pauses at frames `silences`:
     the first frame of each turn and the number of the person, 0 for the first."""
-    whitened = timbre(mel, hertz, silences)
-    begins = sorted({*changes_of_pitch(hertz, silences), *changes_of_timbre(whitened, hertz > 0.0, silences)})
-    people: list[tuple[np.ndarray, np.ndarray]] = []  # as for `distance`
-    found = []
-    for start, end in zip(begins, [*begins[1:], len(hertz)]):
-        heard = hertz[start:end][hertz[start:end] > 0.0], whitened[start:end].sum(axis=0)
-        apart = [distance(heard, own) for own in people]
-        if not found or min(apart) == np.inf:
-            person = len(people)
-            people.append(heard)
-        else:
-            person = int(np.argmin(apart)) if len(heard[0]) else found[-1][1]
-            people[person] = np.concatenate([people[person][0], heard[0]]), people[person][1] + heard[1]
-        if not found or person != found[-1][1]:
-            found.append((start, person))
-    return found
-
-
-def distance(some: tuple[np.ndarray, np.ndarray], others: tuple[np.ndarray, np.ndarray]) -> float:
-    """Squared distance of two voices, each the pitch of its voiced frames and the sum of what `timbre` says of them;
-    infinite if they are two people's."""
-    n, m = len(some[0]), len(others[0])
-    if not n or not m:
-        return 0.0
-    apart = float(((some[1] / n - others[1] / m) ** 2).sum())
-    octaves = abs(np.log2(np.median(some[0]) / np.median(others[0])))
-    differs = n * m / (n + m) * apart > DIFFERENCE and apart > MEAN_DIFFERENCE
-    return np.inf if octaves > ANOTHER_VOICE or differs else apart
+    bounds = np.array([0, *silences, len(hertz)])
+    sums = np.diff(np.pad(timbre(mel, hertz, silences).cumsum(axis=0), ((1, 0), (0, 0)))[bounds], axis=0)
+    counts = np.diff(np.append(0, (hertz > 0.0).cumsum())[bounds])
+    people = people_by_timbre(sums, counts, people_by_pitch(hertz, silences))
+    numbers = {person: number for number, person in enumerate(dict.fromkeys(people.tolist()))}
+    begins = np.flatnonzero(np.diff(people, prepend=-1))
+    return [(int(bounds[i]), numbers[int(people[i])]) for i in begins]
 
 
 def timbre(mel: np.ndarray, hertz: np.ndarray, silences: np.ndarray) -> np.ndarray:
@@ -74,45 +56,105 @@ def timbre(mel: np.ndarray, hertz: np.ndarray, silences: np.ndarray) -> np.ndarr
     return whitened
 
 
-def changes_of_timbre(whitened: np.ndarray, voiced: np.ndarray, silences: np.ndarray) -> list[int]:
-    """The first frames of turns, 0 and some of `silences`, by which the squared deviations of voiced frames from the
-    mean of their turn, and DIFFERENCE for each turn, are the least (optimal partitioning; Jackson et al. 2005)."""
-    bounds = np.array([0, *silences, len(voiced)])
-    sums = np.concatenate([np.zeros((1, whitened.shape[1])), whitened.cumsum(axis=0)])[bounds]
-    counts = np.concatenate([[0], voiced.cumsum()])[bounds]
-    best, origins = np.zeros(len(bounds)), np.zeros(len(bounds), int)
-    for end in range(1, len(bounds)):
-        n = counts[end] - counts[:end]
-        gains = best[:end] + ((sums[end] - sums[:end]) ** 2).sum(axis=1) / np.maximum(n, 1) - DIFFERENCE
-        gains[n < LEAST_FRAMES] = -np.inf
-        origins[end] = gains.argmax()
-        best[end] = gains[origins[end]]
-    begins, end = [], len(bounds) - 1
-    while end > 0:
-        end = origins[end]
-        begins.append(int(bounds[end]))
-    return begins[::-1]
+def people_by_timbre(sums: np.ndarray, counts: np.ndarray, people: np.ndarray) -> np.ndarray:
+    """Who (P,) speaks each phrase, of which `sums` (P, D) are those of what `timbre` says of its `counts` (P,) voiced
+    frames. As long as two are apart and it pays, one of `people` (P,), who at first are told by pitch, becomes two
+    (k-means with a price for each turn). All turns of a person share one mean, so short ones, too, tell who speaks."""
+    if not sums.any():  # too little is said to tell
+        return people
+    people, found = settle(sums, counts, people), [people]
+    while found:
+        before = saved(sums, counts, people)
+        found = [settle(sums, counts, split) for split in splits(sums, counts, people)]
+        found = [each for each in found if each.max() > people.max() and saved(sums, counts, each) > before
+                 and are_apart(sums, counts, each)]
+        people = max(found, key=lambda each: saved(sums, counts, each), default=people)
+    return people
 
 
-def changes_of_pitch(hertz: np.ndarray, silences: np.ndarray) -> list[int]:
-    """The first frames of turns, 0 and some of `silences`, in a recording with the pitch (T,): each turn has one of
-    PITCHES, ANOTHER_VOICE at least from the one before, and the sum of the distances of voiced frames from it, and of
-    CHANGE for each change, is the least (Viterbi 1967). So a phrase of a few frames counts for as much as it says."""
-    starts, costs, before = [0, *silences.tolist()], np.zeros(len(PITCHES)), []
+def splits(sums: np.ndarray, counts: np.ndarray, people: np.ndarray) -> Iterator[np.ndarray]:
+    """Yield `people` (P,) with the phrases of one of them shared by two, as they deviate in the main direction."""
+    _, means = voices(sums, counts, people)
+    deviations = (sums - counts[:, None] * means[people]) / np.sqrt(np.maximum(counts, 1))[:, None]
+    for person in range(len(means)):
+        own = people == person
+        direction = np.linalg.svd(deviations[own], full_matrices=False)[2][0]
+        yield np.where(own & (deviations @ direction > 0.0), len(means), people)
+
+
+def settle(sums: np.ndarray, counts: np.ndarray, people: np.ndarray) -> np.ndarray:
+    """Give each phrase to the person whose mean is nearest, with a price for each turn (Viterbi 1967), until nothing
+    changes; numbers the people anew."""
+    for _ in range(20):
+        before = people = np.unique(people, return_inverse=True)[1]
+        _, means = voices(sums, counts, people)
+        costs = counts[:, None] * np.square(means).sum(axis=1) - 2.0 * sums @ means.T                       # (P, K)
+        total, origins = costs[0], []
+        for cost in costs[1:]:
+            other = total.argmin()
+            origins.append(np.where(total <= total[other] + TURN, np.arange(len(total)), other))
+            total = np.minimum(total, total[other] + TURN) + cost
+        people = follow_back(int(total.argmin()), origins)
+        if np.array_equal(people, before):
+            break
+    return np.unique(people, return_inverse=True)[1]
+
+
+def follow_back(last: int, origins: list[np.ndarray]) -> np.ndarray:
+    """The states (P,) of the best path that ends in the state `last`; each of `origins` (P - 1) tells for a state the
+    one before it."""
+    path = [last]
+    for origin in origins[::-1]:
+        path.append(int(origin[path[-1]]))
+    return np.array(path[::-1])
+
+
+def voices(sums: np.ndarray, counts: np.ndarray, people: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """How many voiced frames (K,) each of `people` (P,) says, and their means (K, D)."""
+    frames = np.bincount(people, counts)
+    return frames, np.stack([sums[people == each].sum(axis=0) for each in range(len(frames))]) / np.maximum(
+        frames, 1.0)[:, None]
+
+
+def saved(sums: np.ndarray, counts: np.ndarray, people: np.ndarray) -> float:
+    """Squared deviations that the means of `people` (P,) take away, less the price of their turns."""
+    frames, means = voices(sums, counts, people)
+    return frames @ np.square(means).sum(axis=1) - TURN * np.count_nonzero(np.diff(people))
+
+
+def are_apart(sums: np.ndarray, counts: np.ndarray, people: np.ndarray) -> bool:
+    """Whether each of `people` (P,) says enough to be told by timbre, and is far enough from the others."""
+    frames, means = voices(sums, counts, people)
+    least = APART + UNSURE / np.maximum(np.minimum(frames[:, None], frames), 1.0)
+    far = np.square(means[:, None] - means).sum(axis=2) > least
+    return frames.min() >= LEAST_FRAMES and bool(far[~np.eye(len(means), dtype=bool)].all())
+
+
+def people_by_pitch(hertz: np.ndarray, silences: np.ndarray) -> np.ndarray:
+    """Who (P,) speaks each phrase of a recording with the pitch (T,): each turn has one of PITCHES, ANOTHER_VOICE at
+    least from the one before, and the sum of the distances of voiced frames from it, and of CHANGE for each change, is
+    the least (Viterbi 1967). So a phrase of a few frames counts for as much as it says. Turns of pitches that are
+    nearer to each other are of one person."""
+    costs, origins = np.zeros(len(PITCHES)), []
     away = np.abs(PITCHES[:, None] - PITCHES)
-    for start, end in zip(starts, [*starts[1:], len(hertz)]):
-        voiced = np.log2(hertz[start:end][hertz[start:end] > 0.0])
+    phrases = np.split(hertz, silences)
+    for phrase in phrases:
+        voiced = np.log2(phrase[phrase > 0.0])
         counts = np.bincount(np.abs(voiced[:, None] - PITCHES).argmin(axis=1), minlength=len(PITCHES))
         others = np.where(away > ANOTHER_VOICE - 1e-6, costs, np.inf)
         changed = others.min(axis=1) + CHANGE
-        before.append(np.where(changed < costs, others.argmin(axis=1), np.arange(len(PITCHES))))
+        origins.append(np.where(changed < costs, others.argmin(axis=1), np.arange(len(PITCHES))))
         costs = np.minimum(costs, changed) + np.minimum(away, MOST_AWAY) @ counts
-    begins, pitch = [], int(costs.argmin())
-    for start, origin in zip(starts[::-1], before[::-1]):
-        if start == 0 or origin[pitch] != pitch:
-            begins.append(start)
-        pitch = int(origin[pitch])
-    return begins[::-1]
+    path, known, people = follow_back(int(costs.argmin()), origins[1:]), [], np.zeros(len(phrases), int)
+    begins = np.flatnonzero(np.diff(path, prepend=-1))
+    for start, end in zip(begins, [*begins[1:], len(path)]):
+        heard = np.concatenate(phrases[start:end])
+        octave = np.median(np.log2(heard[heard > 0.0])) if heard.any() else 0.0
+        away = [abs(octave - other) for other in known]
+        person = int(np.argmin(away)) if known and min(away) <= ANOTHER_VOICE else len(known)
+        people[start:end] = person
+        known[person:] = known[person:] or [octave]
+    return people
 
 
 class Speakers:

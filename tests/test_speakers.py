@@ -5,7 +5,7 @@ import pytest
 import hyperparams
 import utils
 from conftest import demo_wav
-from conversion.speakers import Speakers, turns
+from conversion.speakers import Speakers, people_by_timbre, turns
 from corpus import alignment, analysis
 from corpus.analysis import Features
 
@@ -120,14 +120,16 @@ def test_what_comes_before_and_after_speech_belongs_to_who_speaks(first, n_mels)
     assert [person for _, person in found] == [0, 1] and bounds[1] <= found[1][0] <= bounds[2]
 
 
-def of_like_pitch(*speakers: str, between: np.ndarray | None = None) -> tuple[np.ndarray, np.ndarray, np.ndarray, list]:
-    """Six sentences by each of `speakers`, who all speak at one pitch, with pauses, and before all but the first the
+def of_like_pitch(*speakers: str, sentences: int = 6,
+                  between: np.ndarray | None = None) -> tuple[np.ndarray, np.ndarray, np.ndarray, list]:
+    """Some sentences by each of `speakers`, who all speak at one pitch, with pauses, and before all but the first the
     sound `between`: mel spectrogram, pitch and pauses, and the frames at which the speaker changes."""
     pause, parts, begins = np.zeros(HP.sample_rate // 3, np.float32), [], []
     for turn, speaker in enumerate(speakers):
         parts += [between.astype(np.float32), pause] if turn and between is not None else []
         begins.append(sum(map(len, parts)) // HP.hop_length)
-        parts += [each for i in range(1, 7) for each in (demo_wav(speaker, f"demo_{6 * turn + i:03d}", HP), pause)]
+        parts += [each for i in range(1, sentences + 1)
+                  for each in (demo_wav(speaker, f"demo_{sentences * turn + i:03d}", HP), pause)]
     wav = np.concatenate(parts)
     mel, hertz = utils.mel_in_blocks(wav, HP), analysis.pitch(wav, HP)
     for own in np.split(hertz, begins[1:]):
@@ -135,15 +137,17 @@ def of_like_pitch(*speakers: str, between: np.ndarray | None = None) -> tuple[np
     return mel, hertz, alignment.pauses(mel, HP).mean(axis=1).astype(int), begins[1:]
 
 
-@pytest.mark.parametrize("speakers", ["rms slt", "slt rms", "rms slt rms", "slt slt rms"])
-def test_people_of_like_pitch_are_told_by_their_timbre(speakers):
-    """Two men or two women were one voice, between the two of them."""
+@pytest.mark.parametrize("speakers, sentences", [
+    ("rms slt", 6), ("slt rms", 6), ("rms slt rms", 6), ("slt slt rms", 6),
+    ("rms slt rms slt", 1), ("slt rms slt slt rms", 1), ("rms rms slt rms slt rms slt", 1)])
+def test_people_of_like_pitch_are_told_by_their_timbre(speakers, sentences):
+    """Two men or two women were one voice, between the two of them, even longer if they changed with each sentence."""
     names = speakers.split()
-    *recording, begins = of_like_pitch(*names)
+    *recording, begins = of_like_pitch(*names, sentences=sentences)
     found = turns(*recording)
     wanted = [(at, name) for at, name, before in zip(begins, names[1:], names) if name != before]
     assert [person for _, person in found] == [0, *(int(name != names[0]) for _, name in wanted)]
-    np.testing.assert_allclose([start for start, _ in found[1:]], [at for at, _ in wanted], atol=30)
+    np.testing.assert_allclose([start for start, _ in found[1:]], [at for at, _ in wanted], atol=45)
 
 
 @pytest.mark.parametrize("sound", ["none", "beep", "bark"])
@@ -154,3 +158,37 @@ def test_one_voice_and_a_sound_between_its_sentences_are_one_person(speaker, sou
                "bark": 0.3 * np.sin(2 * np.pi * 200.0 * time) ** 9 * np.exp(-8.0 * time)}[sound]
     *recording, _ = of_like_pitch(speaker, speaker, between=between)
     assert turns(*recording) == [(0, 0)]
+
+
+def spoken_by(people: list[int], frames: int, apart: float) -> tuple[np.ndarray, np.ndarray]:
+    """Sums and counts of phrases of `people`, whose means are at a squared distance of `apart`."""
+    counts = np.full(len(people), frames)
+    noise = np.random.default_rng(0).standard_normal((len(people), 27)) * np.sqrt(2.0 * frames)
+    return counts[:, None] * np.sqrt(apart / 2.0) * np.eye(27)[people] + noise, counts
+
+
+def heard_from(sums: np.ndarray, counts: np.ndarray) -> list[int]:
+    """Who is heard, numbered as they begin, if nothing is known by pitch."""
+    found = people_by_timbre(sums, counts, np.zeros(len(counts), int)).tolist()
+    numbers = {person: number for number, person in enumerate(dict.fromkeys(found))}
+    return [numbers[person] for person in found]
+
+
+@pytest.mark.parametrize("people", [[0, 1, 0, 1], [0, 1, 1, 0, 1], [0, 1, 2, 1, 3, 0, 3, 2]])
+def test_the_number_of_people_is_found(people):
+    assert heard_from(*spoken_by(people, 200, 15.0)) == people
+
+
+@pytest.mark.parametrize("people", [[0, 1, 0, 1], [0, 1, 1, 0, 1]])
+def test_two_people_must_be_apart_and_say_enough(people):
+    assert heard_from(*spoken_by(people, 1000, 6.0)) == people
+    for frames, apart in ((2000, 3.8), (100, 5.5), (60, 15.0)):  # another session; too few frames to be sure
+        assert heard_from(*spoken_by(people, frames, apart)) == [0] * len(people)
+
+
+def test_a_short_phrase_is_no_turn_and_what_pitch_mistook_is_mended():
+    people = [0, 0, 0, 1, 1, 0, 0, 1]
+    sums, counts = spoken_by(people, 300, 15.0)
+    sums[1], counts[1] = sums[3] / 100, 3  # a laugh
+    assert heard_from(sums, counts) == people
+    assert people_by_timbre(sums, counts, np.array([0, 0, 0, 1, 1, 1, 0, 1])).tolist() == people
