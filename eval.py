@@ -5,7 +5,6 @@
     python eval.py                                         # after train.py: the demo's held-out sentences, measured
     python eval.py FILE_OR_FOLDER ... --logdir logdir/mine # recordings of any speaker and length, by a model of yours
     python eval.py --data DIR --logdir logdir/mine         # the held-out sentences of another corpus
-    python eval.py --asr small.en --transcripts FILE       # count also the words that a recogniser hears wrong
 
 Writes 16-bit wav files, spectrograms with alignments, metrics.json and index.html, a page to look and listen.
 All conversion is free running: the model gets the source and nothing else. Recordings that the same model has converted
@@ -20,7 +19,7 @@ import os
 import pathlib
 import re
 import sys
-import time
+import threading
 
 import numpy as np
 from tqdm import tqdm
@@ -80,45 +79,57 @@ def unique_names(paths: list[pathlib.Path]) -> list[str]:
     return names
 
 
-def note_model(out: pathlib.Path, converter: Converter) -> int:
-    """Write the hash of the model and its settings into `out`, unless it is there. Conversions that are not older than
-    this file are by the same model; returns its time in ns."""
-    settings = dataclasses.asdict(converter.hp) | {"keep_intervals": converter.keep_intervals}
-    digest, note = hashlib.sha256(json.dumps(settings).encode()), out / "model.json"
-    for array in (*converter.generator.weights, *converter.base):
-        digest.update(np.ascontiguousarray(array).tobytes())
-    if storage.read_json(note) != {"hash": digest.hexdigest()}:
-        storage.write_json(note, {"hash": digest.hexdigest()})
-    return note.stat().st_mtime_ns
+class Made:
+    """Which conversions in the folder `out` this script made, and by which model, in conversions.json. What is not
+    named there is somebody's own, and is not replaced. Times do not tell: copying changes them."""
+
+    def __init__(self, out: pathlib.Path, converter: Converter, names: list[str]):
+        """Begin to convert `names`; raises UserError if a file is in the way."""
+        settings = dataclasses.asdict(converter.hp) | {"keep_intervals": converter.keep_intervals}
+        digest = hashlib.sha256(json.dumps(settings).encode())
+        for array in (*converter.generator.weights, *converter.base):
+            digest.update(np.ascontiguousarray(array).tobytes())
+        self.out, self.model, self.lock = out, digest.hexdigest(), threading.Lock()
+        self.models = storage.read_json(out / "conversions.json")  # of each name; "" while it is being converted
+        storage.check_own([out / file for name in names if name not in self.models for file in outputs(name)])
+        heldout.check_results(out)
+        self.note({name: self.models.get(name, "") for name in names})
+
+    def note(self, models: dict[str, str]) -> None:
+        with self.lock:
+            if models.items() - self.models.items():
+                self.models |= models
+                storage.write_json(self.out / "conversions.json", self.models)
+
+    def __contains__(self, name: str) -> bool:
+        """Whether the conversion `name` is complete and by this model."""
+        files = [self.out / file for file in outputs(name)]
+        return (self.models.get(name) == self.model and all(file.exists() for file in files)
+                and all(map(audio_files.is_whole, files[:2])))
 
 
-def is_done(out: pathlib.Path, name: str, since: int) -> bool:
-    """Whether the conversion `name` is complete and not older than `since` (ns)."""
-    files = [out / file for file in outputs(name)]
-    return (all(file.exists() for file in files) and files[0].stat().st_mtime_ns >= since
-            and all(map(audio_files.is_whole, files[:2])))
-
-
-def convert_file(path: pathlib.Path, name: str, out: pathlib.Path, converter: Converter, pool, since: int,
+def convert_file(path: pathlib.Path, name: str, made: Made, converter: Converter, pool, again: bool = False,
                  trim: bool = False, channel: int | None = None) -> dict | None:
-    """Convert one recording unless `out` has its conversion, not older than `since` (ns). Returns measures and
-    "warnings", or None if there was nothing to do. Raises BadAudio, and UserError if a file cannot be written."""
+    """Convert one recording, unless its conversion is `made` and not wanted `again`. Returns measures and "warnings",
+    or None if there was nothing to do. Raises BadAudio, and UserError if a file cannot be written."""
     hp = converter.hp
-    converted, source, picture = (out / file for file in outputs(name))
+    converted, source, picture = (made.out / file for file in outputs(name))
     wav, _, warnings = utils.load_recording(path, hp, trim, channel)
-    if is_done(out, name, since) and source.read_bytes() == audio_files.encode_wav(wav, hp):
+    if not again and name in made and source.read_bytes() == audio_files.encode_wav(wav, hp):
         return None
-    made = convert_recording(wav, converter, pool)
-    warnings += [f"{storage.printable(path)}: {text}" for text in made.remarks]
+    result = convert_recording(wav, converter, pool)
+    warnings += [f"{storage.printable(path)}: {text}" for text in result.remarks]
+    made.note({name: ""})
     converted.unlink(missing_ok=True)  # it is written last: where it is, all files are of the same recording
     audio_files.save_wav(source, wav, hp)
-    title = name if len(made.chunks) == 1 else f"{name}, first of {len(made.chunks)} chunks"
-    figures.plot_conversion(picture, made.heard, made.first, None, None, hp, title)
-    audio_files.save_wav(converted, made.wav, hp)
+    title = name if len(result.chunks) == 1 else f"{name}, first of {len(result.chunks)} chunks"
+    figures.plot_conversion(picture, result.heard, result.first, None, None, hp, title)
+    audio_files.save_wav(converted, result.wav, hp)
+    made.note({name: made.model})
     pitches = [float(np.median(hertz[hertz > 0.0])) if (hertz > 0.0).any() else None
-               for hertz in (made.hertz, analysis.pitch(made.wav, hp))]
-    found = {"speech s": sum(len(chunk.wav) for chunk in made.chunks) / hp.sample_rate, "source F0 Hz": pitches[0],
-             "converted F0 Hz": pitches[1], "stops by itself": made.stopped, "warnings": warnings}
+               for hertz in (result.hertz, analysis.pitch(result.wav, hp))]
+    found = {"speech s": sum(len(chunk.wav) for chunk in result.chunks) / hp.sample_rate, "source F0 Hz": pitches[0],
+             "converted F0 Hz": pitches[1], "stops by itself": result.stopped, "warnings": warnings}
     tqdm.write(f"{storage.printable(path)}: {found['speech s']:.1f} s of speech, pitch " + ", becomes ".join(
         "none" if hertz is None else f"{hertz:.0f} Hz" for hertz in pitches))
     for warning in warnings:
@@ -136,12 +147,11 @@ def convert_files(recordings: list[pathlib.Path], out: pathlib.Path, converter: 
     if taken:
         raise UserError(f"{storage.printable(min(taken))} would be overwritten; choose another --out")
     with cli.locked(out, "--out"):
-        since = note_model(out, converter)
-        newer_than = time.time_ns() if overwrite else since
+        made = Made(out, converter, names)
         # Several files at a time: a decoder step waits for the step before it, so one file leaves most cores idle
         with (concurrent.futures.ThreadPoolExecutor(cli.cores()) as pool,
               concurrent.futures.ThreadPoolExecutor(min(FILES_AT_ONCE, cli.cores())) as files):
-            running = {name: files.submit(convert_file, path, name, out, converter, pool, newer_than, trim, channel)
+            running = {name: files.submit(convert_file, path, name, made, converter, pool, overwrite, trim, channel)
                        for path, name in zip(recordings, names)}
             try:
                 for name, future in tqdm(running.items(), "converting", disable=None):
@@ -154,16 +164,15 @@ def convert_files(recordings: list[pathlib.Path], out: pathlib.Path, converter: 
                 raise
             finally:  # after an error the files that have not begun are cancelled
                 files.shutdown(cancel_futures=True)
-        write_results(out, names, found, since, title, converter.hp)
+        write_results(made, names, found, title, converter.hp)
     return len(names) - len(found)
 
 
-def write_results(out: pathlib.Path, names: list[str], found: dict[str, dict | None], since: int, title: str,
-                  hp: HyperParams) -> None:
-    """Write the page and metrics.json of all conversions in `out` that are not older than `since` (ns): first `names`
-    as far as they are in `found` (see `convert_file`), then those of earlier commands."""
-    others = sorted({path.name.removesuffix(".source.wav") for path in out.glob("*.source.wav")} - {*names})
-    shown = [*found, *(name for name in others if is_done(out, name, since))]
+def write_results(made: Made, names: list[str], found: dict[str, dict | None], title: str, hp: HyperParams) -> None:
+    """Write the page and metrics.json of all conversions that are `made` by the model: first `names` as far as they are
+    in `found` (see `convert_file`), then those of earlier commands."""
+    out, others = made.out, sorted({name for name, model in made.models.items() if model} - {*names})
+    shown = [*found, *(name for name in others if name in made)]
     before, rows = storage.read_json(out / "metrics.json"), []
     for name in shown:
         converted, source, picture = outputs(name)
@@ -216,7 +225,8 @@ def complete(args: argparse.Namespace, parser: argparse.ArgumentParser, script: 
     """Check the flags, and fill in the folders that were not named: recordings are converted by a voice of pretrained/,
     held-out sentences by the model in a folder of logdir/ that `script` trains."""
     for is_wrong, message in (
-            (args.inputs and args.source, "--source is for held-out sentences, not for recordings"),
+            (args.inputs and (args.source or args.data and args.logdir),
+             "--source, and --data beside --logdir, are for held-out sentences, not for recordings"),
             (not args.inputs and (args.keep_intervals or args.trim or args.channel),
              "--keep-intervals, --trim and --channel are for recordings, not for held-out sentences"),
             (args.voice and (args.logdir or args.data or not args.inputs),

@@ -42,24 +42,24 @@ HERE = pathlib.Path(__file__).resolve().parent
 
 
 def compute_features(path: pathlib.Path, stem: pathlib.Path, hp: HyperParams,
-                     channel: int | None = None) -> tuple[int, str, list[str]]:
+                     channel: int | None = None) -> tuple[int, str, list[str], str]:
     """Write the features of one recording, or of one `channel` of it, unless they were made from the same content
     (names and times do not tell): their .json file, written last, holds its hash and the channel. Returns the number of
-    frames, the reason if the recording is unusable, and warnings."""
+    frames, the reason if the recording is unusable, warnings and the hash."""
     note, made_of = stem.with_name(f"{stem.name}.json"), storage.content_hash(path)
     before = storage.read_json(note)
     kept = made_of and (before.get("made_of"), before.get("channel")) == (made_of, channel)
     if kept and all(map(storage.intact, analysis.files(stem))):
-        return len(analysis.load(stem).mel), "", before.get("warnings", [])
+        return len(analysis.load(stem).mel), "", before.get("warnings", []), made_of
     try:
         wav, _, warnings = utils.load_recording(path, hp, channel=channel)
     except audio_files.BadAudio as error:
-        return 0, str(error), []
+        return 0, str(error), [], made_of
     found = analysis.extract(wav, hp)
     note.unlink(missing_ok=True)
     analysis.save(stem, found)
     storage.write_json(note, {"made_of": made_of, "channel": channel, "warnings": warnings})
-    return len(found.mel), "", warnings
+    return len(found.mel), "", warnings, made_of
 
 
 def align(pair: Pair, data: pathlib.Path, target: str, means: dict, hp: HyperParams) -> float:
@@ -92,6 +92,8 @@ def check_settings(data: pathlib.Path, settings: dict) -> None:
         changed = [key for key in settings if before[key] != settings[key]]
         if changed:
             raise UserError(f"{data} was prepared with other {', '.join(changed)}: delete it or choose another --data")
+    else:
+        storage.check_own([data / name for name in ("manifest.csv", "slices.csv", "durations.png")])
     storage.write_json(path, settings)
 
 
@@ -115,8 +117,10 @@ def prepare(corpora: dict[str, dict[str, pathlib.Path]], target: str, data: path
         done = parallel(functools.partial(compute_features, hp=hp, channel=channel),
                         [(path, data / "features" / speaker / utterance)
                          for speaker, utterance, path in jobs], "features")
-        frames, bad = {}, {}
-        for (speaker, utterance, _), (n_frames, reason, warnings) in zip(jobs, done):
+        frames, bad, its = {}, {}, {made_of for (speaker, *_), (*_, made_of) in zip(jobs, done) if speaker == target}
+        for (speaker, utterance, _), (n_frames, reason, warnings, made_of) in zip(jobs, done):
+            if made_of in its - {""} and speaker != target:
+                reason = reason or f"the recording of {speaker} is one of {target}, too"
             frames[speaker, utterance], bad[speaker, utterance] = n_frames, reason
             for warning in warnings:
                 print(f"warning: {warning}", file=sys.stderr)
@@ -141,8 +145,10 @@ def prepare(corpora: dict[str, dict[str, pathlib.Path]], target: str, data: path
                          [(pair,) for pair in usable], "alignment")
     for pair, cost in zip(usable, costs):
         pair.dtw_cost = round(cost, 4)
+    had = {pair.split for pair in usable} & ({"val"} if heldout else {"val", "test"})
     for source in sorted(speakers - {target, *others}) if not demo.holds(corpora) else ():
         mismatch.drop([pair for pair in usable if pair.source == source], data, target, hp)
+    refill_splits(pairs, had)
     check_trainable(pairs)
     write_outputs(pairs, data, target, hp)
     return pairs
@@ -170,6 +176,17 @@ def split_pairs(pairs: list[Pair], target_frames: dict[str, int], target: str, p
         elif pair.split == "test" and pair.spliced:
             pair.split, pair.reason = "dropped", "held out of other sources"
     return [pair for pair in pairs if not pair.reason]
+
+
+def refill_splits(pairs: list[Pair], splits: set[str]) -> None:
+    """Where dropping pairs has left none in one of `splits`, give it the last sentence that was to be trained on."""
+    for split in sorted(splits):
+        train = [pair for pair in pairs if pair.split == "train" and pair.has_partner and not pair.spliced]
+        if len(train) > 2 and not any(pair.split == split for pair in pairs):
+            last = max(train, key=lambda pair: (pair.utterance, pair.target_start))
+            for pair in train:
+                if pair.utterance == last.utterance and pair.target_end > last.target_start:
+                    pair.split = split
 
 
 def speaker_mean(speaker: str, pairs: list[Pair], data: pathlib.Path, hp: HyperParams) -> np.ndarray:
@@ -235,6 +252,12 @@ def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
     args = parser.parse_args(argv)
     if args.source and not args.target:
         parser.error("--source needs --target, the speaker whose voice the source is converted to")
+    for is_ignored, message in (
+            (args.pairs and args.pattern != "(.*)", "--pattern chooses files of folders; --pairs names them itself"),
+            (args.unpaired and args.target and not args.source, "--unpaired is for a source and a target"),
+            (args.mirror != arctic.MIRROR and not args.download, "--mirror is for --download")):
+        if is_ignored:
+            parser.error(message)
     if sum(map(bool, (args.source or args.target, args.pairs, args.download))) > 1:
         parser.error("choose one of --source/--target, --pairs and --download")
     if args.download and len(args.download) < 2:

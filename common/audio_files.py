@@ -12,6 +12,7 @@ import stat
 import subprocess
 import sys
 import tempfile
+import zlib
 from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
@@ -141,12 +142,14 @@ def read_audio(path: str | os.PathLike, hp: HyperParams, channel: int | None = N
 
 
 def unread(path: str | os.PathLike, rest: bytes, seconds: float, promised: float) -> list[str]:
-    """What is to be said of a file of which libsndfile read so many `seconds` without an error; `rest` is what follows
-    there. An ogg file ends with a page that is marked as the last (RFC 3533, section 6)."""
+    """What is to be said of a file of which libsndfile read so many `seconds` of those that it `promised`; `rest` is
+    what follows there."""
     with open(path, "rb") as file:
-        kind = file.read(4)
-        file.seek(max(0, os.path.getsize(path) - 2 ** 17))  # a page has 65,307 bytes at most
-        end = file.read()
+        head = file.read(10)
+        kind = head[:4]
+        # Behind a title, the first frame of an mp3 file may say how many follow: otherwise its promise is a guess
+        file.seek(10 + sum((byte & 127) << 7 * i for i, byte in enumerate(head[:5:-1])) if kind[:3] == b"ID3" else 0)
+        is_counted = re.search(rb"Xing|Info", file.read(200))
     # Titles may follow, and a frame of an mp3 file that its tag does not count: 1,441 bytes at most
     if len(rest) == 4096 and (
             kind in (b"OggS", b"fLaC") or rest[:3] == b"ID3" or rest[0] == 0xff and rest[1] >= 0xe0):
@@ -155,22 +158,38 @@ def unread(path: str | os.PathLike, rest: bytes, seconds: float, promised: float
     if kind == b"RIFF" and len(rest) == 4096 and not re.match(rb"[\w ]{4}", rest):  # otherwise the name of a chunk
         return [f"goes on after the {seconds:.1f} s that its header counts, as after a recording that was interrupted; "
                 f"ffmpeg -ignore_length 1 -i {shlex.quote(printable(path))} mended.wav may find the rest"]
-    is_cut = kind == b"OggS" and end[end.rfind(kind):][5:6] < b"\4"
-    if is_cut or seconds < 0.95 * promised:  # an mp3's promise may be a guess
-        return [f"seems to be cut off after {seconds:.1f} s; if some of it is missing, copy or record it again"]
+    if kind == b"OggS" and not is_whole_ogg(path) or seconds < (promised - 0.5 if is_counted else 0.95 * promised):
+        return [f"seems to be damaged or cut off after {seconds:.1f} s; if some is missing, copy or record it again"]
     return []
+
+
+def is_whole_ogg(path: str | os.PathLike) -> bool:
+    """Whether the pages of an ogg file are as they were written, up to one that is marked as the last (RFC 3533,
+    section 6). libsndfile leaves out those that are damaged."""
+    content, start, kind = pathlib.Path(path).read_bytes(), 0, 0
+    # The checksum is that of zlib with the bits of each byte in the other order, and another beginning and end
+    mirrored = bytes(int(f"{byte:08b}"[::-1], 2) for byte in range(256))
+    while (header := content[start:start + 27])[:4] == b"OggS" and len(header) == 27:
+        end = start + 27 + header[26] + sum(content[start + 27:start + 27 + header[26]])
+        page = header[:22] + bytes(4) + content[start + 26:end]
+        checksum = (zlib.crc32(page.translate(mirrored), 0xffffffff) ^ 0xffffffff).to_bytes(4, "big")
+        if checksum.translate(mirrored) != header[22:26]:
+            return False
+        start, kind = end, header[5]
+    return kind & 4 > 0 and content.find(b"OggS", start) < 0  # behind the pages, titles may follow
 
 
 def from_array(samples: np.ndarray, sample_rate: int, hp: HyperParams) -> Recording:
     """Samples (samples,) of any scale and type as a recording; raises BadAudio."""
-    wav = np.array(samples, np.float32)  # a copy, which may be changed
+    wav = np.array(samples, np.float64)
     if wav.ndim != 1:
         raise BadAudio(f"the array has the shape {wav.shape}: give one channel, (samples,)")
     if not sample_rate > 0 or len(wav) * hp.sample_rate < sample_rate:
         raise BadAudio(f"the array holds {len(wav)} samples at {sample_rate} Hz, which is no sound")
     if not np.abs(wav).max() < 1e10:  # squares of larger values overflow; NaN fails the comparison, too
         raise BadAudio("the array holds samples that are not numbers, or far too large")
-    return Recording(wav, sample_rate, [])
+    exponent = np.frexp(np.abs(wav).max())[1]  # by a power of 2 no sample is rounded
+    return Recording(np.ldexp(wav, -exponent).astype(np.float32), sample_rate, [])
 
 
 @contextlib.contextmanager
@@ -182,7 +201,9 @@ def decoded(path: str | os.PathLike) -> Iterator[tuple[pathlib.Path, list[str]]]
                        f"file elsewhere: ffmpeg -i {shlex.quote(str(path))} {shlex.quote(f'{stem}.wav')}")
     with tempfile.TemporaryDirectory() as folder:
         wav = pathlib.Path(folder, "decoded.wav")
-        done = subprocess.run([command, "-nostdin", "-v", "error", "-i", f"file:{os.fspath(path)}", wav],
+        # Sound that begins late, or leaves gaps, gets silence there; 16 bits would cut peaks and lose what is quiet
+        done = subprocess.run([command, "-nostdin", "-v", "error", "-i", f"file:{os.fspath(path)}", "-af",
+                               "aresample=async=1:first_pts=0", "-c:a", "pcm_f32le", "-rf64", "auto", wav],
                               capture_output=True, text=True, errors="replace")
         said = done.stderr.strip()[-200:]
         if done.returncode or not wav.exists():

@@ -75,6 +75,14 @@ def read_json(path: pathlib.Path) -> dict:
         return {}
 
 
+def check_own(paths: list[pathlib.Path]) -> None:
+    """Raise UserError if one of `paths`, which no command of the project wrote, is there and would be replaced."""
+    for path in paths:
+        if path.exists():
+            raise UserError(f"{printable(path)} is there, and no command of this project seems to have written it: "
+                            "move it away, or choose another folder")
+
+
 def save_array(path: pathlib.Path, array: np.ndarray) -> None:
     """Write an array as .npy."""
     with replacing(path) as temporary, open(temporary, "wb") as file:

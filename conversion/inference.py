@@ -71,8 +71,9 @@ class Converter:
     def convert(self, recording: str | os.PathLike | np.ndarray, sample_rate: int | None = None) -> ConvertedRecording:
         """Convert a file, or an array (samples,) of any scale at `sample_rate` (Hz; default: `hp.sample_rate`). Of the
         result, `wav` is (samples,) float32 at `hp.sample_rate`, as long as the recording at least and at the level
-        `hp.loudness_db`. Raises BadAudio, a UserError, if there is no sound in it; warns of what looks odd."""
-        hp, is_array = self.hp, isinstance(recording, np.ndarray)
+        `hp.loudness_db`. Raises BadAudio, a UserError, if there is no sound in it; warns of `remarks`, what looks odd,
+        which Python shows only once if another array has the same."""
+        hp, is_array = self.hp, not isinstance(recording, (str, os.PathLike))
         if sample_rate is not None and not is_array:
             raise UserError("sample_rate is that of an array; a file says its own")
         name = "the array" if is_array else storage.printable(recording)
@@ -81,7 +82,8 @@ class Converter:
         wav, _, odd = utils.normalise_recording(read, hp, False, name)
         with concurrent.futures.ThreadPoolExecutor(cli.cores()) as pool:
             made = convert_recording(wav, self, pool)
-        for text in [*odd, *(f"{name}: {text}" for text in made.remarks)]:
+        made = made._replace(remarks=[*odd, *(f"{name}: {text}" for text in made.remarks)])
+        for text in made.remarks:
             warnings.warn(text, stacklevel=2)
         return made
 

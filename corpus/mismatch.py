@@ -33,13 +33,13 @@ def drop(pairs: list[Pair], data: pathlib.Path, target: str, hp: HyperParams) ->
     def excess(found: np.ndarray, shift: int) -> np.ndarray:
         return found - usual[0] - np.roll(usual[1], -shift)
     named, others = distance(0), np.array([*map(excess, chance, far)])
-    own = excess(named, 0)
+    own, is_named = excess(named, 0), all(pair.name == pair.utterance for pair in pairs)  # not segments of a recording
     limit = find_limit(own, others.std())
     # The best of all that its source and its target were compared with is right, however little better it is
     best = own < np.minimum(others, [*map(np.roll, others, far)]).min(axis=0)
     wrong = (own > limit) & ~(best & np.isfinite(limit))
     hint = misplaced(pairs, {shift: excess(distance(shift), shift) for shift in (0, 1, -1, 2, -2)},
-                     np.percentile(others, 1)) if wrong.sum() > 1 else ""
+                     np.percentile(others, 1)) if wrong.sum() > 1 and is_named else ""
     if wrong.sum() > len(pairs) / 2:
         raise UserError(f"{names}: recordings of the same name do not say the same words. Their distance is "
                         f"{np.median(named):.1f} dB, that of others {np.median(chance):.1f} dB{hint}. Rename them, "

@@ -36,6 +36,7 @@ def evaluate(corpus: data_load.Corpus, out: pathlib.Path, converter: Converter, 
     hp, everything = converter.hp, corpus.split("test", source)
     pairs = [pair for pair in everything if pair.has_partner] or everything
     has_target = pairs[0].has_partner
+    check_results(out)
     corpus.use_base(converter.base)
     if len(pairs) < len(everything):
         print(f"{len(everything) - len(pairs)} held-out recordings that the target did not say are left out")
@@ -191,6 +192,12 @@ def summarise(rows: list[dict], references: list[dict], n_candidates: int) -> di
     gap = mean["MCD dB of the source"] - mean["MCD dB of the copy"]
     summary["MCD gap closed"] = (mean["MCD dB of the source"] - mean["MCD dB"]) / gap
     return summary | {name: value for name, value in mean.items() if "retrieved" not in name}
+
+
+def check_results(out: pathlib.Path) -> None:
+    """Raise UserError if `out` holds a page or measures that `finish` did not write."""
+    if "summary" not in storage.read_json(out / "metrics.json"):
+        storage.check_own([out / "metrics.json", out / "index.html"])
 
 
 def finish(out: pathlib.Path, title: str, rows: list[dict], summary: dict, told: dict | None = None) -> None:

@@ -132,7 +132,7 @@ def preparation(capsys, folder, *more):
 def test_prepro_names_bad_recordings_and_skips_them(speakers, capsys, speaker):
     for make, _, _ in BAD:
         for name in ("anna", "bert"):
-            shutil.copy(speakers / "anna" / "a.wav", speakers / name / f"{make.__name__}.wav")
+            shutil.copy(speakers / name / "a.wav", speakers / name / f"{make.__name__}.wav")
         make(speakers / speaker / f"{make.__name__}.wav")
     status, _, warned = preparation(capsys, speakers)
     assert status == 0
@@ -254,7 +254,7 @@ def test_eval_names_bad_recordings_and_converts_the_good_ones(recordings, run_fo
         assert any(all(part in line for part in (path, reason, cure)) for line in refused)
     good = ["good", *(make.__name__ for make in GOOD)]
     assert {path.name for path in (tmp_path / "out").iterdir()} == {
-        ".lock", "model.json", "index.html", "metrics.json",
+        ".lock", "conversions.json", "index.html", "metrics.json",
         *(f"{name}{end}" for name in good for end in (".wav", ".source.wav", ".png"))}
     for name in good:
         assert soundfile.info(tmp_path / "out" / f"{name}.wav").duration > 0.3
@@ -324,7 +324,7 @@ def test_eval_of_only_bad_recordings_writes_nothing(tmp_path, run_folder, capsys
     status, _, error = run(capsys, eval_script.main, tmp_path / "silent.wav", tmp_path / "headerless.raw", "--out",
                            tmp_path / "out", "--logdir", run_folder)
     assert status == 1 and "silent.wav: is silent" in error and "headerless.raw: cannot be read as audio" in error
-    assert {path.name for path in (tmp_path / "out").iterdir()} == {".lock", "model.json"}
+    assert {path.name for path in (tmp_path / "out").iterdir()} == {".lock", "conversions.json"}
 
 
 @pytest.mark.parametrize("what, message", [

@@ -177,6 +177,32 @@ def test_results_page_includes_earlier_conversions_by_the_same_model(speakers, c
 
 
 @pytest.mark.usefixtures("loaded")
+@pytest.mark.parametrize("name", ["b.wav", "b.source.wav", "b.png", "index.html", "metrics.json"])
+def test_files_of_somebody_else_are_not_replaced(speakers, again, name):
+    """A recording that lay beside the one that was converted became its conversion."""
+    (speakers / "out").mkdir()
+    (speakers / "out" / name).write_text("mine")
+    assert eval_script.main([str(speakers / "anna"), "--logdir", str(speakers), "--out", str(speakers / "out")]) == 1
+    assert (speakers / "out" / name).read_text() == "mine"
+    assert {path.name for path in (speakers / "out").iterdir()} == {name, ".lock"}
+    if name[0] == "b":
+        assert again(speakers / "anna" / "a.wav") == ("a", "a") and again(status=1)[0] == ""
+
+
+@pytest.mark.usefixtures("loaded")
+def test_a_copied_folder_tells_which_model_made_what(speakers, converter, again, monkeypatch):
+    """By their times, what was copied after the note of the model counted as made by it."""
+    out = speakers / "out"
+    assert again() == ("abcd", "abcd")
+    with monkeypatch.context() as patch:
+        patch.setattr(converter, "hp", converter.hp.replace(griffin_lim_iters=3))
+        assert again(speakers / "anna" / "b.wav") == ("b", "b")
+    for number, path in enumerate(sorted(out.iterdir())):
+        os.utime(path, (1.7e9 + number, 1.7e9 + number))
+    assert again() == ("b", "abcd") and again() == ("", "abcd")
+
+
+@pytest.mark.usefixtures("loaded")
 def test_interrupted_conversion_is_not_treated_as_complete(speakers, again, monkeypatch):
     assert again() == ("abcd", "abcd")
     write(speakers / "anna" / "a.wav", words(17))
@@ -285,7 +311,7 @@ def test_remaining_work_is_not_started_after_an_error():
 
 
 @pytest.mark.usefixtures("loaded")
-@pytest.mark.parametrize("room, name", [(20_000, "a.source.wav"), (45_000, "a.png"), (100, "a.source.wav")])
+@pytest.mark.parametrize("room, name", [(20_000, "a.source.wav"), (45_000, "a.png"), (100, "conversions.json")])
 def test_evaluation_on_a_full_disk(speakers, capsys, room, name):
     out = speakers / "out"
     arguments = [speakers / "anna", "--logdir", speakers, "--out", out]
@@ -297,9 +323,10 @@ def test_evaluation_on_a_full_disk(speakers, capsys, room, name):
         status, error = run(capsys, eval_script.main, *arguments)
     assert status == 1 and "Traceback" not in error
     assert f"eval.py: {out / name}: cannot be written (File too large); free some space" in error
-    assert "0.wav: is empty" in error
+    assert ("0.wav: is empty" in error) == (name != "conversions.json")
     after = contents(out)
-    assert "a.wav" not in after and {file for file in after if after[file] != before[file]} <= {"a.source.wav", "a.png"}
+    assert ("a.wav" in after) == (name == "conversions.json")
+    assert {file for file in after if after[file] != before[file]} <= {"a.source.wav", "a.png", "conversions.json"}
     assert leftovers(speakers) == []
     (speakers / "anna" / "0.wav").unlink()
     assert run(capsys, eval_script.main, *arguments)[0] == 0

@@ -91,6 +91,14 @@ def test_no_resume_starts_a_new_run_with_the_corpus_of_the_previous_one(folder):
     assert open_run("--logdir", "run", "--no-resume", "--data", "other").data.name == "other"
 
 
+def test_no_resume_removes_nothing_where_there_is_no_run(folder):
+    """It emptied train/ and samples/ of whatever folder --logdir named."""
+    (folder / "mine" / "samples").mkdir()
+    assert not open_run("--logdir", "mine", "--no-resume", "--data", "mine").no_resume
+    begin("mine", "--data", "mine")
+    assert open_run("--logdir", "mine", "--no-resume").no_resume
+
+
 @pytest.mark.parametrize("flags, script, message", [
     (["--data", "other"], train, "was begun with --data .*mine, not other: leave --data out"),
     ([], train_gan, "was begun by train.py, not train_gan.py: choose another --logdir"),

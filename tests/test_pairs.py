@@ -68,6 +68,19 @@ def test_pairs_that_are_wrong_from_some_sentence_on_are_dropped(spoken, tmp_path
         capsys.readouterr().err)
 
 
+def test_segments_of_a_recording_are_not_to_be_renamed(spoken, tmp_path, serial, capsys, monkeypatch):
+    def renamed(pairs, *rest):
+        for pair in pairs:
+            pair.utterance = "chapter"
+        monkeypatch.setattr(mismatch.pairing, "load_mels", lambda pair, *_: load(
+            pair.__class__(**{**pair.__dict__, "utterance": pair.name}), *_))
+        drop(pairs, *rest)
+    drop, load = mismatch.drop, mismatch.pairing.load_mels
+    monkeypatch.setattr(mismatch, "drop", renamed)
+    prepare(spoken, tmp_path, lambda number: number + (number >= 10))
+    assert "goes with" not in capsys.readouterr().err
+
+
 def test_the_pairs_of_a_right_order_are_not_called_misplaced(spoken, tmp_path, serial, capsys):
     prepare(spoken, tmp_path, lambda number: {3: 9, 9: 3}.get(number, number))  # two are exchanged
     assert "fit the target's recording" not in capsys.readouterr().err
@@ -134,7 +147,7 @@ def test_another_recording_of_the_same_name_time_and_size_is_noticed(spoken, tmp
     path, stem = tmp_path / "a.wav", tmp_path / "features" / "a"
     shutil.copy(spoken / "man" / "01.wav", path)
     before = path.stat()
-    frames, reason, _ = prepro.compute_features(path, stem, TINY)
+    frames, reason, *_ = prepro.compute_features(path, stem, TINY)
     assert frames and not reason
     mel = stem.with_name("a.mel.npy").read_bytes()
     write(path, words(33, seconds=1.3, pitch=210.0))

@@ -5,6 +5,7 @@ import os
 import random
 import re
 import shlex
+import shutil
 import unicodedata
 
 import numpy as np
@@ -153,8 +154,9 @@ def test_accents_are_one_character_or_two(tmp_path):
     """Macs used to write two characters, other systems write one."""
     names = ["é1", "ñandú", "각", "Å ö", "plain"]
     for number, name in enumerate(names):
-        for speaker, form in (("anna", "NFC"), ("bert", "NFD")):
-            write(tmp_path / speaker / f"{unicodedata.normalize(form, name)}.wav", words(number, seconds=1.3))
+        for speaker, form, pitch in (("anna", "NFC", 180.0), ("bert", "NFD", 110.0)):
+            write(tmp_path / speaker / f"{unicodedata.normalize(form, name)}.wav",
+                  words(number, seconds=1.3, pitch=pitch))
     (tmp_path / "heldout.txt").write_text(unicodedata.normalize("NFD", names[1]), encoding="utf-8")
     pairs = prepare(tmp_path, "--heldout", tmp_path / "heldout.txt")
     assert {name for _, name in pairs} == {*names} and not any(pair.reason for pair in pairs.values())
@@ -389,7 +391,7 @@ def test_error_for_features_of_another_version_says_what_to_do(folder, capsys, v
     with pytest.raises(UserError, match="another version .*: delete .* and run prepro.py again"):
         manifest.check_signal(folder / "data", HyperParams())
     assert "delete" in fails(capsys, folder)
-    path.unlink()
+    shutil.rmtree(folder / "data")
     prepare(folder)
     assert manifest.check_signal(folder / "data", HyperParams())["version"] == manifest.VERSION
 
@@ -399,8 +401,8 @@ def test_statistics_come_from_training_data_only(folder):
     held_out = [name for (_, name), pair in pairs.items() if pair.split in ("val", "test")]
     assert len(held_out) == 2
     for name in held_out:
-        for speaker in ("anna", "bert"):
-            write(folder / speaker / f"{name}.wav", words(99 + ord(name), seconds=1.5))
+        for speaker, pitch in (("anna", 180.0), ("bert", 110.0)):
+            write(folder / speaker / f"{name}.wav", words(99 + ord(name), seconds=1.5, pitch=pitch))
     other = prepare(folder, data="other")
     for name in set(IDS) - set(held_out):
         assert pairs["anna", name].dtw_cost == other["anna", name].dtw_cost
@@ -452,3 +454,55 @@ def test_two_pairs_are_too_few(tmp_path, capsys):
     record(tmp_path, "bert", ["a", "b"])
     assert "no pair is left to train on; 2 can be used" in fails(capsys, tmp_path)
     assert not (tmp_path / "data" / "manifest.csv").exists()
+
+
+@pytest.mark.parametrize("name", ["manifest.csv", "slices.csv", "durations.png"])
+def test_a_table_of_somebody_else_is_not_replaced(folder, capsys, name):
+    (folder / "data").mkdir()
+    (folder / "data" / name).write_text("file|text")
+    assert f"{name} is there, and no command of this project" in fails(capsys, folder)
+    assert (folder / "data" / name).read_text() == "file|text"
+
+
+def test_recordings_of_the_target_among_those_of_a_source_are_left_out(folder, capsys):
+    """With the target's folder inside the source's, all pairs were the target with itself."""
+    assert not [pair for pair in prepare(folder).values() if pair.reason]
+    for name in "bd":
+        (folder / "anna" / f"{name}.wav").write_bytes((folder / "bert" / f"{name}.wav").read_bytes())
+    found = prepare(folder)
+    capsys.readouterr()
+    assert {name for (_, name), pair in found.items() if pair.reason == "the recording of anna is one of bert, too"
+            } == {"b", "d"} == {name for (_, name), pair in found.items() if pair.split == "dropped"}
+    for name in IDS:
+        (folder / "anna" / f"{name}.wav").write_bytes((folder / "bert" / f"{name}.wav").read_bytes())
+    assert "no pair is left to train on" in (told := fails(capsys, folder)) and "is one of bert, too" in told
+    assert "no recording of anna is left to learn from" in fails(capsys, folder, "--unpaired", data="other")
+
+
+def test_names_that_differ_in_capitals_only_are_told(tmp_path, capsys):
+    record(tmp_path, "anna", IDS, "Take_{}.wav")
+    record(tmp_path, "bert", IDS, "take_{}.WAV")
+    prepare(tmp_path)
+    assert "5 differ in capitals only, for instance Take_a.wav and take_a.WAV: rename" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("lost", ["val", "test"])
+def test_dropped_pairs_leave_something_to_validate_and_to_test_with(folder, monkeypatch, lost):
+    """Training refused a corpus whose one validation sentence said other words."""
+    def drop(pairs, *_):
+        for pair in pairs:
+            if pair.split == lost:
+                pair.split, pair.reason = "dropped", "other words?"
+    monkeypatch.setattr(prepro.mismatch, "drop", drop)
+    splits = [pair.split for pair in prepare(folder).values()]
+    assert sorted(splits) == ["dropped", "test", "train", "train", "val"]
+
+
+@pytest.mark.parametrize("flags, message", [
+    (["--pairs", "a.csv", "--pattern", "x(.*)"], "--pattern chooses files of folders"),
+    (["--target", "a", "--unpaired"], "--unpaired is for a source and a target"),
+    (["--mirror", "http://a"], "--mirror is for --download")])
+def test_flags_that_would_do_nothing_are_refused(capsys, flags, message):
+    with pytest.raises(SystemExit):
+        prepro.parse_arguments([*flags, "--data", "data"])
+    assert message in capsys.readouterr().err

@@ -29,11 +29,13 @@ def test_any_path_holds_a_run(tmp_path, name):
 def test_settings_of_a_notebook_or_of_another_keras_are_not_taken_over(tmp_path):
     # TensorBoard, which run_folder imports, reads tf.keras
     code = ("from training import run_folder; import keras; from evaluation import figures; "
-            "print(keras.backend.backend())")
+            "print(keras.backend.backend(), keras.config.floatx(), keras.config.image_data_format())")
+    (tmp_path / "keras.json").write_text('{"floatx": "float64", "image_data_format": "channels_first"}')
     done = subprocess.run([sys.executable, "-c", code], cwd=os.path.dirname(utils.__file__), text=True,
                           capture_output=True, env=os.environ | {"KERAS_BACKEND": "jax", "TF_USE_LEGACY_KERAS": "1",
-                                                                     "MPLBACKEND": "nonsense"})
-    assert done.stdout.split() == ["tensorflow"] and not done.stderr
+                                                                     "MPLBACKEND": "nonsense",
+                                                                     "KERAS_HOME": str(tmp_path)})
+    assert done.stdout.split() == ["tensorflow", "float32", "channels_last"] and not done.stderr
 
 
 def test_a_name_in_another_script_is_drawn_without_warnings(tmp_path):
@@ -131,6 +133,37 @@ def test_real_voice_messages_are_decoded(tmp_path, monkeypatch, ending):
         assert "ffmpeg found it damaged or cut off" in audio_files.read_audio(message, TINY).warnings[0]
 
 
+def test_sound_that_begins_late_or_is_louder_than_full_scale_is_read_as_it_is(tmp_path, monkeypatch):
+    """Of a video whose sound begins after its picture the silence was left out; 16 bits cut the peaks."""
+    ffmpeg, message = imageio_ffmpeg.get_ffmpeg_exe(), tmp_path / "late.mkv"
+    monkeypatch.setattr(shutil, "which", lambda name: ffmpeg)
+    wav = 3.0 * words(1) / np.abs(words(1)).max()
+    write(tmp_path / "a.wav", wav, subtype="FLOAT")
+    picture = ["-f", "lavfi", "-i", "color=size=16x16:rate=5:duration=4"]
+    subprocess.run([ffmpeg, "-v", "error", *picture, "-itsoffset", "2", "-i", tmp_path / "a.wav", "-map", "0:v",
+                    "-map", "1:a", "-c:a", "pcm_f32le", "-c:v", "mpeg4", message], check=True)
+    found = audio_files.read_audio(message, TINY).wav
+    assert len(found) == pytest.approx(48000, abs=400) and not found[:31500].any()
+    assert np.abs(found).max() == pytest.approx(3.0, rel=1e-3)
+
+
+@pytest.mark.parametrize("ending, seconds", [("ogg", 4), ("opus", 4), ("ogg", 30), ("mp3", 30)])
+def test_a_file_that_is_damaged_in_the_middle_is_said_to_be(tmp_path, ending, seconds):
+    """What could not be decoded was left out, or replaced by silence, without a word."""
+    path = tmp_path / f"a.{ending}"
+    soundfile.write(path, np.tile(words(1), seconds), 16000, format="MP3" if ending == "mp3" else "OGG",
+                    subtype={"ogg": "VORBIS", "opus": "OPUS", "mp3": "MPEG_LAYER_III"}[ending])
+    whole = path.read_bytes()
+    middle, missing = len(whole) // 2, len(whole) // 20
+    others = [whole[:len(whole) - missing], whole[:middle] + whole[middle + missing:]]
+    others += [whole[:middle] + bytes(missing) + whole[middle + missing:]] if ending != "mp3" else []
+    for content in others:
+        path.write_bytes(content)
+        assert "seems to be damaged or cut off" in audio_files.read_audio(path, TINY).warnings[0]
+    path.write_bytes(whole + b"TAG" + bytes(125))
+    assert not audio_files.read_audio(path, TINY).warnings
+
+
 def test_ffmpeg_reads_what_begins_like_other_recordings(tmp_path, monkeypatch):
     """An aac file with a title, as an mp3 has it, and Speex, which lies in ogg files."""
     ffmpeg, message = imageio_ffmpeg.get_ffmpeg_exe(), tmp_path / "message.aac"
@@ -190,7 +223,7 @@ def test_a_file_that_is_cut_off_is_said_to_be(tmp_path, ending):
     assert not audio_files.read_audio(path, TINY).warnings
     path.write_bytes(path.read_bytes()[:path.stat().st_size // 2])
     read = audio_files.read_audio(path, TINY)
-    assert re.search(rf"a.{ending}: seems to be cut off after \d.\d s", read.warnings[0])
+    assert re.search(rf"a.{ending}: seems to be damaged or cut off after \d.\d s", read.warnings[0])
     assert 0.5 < len(read.wav) / read.sample_rate < 3.0
 
 
@@ -227,6 +260,13 @@ def test_speech_that_was_recorded_too_loud_is_said_to_be(gain, told):
         loud = audio_files.from_array(np.clip(gain * wav / np.abs(wav).max(), -1.0, 1.0), 16000, TINY)
         found = utils.normalise_recording(loud, TINY, False, "a.wav").warnings
         assert any("a.wav: was recorded too loud" in text for text in found) == told
+
+
+def test_the_crests_of_rumble_are_not_cut_off():
+    speech, time = words(1), np.arange(16000) / 16000
+    for hertz in (5.0, 20.0):
+        rumble = audio_files.from_array(0.1 * speech + 0.8 * np.sin(2 * np.pi * hertz * time), 16000, TINY)
+        assert not any("too loud" in text for text in utils.normalise_recording(rumble, TINY, False, "a.wav").warnings)
 
 
 def test_mp2_and_the_spheres_of_speech_corpora_are_read_or_refused_with_the_command(tmp_path):

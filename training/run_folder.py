@@ -113,7 +113,8 @@ def open_run(args: argparse.Namespace, script: str, inherit_with: dict | None = 
         check_run_info(info, logdir, script, data, init_from)
         init_from = init_from or info.get("init_from")
     checkpoint = checkpoints.newest_readable(existing)
-    return RunPlan(logdir, script, resuming, args.no_resume, hp, data, init_from, checkpoint,
+    was_run = bool(info or checkpoints.checkpoints_in(logdir / "checkpoints")) or (logdir / "hparams.json").exists()
+    return RunPlan(logdir, script, resuming, args.no_resume and was_run, hp, data, init_from, checkpoint,
                    checkpoints.best_checkpoint(init_from) if init_from and not checkpoint else None)
 
 
