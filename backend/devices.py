@@ -69,10 +69,7 @@ quiet = os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3") not in ("0", "1", "2"
 # Keras imports the hidden modules where it finds them, for wrappers that nobody needs here: a quarter of its start
 with (captured_stderr() if quiet else contextlib.nullcontext(), kept_for_good(),
       hidden("sklearn", "matplotlib.pyplot", "IPython")):
-    import keras
     import tensorflow as tf
-    keras.config.set_floatx("float32")  # whatever another project left in ~/.keras/keras.json
-    keras.config.set_image_data_format("channels_last")
     tf.config.list_physical_devices()  # now, because it complains about drivers
 
 

@@ -10,9 +10,11 @@ import functools
 import threading
 
 from backend import devices  # noqa: F401  before TensorFlow
-from keras import layers, ops
+from keras import config, layers, ops
 import tensorflow as tf
 
+config.set_floatx("float32")  # whatever another project left in ~/.keras/keras.json
+config.set_image_data_format("channels_last")
 # Without AutoGraph: loops over tensors are written as such, and to look for others in all of Keras takes half of the
 # time of compilation
 compiled = functools.partial(tf.function, autograph=False)

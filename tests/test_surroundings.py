@@ -28,7 +28,7 @@ def test_any_path_holds_a_run(tmp_path, name):
 
 def test_settings_of_a_notebook_or_of_another_keras_are_not_taken_over(tmp_path):
     # TensorBoard, which run_folder imports, reads tf.keras
-    code = ("from training import run_folder; import keras; from evaluation import figures; "
+    code = ("from training import run_folder; import keras, modules; from evaluation import figures; "
             "print(keras.backend.backend(), keras.config.floatx(), keras.config.image_data_format())")
     (tmp_path / "keras.json").write_text('{"floatx": "float64", "image_data_format": "channels_first"}')
     done = subprocess.run([sys.executable, "-c", code], cwd=os.path.dirname(utils.__file__), text=True,
