@@ -18,7 +18,6 @@ Writes below OUT:
     paths/SOURCE/NAME.npy    (T,) float32, the source position in frames of each target frame, by dynamic time warping
     manifest.csv             one row for each pair: durations, DTW cost, split, and why a pair was dropped
     slices.csv               crops of 1 to 2 s of the training pairs, in frames of the target
-    durations.png            histogram of durations
 """
 import argparse
 import dataclasses
@@ -33,7 +32,6 @@ import utils
 from common import audio_files, cli, storage
 from common.cli import UserError, workers
 from corpus import alignment, analysis, arctic, demo, manifest, mismatch, pairing
-from evaluation import figures
 from corpus.manifest import Pair
 from corpus.pairing import load_mel
 from hyperparams import SIGNAL, HyperParams
@@ -93,7 +91,7 @@ def check_settings(data: pathlib.Path, settings: dict) -> None:
         if changed:
             raise UserError(f"{data} was prepared with other {', '.join(changed)}: delete it or choose another --data")
     else:
-        storage.check_own([data / name for name in ("manifest.csv", "slices.csv", "durations.png")])
+        storage.check_own([data / name for name in ("manifest.csv", "slices.csv")])
     storage.write_json(path, settings)
 
 
@@ -150,7 +148,7 @@ def prepare(corpora: dict[str, dict[str, pathlib.Path]], target: str, data: path
         mismatch.drop([pair for pair in usable if pair.source == source], data, target, hp)
     refill_splits(pairs, had)
     check_trainable(pairs)
-    write_outputs(pairs, data, target, hp)
+    write_outputs(pairs, data, hp)
     return pairs
 
 
@@ -197,21 +195,14 @@ def speaker_mean(speaker: str, pairs: list[Pair], data: pathlib.Path, hp: HyperP
                            for utterance in utterances]).mean(axis=0)
 
 
-def write_outputs(pairs: list[Pair], data: pathlib.Path, target: str, hp: HyperParams) -> None:
-    """Write slices.csv, durations.png and, last, the manifest, which shows that everything is complete."""
+def write_outputs(pairs: list[Pair], data: pathlib.Path, hp: HyperParams) -> None:
+    """Write slices.csv and, last, the manifest, which shows that everything is complete."""
     slices = []
     for pair in pairs:
         if pair.split == "train":
             slices += [(pair.name, pair.source, *row) for row in alignment.make_slices(
                 pair.target_end - pair.target_start, f"{hp.seed} {pair.source} {pair.name}", hp)]
     manifest.write_csv(data / "slices.csv", ["name", "source", "target_start", "target_end"], slices)
-    usable = [pair for pair in pairs if not pair.reason]
-    seconds = {target: [pair.target_seconds for pair in usable if pair.has_partner and pair.source == usable[0].source]}
-    # Spliced pairs have the target's durations, not those of their source's recordings
-    mixed = {pair.source for pair in usable if pair.spliced}
-    for source in sorted({pair.source for pair in usable} - mixed - {target}):
-        seconds[source] = [pair.source_seconds for pair in usable if pair.source == source]
-    figures.plot_durations(data / "durations.png", seconds)
     manifest.write_csv(data / "manifest.csv", [field.name for field in dataclasses.fields(Pair)],
                        [dataclasses.astuple(pair) for pair in pairs])
 
@@ -229,7 +220,7 @@ def print_summary(pairs: list[Pair], data: pathlib.Path) -> None:
         print(f"dropped {pair.source}/{pair.name}: {pair.reason}", file=sys.stderr)
     if len(dropped) > 20:
         print(f"... and {len(dropped) - 20} more, all in {data / 'manifest.csv'}", file=sys.stderr)
-    print(f"wrote {data / 'manifest.csv'}, slices.csv and durations.png")
+    print(f"wrote {data / 'manifest.csv'} and slices.csv")
 
 
 def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:

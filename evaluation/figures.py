@@ -1,4 +1,4 @@
-"""Pictures of conversions, curves and durations as PNG files, made without pyplot, so without display or global
+"""Pictures of conversions and curves as PNG files, made without pyplot, so without display or global
 state."""
 import os
 import warnings
@@ -7,8 +7,6 @@ from typing import NamedTuple
 os.environ["MPLBACKEND"] = "agg"  # a notebook hands on the name of a backend that is not installed here
 
 import numpy as np
-from matplotlib.axes import Axes
-from matplotlib.colors import to_rgba
 from matplotlib.figure import Figure
 
 import utils
@@ -94,7 +92,13 @@ def plot_curves(path: str | os.PathLike, curves: dict[str, tuple[np.ndarray, np.
     curves = {name: curve for name, curve in curves.items() if len(curve[0])}
     if not curves:
         return
-    figure, axes = plain_axes(title, "step", ylabel)
+    figure = Figure(figsize=(8, 4.2), layout="constrained")
+    axes = figure.subplots()
+    axes.set_title(literal(title), loc="left", fontsize=12, fontweight="bold")
+    axes.set(xlabel="step", ylabel=literal(ylabel))
+    axes.grid(which="both", color="#dddddd", linewidth=0.6)
+    axes.set_axisbelow(True)
+    axes.spines[["top", "right"]].set_visible(False)
     for index, (name, (steps, values)) in enumerate(curves.items()):
         gaps = np.flatnonzero(np.diff(steps) > 3 * np.median(np.diff(steps))) + 1 if len(steps) > 2 else []
         axes.plot(np.insert(np.asarray(steps, float), gaps, np.nan), np.insert(np.asarray(values, float), gaps, np.nan),
@@ -107,28 +111,3 @@ def plot_curves(path: str | os.PathLike, curves: dict[str, tuple[np.ndarray, np.
         axes.yaxis.set_major_formatter("{x:g}")
     axes.legend(fontsize=9)
     save_figure(figure, path)
-
-
-def plot_durations(path: str | os.PathLike, seconds: dict[str, list[float]]) -> None:
-    """Draw the durations (s) of each speaker's recordings as histograms over each other, with common bins."""
-    figure, axes = plain_axes("Durations", "duration (s)", "recordings")
-    bins = np.histogram_bin_edges([value for values in seconds.values() for value in values], bins=30)
-    for index, (speaker, values) in enumerate(seconds.items()):
-        colour = COLOURS[index % len(COLOURS)]
-        axes.hist(values, bins=bins, histtype="stepfilled", facecolor=to_rgba(colour, 0.3), edgecolor=colour,
-                  linewidth=1.4, label=f"{literal(speaker)}: {len(values)} recordings, {sum(values) / 60:.1f} min")
-    axes.yaxis.get_major_locator().set_params(integer=True)
-    axes.legend(fontsize=9)
-    save_figure(figure, path)
-
-
-def plain_axes(title: str, xlabel: str, ylabel: str) -> tuple[Figure, Axes]:
-    """Return (figure, axes) with a grid behind the data."""
-    figure = Figure(figsize=(8, 4.2), layout="constrained")
-    axes = figure.subplots()
-    axes.set_title(literal(title), loc="left", fontsize=12, fontweight="bold")
-    axes.set(xlabel=xlabel, ylabel=literal(ylabel))
-    axes.grid(which="both", color="#dddddd", linewidth=0.6)
-    axes.set_axisbelow(True)
-    axes.spines[["top", "right"]].set_visible(False)
-    return figure, axes

@@ -70,11 +70,8 @@ def test_folders_without_a_name_in_common_become_spliced_pairs(folder):
     check_spliced(folder / "data", pairs, "other", set(OTHERS) - {tested.utterance})
 
 
-def test_unpaired_ignores_matching_names_except_for_held_out_sentences(folder, serial, monkeypatch):
-    drawn = {}
-    monkeypatch.setattr(figures, "plot_durations", lambda path, seconds: drawn.update(seconds))
+def test_unpaired_ignores_matching_names_except_for_held_out_sentences(folder, serial):
     pairs = prepare(folder, "--unpaired", "--heldout", folder / "heldout", data="forced").values()
-    assert drawn.keys() == {"bert"} and len(drawn["bert"]) == len(pairs) and min(drawn["bert"]) > 0.5
     (tested,) = [pair for pair in pairs if pair.split == "test"]
     assert tested.name == "c" and tested.has_partner and tested.target_file.endswith("bert/c.wav")
     path = np.load(folder / "forced" / "paths" / "anna" / "c.npy")

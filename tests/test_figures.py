@@ -42,18 +42,16 @@ def drawn_figures(monkeypatch) -> list:
 def test_figures_are_complete_and_no_other_files_remain(tmp_path):
     utterance(tmp_path / "u.png")
     figures.plot_curves(tmp_path / "c.png", {"$a$": (np.arange(1, 50), 1 / np.arange(1, 50))}, "Loss $", "L1 ^$ _$")
-    figures.plot_durations(tmp_path / "d.png", {"rms": [1.0, 2.0, 2.5], "slt": [1.5]})
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["c.png", "d.png", "u.png"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["c.png", "u.png"]
     for path in tmp_path.iterdir():
         width, height = png_size(path)
         assert 600 <= width <= 2000 and 300 <= height <= 2000
 
 
-def test_empty_curves_are_left_out_and_an_empty_speaker_still_gives_a_figure(tmp_path):
+def test_empty_curves_are_left_out(tmp_path):
     figures.plot_curves(tmp_path / "c.png", {"a": ([], []), "b": ([1, 2], [0.5, 0.4])}, "Loss", "L1")
     figures.plot_curves(tmp_path / "none.png", {"a": ([], [])}, "Loss", "L1")
-    figures.plot_durations(tmp_path / "d.png", {"rms": []})
-    assert png_size(tmp_path / "c.png") and png_size(tmp_path / "d.png") and not (tmp_path / "none.png").exists()
+    assert png_size(tmp_path / "c.png") and not (tmp_path / "none.png").exists()
 
 
 def test_panels_share_scales_in_seconds_and_hertz(drawn_figures):
@@ -106,14 +104,6 @@ def test_a_curve_has_a_gap_where_nothing_was_logged(drawn_figures):
     line = drawn_figures[0].axes[0].lines[0]
     np.testing.assert_array_equal(line.get_xdata(), [*steps[:4], np.nan, *steps[4:]])
     np.testing.assert_array_equal(line.get_ydata(), [*values[:4], np.nan, *values[4:]])
-
-
-def test_duration_histograms_share_bins_and_count_all_recordings(drawn_figures):
-    figures.plot_durations("unused.png", {"rms": [1.0, 2.0, 3.0], "slt": [2.0, 4.0]})
-    texts = [text.get_text() for text in drawn_figures[0].axes[0].get_legend().get_texts()]
-    assert texts == ["rms: 3 recordings, 0.1 min", "slt: 2 recordings, 0.1 min"]
-    left, right = zip(*(patch.get_path().get_extents().intervalx for patch in drawn_figures[0].axes[0].patches))
-    assert left == pytest.approx((1.0, 1.0)) and right == pytest.approx((4.0, 4.0))
 
 
 def test_figures_drawn_in_threads_are_identical(tmp_path):

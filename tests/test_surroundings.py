@@ -40,7 +40,7 @@ def test_settings_of_a_notebook_or_of_another_keras_are_not_taken_over(tmp_path)
 
 def test_a_name_in_another_script_is_drawn_without_warnings(tmp_path):
     code = (f"import sys; sys.argv = ['', '--verbose']; from evaluation import figures\n"
-            f"figures.plot_durations('{tmp_path}/a.png', {{'日本語': [1.0, 2.0]}})")
+            f"figures.plot_curves('{tmp_path}/a.png', {{'日本語': ([1, 2], [1.0, 2.0])}}, 'a', 'b')")
     done = subprocess.run([sys.executable, "-c", code], cwd=os.path.dirname(utils.__file__), text=True,
                           capture_output=True, env=os.environ | {"PYTHONWARNINGS": "error::UserWarning"})
     assert not done.stderr and (tmp_path / "a.png").stat().st_size > 1000

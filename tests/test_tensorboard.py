@@ -78,7 +78,7 @@ def test_every_tag_is_in_a_group(tmp_path):
     run.log("train", {"loss": 1.0, "loss/mean_loss1": 2.0, "align/position_loss": 3.0, "gradient_norm": 4.0,
                       "gan/gen_loss": 5.0})
     run.log("validation", {"score": 6.0, "free_running/mcd": 7.0})
-    figures.plot_durations(tmp_path / "p.png", {"a": [1.0]})
+    figures.plot_curves(tmp_path / "p.png", {"a": ([1, 2], [0.5, 0.4])}, "Loss", "L1")
     run.log_sample("rms-demo_001", np.zeros(1600, np.float32), tmp_path / "p.png")
     finish(run)
     data, request, tags = provider(tmp_path), context.RequestContext(), {}
