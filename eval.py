@@ -79,9 +79,9 @@ def unique_names(paths: list[pathlib.Path]) -> list[str]:
     return names
 
 
-class Made:
-    """Which conversions in the folder `out` this script made, and by which model, in conversions.json. What is not
-    named there is somebody's own, and is not replaced. Times do not tell: copying changes them."""
+class Conversions:
+    """Which conversions in the folder `out` are by which model, in conversions.json. Other files of their names are
+    somebody's own, and are not replaced. Times would not tell: copying changes them."""
 
     def __init__(self, out: pathlib.Path, converter: Converter, names: list[str]):
         """Begin to convert `names`; raises UserError if a file is in the way."""
@@ -90,16 +90,20 @@ class Made:
         for array in (*converter.generator.weights, *converter.base):
             digest.update(np.ascontiguousarray(array).tobytes())
         self.out, self.model, self.lock = out, digest.hexdigest(), threading.Lock()
-        self.models = storage.read_json(out / "conversions.json")  # of each name; "" while it is being converted
-        storage.check_own([out / file for name in names if name not in self.models for file in outputs(name)])
+        self.path = out / "conversions.json"
+        self.models = storage.read_json(self.path)  # of each name; "" while it is being converted
+        if not all(isinstance(model, str) for model in self.models.values()) or not self.models:
+            self.models = {}
+            storage.check_own([self.path])
+        known = {*map(str.casefold, self.models)}  # on a Mac, capitals make no other file
+        storage.check_own([out / file for name in names if name.casefold() not in known for file in outputs(name)])
         heldout.check_results(out)
-        self.note({name: self.models.get(name, "") for name in names})
 
-    def note(self, models: dict[str, str]) -> None:
+    def note(self, name: str, model: str) -> None:
         with self.lock:
-            if models.items() - self.models.items():
-                self.models |= models
-                storage.write_json(self.out / "conversions.json", self.models)
+            if self.models.get(name) != model:
+                self.models[name] = model
+                storage.write_json(self.path, self.models)
 
     def __contains__(self, name: str) -> bool:
         """Whether the conversion `name` is complete and by this model."""
@@ -108,24 +112,24 @@ class Made:
                 and all(map(audio_files.is_whole, files[:2])))
 
 
-def convert_file(path: pathlib.Path, name: str, made: Made, converter: Converter, pool, again: bool = False,
-                 trim: bool = False, channel: int | None = None) -> dict | None:
-    """Convert one recording, unless its conversion is `made` and not wanted `again`. Returns measures and "warnings",
+def convert_file(path: pathlib.Path, name: str, conversions: Conversions, converter: Converter, pool,
+                 again: bool = False, trim: bool = False, channel: int | None = None) -> dict | None:
+    """Convert one recording, unless it is among `conversions` and not wanted `again`. Returns measures and "warnings",
     or None if there was nothing to do. Raises BadAudio, and UserError if a file cannot be written."""
     hp = converter.hp
-    converted, source, picture = (made.out / file for file in outputs(name))
+    converted, source, picture = (conversions.out / file for file in outputs(name))
     wav, _, warnings = utils.load_recording(path, hp, trim, channel)
-    if not again and name in made and source.read_bytes() == audio_files.encode_wav(wav, hp):
+    if not again and name in conversions and source.read_bytes() == audio_files.encode_wav(wav, hp):
         return None
     result = convert_recording(wav, converter, pool)
     warnings += [f"{storage.printable(path)}: {text}" for text in result.remarks]
-    made.note({name: ""})
+    conversions.note(name, "")
     converted.unlink(missing_ok=True)  # it is written last: where it is, all files are of the same recording
     audio_files.save_wav(source, wav, hp)
     title = name if len(result.chunks) == 1 else f"{name}, first of {len(result.chunks)} chunks"
     figures.plot_conversion(picture, result.heard, result.first, None, None, hp, title)
     audio_files.save_wav(converted, result.wav, hp)
-    made.note({name: made.model})
+    conversions.note(name, conversions.model)
     pitches = [float(np.median(hertz[hertz > 0.0])) if (hertz > 0.0).any() else None
                for hertz in (result.hertz, analysis.pitch(result.wav, hp))]
     found = {"speech s": sum(len(chunk.wav) for chunk in result.chunks) / hp.sample_rate, "source F0 Hz": pitches[0],
@@ -147,12 +151,12 @@ def convert_files(recordings: list[pathlib.Path], out: pathlib.Path, converter: 
     if taken:
         raise UserError(f"{storage.printable(min(taken))} would be overwritten; choose another --out")
     with cli.locked(out, "--out"):
-        made = Made(out, converter, names)
+        conversions = Conversions(out, converter, names)
         # Several files at a time: a decoder step waits for the step before it, so one file leaves most cores idle
         with (concurrent.futures.ThreadPoolExecutor(cli.cores()) as pool,
               concurrent.futures.ThreadPoolExecutor(min(FILES_AT_ONCE, cli.cores())) as files):
-            running = {name: files.submit(convert_file, path, name, made, converter, pool, overwrite, trim, channel)
-                       for path, name in zip(recordings, names)}
+            running = {name: files.submit(convert_file, path, name, conversions, converter, pool, overwrite, trim,
+                                          channel) for path, name in zip(recordings, names)}
             try:
                 for name, future in tqdm(running.items(), "converting", disable=None):
                     try:
@@ -164,15 +168,17 @@ def convert_files(recordings: list[pathlib.Path], out: pathlib.Path, converter: 
                 raise
             finally:  # after an error the files that have not begun are cancelled
                 files.shutdown(cancel_futures=True)
-        write_results(made, names, found, title, converter.hp)
+        write_results(conversions, names, found, title, converter.hp)
     return len(names) - len(found)
 
 
-def write_results(made: Made, names: list[str], found: dict[str, dict | None], title: str, hp: HyperParams) -> None:
-    """Write the page and metrics.json of all conversions that are `made` by the model: first `names` as far as they are
-    in `found` (see `convert_file`), then those of earlier commands."""
-    out, others = made.out, sorted({name for name, model in made.models.items() if model} - {*names})
-    shown = [*found, *(name for name in others if name in made)]
+def write_results(conversions: Conversions, names: list[str], found: dict[str, dict | None], title: str,
+                  hp: HyperParams) -> None:
+    """Write the page and metrics.json of all `conversions` by the model: first `names` as far as they are in `found`
+    (see `convert_file`), then those of earlier commands."""
+    out = conversions.out
+    others = sorted(name for name in {*conversions.models} - {*names} if (out / f"{name}.wav").exists())
+    shown = [*found, *(name for name in others if name in conversions)]
     before, rows = storage.read_json(out / "metrics.json"), []
     for name in shown:
         converted, source, picture = outputs(name)

@@ -115,10 +115,11 @@ def prepare(corpora: dict[str, dict[str, pathlib.Path]], target: str, data: path
         done = parallel(functools.partial(compute_features, hp=hp, channel=channel),
                         [(path, data / "features" / speaker / utterance)
                          for speaker, utterance, path in jobs], "features")
-        frames, bad, its = {}, {}, {made_of for (speaker, *_), (*_, made_of) in zip(jobs, done) if speaker == target}
-        for (speaker, utterance, _), (n_frames, reason, warnings, made_of) in zip(jobs, done):
-            if made_of in its - {""} and speaker != target:
-                reason = reason or f"the recording of {speaker} is one of {target}, too"
+        frames, bad = {}, {}
+        target_hashes = {made_of for (speaker, *_), (*_, made_of) in zip(jobs, done) if speaker == target} - {""}
+        for (speaker, utterance, path), (n_frames, reason, warnings, made_of) in zip(jobs, done):
+            if speaker != target and made_of in target_hashes:
+                reason = f"{storage.printable(path)} is a recording of {target}, too: remove it from those of {speaker}"
             frames[speaker, utterance], bad[speaker, utterance] = n_frames, reason
             for warning in warnings:
                 print(f"warning: {warning}", file=sys.stderr)
@@ -177,14 +178,22 @@ def split_pairs(pairs: list[Pair], target_frames: dict[str, int], target: str, p
 
 
 def refill_splits(pairs: list[Pair], splits: set[str]) -> None:
-    """Where dropping pairs has left none in one of `splits`, give it the last sentence that was to be trained on."""
-    for split in sorted(splits):
-        train = [pair for pair in pairs if pair.split == "train" and pair.has_partner and not pair.spliced]
-        if len(train) > 2 and not any(pair.split == split for pair in pairs):
-            last = max(train, key=lambda pair: (pair.utterance, pair.target_start))
-            for pair in train:
-                if pair.utterance == last.utterance and pair.target_end > last.target_start:
-                    pair.split = split
+    """Where dropping pairs has left none in one of `splits`, give it the last sentence that was to be trained on, and
+    all that shares its speech of the target."""
+    for split in sorted(splits - {pair.split for pair in pairs}):
+        train = [pair for pair in pairs if pair.split == "train" and pair.has_partner]
+        named = [pair for pair in train if not pair.spliced]
+        last = max(named, key=lambda pair: (pair.utterance, pair.target_start), default=None)
+        moved, start = [], last.target_start if last else 0
+        while last and len(moved) < len(moved := [pair for pair in train if pair.utterance == last.utterance
+                                                  and pair.target_end > start]):
+            start = min(pair.target_start for pair in moved)
+        if len({(pair.utterance, pair.target_start) for pair in named if pair not in moved}) > 1:
+            print(f"{last.name} is not trained on but left for {split}: no other sentence there says the same words")
+            for pair in moved:
+                pair.split = split
+                if split == "test" and pair.spliced:
+                    pair.split, pair.reason = "dropped", "held out of other sources"
 
 
 def speaker_mean(speaker: str, pairs: list[Pair], data: pathlib.Path, hp: HyperParams) -> np.ndarray:

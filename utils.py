@@ -41,9 +41,9 @@ def normalise_recording(recording: audio_files.Recording, hp: HyperParams, trim:
                         name: str) -> audio_files.Recording:
     """What `load_recording` does with a recording that was read; `name` is what errors and warnings call it."""
     wav, sample_rate, warnings = recording
-    ends = np.array([wav.min(initial=0.0), wav.max(initial=0.0)])
-    cut = (np.abs(wav[1:, None] - ends) < 1e-3 * np.abs(ends)).any(axis=1) & (np.abs(np.diff(wav)) < 1e-4 * ends[1])
-    if np.mean(cut) > CLIPPED:
+    span = np.ptp(wav)
+    if sum(np.mean((np.abs(wav[1:] - end) < 5e-4 * span) & (np.abs(np.diff(wav)) < 5e-5 * span))
+           for end in (wav.min(), wav.max())) > CLIPPED:
         warnings.append(f"{name}: was recorded too loud: its peaks are cut off flat, and this distortion is converted, "
                         "too; record it again at a lower level")
     wav -= wav.mean()  # or the filter would swing at both ends

@@ -18,6 +18,7 @@ from typing import NamedTuple
 
 import numpy as np
 import soundfile
+from numpy.typing import ArrayLike
 
 from common import channels
 from common.cli import UserError, run_main
@@ -159,7 +160,7 @@ def unread(path: str | os.PathLike, rest: bytes, seconds: float, promised: float
         return [f"goes on after the {seconds:.1f} s that its header counts, as after a recording that was interrupted; "
                 f"ffmpeg -ignore_length 1 -i {shlex.quote(printable(path))} mended.wav may find the rest"]
     if kind == b"OggS" and not is_whole_ogg(path) or seconds < (promised - 0.5 if is_counted else 0.95 * promised):
-        return [f"seems to be damaged or cut off after {seconds:.1f} s; if some is missing, copy or record it again"]
+        return [f"seems to be damaged or cut off: {seconds:.1f} s are read; if some is missing, copy or record it anew"]
     return []
 
 
@@ -179,9 +180,15 @@ def is_whole_ogg(path: str | os.PathLike) -> bool:
     return kind & 4 > 0 and content.find(b"OggS", start) < 0  # behind the pages, titles may follow
 
 
-def from_array(samples: np.ndarray, sample_rate: int, hp: HyperParams) -> Recording:
+def from_array(samples: ArrayLike, sample_rate: int, hp: HyperParams) -> Recording:
     """Samples (samples,) of any scale and type as a recording; raises BadAudio."""
-    wav = np.array(samples, np.float64)
+    try:
+        wav = np.array(samples)
+        if wav.dtype.kind not in "iufbO":
+            raise ValueError(f"its type is {wav.dtype}")
+        wav = wav.astype(np.float64)
+    except (TypeError, ValueError) as error:
+        raise BadAudio(f"the array holds no samples ({error})") from None
     if wav.ndim != 1:
         raise BadAudio(f"the array has the shape {wav.shape}: give one channel, (samples,)")
     if not sample_rate > 0 or len(wav) * hp.sample_rate < sample_rate:
@@ -201,10 +208,11 @@ def decoded(path: str | os.PathLike) -> Iterator[tuple[pathlib.Path, list[str]]]
                        f"file elsewhere: ffmpeg -i {shlex.quote(str(path))} {shlex.quote(f'{stem}.wav')}")
     with tempfile.TemporaryDirectory() as folder:
         wav = pathlib.Path(folder, "decoded.wav")
-        # Sound that begins late, or leaves gaps, gets silence there; 16 bits would cut peaks and lose what is quiet
-        done = subprocess.run([command, "-nostdin", "-v", "error", "-i", f"file:{os.fspath(path)}", "-af",
-                               "aresample=async=1:first_pts=0", "-c:a", "pcm_f32le", "-rf64", "auto", wav],
-                              capture_output=True, text=True, errors="replace")
+        # Sound that begins late gets silence before it, and no other time stamp is believed: in joined files they begin
+        # anew. 16 bits would cut peaks and lose what is quiet
+        late = "aresample=min_comp=0.001:min_hard_comp=1e9:first_pts=0"
+        done = subprocess.run([command, "-nostdin", "-v", "error", "-i", f"file:{os.fspath(path)}", "-af", late, "-c:a",
+                               "pcm_f32le", "-rf64", "auto", wav], capture_output=True, text=True, errors="replace")
         said = done.stderr.strip()[-200:]
         if done.returncode or not wav.exists():
             raise BadAudio(f"{name}: cannot be decoded by ffmpeg ({said}); record it again or convert it to wav")

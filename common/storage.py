@@ -76,11 +76,11 @@ def read_json(path: pathlib.Path) -> dict:
 
 
 def check_own(paths: list[pathlib.Path]) -> None:
-    """Raise UserError if one of `paths`, which no command of the project wrote, is there and would be replaced."""
+    """Raise UserError if one of `paths`, which nothing notes as written by the project, is there."""
     for path in paths:
         if path.exists():
-            raise UserError(f"{printable(path)} is there, and no command of this project seems to have written it: "
-                            "move it away, or choose another folder")
+            raise UserError(f"{printable(path)} is there and would be replaced, but nothing notes that a command of "
+                            "this project wrote it: move it away, or choose another folder")
 
 
 def save_array(path: pathlib.Path, array: np.ndarray) -> None:

@@ -17,6 +17,7 @@ from conversion import base
 from corpus import analysis
 import numpy as np
 import tensorflow as tf
+from numpy.typing import ArrayLike
 from tqdm import tqdm
 
 from common import audio_files, cli, storage
@@ -68,7 +69,7 @@ class Converter:
         self._draw = recurrent.compiled(generator.postnet, input_signature=[
             tf.TensorSpec((None, None, size)) for size in (self.hp.n_mels, 2)] + [tf.TensorSpec((None, None))])
 
-    def convert(self, recording: str | os.PathLike | np.ndarray, sample_rate: int | None = None) -> ConvertedRecording:
+    def convert(self, recording: str | os.PathLike | ArrayLike, sample_rate: int | None = None) -> ConvertedRecording:
         """Convert a file, or an array (samples,) of any scale at `sample_rate` (Hz; default: `hp.sample_rate`). Of the
         result, `wav` is (samples,) float32 at `hp.sample_rate`, as long as the recording at least and at the level
         `hp.loudness_db`. Raises BadAudio, a UserError, if there is no sound in it; warns of `remarks`, what looks odd,

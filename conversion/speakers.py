@@ -64,22 +64,22 @@ def people_by_timbre(sums: np.ndarray, counts: np.ndarray, people: np.ndarray) -
         return people
     people, found = settle(sums, counts, people), [people]
     while found:
-        before = saved(sums, counts, people)
-        found = [settle(sums, counts, split) for split in splits(sums, counts, people)]
-        found = [each for each in found if each.max() > people.max() and saved(sums, counts, each) > before
-                 and are_apart(sums, counts, each)]
+        found = [(person, settle(sums, counts, split)) for person, split in splits(sums, counts, people)]
+        found = [each for person, each in found if each.max() > people.max() and is_apart(sums, counts, each, person)
+                 and is_apart(sums, counts, each, people.max() + 1)]
         people = max(found, key=lambda each: saved(sums, counts, each), default=people)
     return people
 
 
-def splits(sums: np.ndarray, counts: np.ndarray, people: np.ndarray) -> Iterator[np.ndarray]:
-    """Yield `people` (P,) with the phrases of one of them shared by two, as they deviate in the main direction."""
+def splits(sums: np.ndarray, counts: np.ndarray, people: np.ndarray) -> Iterator[tuple[int, np.ndarray]]:
+    """Yield one of `people` (P,), and all with that one's phrases shared by two, as they deviate in the main
+    direction; the second is the last."""
     _, means = voices(sums, counts, people)
     deviations = (sums - counts[:, None] * means[people]) / np.sqrt(np.maximum(counts, 1))[:, None]
     for person in range(len(means)):
         own = people == person
         direction = np.linalg.svd(deviations[own], full_matrices=False)[2][0]
-        yield np.where(own & (deviations @ direction > 0.0), len(means), people)
+        yield person, np.where(own & (deviations @ direction > 0.0), len(means), people)
 
 
 def settle(sums: np.ndarray, counts: np.ndarray, people: np.ndarray) -> np.ndarray:
@@ -122,12 +122,12 @@ def saved(sums: np.ndarray, counts: np.ndarray, people: np.ndarray) -> float:
     return frames @ np.square(means).sum(axis=1) - TURN * np.count_nonzero(np.diff(people))
 
 
-def are_apart(sums: np.ndarray, counts: np.ndarray, people: np.ndarray) -> bool:
-    """Whether each of `people` (P,) says enough to be told by timbre, and is far enough from the others."""
+def is_apart(sums: np.ndarray, counts: np.ndarray, people: np.ndarray, person: int) -> bool:
+    """Whether one of `people` (P,) says enough to be told by timbre, and is far from all others who do."""
     frames, means = voices(sums, counts, people)
-    least = APART + UNSURE / np.maximum(np.minimum(frames[:, None], frames), 1.0)
-    far = np.square(means[:, None] - means).sum(axis=2) > least
-    return frames.min() >= LEAST_FRAMES and bool(far[~np.eye(len(means), dtype=bool)].all())
+    others = (frames >= LEAST_FRAMES) & (np.arange(len(frames)) != person)
+    least = APART + UNSURE / np.minimum(frames, frames[person])[others]
+    return frames[person] >= LEAST_FRAMES and bool((np.square(means - means[person]).sum(axis=1)[others] > least).all())
 
 
 def people_by_pitch(hertz: np.ndarray, silences: np.ndarray) -> np.ndarray:

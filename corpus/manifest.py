@@ -164,9 +164,10 @@ def pairing_hint(source: dict[str, pathlib.Path], target: dict[str, pathlib.Path
     """How recordings (utterance id -> file) that share no id, or few, could be paired: two example names that are alike
     and a --pattern; or an empty text if their names have nothing else in common."""
     common = len(source.keys() & target.keys())
-    lower = [{key.casefold(): path.name for key, path in files.items()} for files in (source, target)]
-    if len(alike := sorted(lower[0].keys() & lower[1].keys())) > 2 * common:
-        return (f"share {common or 'no'} file names, but {len(alike)} differ in capitals only, for instance "
+    lower = [{key.casefold(): files[key].name for key in files.keys() - others.keys()}
+             for files, others in ((source, target), (target, source))]
+    if len(alike := sorted(lower[0].keys() & lower[1].keys())) > common:
+        return (f"have {len(alike)} file names that differ in capitals only, for instance "
                 f"{' and '.join(printable(side[alike[0]]) for side in lower)}: rename one of each")
     for pattern in ID_PATTERNS:
         found = [[(key, path.name) for path in files.values() if (key := utterance_id(path.stem, pattern)) is not None]

@@ -33,7 +33,8 @@ def drop(pairs: list[Pair], data: pathlib.Path, target: str, hp: HyperParams) ->
     def excess(found: np.ndarray, shift: int) -> np.ndarray:
         return found - usual[0] - np.roll(usual[1], -shift)
     named, others = distance(0), np.array([*map(excess, chance, far)])
-    own, is_named = excess(named, 0), all(pair.name == pair.utterance for pair in pairs)  # not segments of a recording
+    own = excess(named, 0)
+    is_named = all(pair.name == pair.utterance for pair in pairs)  # segments of a recording have no names to change
     limit = find_limit(own, others.std())
     # The best of all that its source and its target were compared with is right, however little better it is
     best = own < np.minimum(others, [*map(np.roll, others, far)]).min(axis=0)

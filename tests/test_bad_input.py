@@ -324,7 +324,7 @@ def test_eval_of_only_bad_recordings_writes_nothing(tmp_path, run_folder, capsys
     status, _, error = run(capsys, eval_script.main, tmp_path / "silent.wav", tmp_path / "headerless.raw", "--out",
                            tmp_path / "out", "--logdir", run_folder)
     assert status == 1 and "silent.wav: is silent" in error and "headerless.raw: cannot be read as audio" in error
-    assert {path.name for path in (tmp_path / "out").iterdir()} == {".lock", "conversions.json"}
+    assert {path.name for path in (tmp_path / "out").iterdir()} == {".lock"}
 
 
 @pytest.mark.parametrize("what, message", [

@@ -1,11 +1,13 @@
 """The results of evaluation for known recordings, compared with values computed by hand."""
 import math
+import types
 
 import numpy as np
 import pytest
 
 import utils
 from common import audio_files
+from common.cli import UserError
 from evaluation import figures, heldout, metrics, world
 from conftest import plain_base, plain_corpus, words
 from conversion.inference import Converted
@@ -38,6 +40,13 @@ def test_summary_equals_values_computed_by_hand():
     assert (summary["utterances"], summary["MCD dB"], summary["MCD dB of the source"]) == (3, 7.0, 8.0)
     assert summary["F0"] == 15.0 and math.isnan(summary["never"])
     assert not any("retrieved" in name for name in summary)
+
+
+@pytest.mark.parametrize("name", ["index.html", "metrics.json"])
+def test_a_page_of_somebody_else_is_not_replaced(corpus, tmp_path, name):
+    (tmp_path / name).write_text("{}")
+    with pytest.raises(UserError, match=f"{name} is there and would be replaced"):
+        heldout.evaluate(corpus, tmp_path, types.SimpleNamespace(hp=corpus.hp), "title")
 
 
 def test_the_content_of_another_sentence_is_not_retrieved(tiny_hp):

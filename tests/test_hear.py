@@ -34,7 +34,8 @@ def test_words_are_read_in_three_formats(tmp_path, content, expected):
     assert hear.read_words(tmp_path / "words") == expected
 
 
-@pytest.mark.parametrize("content", ["a|b\nno text\n", '{"a": "b",\n}', '{"a": 1}', '["a"]', b"\xff\xfe", None])
+@pytest.mark.parametrize("content", ["a|b\nno text\n", "", "a|", "a|...", "a|b\na|c\n",
+                                     '{"a": "b",\n}', '{"a": 1}', '["a"]', b"\xff\xfe", None])
 def test_a_file_that_tells_no_words_is_named(tmp_path, content):
     path = tmp_path / "words"
     if content is not None:
@@ -72,6 +73,7 @@ def test_figures_are_those_of_the_conversions_and_the_gallery_reads_them(folder,
     note = run(folder)
     # Of a one of four words is missing, of b one is wrong and one too many; her-c is right. Seven words are said
     assert note["sentences"] == 3 and note["mean"]["WER %"] == round(100 * 3 / 7, 1)
+    assert note["mean"]["CER %"] == round(100 * (5 + 5 + 0) / (18 + 4 + 9), 1)  # " four"; "fife six" for "five"
     assert note["mean"]["DistillMOS"] == pytest.approx(3.0 + (0.1 + 0.2 + 0.4) / 3, abs=1e-3)
     # Likeness of a is that to her b (1, 0), of b that to her a (0, 1), of c that to the mean of both
     assert note["mean"]["likeness"] == pytest.approx((0.6 + 0.8 + 1.4 / 2 ** 0.5) / 3, abs=1e-3)
@@ -108,3 +110,13 @@ def test_without_words_the_reference_is_what_is_heard_in_the_recordings_of_the_t
     with pytest.raises(AssertionError):
         write(folder / "stranger" / "c.wav", tone(300.0, seconds=0.1))
         run(folder, **{"--words": None})  # she did not say this
+
+
+def test_the_id_of_a_recording_may_follow_a_speaker_and_hold_dots(folder):
+    assert hear.keys(folder / "my-voice-a01.converted.wav") == ["my-voice-a01", "voice-a01", "a01"]
+    assert hear.keys(folder / "take.1.wav") == ["take.1"]
+    assert hear.keys(folder / "me-chapter.000000-000500.converted.wav")[1] == "chapter.000000-000500"
+    for path in (folder / "stranger").glob("*.wav"):
+        path.rename(path.with_name(f"{path.stem.partition('.')[0]}.source.wav"))
+    with pytest.raises(AssertionError):  # nothing is a conversion
+        run(folder)

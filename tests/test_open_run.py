@@ -93,9 +93,14 @@ def test_no_resume_starts_a_new_run_with_the_corpus_of_the_previous_one(folder):
 
 def test_no_resume_removes_nothing_where_there_is_no_run(folder):
     """It emptied train/ and samples/ of whatever folder --logdir named."""
-    (folder / "mine" / "samples").mkdir()
     assert not open_run("--logdir", "mine", "--no-resume", "--data", "mine").no_resume
+    (folder / "mine" / "samples").mkdir()
+    for flags in ([], ["--no-resume"]):
+        with pytest.raises(UserError, match="samples is there and would be replaced"):
+            open_run("--logdir", "mine", "--data", "mine", *flags)
+    (folder / "mine" / "samples").rmdir()
     begin("mine", "--data", "mine")
+    (folder / "mine" / "samples").mkdir()
     assert open_run("--logdir", "mine", "--no-resume").no_resume
 
 

@@ -459,7 +459,7 @@ def test_two_pairs_are_too_few(tmp_path, capsys):
 def test_a_table_of_somebody_else_is_not_replaced(folder, capsys, name):
     (folder / "data").mkdir()
     (folder / "data" / name).write_text("file|text")
-    assert f"{name} is there, and no command of this project" in fails(capsys, folder)
+    assert f"{name} is there and would be replaced" in fails(capsys, folder)
     assert (folder / "data" / name).read_text() == "file|text"
 
 
@@ -470,11 +470,12 @@ def test_recordings_of_the_target_among_those_of_a_source_are_left_out(folder, c
         (folder / "anna" / f"{name}.wav").write_bytes((folder / "bert" / f"{name}.wav").read_bytes())
     found = prepare(folder)
     capsys.readouterr()
-    assert {name for (_, name), pair in found.items() if pair.reason == "the recording of anna is one of bert, too"
-            } == {"b", "d"} == {name for (_, name), pair in found.items() if pair.split == "dropped"}
+    told = "wav is a recording of bert, too: remove it from those of anna"
+    assert {name for (_, name), pair in found.items() if told in pair.reason} == {"b", "d"} == {
+        name for (_, name), pair in found.items() if pair.split == "dropped"}
     for name in IDS:
         (folder / "anna" / f"{name}.wav").write_bytes((folder / "bert" / f"{name}.wav").read_bytes())
-    assert "no pair is left to train on" in (told := fails(capsys, folder)) and "is one of bert, too" in told
+    assert "no pair is left to train on" in (told := fails(capsys, folder)) and "is a recording of bert, too" in told
     assert "no recording of anna is left to learn from" in fails(capsys, folder, "--unpaired", data="other")
 
 
@@ -482,7 +483,8 @@ def test_names_that_differ_in_capitals_only_are_told(tmp_path, capsys):
     record(tmp_path, "anna", IDS, "Take_{}.wav")
     record(tmp_path, "bert", IDS, "take_{}.WAV")
     prepare(tmp_path)
-    assert "5 differ in capitals only, for instance Take_a.wav and take_a.WAV: rename" in capsys.readouterr().err
+    assert ("have 5 file names that differ in capitals only, for instance Take_a.wav and take_a.WAV: rename"
+            in capsys.readouterr().err)
 
 
 @pytest.mark.parametrize("lost", ["val", "test"])
@@ -495,6 +497,20 @@ def test_dropped_pairs_leave_something_to_validate_and_to_test_with(folder, monk
     monkeypatch.setattr(prepro.mismatch, "drop", drop)
     splits = [pair.split for pair in prepare(folder).values()]
     assert sorted(splits) == ["dropped", "test", "train", "train", "val"]
+
+
+def test_a_sentence_that_is_moved_takes_all_its_speech_of_the_target_along(capsys):
+    def pair(source, utterance, start=0, end=100, split="train", **more):
+        return manifest.Pair(f"{utterance}.{start}", utterance, source, split, target_start=start, target_end=end,
+                             **more)
+    chain = [pair("a", "z", 0, 90), pair("b", "z", 0, 120), pair("a", "z", 100, 200), pair("b", "z", 130, 200),
+             pair("c", "z", 110, 140, spliced=1), pair("c", "y", spliced=1), pair("a", "x"), pair("a", "w")]
+    prepro.refill_splits(chain, {"test"})
+    assert [each.split for each in chain] == ["test"] * 4 + ["dropped", "train", "train", "train"]
+    assert "left for test" in capsys.readouterr().out and chain[4].reason == "held out of other sources"
+    one = [pair(source, "x") for source in "abc"]
+    prepro.refill_splits(one, {"val"})
+    assert {each.split for each in one} == {"train"}
 
 
 @pytest.mark.parametrize("flags, message", [

@@ -186,6 +186,14 @@ def test_two_people_must_be_apart_and_say_enough(people):
         assert heard_from(*spoken_by(people, frames, apart)) == [0] * len(people)
 
 
+def test_who_is_told_by_pitch_and_says_little_keeps_no_others_together():
+    people = [0, 1, 0, 1, 2, 0, 1, 0, 1]
+    sums, counts = spoken_by(people, 300, 15.0)
+    sums[4], counts[4] = sums[4] / 5, 60
+    assert people_by_timbre(sums, counts, np.array([0, 0, 0, 0, 1, 0, 0, 0, 0])).tolist() in (
+        people, [0 if x == 0 else 3 - x for x in people])
+
+
 def test_a_short_phrase_is_no_turn_and_what_pitch_mistook_is_mended():
     people = [0, 0, 0, 1, 1, 0, 0, 1]
     sums, counts = spoken_by(people, 300, 15.0)

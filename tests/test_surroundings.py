@@ -147,6 +147,17 @@ def test_sound_that_begins_late_or_is_louder_than_full_scale_is_read_as_it_is(tm
     assert np.abs(found).max() == pytest.approx(3.0, rel=1e-3)
 
 
+def test_joined_messages_of_ffmpeg_are_read_to_their_end(tmp_path, monkeypatch):
+    """Their time stamps begin anew."""
+    ffmpeg = imageio_ffmpeg.get_ffmpeg_exe()
+    monkeypatch.setattr(shutil, "which", lambda name: ffmpeg)
+    write(tmp_path / "a.wav", np.tile(words(1), 2))
+    subprocess.run([ffmpeg, "-v", "error", "-i", tmp_path / "a.wav", tmp_path / "a.webm"], check=True)
+    (tmp_path / "b.webm").write_bytes(2 * (tmp_path / "a.webm").read_bytes())
+    found = audio_files.read_audio(tmp_path / "b.webm", TINY)
+    assert len(found.wav) / found.sample_rate == pytest.approx(4.0, abs=0.1)
+
+
 @pytest.mark.parametrize("ending, seconds", [("ogg", 4), ("opus", 4), ("ogg", 30), ("mp3", 30)])
 def test_a_file_that_is_damaged_in_the_middle_is_said_to_be(tmp_path, ending, seconds):
     """What could not be decoded was left out, or replaced by silence, without a word."""
@@ -162,6 +173,9 @@ def test_a_file_that_is_damaged_in_the_middle_is_said_to_be(tmp_path, ending, se
         assert "seems to be damaged or cut off" in audio_files.read_audio(path, TINY).warnings[0]
     path.write_bytes(whole + b"TAG" + bytes(125))
     assert not audio_files.read_audio(path, TINY).warnings
+    if ending == "mp3":  # with a picture in its title
+        path.write_bytes(b"ID3\4\0\0\0\0\3\2" + bytes(386) + whole[:-missing])
+        assert "seems to be damaged or cut off" in audio_files.read_audio(path, TINY).warnings[0]
 
 
 def test_ffmpeg_reads_what_begins_like_other_recordings(tmp_path, monkeypatch):
@@ -223,7 +237,7 @@ def test_a_file_that_is_cut_off_is_said_to_be(tmp_path, ending):
     assert not audio_files.read_audio(path, TINY).warnings
     path.write_bytes(path.read_bytes()[:path.stat().st_size // 2])
     read = audio_files.read_audio(path, TINY)
-    assert re.search(rf"a.{ending}: seems to be damaged or cut off after \d.\d s", read.warnings[0])
+    assert re.search(rf"a.{ending}: seems to be damaged or cut off: \d.\d s are read", read.warnings[0])
     assert 0.5 < len(read.wav) / read.sample_rate < 3.0
 
 
@@ -257,9 +271,10 @@ def test_a_wav_file_that_goes_on_after_its_header_says_so(tmp_path, share):
 def test_speech_that_was_recorded_too_loud_is_said_to_be(gain, told):
     for seed, pitch in ((1, 110.0), (2, 210.0)):
         wav = words(seed, pitch=pitch)
-        loud = audio_files.from_array(np.clip(gain * wav / np.abs(wav).max(), -1.0, 1.0), 16000, TINY)
-        found = utils.normalise_recording(loud, TINY, False, "a.wav").warnings
-        assert any("a.wav: was recorded too loud" in text for text in found) == told
+        for offset in (0.0, -3.0):
+            loud = audio_files.from_array(np.clip(gain * wav / np.abs(wav).max(), -1.0, 1.0) + offset, 16000, TINY)
+            found = utils.normalise_recording(loud, TINY, False, "a.wav").warnings
+            assert any("a.wav: was recorded too loud" in text for text in found) == told
 
 
 def test_the_crests_of_rumble_are_not_cut_off():

@@ -7,28 +7,31 @@
 Prints a row for the conversions in a folder and writes FOLDER/heard.json, which tools/gallery.py reads. ID.wav and
 ID.converted.wav are conversions; others, as ID.source.wav, are measured, too, but not in the mean. --words is JSON,
 {ID: what is said}, or has lines ( ID "text" ), as CMU Arctic's txt.done.data, or ID|text; an ID there may lack the
-speaker ("a01" for me-a01.wav). Without it the reference is what is heard in the recording of this ID in --like. --mean
-takes the mean of another heard.json.
+speaker ("a01" for my-voice-a01.wav). Without it the reference is what is heard in the recording of this ID in --like.
+--mean takes the mean of another heard.json.
 
-WER %: words that Whisper (base.en, beam of 5; Radford et al. 2022) hears wrong, for each hundred. DistillMOS and DNSMOS
-(overall; Reddy et al. 2022): estimated opinions from 1 to 5. Both judge recordings with noise as well, so compare them
-with those of natural recordings. Likeness: cosine of Resemblyzer's embedding and the mean embedding of the first 100
-recordings of --like, without the one of the same ID; with --source also that to the speaker, and the share nearer to
-the target.
+WER % and CER %: words and characters that Whisper (base.en, beam of 5; Radford et al. 2022) hears wrong, for each
+hundred. DistillMOS and DNSMOS (overall; Reddy et al. 2022): estimated opinions from 1 to 5. Both judge recordings with
+noise as well, so compare them with those of natural recordings. Likeness: cosine of Resemblyzer's embedding and the
+mean embedding of the first 100 recordings of --like, without the one of the same ID; with --source also that to the
+speaker, and the share nearer to the target.
 """
 import argparse
 import functools
 import json
 import pathlib
 import re
+from collections import Counter
+from collections.abc import Sequence
 
 import numpy as np
 import soundfile
 import soxr
 from tqdm import tqdm
 
-from common import cli, storage
+from common import audio_files, cli, storage
 from common.cli import UserError
+from tools.gallery import PARTS
 
 SAMPLE_RATE, NATURAL = 16000, 100
 ARCTIC_LINE = re.compile(r'\(\s*(\S+)\s+"(.*)"\s*\)')
@@ -40,8 +43,8 @@ def words(text: str) -> list[str]:
     return [NUMBERS.get(word, word) for word in re.sub(r"[^a-z0-9' ]", " ", text.lower()).split()]
 
 
-def edits(said: list[str], heard: list[str]) -> int:
-    """The least number of words to replace, drop and add (Levenshtein)."""
+def edits(said: Sequence[str], heard: Sequence[str]) -> int:
+    """The least number of words or characters to replace, drop and add (Levenshtein)."""
     row = list(range(len(heard) + 1))
     for i, word in enumerate(said, 1):
         before, row[0] = row[0], i
@@ -88,8 +91,9 @@ def embed(wav: np.ndarray) -> np.ndarray:
 
 
 def recordings(folder: pathlib.Path) -> list[pathlib.Path]:
-    if not (found := sorted([*folder.glob("*.wav"), *folder.glob("*.flac")])):
-        raise UserError(f"{folder} holds no wav or flac files: name the folder that does")
+    found = [path for path in audio_files.list_audio(folder) if path.suffix.lower() in audio_files.AUDIO_SUFFIXES]
+    if not found:
+        raise UserError(f"{folder} holds no recordings ({audio_files.ALL_SUFFIXES}): name the folder that does")
     return found
 
 
@@ -97,10 +101,13 @@ def read_words(path: pathlib.Path) -> dict[str, str]:
     """What is said in each ID; raises UserError."""
     try:
         text = path.read_text(encoding="utf-8-sig")
-        found = (json.loads(text) if text.lstrip()[:1] == "{" else
-                 dict(map(split_line, filter(str.strip, text.splitlines()))))
-        if not all(isinstance(said, str) for said in found.values()):
-            raise ValueError("there is more in it than texts")
+        is_json = text.lstrip()[:1] == "{"
+        lines = [*(json.loads(text).items() if is_json else map(split_line, filter(str.strip, text.splitlines())))]
+        found = dict(lines)
+        empty = [name for name, said in lines if not isinstance(said, str) or not words(said)]
+        twice = [name for name, times in Counter(name for name, _ in lines).items() if times > 1]
+        if not found or empty or twice:
+            raise ValueError(f"it lacks words of {empty or 'anything'}, or names {twice} twice")
     except (OSError, ValueError) as error:
         raise UserError(f"{path} does not tell what is said ({error}): it is a JSON object {{ID: text}}, or has lines "
                         '( ID "text" ) or ID|text') from None
@@ -118,34 +125,40 @@ def split_line(line: str) -> tuple[str, str]:
 
 
 def figures(rows: list[list[float]]) -> dict[str, float]:
-    """Wrong words for each hundred of all that are said, and means of the other measures."""
-    wrong, said, *others = np.mean(rows, axis=0).tolist()
+    """Wrong words and characters for each hundred of all that are said, and means of the other measures."""
+    wrong, said, wrong_characters, characters, *others = np.mean(rows, axis=0).tolist()
     names = ("DistillMOS", "DNSMOS", "likeness", "likeness to the source", "nearer to the target %")
-    return {"WER %": round(100.0 * wrong / said, 1)} | {name: round(x, 3) for name, x in zip(names, others)}
+    rates = {"WER %": round(100.0 * wrong / said, 1), "CER %": round(100.0 * wrong_characters / characters, 1)}
+    return rates | {name: round(x, 3) for name, x in zip(names, others)}
 
 
 def keys(path: pathlib.Path) -> list[str]:
-    """The ID of a recording, and what it is without a speaker."""
-    name = path.stem.partition(".")[0]
-    return [name, name.partition("-")[2]]
+    """What the ID of a recording may be: its name without ending and part, and the same without a speaker."""
+    name = path.stem.rpartition(".")[0] if path.stem.rpartition(".")[2] in PARTS else path.stem
+    return [name, *(name[dash.end():] for dash in re.finditer("-", name))]
 
 
 def listen(folder: pathlib.Path, said: dict[str, str], *natural: dict[str, np.ndarray]) -> dict:
-    """The content of heard.json; `natural`: embeddings by ID of the target and, if they are known, of the speaker."""
-    note, rows = {"said": {}, "files": {}}, []
-    for path in tqdm(recordings(folder), str(folder), disable=None):
-        name, _, kind = path.stem.partition(".")
-        key = next((key for key in keys(path) if key in said), None)
-        if key is None:
-            raise UserError(f"{path}: nothing tells what is said in {name!r}; add it to the file of --words")
-        wav, true = load(path), words(said[key])
+    """The content of heard.json; `natural`: embeddings by ID of the target and, if they are known, of the speaker.
+    Raises UserError."""
+    note, rows, found = {"said": {}, "files": {}}, [], {}
+    for path in recordings(folder):
+        found[path] = next((key for key in keys(path) if words(said.get(key, ""))), None)
+        if found[path] is None:
+            raise UserError(f"{path}: nothing tells what is said in {keys(path)[0]!r}: give --words a file that does")
+    for path, key in tqdm(found.items(), str(folder), disable=None):
+        wav, true, name = load(path), words(said[key]), keys(path)[0]
         (text, *opinions), embedding = judge(wav), embed(wav)
         means = [np.mean([other for sentence, other in each.items() if sentence != key], axis=0) for each in natural]
         near = [float(embedding @ mean / np.linalg.norm(mean)) for mean in means]
-        row = [edits(true, words(text)), len(true), *opinions, *near, *(100.0 * (near[0] > own) for own in near[1:])]
+        texts = " ".join(true), " ".join(words(text))
+        row = [edits(true, words(text)), len(true), edits(*texts), len(texts[0]), *opinions, *near,
+               *(100.0 * (near[0] > own) for own in near[1:])]
         note["said"][name], note["files"][path.name] = said[key], {"heard": text} | figures([row])
-        rows += [row] if kind in ("", "converted") else []
-    return {"sentences": len(rows), "mean": figures(rows) if rows else {}} | note
+        rows += [row] if path.stem in (name, f"{name}.converted") else []
+    if not rows:
+        raise UserError(f"{folder} holds no conversions, ID.wav or ID.converted.wav")
+    return {"sentences": len(rows), "mean": figures(rows)} | note
 
 
 def main(argv: list[str] | None = None) -> int:

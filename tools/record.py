@@ -9,7 +9,6 @@ deleted after ten minutes, and when the command ends.
 import functools
 import os
 import tempfile
-import warnings
 
 import numpy as np
 
@@ -29,11 +28,9 @@ def convert(path: str, voice: str, keep_intervals: bool) -> tuple[tuple[int, np.
         raise cli.UserError(f"{len(wav) / sample_rate:.0f} s are too long for this page, which takes {LONGEST_SECONDS} "
                             "s; eval.py converts recordings of any length")
     converter.keep_intervals = keep_intervals
-    with warnings.catch_warnings(record=True) as said:
-        warnings.simplefilter("always", UserWarning)
-        made = converter.convert(wav, sample_rate).wav
-    samples = np.round(32767.0 * made / max(1.0, np.abs(made).max())).astype(np.int16)
-    return (converter.hp.sample_rate, samples), "\n".join([*odd, *(str(each.message) for each in said)])
+    made = converter.convert(wav, sample_rate)
+    samples = np.round(32767.0 * made.wav / max(1.0, np.abs(made.wav).max())).astype(np.int16)
+    return (converter.hp.sample_rate, samples), "\n".join([*odd, *made.remarks])
 
 
 def serve(runs: list[str]) -> None:

@@ -31,6 +31,9 @@ from hyperparams import PREPARATION, PRESETS, HyperParams, differences
 GROUPS = {"loss": "loss/minimised", "gradient_norm": "loss/gradient_norm", "score": "free_running/score"}
 
 
+RUN_FOLDERS = ("checkpoints", "train", "validation", "samples")
+
+
 def short_message(error: Exception) -> str:
     """The message of an error in one line of at most 300 characters, without TensorFlow's name of the operation."""
     return " ".join(re.sub(r"\{\{.*?\}\}", "", str(error)).split())[:300]
@@ -114,6 +117,8 @@ def open_run(args: argparse.Namespace, script: str, inherit_with: dict | None = 
         init_from = init_from or info.get("init_from")
     checkpoint = checkpoints.newest_readable(existing)
     was_run = bool(info or checkpoints.checkpoints_in(logdir / "checkpoints")) or (logdir / "hparams.json").exists()
+    if not was_run:
+        storage.check_own([logdir / name for name in RUN_FOLDERS])
     return RunPlan(logdir, script, resuming, args.no_resume and was_run, hp, data, init_from, checkpoint,
                    checkpoints.best_checkpoint(init_from) if init_from and not checkpoint else None)
 
@@ -181,7 +186,7 @@ def check_run_info(info: dict, logdir: pathlib.Path, script: str, data: pathlib.
 
 def clear_run(logdir: pathlib.Path) -> None:
     """Remove the checkpoints, events and samples of an earlier run from a run folder."""
-    for name in ("checkpoints", "train", "validation", "samples"):
+    for name in RUN_FOLDERS:
         shutil.rmtree(logdir / name, ignore_errors=True)
     for path in logdir.glob("events*"):
         path.unlink()
