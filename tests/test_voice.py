@@ -163,6 +163,12 @@ def alone(prepared, tmp_path, eager, monkeypatch):
     return tmp_path
 
 
+@pytest.fixture
+def without_validation(monkeypatch):
+    """Leave out the conversions of the validation sentences, most of the time of a training of two steps."""
+    monkeypatch.setattr(train.PairedTrainer, "validate", lambda self, run, stage: {})
+
+
 def training(folder, *flags) -> int:
     tiny = [f"--set={name}={value}" for name, value in dataclasses.asdict(TINY).items()
             if value != getattr(HP, name)]
@@ -218,6 +224,7 @@ def test_a_discriminator_shapes_the_postnet_of_a_voice_and_nothing_else(alone, c
         assert all(np.array_equal(*pair) for pair in pairs) == same, part
 
 
+@pytest.mark.usefixtures("without_validation")
 def test_a_voice_that_is_killed_before_its_first_checkpoint_keeps_the_pretrained_networks(alone, capsys):
     """It went on with random ones."""
     assert training(alone, "--steps", "1") == 0
@@ -232,6 +239,7 @@ def test_a_voice_that_is_killed_before_its_first_checkpoint_keeps_the_pretrained
     assert np.asarray(found.movement).any()
 
 
+@pytest.mark.usefixtures("without_validation")
 def test_init_from_chooses_base_speech_and_networks_of_one_model(alone):
     """It chose the networks alone, and the rest came from the default voice."""
     other = alone / "other"
@@ -249,6 +257,7 @@ def test_init_from_chooses_base_speech_and_networks_of_one_model(alone):
         np.testing.assert_allclose(own, its, atol=0.02)
 
 
+@pytest.mark.usefixtures("without_validation")
 def test_pairs_go_on_from_a_pretrained_voice_which_a_map_follows(alone, capsys):
     """Its encoder learns the new voice through the map; decoder and pace stay."""
     record(alone, "anna", IDS)
