@@ -235,8 +235,8 @@ def complete(args: argparse.Namespace, parser: argparse.ArgumentParser, script: 
              "--source, and --data beside --logdir, are for held-out sentences, not for recordings"),
             (not args.inputs and (args.keep_intervals or args.trim or args.channel),
              "--keep-intervals, --trim and --channel are for recordings, not for held-out sentences"),
-            (args.voice and (args.logdir or args.data or not args.inputs),
-             "--voice chooses a voice of pretrained/ for recordings; it does not go with --logdir and --data")):
+            (args.voice and not args.inputs, "--voice chooses a voice of pretrained/ for recordings: name some"),
+            (args.voice and (args.logdir or args.data), "--voice does not go with --logdir and --data")):
         if is_wrong:
             parser.error(message)
     if args.inputs and not args.logdir and not args.data:
@@ -254,9 +254,7 @@ def evaluate(args: argparse.Namespace, endings: dict[str, str] | None = None) ->
         raise UserError(f"{args.logdir} holds no trained model: {args.trained_by} makes one, or name another --logdir")
     recordings = find_recordings(args.inputs, args.out) if args.inputs else []  # before the model is loaded
     converter = load_converter(args.logdir, args.checkpoint, args.set)
-    step, info = checkpoints.newest_step(args.logdir), run_folder.read_run_info(args.logdir)
-    if info and step < info["steps"]:
-        print(f"warning: {args.logdir} is trained to step {step} of {info['steps']} only", file=sys.stderr)
+    info = run_folder.read_finished(args.logdir)
     if args.inputs:
         print(f"the model is that of {args.logdir}")
         converter.keep_intervals = args.keep_intervals

@@ -272,6 +272,8 @@ def run(args: argparse.Namespace) -> None:
     """Train on one device or on several; raises UserError and OSError."""
     strategy = devices.make_strategy(args.num_gpus) if args.num_gpus is not None else None
     plan = run_folder.open_run(complete(args), "train_gan.py", inherit_with=GAN_SETTINGS)
+    if plan.initial_weights and not plan.is_resuming:
+        run_folder.read_finished(plan.init_from)
     trainer.train(plan, GANTrainer, args.steps, strategy)
     plot_curves(args.logdir)
 

@@ -249,3 +249,12 @@ def test_a_run_that_lost_one_of_its_files_is_refused(folder):
     with pytest.raises(UserError, match="run holds checkpoints but no hparams.json"):
         open_run("--logdir", "run", "--data", "mine")
     assert not open_run("--logdir", "run", "--data", "mine", "--no-resume").is_resuming
+
+
+@pytest.mark.parametrize("step, told", [(3, True), (9, False)])
+def test_adversarial_training_warns_of_a_run_that_is_not_finished(folder, monkeypatch, capsys, step, told):
+    """It began with what thirty steps had taught, and said nothing."""
+    begin("logdir/demo", checkpoint=step)
+    monkeypatch.setattr(train_gan.trainer, "train", lambda *_: None)
+    assert train_gan.main([]) == 0
+    assert ("demo is trained to step 3 of 9 only" in capsys.readouterr().err) is told

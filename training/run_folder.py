@@ -14,6 +14,7 @@ import pathlib
 import re
 import shutil
 import socket
+import sys
 import time
 from collections.abc import Iterator
 from typing import NamedTuple
@@ -150,6 +151,14 @@ def read_run_info(logdir: pathlib.Path) -> dict:
         data, moved = pathlib.Path(info["data"]), (logdir / info.get("data_from_here", info["data"])).resolve()
         info["data"] = moved if moved.exists() and not data.exists() else data
         info["init_from"] = pathlib.Path(info["init_from"]) if info["init_from"] else None
+    return info
+
+
+def read_finished(logdir: pathlib.Path) -> dict:
+    """`read_run_info` of a run that is to be used; warns if its training has not come to its end."""
+    info, step = read_run_info(logdir), checkpoints.newest_step(logdir)
+    if info and step < info["steps"]:
+        print(f"warning: {logdir} is trained to step {step} of {info['steps']} only", file=sys.stderr)
     return info
 
 
