@@ -482,6 +482,8 @@ def test_recordings_of_the_target_among_those_of_a_source_are_left_out(folder, c
 def test_names_that_differ_in_capitals_only_are_told(tmp_path, capsys):
     record(tmp_path, "anna", IDS, "Take_{}.wav")
     record(tmp_path, "bert", IDS, "take_{}.WAV")
+    for speaker in ("anna", "bert"):
+        record(tmp_path, speaker, ["f", "g", "h"])
     prepare(tmp_path)
     assert ("have 5 file names that differ in capitals only, for instance Take_a.wav and take_a.WAV: rename"
             in capsys.readouterr().err)

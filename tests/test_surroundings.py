@@ -165,7 +165,7 @@ def test_a_file_that_is_damaged_in_the_middle_is_said_to_be(tmp_path, ending, se
     soundfile.write(path, np.tile(words(1), seconds), 16000, format="MP3" if ending == "mp3" else "OGG",
                     subtype={"ogg": "VORBIS", "opus": "OPUS", "mp3": "MPEG_LAYER_III"}[ending])
     whole = path.read_bytes()
-    middle, missing = len(whole) // 2, len(whole) // 20
+    middle, missing = len(whole) // 2, len(whole) // 32
     others = [whole[:len(whole) - missing], whole[:middle] + whole[middle + missing:]]
     others += [whole[:middle] + bytes(missing) + whole[middle + missing:]] if ending != "mp3" else []
     for content in others:
