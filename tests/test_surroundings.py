@@ -271,8 +271,9 @@ def test_a_wav_file_that_goes_on_after_its_header_says_so(tmp_path, share):
 def test_speech_that_was_recorded_too_loud_is_said_to_be(gain, told):
     for seed, pitch in ((1, 110.0), (2, 210.0)):
         wav = words(seed, pitch=pitch)
-        for offset in (0.0, -3.0):
-            loud = audio_files.from_array(np.clip(gain * wav / np.abs(wav).max(), -1.0, 1.0) + offset, 16000, TINY)
+        for offset, highest in ((0.0, 1.0), (-3.0, 1.0), (0.0, 100.0)):  # or cut off below alone
+            loud = np.clip(gain * wav / np.abs(wav).max(), -1.0, highest) + offset
+            loud = audio_files.from_array(loud, 16000, TINY)
             found = utils.normalise_recording(loud, TINY, False, "a.wav").warnings
             assert any("a.wav: was recorded too loud" in text for text in found) == told
 
