@@ -128,8 +128,8 @@ def convert_file(path: pathlib.Path, name: str, conversions: Conversions, conver
     audio_files.save_wav(source, wav, hp)
     title = name if len(result.chunks) == 1 else f"{name}, first of {len(result.chunks)} chunks"
     figures.plot_conversion(picture, result.heard, result.first, None, None, hp, title)
+    conversions.note(name, conversions.model)  # before the last file, without which it counts for nothing
     audio_files.save_wav(converted, result.wav, hp)
-    conversions.note(name, conversions.model)
     pitches = [float(np.median(hertz[hertz > 0.0])) if (hertz > 0.0).any() else None
                for hertz in (result.hertz, analysis.pitch(result.wav, hp))]
     found = {"speech s": sum(len(chunk.wav) for chunk in result.chunks) / hp.sample_rate, "source F0 Hz": pitches[0],
