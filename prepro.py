@@ -178,22 +178,30 @@ def split_pairs(pairs: list[Pair], target_frames: dict[str, int], target: str, p
 
 
 def refill_splits(pairs: list[Pair], splits: set[str]) -> None:
-    """Where dropping pairs has left none in one of `splits`, give it the last sentence that was to be trained on, and
-    all that shares its speech of the target."""
+    """Where dropping pairs has left none in one of `splits`, move the last sentence that was to be trained on there."""
     for split in sorted(splits - {pair.split for pair in pairs}):
         train = [pair for pair in pairs if pair.split == "train" and pair.has_partner]
-        named = [pair for pair in train if not pair.spliced]
-        last = max(named, key=lambda pair: (pair.utterance, pair.target_start), default=None)
-        moved, start = [], last.target_start if last else 0
-        while last and len(moved) < len(moved := [pair for pair in train if pair.utterance == last.utterance
-                                                  and pair.target_end > start]):
-            start = min(pair.target_start for pair in moved)
-        if len({(pair.utterance, pair.target_start) for pair in named if pair not in moved}) > 1:
-            print(f"{last.name} is not trained on but left for {split}: no other sentence there says the same words")
+        moved = last_sentence(train)
+        if len({(pair.utterance, pair.target_start) for pair in train if not pair.spliced and pair not in moved}) > 1:
+            print(f"{moved[0].name} is not trained on but left for {split}, where no pair of the same words remains")
             for pair in moved:
                 pair.split = split
                 if split == "test" and pair.spliced:
                     pair.split, pair.reason = "dropped", "held out of other sources"
+
+
+def last_sentence(pairs: list[Pair]) -> list[Pair]:
+    """The last of the pairs that are not spliced, and all that overlap with it, or with each other, in the target."""
+    named = [pair for pair in pairs if not pair.spliced]
+    if not named:
+        return []
+    last = max(named, key=lambda pair: (pair.utterance, pair.target_start))
+    found, start = [last], last.target_start
+    for pair in sorted(pairs, key=lambda pair: -pair.target_end):
+        if pair is not last and pair.utterance == last.utterance and pair.target_end > start:
+            found.append(pair)
+            start = min(start, pair.target_start)
+    return found
 
 
 def speaker_mean(speaker: str, pairs: list[Pair], data: pathlib.Path, hp: HyperParams) -> np.ndarray:

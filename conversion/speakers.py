@@ -57,24 +57,24 @@ def timbre(mel: np.ndarray, hertz: np.ndarray, silences: np.ndarray) -> np.ndarr
 
 
 def people_by_timbre(sums: np.ndarray, counts: np.ndarray, people: np.ndarray) -> np.ndarray:
-    """Who (P,) speaks each phrase, of which `sums` (P, D) are those of what `timbre` says of its `counts` (P,) voiced
-    frames. As long as two are apart and it pays, one of `people` (P,), who at first are told by pitch, becomes two
-    (k-means with a price for each turn). All turns of a person share one mean, so short ones, too, tell who speaks."""
+    """Who (P,) speaks each phrase. `sums` (P, D) are those of `timbre` over the `counts` (P,) voiced frames of each. At
+    first `people` (P,) are told by pitch; one of them becomes two as long as these are apart (k-means with a price for
+    each turn). All turns of a person share a centroid, so a short turn, too, tells who speaks."""
     if not sums.any():  # too little is said to tell
         return people
-    people, found = settle(sums, counts, people), [people]
+    people, found = assign(sums, counts, people), [people]
     while found:
-        found = [(person, settle(sums, counts, split)) for person, split in splits(sums, counts, people)]
+        found = [(person, assign(sums, counts, split)) for person, split in splits(sums, counts, people)]
         found = [each for person, each in found if each.max() > people.max() and is_apart(sums, counts, each, person)
                  and is_apart(sums, counts, each, people.max() + 1)]
-        people = max(found, key=lambda each: saved(sums, counts, each), default=people)
+        people = max(found, key=lambda each: explained(sums, counts, each), default=people)
     return people
 
 
 def splits(sums: np.ndarray, counts: np.ndarray, people: np.ndarray) -> Iterator[tuple[int, np.ndarray]]:
-    """Yield one of `people` (P,), and all with that one's phrases shared by two, as they deviate in the main
-    direction; the second is the last."""
-    _, means = voices(sums, counts, people)
+    """For each of `people` (P,), yield the number and all people with that one's phrases shared by two, as they lie
+    along their first principal component; the new one has the highest number."""
+    _, means = centroids(sums, counts, people)
     deviations = (sums - counts[:, None] * means[people]) / np.sqrt(np.maximum(counts, 1))[:, None]
     for person in range(len(means)):
         own = people == person
@@ -82,25 +82,25 @@ def splits(sums: np.ndarray, counts: np.ndarray, people: np.ndarray) -> Iterator
         yield person, np.where(own & (deviations @ direction > 0.0), len(means), people)
 
 
-def settle(sums: np.ndarray, counts: np.ndarray, people: np.ndarray) -> np.ndarray:
-    """Give each phrase to the person whose mean is nearest, with a price for each turn (Viterbi 1967), until nothing
-    changes; numbers the people anew."""
+def assign(sums: np.ndarray, counts: np.ndarray, people: np.ndarray) -> np.ndarray:
+    """Give each phrase to the person whose centroid is nearest, with a price for each turn (Viterbi 1967), until
+    nothing changes; numbers the people anew."""
     for _ in range(20):
         before = people = np.unique(people, return_inverse=True)[1]
-        _, means = voices(sums, counts, people)
+        _, means = centroids(sums, counts, people)
         costs = counts[:, None] * np.square(means).sum(axis=1) - 2.0 * sums @ means.T                       # (P, K)
         total, origins = costs[0], []
         for cost in costs[1:]:
             other = total.argmin()
             origins.append(np.where(total <= total[other] + TURN, np.arange(len(total)), other))
             total = np.minimum(total, total[other] + TURN) + cost
-        people = follow_back(int(total.argmin()), origins)
+        people = backtrack(int(total.argmin()), origins)
         if np.array_equal(people, before):
             break
     return np.unique(people, return_inverse=True)[1]
 
 
-def follow_back(last: int, origins: list[np.ndarray]) -> np.ndarray:
+def backtrack(last: int, origins: list[np.ndarray]) -> np.ndarray:
     """The states (P,) of the best path that ends in the state `last`; each of `origins` (P - 1) tells for a state the
     one before it."""
     path = [last]
@@ -109,22 +109,22 @@ def follow_back(last: int, origins: list[np.ndarray]) -> np.ndarray:
     return np.array(path[::-1])
 
 
-def voices(sums: np.ndarray, counts: np.ndarray, people: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """How many voiced frames (K,) each of `people` (P,) says, and their means (K, D)."""
+def centroids(sums: np.ndarray, counts: np.ndarray, people: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """How many voiced frames (K,) each of `people` (P,) says, and their centroids (K, D)."""
     frames = np.bincount(people, counts)
     return frames, np.stack([sums[people == each].sum(axis=0) for each in range(len(frames))]) / np.maximum(
         frames, 1.0)[:, None]
 
 
-def saved(sums: np.ndarray, counts: np.ndarray, people: np.ndarray) -> float:
-    """Squared deviations that the means of `people` (P,) take away, less the price of their turns."""
-    frames, means = voices(sums, counts, people)
+def explained(sums: np.ndarray, counts: np.ndarray, people: np.ndarray) -> float:
+    """Squared deviations that the centroids of `people` (P,) explain, less the price of their turns."""
+    frames, means = centroids(sums, counts, people)
     return frames @ np.square(means).sum(axis=1) - TURN * np.count_nonzero(np.diff(people))
 
 
 def is_apart(sums: np.ndarray, counts: np.ndarray, people: np.ndarray, person: int) -> bool:
     """Whether one of `people` (P,) says enough to be told by timbre, and is far from all others who do."""
-    frames, means = voices(sums, counts, people)
+    frames, means = centroids(sums, counts, people)
     others = (frames >= LEAST_FRAMES) & (np.arange(len(frames)) != person)
     least = APART + UNSURE / np.minimum(frames, frames[person])[others]
     return frames[person] >= LEAST_FRAMES and bool((np.square(means - means[person]).sum(axis=1)[others] > least).all())
@@ -145,7 +145,7 @@ def people_by_pitch(hertz: np.ndarray, silences: np.ndarray) -> np.ndarray:
         changed = others.min(axis=1) + CHANGE
         origins.append(np.where(changed < costs, others.argmin(axis=1), np.arange(len(PITCHES))))
         costs = np.minimum(costs, changed) + np.minimum(away, MOST_AWAY) @ counts
-    path, known, people = follow_back(int(costs.argmin()), origins[1:]), [], np.zeros(len(phrases), int)
+    path, known, people = backtrack(int(costs.argmin()), origins[1:]), [], np.zeros(len(phrases), int)
     begins = np.flatnonzero(np.diff(path, prepend=-1))
     for start, end in zip(begins, [*begins[1:], len(path)]):
         heard = np.concatenate(phrases[start:end])
