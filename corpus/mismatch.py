@@ -16,6 +16,9 @@ from common.cli import UserError
 
 OTHERS = 10  # recordings of other names with which each is compared, to know what is usual
 FEWEST = 3   # pairs that can be judged
+# In deviations of the excess of other words: how far below the limit a pair is doubtful, and by how much one of another
+# name has to be better than it, so that this is no other take of the same sentence
+DOUBTFUL, BETTER = 1.0, 1.5
 
 
 def drop(pairs: list[Pair], data: pathlib.Path, target: str, hp: HyperParams) -> None:
@@ -24,40 +27,48 @@ def drop(pairs: list[Pair], data: pathlib.Path, target: str, hp: HyperParams) ->
     if len(pairs) < FEWEST:
         print(f"warning: {names} have too few sentences in common to tell if they say the same words", file=sys.stderr)
         return
-    distance = distances(pairs, data, target, hp)
+    distance, here = distances(pairs, data, target, hp), np.arange(len(pairs))
     # Not near in the order: neighbours may be takes of one sentence, or what belongs here if names are shifted
     far = np.unique(np.linspace(len(pairs) / 4, 3 * len(pairs) / 4, OTHERS).round().astype(int))
-    chance = np.array([distance(shift) for shift in far])
+    chance = np.array([distance(here, here + shift) for shift in far])
     usual = np.median(chance, axis=0) / 2, np.median([*map(np.roll, chance, far)], axis=0) / 2
 
-    def excess(found: np.ndarray, shift: int) -> np.ndarray:
-        return found - usual[0] - np.roll(usual[1], -shift)
-    named, others = distance(0), np.array([*map(excess, chance, far)])
-    own = excess(named, 0)
+    def excess(sources: np.ndarray, targets: np.ndarray) -> np.ndarray:
+        return distance(sources, targets) - usual[0][sources] - usual[1][targets % len(pairs)]
+    own, others = excess(here, here), chance - usual[0] - np.array([np.roll(usual[1], -shift) for shift in far])
     is_named = all(pair.name == pair.utterance for pair in pairs)  # segments of a recording have no names to change
-    limit = find_limit(own, others.std())
+    spread = others.std()
+    limit = find_limit(own, spread)
     # The best of all that its source and its target were compared with is right, however little better it is
     best = own < np.minimum(others, [*map(np.roll, others, far)]).min(axis=0)
     wrong = (own > limit) & ~(best & np.isfinite(limit))
-    hint = misplaced(pairs, {shift: excess(distance(shift), shift) for shift in (0, 1, -1, 2, -2)},
+    outdone = np.zeros(len(pairs), bool)
+    for i in np.flatnonzero(~wrong & (own > limit - DOUBTFUL * spread)):
+        rest = np.delete(here, i)
+        outdone[i] = min(excess(i, rest).min(), excess(rest, i).min()) < own[i] - BETTER * spread
+    wrong |= outdone
+    hint = misplaced(pairs, {shift: excess(here, here + shift) for shift in (0, 1, -1, 2, -2)},
                      np.percentile(others, 1)) if wrong.sum() > 1 and is_named else ""
     if wrong.sum() > len(pairs) / 2:
         raise UserError(f"{names}: recordings of the same name do not say the same words. Their distance is "
-                        f"{np.median(named):.1f} dB, that of others {np.median(chance):.1f} dB{hint}. Rename them, "
-                        "list the pairs in a table for --pairs, or give --unpaired if they said other sentences")
+                        f"{np.median(distance(here, here)):.1f} dB, that of others {np.median(chance):.1f} dB{hint}. "
+                        "Rename them, list the pairs in a table for --pairs, or give --unpaired if they said other "
+                        "sentences")
     if hint:
         print(f"warning: {names}: some recordings of the same name do not say the same words{hint}: rename them, or "
               "list the pairs in a table for --pairs", file=sys.stderr)
     for i in np.flatnonzero(wrong):
         pairs[i].split = "dropped"
-        pairs[i].reason = f"DTW cost {-own[i]:.2f} dB below that of other names, not {-limit:.2f}: other words?"
+        pairs[i].reason = ("another name fits better" if outdone[i] else
+                           f"DTW cost {-own[i]:.2f} dB below that of other names, not {-limit:.2f}") + ": other words?"
 
 
 def distances(pairs: list[Pair], data: pathlib.Path, target: str, hp: HyperParams) -> Callable:
-    """A function (shift) -> (N,): how far in dB each source is from the target that lies `shift` further, in a ring."""
+    """A function (sources, targets) -> (N,): how far in dB the sources of these numbers are from the targets of these
+    numbers, in a ring."""
     features = [[alignment.word_features(mel, hp) for mel in pairing.load_mels(pair, data, target)] for pair in pairs]
     sources, targets = ([x - np.concatenate(side).mean(axis=0) for x in side] for side in zip(*features))
-    return lambda shift: np.array([alignment.warp(*two)[1] for two in zip(sources, targets[shift:] + targets[:shift])])
+    return np.vectorize(lambda i, j: alignment.warp(sources[i], targets[j % len(targets)])[1], otypes=[float])
 
 
 def find_limit(own: np.ndarray, spread: float) -> float:

@@ -161,11 +161,25 @@ def test_another_recording_of_the_same_name_time_and_size_is_noticed(spoken, tmp
 def test_a_pair_that_is_hardly_better_than_others_is_kept_if_it_is_the_best(monkeypatch, named, kept):
     """The 12 others of its kind are far better, so the limit is far below it."""
     def distances(*_):
-        found = {shift: 9.0 + 0.02 * np.arange(12) % 0.1 for shift in range(-2, 12)}
+        found = {shift: 9.0 + 0.02 * np.arange(12) % 0.1 for shift in range(12)}
         found[0] = np.where(np.arange(12) == 5, named, 5.0)
         found[4][5] = 8.6  # of another name
-        return lambda shift: found[shift]
+        return np.vectorize(lambda i, j: found[(j - i) % 12][i])
     monkeypatch.setattr(mismatch, "distances", distances)
+    pairs = [manifest.Pair(f"{n:02d}", f"{n:02d}", "man", "train") for n in range(12)]
+    mismatch.drop(pairs, None, "woman", TINY)
+    assert [pair.name for pair in pairs if pair.split == "dropped"] == ([] if kept else ["05"])
+
+
+@pytest.mark.parametrize("source, target, better, kept", [
+    (5, 6, 6.6, False), (4, 5, 6.6, False), (5, 6, 7.6, True), (4, 5, 8.8, True)])
+def test_a_doubtful_pair_is_dropped_if_another_name_clearly_fits_better(monkeypatch, source, target, better, kept):
+    """Of two paragraphs that were exchanged, one sentence in sixteen stayed in training."""
+    costs = np.random.default_rng(0).normal(9.0, 0.4, (12, 12))
+    np.fill_diagonal(costs, 6.6)
+    costs[5, 5] = 7.7
+    costs[source, target] = better  # a neighbour in the order of names, whom the ten others leave out
+    monkeypatch.setattr(mismatch, "distances", lambda *_: lambda i, j: costs[i, np.asarray(j) % 12])
     pairs = [manifest.Pair(f"{n:02d}", f"{n:02d}", "man", "train") for n in range(12)]
     mismatch.drop(pairs, None, "woman", TINY)
     assert [pair.name for pair in pairs if pair.split == "dropped"] == ([] if kept else ["05"])
