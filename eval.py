@@ -134,7 +134,8 @@ def convert_file(path: pathlib.Path, name: str, conversions: Conversions, conver
                for hertz in (result.hertz, analysis.pitch(result.wav, hp))]
     found = {"speech s": sum(len(chunk.wav) for chunk in result.chunks) / hp.sample_rate, "source F0 Hz": pitches[0],
              "converted F0 Hz": pitches[1], "stops by itself": result.stopped, "warnings": warnings}
-    tqdm.write(f"{storage.printable(path)}: {found['speech s']:.1f} s of speech, pitch " + ", becomes ".join(
+    as_name = f" (as {name}.wav)" * (name != path.stem)
+    tqdm.write(f"{storage.printable(path)}{as_name}: {found['speech s']:.1f} s of speech, pitch " + ", becomes ".join(
         "none" if hertz is None else f"{hertz:.0f} Hz" for hertz in pitches))
     for warning in warnings:
         tqdm.write(f"warning: {warning}", file=sys.stderr)
@@ -152,6 +153,10 @@ def convert_files(recordings: list[pathlib.Path], out: pathlib.Path, converter: 
         raise UserError(f"{storage.printable(min(taken))} would be overwritten; choose another --out")
     with cli.locked(out, "--out"):
         conversions = Conversions(out, converter, names)
+        others = [name for name in names if conversions.models.get(name, "") not in ("", conversions.model)]
+        if others:
+            print(f"warning: {len(others)} conversions in {out} by another model or with other settings are replaced; "
+                  "another --out keeps them", file=sys.stderr)
         # Several files at a time: a decoder step waits for the step before it, so one file leaves most cores idle
         with (concurrent.futures.ThreadPoolExecutor(cli.cores()) as pool,
               concurrent.futures.ThreadPoolExecutor(min(FILES_AT_ONCE, cli.cores())) as files):

@@ -108,6 +108,8 @@ def read_audio(path: str | os.PathLike, hp: HyperParams, channel: int | None = N
                                f"{sample_rate} Hz; cut it into parts or save it at {hp.sample_rate} Hz")
             if channel is None or file.channels == 1:
                 weights = np.ones(1)
+                if channel and channel > 1:
+                    warning = f"has one channel: --channel {channel} chooses nothing in it"
                 if file.channels > 1:
                     weights, warning = channels.choose(file)
                     file.seek(0)  # not in a file of one channel: a GSM file cannot

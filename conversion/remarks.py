@@ -19,7 +19,7 @@ LEAST_SECONDS = 0.15  # no word is shorter
 # dB of a recording above its quietest tenth, and seconds that have a pause; at least 18 dB in 590 clean recordings, and
 # 13.5 at most with white noise 10 dB below the speech
 CLEAR_DB, PAUSE_WITHIN = 14.0, 1.5
-NAMED = 5            # changes of the speaker whose seconds are named
+NAMED = 20           # changes of the speaker whose seconds are named
 
 
 def sings(hertz: np.ndarray, hp: HyperParams) -> bool:

@@ -103,7 +103,8 @@ def summary_html(summary: dict) -> dict[str, str]:
     measures = [table_row(name, [("" if value is None else format_value(value), "number") for value in values] + [
         (MEASURES[measured(name)[0]] + " By WORLD's analysis." * name.startswith(WORLD), "meaning")])
         for name, values in rows.items()]
-    return {"no_measures": "" if rows else "hidden", "measures": "".join(measures),
+    return {"no_measures": "" if rows else "hidden", "only_recordings": "hidden" if rows else "",
+            "measures": "".join(measures),
             "columns": "".join(f'<th scope="col" class="number">{html.escape(column)}</th>' for column in columns),
             "facts": "".join(table_row(name, [(format_value(value), "fact")]) for name, value in facts.items())}
 

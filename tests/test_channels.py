@@ -127,9 +127,11 @@ def test_a_channel_that_is_named_is_used_and_one_that_is_missing_refused(tmp_pat
         load(tmp_path, SPEECH, SPEECH, channel=3)
 
 
-def test_a_recording_with_one_channel_needs_no_choice(tmp_path):
-    found = load(tmp_path, SPEECH, channel=2)
-    assert not found.warnings and correlation(found.wav, SPEECH) > 0.99
+@pytest.mark.parametrize("channel", [1, 2])
+def test_a_recording_with_one_channel_has_no_second_one_which_is_said(tmp_path, channel):
+    found = load(tmp_path, SPEECH, channel=channel)
+    assert correlation(found.wav, SPEECH) > 0.99
+    assert found.warnings == [f"{tmp_path / 'a.wav'}: has one channel: --channel 2 chooses nothing in it"][:channel - 1]
 
 
 @pytest.mark.usefixtures("serial")

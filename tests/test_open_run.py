@@ -41,7 +41,7 @@ def begin(logdir: str, *flags: str, script=train, checkpoint: int = 1, hp: Hyper
     """Write the files of a run started with these flags, with a checkpoint of step `checkpoint` unless that is 0."""
     plan = open_run("--logdir", logdir, *flags, script=script)
     run = run_folder.Run(plan.logdir, hp or plan.hp, {"generator": []})
-    run_folder.write_run_info(plan.logdir, plan.script, plan.data, 9, plan.init_from)
+    run_folder.write_run_info(plan.logdir, plan.script, plan.data, 9, plan.init_from, plan.initial_weights)
     if checkpoint:
         run.step.assign(checkpoint)
         run.save()
@@ -249,6 +249,18 @@ def test_a_run_that_lost_one_of_its_files_is_refused(folder):
     with pytest.raises(UserError, match="run holds checkpoints but no hparams.json"):
         open_run("--logdir", "run", "--data", "mine")
     assert not open_run("--logdir", "run", "--data", "mine", "--no-resume").is_resuming
+
+
+@pytest.mark.parametrize("later, told", [(4, False), (7, True)])
+def test_a_run_that_goes_on_says_if_its_first_weights_are_not_the_best_any_more(folder, capsys, later, told):
+    begin("paired", "--data", "mine", checkpoint=4)
+    begin("gan", "--init-from", "paired", script=train_gan)
+    begin("paired", checkpoint=later)
+    assert open_run("--logdir", "gan", script=train_gan).is_resuming
+    assert ("began with step-4.npz of" in (said := capsys.readouterr().err)) is told
+    assert ("which has come to step-7.npz since: --no-resume begins anew with that" in said) is told
+    begin("gan", script=train_gan)  # going on keeps what it began with
+    assert ("step-4.npz" in capsys.readouterr().err) is told
 
 
 @pytest.mark.parametrize("step, told", [(3, True), (9, False)])

@@ -223,14 +223,15 @@ def converted_folder(trained, converter, tmp_path_factory):
     shutil.copy(folder / "long.wav", folder / "notes.txt")
     write(folder / "more" / "long.flac", demo_wav("rms", "demo_008", hp))
     (folder / "broken.wav").write_bytes(b"RIFF, but not really")
-    joined, errors = [], io.StringIO()
-    with pytest.MonkeyPatch.context() as patch, contextlib.redirect_stderr(errors):
+    joined, errors, said = [], io.StringIO(), io.StringIO()
+    with (pytest.MonkeyPatch.context() as patch, contextlib.redirect_stderr(errors),
+          contextlib.redirect_stdout(said)):
         patch.setattr(eval_script, "load_converter", lambda *_: converter)
         patch.setattr(inference, "join", lambda chunks, voices, *more: joined.append((chunks, voices))
                       or join(chunks, voices, *more))
         code = eval_script.main([str(folder), "--logdir", str(trained.logdir), "--out", str(folder / "out")])
-    return types.SimpleNamespace(out=folder / "out", code=code, errors=errors.getvalue(), joined=joined,
-                                 length=len(long))
+    return types.SimpleNamespace(out=folder / "out", code=code, errors=errors.getvalue(), said=said.getvalue(),
+                                 joined=joined, length=len(long))
 
 
 def test_folder_is_converted_and_a_broken_file_is_reported(converted_folder):
@@ -238,6 +239,7 @@ def test_folder_is_converted_and_a_broken_file_is_reported(converted_folder):
     check_page(converted_folder.out, 2, 2)
     results = json.loads((converted_folder.out / "metrics.json").read_text(encoding="utf-8"))
     assert sorted(results["utterances"]) == ["long", "long_2"] and results["summary"]["refused"] == 1
+    assert "long.flac (as long_2.wav): " in converted_folder.said and "long.wav: " in converted_folder.said
 
 
 def test_long_recording_keeps_its_length_and_its_pauses(converted_folder):

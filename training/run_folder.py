@@ -163,20 +163,22 @@ def read_finished(logdir: pathlib.Path) -> dict:
 
 
 def write_run_info(logdir: pathlib.Path, script: str, data: pathlib.Path, steps: int,
-                   init_from: pathlib.Path | None = None) -> None:
-    """Write run.json: the script that trains the run, its features, last step and initial weights. The features are
-    also named as seen from the run folder, so that both may move together."""
+                   init_from: pathlib.Path | None = None, initial_weights: str | None = None) -> None:
+    """Write run.json: the script that trains the run, its features, last step and initial weights (None: those that are
+    named there stay). The features are also named as seen from the run folder, so that both may move together."""
     storage.write_json(logdir / "run.json", {
         "script": script, "data": str(data.resolve()),
         "data_from_here": os.path.relpath(data.resolve(), logdir.resolve()), "steps": steps,
         "manifest": manifest.fingerprint(data),
-        "init_from": str(init_from.resolve()) if init_from else None})
+        "init_from": str(init_from.resolve()) if init_from else None,
+        "initial_weights": pathlib.Path(initial_weights).name if initial_weights else storage.read_json(
+            logdir / "run.json").get("initial_weights")})
 
 
 def check_run_info(info: dict, logdir: pathlib.Path, script: str, data: pathlib.Path,
                    init_from: pathlib.Path | None) -> None:
     """Raise UserError if a run that is resumed was begun with another script, `init_from` or `data`, or if its features
-    have changed."""
+    have changed; warn if the run that gave its initial weights has better ones now."""
     if not info:
         return
     cure = "choose another --logdir, or begin anew with --no-resume"
@@ -191,6 +193,11 @@ def check_run_info(info: dict, logdir: pathlib.Path, script: str, data: pathlib.
     if info["manifest"] != manifest.fingerprint(data):
         raise UserError(f"{data} has changed since {logdir} was begun: prepro.py found other recordings there, "
                         f"and may have split them differently; {cure}")
+    first = info.get("initial_weights")
+    with contextlib.suppress(UserError):  # that run may be gone
+        if first and before and first != (now := pathlib.Path(checkpoints.best_checkpoint(before)).name):
+            print(f"warning: {logdir} began with {first} of {before}, which has come to {now} since: --no-resume "
+                  "begins anew with that", file=sys.stderr)
 
 
 def clear_run(logdir: pathlib.Path) -> None:

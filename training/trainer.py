@@ -252,7 +252,8 @@ def train(plan: RunPlan, make_trainer, steps: int | None, strategy: tf.distribut
         last_step = sum(n for _, n in trainer.stages)
         base.save(base_map, logdir)
         # Written now, because a run that is killed before its first checkpoint needs it to resume
-        run_folder.write_run_info(logdir, plan.script, plan.data, last_step, plan.init_from)
+        run_folder.write_run_info(logdir, plan.script, plan.data, last_step, plan.init_from,
+                                  plan.initial_weights)
         run = Run(logdir, hp, trainer.parts)
         if plan.checkpoint:
             run.resume(plan.checkpoint)
