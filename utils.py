@@ -25,6 +25,7 @@ SILENCE_DB = 70.0  # dB below the loudest frame, from where on there is nothing 
 ABOVE_FLOOR_DB = 15.0  # dB above the pauses, from where a frame is active
 NOISE_DB, FAINT_DB = 10.0, 50.0  # dB above the pauses, and below the loudest frame, between which a sound is heard
 OUTLIER_DB = 10.0  # dB above the 70th percentile of the active frames; clean speech stays 8.5 dB above it at most
+STEADY_DB, STEADY_SECONDS = 3.0, 0.25  # a sound that moves by no more for so long is no speech, if it is so much louder
 CLIPPED = 0.002  # share of samples in flat peaks, from where a recording was too loud
 MOSTLY = 0.7  # share of what is heard that trimming must leave
 
@@ -97,7 +98,10 @@ def normalise_loudness(wav: np.ndarray, hp: HyperParams) -> np.ndarray:
     more than `hp.quiet_db` below the loudest do not count, nor does what is much louder than speech (a beep, a knock):
     the mean of clean speech is below the 70th percentile of its active frames, by 2 dB on average."""
     power = frame_power(wav, hp)                                                                      # (T,)
-    usual = np.percentile(power[active(power)], 70)
+    usual, moving = np.percentile(power[active(power)], 70), power[~steady(power, hp)]
+    if moving.any() and active(moving).sum() > STEADY_SECONDS * hp.frames_per_second:
+        speech = np.percentile(moving[active(moving)], 70)
+        usual = speech if speech < usual * 10 ** (-OUTLIER_DB / 10) else usual
     loudest = min(power.max(), usual * 10 ** (OUTLIER_DB / 10))
     speech = power[(power <= loudest) & (power > loudest * 10 ** (-hp.quiet_db / 10))]
     return (wav * (10 ** (hp.loudness_db / 20) / np.sqrt(min(speech.mean(), usual)))).astype(np.float32)
@@ -107,6 +111,14 @@ def frame_power(wav: np.ndarray, hp: HyperParams) -> np.ndarray:
     """Mean square (T,) of (samples,) around each frame."""
     squares = np.square(wav, dtype=np.float64)
     return scipy.ndimage.uniform_filter1d(squares, hp.win_length, mode="constant")[::hp.hop_length]
+
+
+def steady(power: np.ndarray, hp: HyperParams) -> np.ndarray:
+    """Which frames (T,) of a power (T,) are in or beside a sound whose level does not move: a tone, a noise."""
+    level = 10.0 * np.log10(np.maximum(power, 1e-20))
+    frames = 2 * round(STEADY_SECONDS * hp.frames_per_second / 2) + 1
+    still = (scipy.ndimage.maximum_filter1d(level, frames) - scipy.ndimage.minimum_filter1d(level, frames) < STEADY_DB)
+    return scipy.ndimage.maximum_filter1d(still, frames + 2 * math.ceil(hp.win_length / hp.hop_length))
 
 
 def active(power: np.ndarray) -> np.ndarray:

@@ -11,6 +11,7 @@ from hyperparams import HyperParams
 CHUNK_SECONDS = 8.0  # recordings are converted in chunks of at most this length, cut at pauses
 FADE_SECONDS = 0.005  # at both ends of a chunk, so that joints do not click
 BESIDE_FRAMES = 16  # voiced frames beside what is left of a chunk, from where they are speech
+LEAST_VOICED = 40  # voiced frames of a chunk that has a level of its own
 AROUND_SECONDS = 0.25  # before and after the voiced frames of speech, where it has unvoiced sounds
 
 
@@ -19,6 +20,7 @@ class Chunk(NamedTuple):
     wav: np.ndarray   # (samples,) speech, trimmed
     start: int        # sample of the recording where the chunk begins
     person: int = 0   # who speaks, counted in the order in which they begin
+    gain: float = 1.0  # brings it to the level that the networks know
 
 
 def split_at_pauses(wav: np.ndarray, hp: HyperParams, one_voice: bool = False) -> list[Chunk]:
@@ -37,7 +39,8 @@ def split_at_pauses(wav: np.ndarray, hp: HyperParams, one_voice: bool = False) -
             cuts.append((start, person))
     parts = [(wav[start * hp.hop_length:end * hp.hop_length], start * hp.hop_length, hertz[start:end], person)
              for (start, person), end in zip(cuts, [*(start for start, _ in cuts[1:]), len(mel)])]
-    return [trim(*part, hp) for part in parts if np.abs(part[0]).max(initial=0.0) >= 1e-3]  # others are pauses
+    chunks = [trim(*part, hp) for part in parts if np.abs(part[0]).max(initial=0.0) >= 1e-3]  # others are pauses
+    return chunks if len(chunks) > 1 else [chunk._replace(gain=1.0) for chunk in chunks]  # the recording's level
 
 
 def trim(part: np.ndarray, start: int, hertz: np.ndarray, person: int, hp: HyperParams) -> Chunk:
@@ -49,7 +52,9 @@ def trim(part: np.ndarray, start: int, hertz: np.ndarray, person: int, hp: Hyper
     if ((voiced < first) | (voiced >= last)).sum() >= BESIDE_FRAMES:
         around = round(AROUND_SECONDS * hp.sample_rate)
         first, last = min(first, max(0, voiced[0] - around)), max(last, voiced[-1] + around)
-    return Chunk(part[first:last], start + first, person)
+    wav = part[first:last]
+    gain = float(np.abs(utils.normalise_loudness(wav, hp)).max() / np.abs(wav).max())
+    return Chunk(wav, start + first, person, gain if len(voiced) >= LEAST_VOICED else 1.0)
 
 
 def join(chunks: list[Chunk], voices: list[np.ndarray], hp: HyperParams, length: int = 0) -> np.ndarray:

@@ -204,10 +204,10 @@ def convert_recording(wav: np.ndarray, converter: Converter, pool) -> ConvertedR
     chunks = split_at_pauses(wav, hp, converter.keep_intervals)
     for start in range(0, len(chunks), CHUNKS_AT_ONCE):
         group = chunks[start:start + CHUNKS_AT_ONCE]
-        features = [analysis.extract(chunk.wav, hp) for chunk in group]
+        features = [analysis.extract(chunk.gain * chunk.wav, hp) for chunk in group]
         outputs = converter(features, speakers.follow(features, [chunk.person for chunk in group]))
         changes += [group[i].start / hp.sample_rate for i in speakers.changes]
-        voices += pool.map(lambda out: utils.griffin_lim(out.linear, out.pitch, hp), outputs)
+        voices += pool.map(lambda out, chunk: utils.griffin_lim(out.linear, out.pitch, hp) / chunk.gain, outputs, group)
         stopped, heard, first = (stopped and all(out.stopped for out in outputs), heard or features[0],
                                  first or outputs[0])
         hertz += [source.hertz for source in features]

@@ -39,13 +39,12 @@ def drop(pairs: list[Pair], data: pathlib.Path, target: str, hp: HyperParams) ->
     is_named = all(pair.name == pair.utterance for pair in pairs)  # segments of a recording have no names to change
     spread = others.std()
     limit = find_limit(own, spread)
-    # The best of all that its source and its target were compared with is right, however little better it is
+    # The best of all that its source and its target are compared with is right, however little better it is
     best = own < np.minimum(others, [*map(np.roll, others, far)]).min(axis=0)
-    wrong = (own > limit) & ~(best & np.isfinite(limit))
-    outdone = np.zeros(len(pairs), bool)
+    wrong, outdone = (own > limit) & ~(best & np.isfinite(limit)), np.zeros(len(pairs), bool)
     for i in np.flatnonzero(~wrong & (own > limit - DOUBTFUL * spread)):
-        rest = np.delete(here, i)
-        outdone[i] = min(excess(i, rest).min(), excess(rest, i).min()) < own[i] - BETTER * spread
+        rest, better = np.delete(here, i), BETTER * spread * (own[i] <= limit)
+        outdone[i] = min(excess(i, rest).min(), excess(rest, i).min()) < own[i] - better
     wrong |= outdone
     hint = misplaced(pairs, {shift: excess(here, here + shift) for shift in (0, 1, -1, 2, -2)},
                      np.percentile(others, 1)) if wrong.sum() > 1 and is_named else ""

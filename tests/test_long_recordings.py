@@ -66,6 +66,24 @@ def test_converting_chunks_in_groups_equals_converting_them_all_at_once(recordin
     assert len(copier.heard) == 1 and 0.5 * sum(n_frames[:2]) < copier.heard[0] <= sum(n_frames[:2])
 
 
+@pytest.mark.parametrize("factor", [0.1, 0.3, 3.0])
+def test_a_part_of_another_level_is_converted_at_the_usual_one_and_stays_as_loud_as_it_is(factor, monkeypatch):
+    """What was ten decibels quieter than the rest came out as loud as that, and as another sound."""
+    monkeypatch.setattr("conversion.chunks.CHUNK_SECONDS", 3.0)
+    said = np.concatenate([demo_wav("rms", "demo_001", HP), np.zeros(HP.sample_rate, np.float32)])
+    levels = []
+
+    class Listener(Copier):
+        def __call__(self, sources, voices):
+            levels.extend(np.percentile(source.mel.mean(axis=1), 80) for source in sources)
+            return super().__call__(sources, voices)
+    with ThreadPoolExecutor(1) as pool:
+        found = inference.convert_recording(np.concatenate([said, factor * said]), Listener(), pool)
+    first, second = (np.sqrt(np.mean(np.square(part))) for part in np.split(found.wav, 2))
+    assert len(found.chunks) == 2 and levels[0] == pytest.approx(levels[1], abs=0.5 / HP.range_db)
+    assert second / first == pytest.approx(factor, rel=0.1)
+
+
 @pytest.fixture(scope="module")
 def sentence() -> np.ndarray:
     return demo_wav("rms", "demo_002", HP)

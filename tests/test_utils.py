@@ -233,6 +233,30 @@ def test_a_noise_that_is_louder_than_the_speech_changes_neither_its_level_nor_it
     assert abs(10 * np.log10(ratio)) < 2.0
 
 
+@pytest.mark.parametrize("kind", ["tone", "noise"])
+@pytest.mark.parametrize("seconds", [0.3, 0.5, 1.0, 4.0])
+@pytest.mark.parametrize("voice, sentence", [("slt", "demo_001"), ("rms", "demo_023"), ("rms", "demo_007")])
+def test_a_steady_sound_that_is_louder_than_a_single_sentence_does_not_count_as_speech(voice, sentence, seconds, kind):
+    """A beep of half a second before it made every second sentence nearly silent: it was a third of what is active."""
+    speech = demo_wav(voice, sentence, HP)
+    time = np.arange(round(seconds * HP.sample_rate)) / HP.sample_rate
+    noise = np.sin(2 * np.pi * 440 * time) if kind == "tone" else np.random.default_rng(0).normal(size=len(time))
+    loud = 30.0 * noise * np.sqrt(np.mean(speech ** 2) / np.mean(noise ** 2))
+    pause = np.zeros(HP.sample_rate // 5)
+    found = utils.normalise_loudness(np.concatenate([pause, loud, pause, speech]), HP)[-len(speech):]
+    ratio = np.mean(found ** 2) / np.mean(utils.normalise_loudness(speech, HP) ** 2)
+    assert abs(10 * np.log10(ratio)) < 1.0
+
+
+@pytest.mark.parametrize("seconds", [1.0, 3.0])
+def test_a_held_vowel_is_no_steady_sound_beside_speech(seconds):
+    time = np.arange(round(seconds * HP.sample_rate)) / HP.sample_rate
+    rise = np.minimum(1.0, np.minimum(time, seconds - time) / 0.1)
+    vowel = rise * sum(np.sin(2 * np.pi * 120 * k * time) / k for k in range(1, 20))
+    found = utils.normalise_loudness(np.pad(vowel, 8000), HP)
+    assert 20 * np.log10(np.std(found[8000 + 3200:-8000 - 3200])) == pytest.approx(HP.loudness_db, abs=1.0)
+
+
 @pytest.mark.parametrize("seconds", [0.5, 5.0])
 @pytest.mark.parametrize("noise", [0.0, 0.0003])
 def test_offset_and_silence_at_both_ends_are_removed(tmp_path, seconds, noise):
