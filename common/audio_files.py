@@ -26,20 +26,22 @@ from common.storage import printable, replacing
 from hyperparams import HyperParams
 
 AUDIO_SUFFIXES = (".wav", ".wave", ".flac", ".ogg", ".oga", ".aiff", ".aif", ".aifc", ".mp3", ".mp2", ".opus", ".au",
-                  ".caf", ".w64", ".rf64", ".sph", ".snd", ".voc")
-ALL_SUFFIXES = ", ".join(AUDIO_SUFFIXES)  # for messages
+                  ".caf", ".w64", ".rf64", ".sph", ".snd", ".voc", ".mpga", ".ogx")
 # libsndfile does not read these
-FFMPEG_SUFFIXES = (".m4a", ".m4b", ".m4v", ".aac", ".mp4", ".mov", ".mkv", ".mka", ".webm", ".weba", ".amr", ".3gp",
-                   ".3g2", ".wma", ".ac3", ".spx", ".ape", ".tta", ".wv", ".mpc", ".avi", ".flv", ".mpg", ".mpeg")
+FFMPEG_SUFFIXES = (".m4a", ".m4b", ".m4r", ".m4v", ".aac", ".mp4", ".mp4a", ".mov", ".qta", ".mkv", ".mka", ".webm",
+                   ".weba", ".amr", ".awb", ".3gp", ".3gpp", ".3g2", ".wma", ".wmv", ".ac3", ".eac3", ".dts", ".dss",
+                   ".spx", ".ape", ".tta", ".wv", ".mpc", ".avi", ".flv", ".mpg", ".mpeg", ".mts", ".m2ts", ".rm")
+ALL_SUFFIXES = ", ".join(AUDIO_SUFFIXES + FFMPEG_SUFFIXES)  # for messages
 # What recordings begin with, whatever they are called; Speex is in ogg files, too, but only ffmpeg reads it
 MAGIC = re.compile(rb"(RIFF|RF64)....WAVE|FORM....AIF[FC]|fLaC|caff\0|riff\x2e\x91|NIST_1A|\.snd\0|OggS(?!.{24}Speex)",
                    re.DOTALL)
+FFMPEG_MAGIC = re.compile(rb"....ftyp|\x1a\x45\xdf\xa3|#!AMR|\x30\x26\xb2\x75", re.DOTALL)  # m4a, webm, amr, wma
 MOST_SAMPLES = 2 ** 28  # longest recording: 1 GiB in memory, 4.6 hours at 16 kHz or 1.5 hours at 48 kHz
 
 
 def list_audio(folder: pathlib.Path) -> list[pathlib.Path]:
     """List all files below a folder that end as recordings do, or have no ending but begin as recordings do, and all
-    folders that cannot be read. Links to folders are followed; they may lead in circles."""
+    folders that cannot be read and links that lead nowhere. Links to folders are followed; they may lead in circles."""
     unreadable: list[OSError] = []
     found, seen = [], set()
     for parent, folders, names in os.walk(folder, onerror=unreadable.append, followlinks=True):
@@ -49,16 +51,17 @@ def list_audio(folder: pathlib.Path) -> list[pathlib.Path]:
         seen.add(os.path.realpath(parent))
         found += [pathlib.Path(parent, name) for name in names if not name.startswith(".")
                   and (pathlib.Path(name).suffix.lower() in AUDIO_SUFFIXES + FFMPEG_SUFFIXES
-                       or "." not in name and begins_as_audio(os.path.join(parent, name)))]
+                       or not os.path.exists(full := os.path.join(parent, name))
+                       or "." not in name and (begins_as(MAGIC, full) or begins_as(FFMPEG_MAGIC, full)))]
     return sorted(found + [pathlib.Path(error.filename) for error in unreadable])
 
 
-def begins_as_audio(path: str | os.PathLike) -> bool:
-    """Whether a file can be read and begins as a recording; of an mp3 file this cannot be said."""
+def begins_as(magic: re.Pattern, path: str | os.PathLike) -> bool:
+    """Whether a file can be read and begins as recordings do; of an mp3 file this cannot be said."""
     with contextlib.suppress(OSError):
         if stat.S_ISREG(os.stat(path).st_mode):  # opening a pipe could wait for ever
             with open(path, "rb") as file:
-                return bool(MAGIC.match(file.read(64)))
+                return bool(magic.match(file.read(64)))
     return False
 
 
@@ -97,7 +100,8 @@ def read_audio(path: str | os.PathLike, hp: HyperParams, channel: int | None = N
             raise BadAudio(f"{name}: is a folder that cannot be looked into; check its permissions")
         if not stat.S_ISREG(os.stat(path).st_mode):  # opening a pipe could wait for ever
             raise BadAudio(f"{name}: is a pipe or a device; save the recording to a file")
-        if pathlib.Path(path).suffix.lower() in FFMPEG_SUFFIXES and not begins_as_audio(path):
+        if begins_as(FFMPEG_MAGIC, path) or (
+                pathlib.Path(path).suffix.lower() in FFMPEG_SUFFIXES and not begins_as(MAGIC, path)):
             with decoded(path) as (wav, damage):
                 found = read_audio(wav, hp, channel, name)
                 return found._replace(warnings=damage + found.warnings)
@@ -204,10 +208,11 @@ def from_array(samples: ArrayLike, sample_rate: int, hp: HyperParams) -> Recordi
 @contextlib.contextmanager
 def decoded(path: str | os.PathLike) -> Iterator[tuple[pathlib.Path, list[str]]]:
     """A temporary wav file of a recording that only ffmpeg reads, and a warning if it is damaged; raises BadAudio."""
-    name, command, stem = printable(path), shutil.which("ffmpeg"), pathlib.Path(path).stem
+    name, (stem, ending), command = printable(path), os.path.splitext(path), shutil.which("ffmpeg")
+    made = printable(f"{stem}{'_2' * (ending.lower() == '.wav')}.wav")
     if not command:
         raise BadAudio(f"{name}: only ffmpeg reads such files, and it is not installed; install it, or convert the "
-                       f"file elsewhere: ffmpeg -i {shlex.quote(str(path))} {shlex.quote(f'{stem}.wav')}")
+                       f"file elsewhere: ffmpeg -i {shlex.quote(name)} {shlex.quote(made)}")
     with tempfile.TemporaryDirectory() as folder:
         wav = pathlib.Path(folder, "decoded.wav")
         # Sound that begins late gets silence before it, and no other time stamp is believed: in joined files they begin

@@ -6,10 +6,13 @@ envelopes. The post-net draws the harmonics from the pitch.
 """
 import functools
 import math
+import os
 import pathlib
 from typing import NamedTuple
 
 import numpy as np
+
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # onnxruntime reports its use otherwise
 import swift_f0
 
 import utils

@@ -17,6 +17,7 @@ from common import audio_files, cli
 from common.cli import UserError
 from conftest import DEMO, TINY, untrained_run, words, write
 from conversion import inference
+from corpus import analysis
 from training import run_folder
 
 
@@ -94,7 +95,7 @@ def test_voice_messages_are_decoded_by_ffmpeg_or_refused_with_the_command(tmp_pa
     message.write_bytes(b"not audio")
     assert message in audio_files.list_audio(tmp_path)
     monkeypatch.setattr(shutil, "which", lambda name: None)
-    with pytest.raises(audio_files.BadAudio, match="only ffmpeg .* ffmpeg -i .*my message.m4a' 'my mess"):
+    with pytest.raises(audio_files.BadAudio, match="only ffmpeg .* ffmpeg -i .*my message.m4a' '.*my message.wav'"):
         utils.load_recording(message, TINY)
     ffmpeg = tmp_path / "ffmpeg"  # a stand-in, which copies a recording to its last argument
     ffmpeg.write_text(f"#!/bin/sh\nfor last; do :; done\ncp {source} \"$last\"\n")
@@ -187,7 +188,41 @@ def test_ffmpeg_reads_what_begins_like_other_recordings(tmp_path, monkeypatch):
     assert len(audio_files.read_audio(message, TINY).wav) > 16000
     for codec, is_read in ((b"Speex   ", False), (b"OpusHead", True)):
         (tmp_path / "first page.spx").write_bytes(b"OggS" + bytes(24) + codec)
-        assert audio_files.begins_as_audio(tmp_path / "first page.spx") == is_read
+        assert audio_files.begins_as(audio_files.MAGIC, tmp_path / "first page.spx") == is_read
+
+
+@pytest.mark.parametrize("ending, codec", [("m4a", "aac"), ("webm", "libopus"), ("wma", "wmav2")])
+def test_a_recording_that_only_ffmpeg_reads_is_known_by_what_it_holds(tmp_path, monkeypatch, ending, codec):
+    """Without an ending a folder's were left out, and as .wav they were refused."""
+    ffmpeg = imageio_ffmpeg.get_ffmpeg_exe()
+    made, *others = (tmp_path / name for name in (f"a.{ending}", "b", "c.wav", "d.3gpp", "e.awb", "f.m4r"))
+    subprocess.run([ffmpeg, "-v", "error", "-i", DEMO / "rms" / "demo_001.ogg", "-c:a", codec, made], check=True)
+    for path in others:
+        shutil.copy(made, path)
+    assert audio_files.list_audio(tmp_path) == [made, *others]
+    with monkeypatch.context() as patch:
+        patch.setattr(shutil, "which", lambda name: None)
+        for path in (made, *others):
+            wav = path.with_name("c_2.wav" if path.stem == "c" else f"{path.stem}.wav")
+            with pytest.raises(audio_files.BadAudio, match=f"only ffmpeg .* ffmpeg -i {path} {wav}$"):
+                audio_files.read_audio(path, TINY)
+    monkeypatch.setattr(shutil, "which", lambda name: ffmpeg)
+    heard = audio_files.read_audio(made, TINY)
+    assert len(heard.wav) > 16000 and all(
+        np.array_equal(audio_files.read_audio(path, TINY).wav, heard.wav) for path in others)
+
+
+def test_a_link_to_a_folder_that_is_gone_is_named(tmp_path):
+    """Half of the recordings, on a disk that is not there, were left out without a word."""
+    write(tmp_path / "here" / "a.wav", words(1))
+    (tmp_path / "here" / "session 2").symlink_to(tmp_path / "disk")
+    assert audio_files.list_audio(tmp_path) == [tmp_path / "here" / "a.wav", tmp_path / "here" / "session 2"]
+    with pytest.raises(audio_files.BadAudio, match="session 2: does not exist"):
+        audio_files.read_audio(tmp_path / "here" / "session 2", TINY)
+
+
+def test_onnxruntime_does_not_report_its_use():
+    assert os.environ["ORT_DISABLE_TELEMETRY"] == "1" and analysis.swift_f0
 
 
 @pytest.mark.parametrize("seconds", [1, 30])
