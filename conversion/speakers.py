@@ -12,7 +12,7 @@ from corpus.analysis import Features
 ANOTHER_VOICE = 0.45  # octaves from the pitch of a voice, from where somebody else speaks
 PITCHES = np.arange(5.8, 10.0, 0.05)  # octaves of Hz that a voice may have
 CHANGE = 15.0  # octaves times voiced frames by which it must fit better that somebody else speaks
-MOST_AWAY = 0.6  # octaves from the pitch of a voice, from where all frames count alike
+MOST_AWAY = 0.9  # octaves from the pitch of a voice, from where all frames count alike
 ORDERS = 26  # of the mel cepstrum: the timbre
 BELOW = 0.93  # share of the mel bands; above them, filters of recordings and formats differ more than people
 MOVES = 0.15  # octaves by which the pitch of one person moves from phrase to phrase

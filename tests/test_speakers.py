@@ -5,7 +5,7 @@ import pytest
 import hyperparams
 import utils
 from conftest import demo_wav
-from conversion.speakers import Speakers, people_by_timbre, turns
+from conversion.speakers import Speakers, people_by_pitch, people_by_timbre, turns
 from corpus import alignment, analysis
 from corpus.analysis import Features
 
@@ -200,3 +200,12 @@ def test_a_short_phrase_is_no_turn_and_what_pitch_mistook_is_mended():
     sums[1], counts[1] = sums[3] / 100, 3  # a laugh
     assert heard_from(sums, counts) == people
     assert people_by_timbre(sums, counts, np.array([0, 0, 0, 1, 1, 1, 0, 1])).tolist() == people
+
+
+@pytest.mark.parametrize("frames, octaves, heard", [(45, 0.95, True), (80, 0.95, True), (80, 0.7, True),
+                                                    (20, 0.95, False), (45, 0.55, False), (45, -0.9, True)])
+def test_a_few_words_of_a_man_or_a_woman_between_those_of_the_other_are_heard(frames, octaves, heard):
+    """Pitches far apart counted as little as those of a lively speaker, who is one person."""
+    hertz = np.concatenate([np.full(200, 120.0), np.full(frames, 120.0 * 2 ** octaves), np.full(200, 120.0)])
+    people = people_by_pitch(hertz, np.array([200, 200 + frames]))
+    assert people.tolist() == ([0, 1, 0] if heard else [0, 0, 0])
