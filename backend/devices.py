@@ -76,7 +76,7 @@ with (captured_stderr() if quiet else contextlib.nullcontext(), kept_for_good(),
 def make_strategy(num_gpus: int | None) -> tf.distribute.Strategy:
     """A strategy for the first `num_gpus` GPUs of this machine (default: all). Raises UserError if there are fewer, and
     if TF_CONFIG names several machines: each of them would train on its own."""
-    if os.environ.get("TF_CONFIG"):
+    if os.environ.get("TF_CONFIG", "").strip(" {}"):
         raise UserError("TF_CONFIG is set, but training on several machines is not supported: unset it")
     devices = [device.name for device in tf.config.list_logical_devices("GPU")]
     if not devices:

@@ -62,8 +62,8 @@ def remarks(hertz: np.ndarray, changes: list[float], hp: HyperParams, keeps_inte
             found.append("its pitch moves as in singing or as that of two people; intervals change with the range of "
                          "the voice; --keep-intervals keeps melodies")
         elif len(voiced) > hp.frames_per_second and (hum := tone(voiced)) and not keeps_intervals:  # a word may be even
-            found.append(f"more than half of its pitch is {hum:.0f} Hz, as of a hum, another tone or creak, which is "
-                         "converted like a voice; filter it out of the recording")
+            found.append(f"more than half of its pitch is {hum:.0f} Hz, as of a hum, another tone, creak or a chant, "
+                         "which is converted like a voice; filter a tone out; --keep-intervals keeps what is sung")
         if np.percentile(voiced, 95) > HIGHEST * hp.pitch_max:
             found.append(f"its pitch reaches {hp.pitch_max:.0f} Hz, the highest that is found; above it becomes noise")
     if changes:

@@ -161,6 +161,9 @@ def test_preparation_uses_the_channel_that_is_named(tmp_path, capsys):
     write(pathlib.Path(tested.source_file), words(7))  # its features and its sound were then those of two recordings
     with pytest.raises(UserError, match=f"{tested.source_file} is not the recording that .* were made of: run prepro"):
         heldout.load_segment(corpus, tested, "source")
+    pathlib.Path(tested.source_file).unlink()
+    with pytest.raises(UserError, match=f"{tested.source_file}, of which .* does not exist: they move together"):
+        heldout.load_segment(corpus, tested, "source")
 
 
 @pytest.mark.parametrize("number", ["0", "-1", "left", "1.5"])

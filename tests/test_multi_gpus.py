@@ -140,3 +140,5 @@ def test_several_machines_are_refused(monkeypatch, capsys):
     for script, flags in ((train_multi_gpus, []), (train_gan, ["--num-gpus", "1", "--preset", "default"])):
         assert script.main(flags) == 1
         assert "several machines is not supported: unset it" in capsys.readouterr().err
+    monkeypatch.setenv("TF_CONFIG", " {} ")  # names none
+    assert train_multi_gpus.main(["--num-gpus", "2"]) == 1 and "TensorFlow sees 1" in capsys.readouterr().err

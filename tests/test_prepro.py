@@ -113,6 +113,8 @@ def test_pattern_finds_the_id_in_the_file_name(tmp_path):
 @pytest.mark.parametrize("hers, his", [
     ("me_{:03d}.wav", "her-{:03d}.wav"), ("Me {}.flac", "her{:04d}.wav"), ("{:03d}_me.wav", "{:03d}-her.wav"),
     ("p225_{:03d}_mic1.flac", "p226_{:03d}_mic1.flac"), ("take {:02d} final.wav", "mic-{}.mp3"),
+    ("me_2026-11-30_{:03d}_take.wav", "her_2026-12-02_{:03d}_take.wav"),
+    ("2026-11-30 Satz {:03d} (me).wav", "Sentence{}_take.wav"),
     ("{:c}.wav", "bert_{:c}.wav"), ("{:c} anna.wav", "{:c}.bert.wav")])
 def test_names_that_are_alike_are_shown_with_the_pattern_that_pairs_them(tmp_path, hers, his):
     for speaker, name in (("anna", hers), ("bert", his)):
