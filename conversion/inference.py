@@ -23,7 +23,7 @@ from tqdm import tqdm
 from common import audio_files, cli, storage
 from common.cli import UserError
 from conversion.chunks import Chunk, join, split_at_pauses
-from conversion.remarks import noise, remarks
+from conversion.remarks import noise, remarks, without_pitch
 from conversion.speakers import Speakers
 from corpus.analysis import Features
 from corpus.manifest import Pair
@@ -212,5 +212,7 @@ def convert_recording(wav: np.ndarray, converter: Converter, pool) -> ConvertedR
                                  first or outputs[0])
         hertz += [source.hertz for source in features]
     pitch = np.concatenate(hertz)
-    odd = remarks(pitch, changes, hp, converter.keep_intervals) + ([] if converter.keep_intervals else noise(wav, hp))
+    whispered = sum(without_pitch(chunk.wav, each, hp) for chunk, each in zip(chunks, hertz))
+    odd = remarks(pitch, changes, hp, converter.keep_intervals, whispered)
+    odd += [] if converter.keep_intervals else noise(wav, hp)
     return ConvertedRecording(join(chunks, voices, hp, len(wav)), chunks, heard, first, stopped, pitch, odd)

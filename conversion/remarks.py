@@ -12,6 +12,8 @@ STEADY = 0.03         # octaves by which the mean of the pitch moves from one sp
 # them: larger in one of 1,416 sentences of seven speakers, and in melodies with any vibrato one of the two
 NOTES = ((0.1, 0.28), (0.175, 0.25))
 LEAST_VOICED = 0.1   # share of a recording's frames; half of the frames of speech are voiced, none of a whisper's
+# Seconds of which half is loud and hardly any frame has a pitch: none in clean sentences, all of creak and whisper
+WITHOUT_PITCH, LOUD_SHARE, VOICED_SHARE = 1.2, 0.5, 0.05
 # Width of a band, and share of the pitch in it; below .36 in speech voiced for a second
 TONE_OCTAVES, TONE_SHARE = 0.04, 0.5
 HIGHEST = 0.9        # share of the highest pitch that is found; no speech reaches it
@@ -47,9 +49,21 @@ def tone(hertz: np.ndarray) -> float | None:
     return float(2.0 ** edges[pairs.argmax() + 1]) if pairs.max() > TONE_SHARE * len(hertz) else None
 
 
-def remarks(hertz: np.ndarray, changes: list[float], hp: HyperParams, keeps_intervals: bool = False) -> list[str]:
+def without_pitch(wav: np.ndarray, hertz: np.ndarray, hp: HyperParams) -> float:
+    """How many seconds of speech (samples,) of pitch (T,) in Hz are loud and have no pitch for long: whisper, creak."""
+    power, span = utils.frame_power(wav, hp), round(WITHOUT_PITCH * hp.frames_per_second)
+    loud = utils.active(power) & ~utils.steady(power, hp)
+    if len(power) < span:
+        return 0.0
+    counts = [np.convolve(frames[:len(power)], np.ones(span), "valid") for frames in (loud, hertz > 0.0)]
+    found = (counts[0] > LOUD_SHARE * span) & (counts[1] < VOICED_SHARE * span)
+    return float((np.convolve(found, np.ones(span)) > 0.5).sum() / hp.frames_per_second)
+
+
+def remarks(hertz: np.ndarray, changes: list[float], hp: HyperParams, keeps_intervals: bool = False,
+            whispered: float = 0.0) -> list[str]:
     """What looks odd in a recording of pitch (T,) in Hz, 0 where unvoiced, with the cure; `changes` are the seconds
-    where somebody else begins to speak."""
+    where somebody else begins to speak, so many seconds are `whispered` (`without_pitch`)."""
     voiced, found = hertz[hertz > 0.0], []
     share, seconds = len(voiced) / len(hertz), len(hertz) / hp.frames_per_second
     if seconds < LEAST_SECONDS:
@@ -58,6 +72,8 @@ def remarks(hertz: np.ndarray, changes: list[float], hp: HyperParams, keeps_inte
         found.append(f"{100 * share:.0f} % of it are voiced, so the conversion is a whisper; a pitch is found between "
                      f"{hp.pitch_min:.0f} and {hp.pitch_max:.0f} Hz in speech that is louder than its noise")
     else:
+        if whispered:
+            found.append(f"{whispered:.1f} s of its speech have no pitch, as whisper and creak, and become a whisper")
         if sings(hertz, hp) and not keeps_intervals:
             found.append("its pitch moves as in singing or as that of two people; intervals change with the range of "
                          "the voice; --keep-intervals keeps melodies")

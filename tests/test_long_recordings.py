@@ -147,3 +147,13 @@ def test_chunks_that_are_longer_than_their_sources_do_not_overlap_and_find_back(
     voices = [np.full(1500, 0.1, np.float32) for _ in chunks]
     wav = join(chunks, voices, HP, 8000)
     assert len(wav) == 8000 and np.flatnonzero(wav)[0] < 100 and not wav[3000:5000].any() and wav[5100:6400].all()
+
+
+@pytest.mark.parametrize("whispers", [False, True])
+def test_what_is_whispered_in_one_of_the_chunks_is_said(recording, whispers):
+    rng = np.random.default_rng(0)
+    level = np.abs(np.sin(np.arange(4 * HP.sample_rate) / 2000)) * 0.1
+    after = np.concatenate([np.zeros(8000), whispers * level * rng.normal(size=len(level))]).astype(np.float32)
+    with ThreadPoolExecutor(1) as pool:
+        found = inference.convert_recording(np.concatenate([recording, after]), Copier(), pool)
+    assert any("of its speech have no pitch" in text for text in found.remarks) is whispers

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 import eval as eval_script
+import utils
 import eval_gan
 from backend import checkpoints
 from conftest import demo_wav
@@ -63,6 +64,23 @@ def test_who_keeps_intervals_is_not_told_to_keep_them():
     sung = np.repeat(220.0 * 2.0 ** np.array([0.0, 0.5, 1.0, 1.5, 2.0]), 30)
     assert "--keep-intervals" in remarks(sung) and not remarks(sung, keeps_intervals=True)
     assert "above it becomes noise" in remarks(4.5 * sung, keeps_intervals=True)
+
+
+@pytest.mark.parametrize("speaker", ["rms", "slt"])
+@pytest.mark.parametrize("first", [False, True])
+def test_a_part_that_is_whispered_is_said_and_a_beep_is_no_whisper(speaker, first):
+    """Half a recording became a whisper without a word, because the other half has a pitch."""
+    said = np.concatenate([demo_wav(speaker, f"demo_{number:03d}", HP) for number in (1, 4)])
+    level = np.sqrt(np.interp(np.arange(len(said)) / HP.hop_length, np.arange(-(-len(said) // HP.hop_length)),
+                              utils.frame_power(said, HP)))
+    whispered = level * np.random.default_rng(0).normal(size=len(said))
+    both = np.concatenate([whispered, said] if first else [said, whispered]).astype(np.float32)
+    beep = np.concatenate([said, 0.5 * np.random.default_rng(0).normal(size=32000)]).astype(np.float32)
+    for wav, seconds in ((both, len(said) / HP.sample_rate), (said, 0.0), (beep, 0.0), (said[:9000], 0.0)):
+        found = remarks_of.without_pitch(wav, analysis.pitch(wav, HP), HP)
+        assert found == pytest.approx(seconds, rel=0.3)
+    hertz = np.full(400, 120.0) * (np.arange(400) % 2)
+    assert any("3.2 s of its speech have no pitch" in each for each in remarks_of.remarks(hertz, [], HP, False, 3.21))
 
 
 @pytest.mark.parametrize("speaker, number", [("rms", 1), ("rms", 9), ("slt", 1), ("slt", 4)])
