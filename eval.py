@@ -155,8 +155,8 @@ def convert_files(recordings: list[pathlib.Path], out: pathlib.Path, converter: 
         conversions = Conversions(out, converter, names)
         others = [name for name in names if conversions.models.get(name, "") not in ("", conversions.model)]
         if others:
-            print(f"warning: {len(others)} conversions in {out} by another model or with other settings are replaced; "
-                  "another --out keeps them", file=sys.stderr)
+            print(f"warning: conversions in {out} by another model or with other settings are replaced, "
+                  f"{len(others)} of them; another --out keeps them", file=sys.stderr)
         # Several files at a time: a decoder step waits for the step before it, so one file leaves most cores idle
         with (concurrent.futures.ThreadPoolExecutor(cli.cores()) as pool,
               concurrent.futures.ThreadPoolExecutor(min(FILES_AT_ONCE, cli.cores())) as files):

@@ -25,7 +25,7 @@ SILENCE_DB = 70.0  # dB below the loudest frame, from where on there is nothing 
 ABOVE_FLOOR_DB = 15.0  # dB above the pauses, from where a frame is active
 NOISE_DB, FAINT_DB = 10.0, 50.0  # dB above the pauses, and below the loudest frame, between which a sound is heard
 OUTLIER_DB = 10.0  # dB above the 70th percentile of the active frames; clean speech stays 8.5 dB above it at most
-STEADY_DB, STEADY_SECONDS = 3.0, 0.25  # a sound that moves by no more for so long is no speech, if it is so much louder
+STEADY_DB, STEADY_SECONDS = 3.0, 0.25  # a sound that moves by no more for so long may be a tone or a noise
 CLIPPED = 0.002  # share of samples in flat peaks, from where a recording was too loud
 MOSTLY = 0.7  # share of what is heard that trimming must leave
 
@@ -98,13 +98,23 @@ def normalise_loudness(wav: np.ndarray, hp: HyperParams) -> np.ndarray:
     more than `hp.quiet_db` below the loudest do not count, nor does what is much louder than speech (a beep, a knock):
     the mean of clean speech is below the 70th percentile of its active frames, by 2 dB on average."""
     power = frame_power(wav, hp)                                                                      # (T,)
-    usual, moving = np.percentile(power[active(power)], 70), power[~steady(power, hp)]
-    if moving.any() and active(moving).sum() > STEADY_SECONDS * hp.frames_per_second:
-        speech = np.percentile(moving[active(moving)], 70)
-        usual = speech if speech < usual * 10 ** (-OUTLIER_DB / 10) else usual
+    usual = usual_power(power, hp)
     loudest = min(power.max(), usual * 10 ** (OUTLIER_DB / 10))
     speech = power[(power <= loudest) & (power > loudest * 10 ** (-hp.quiet_db / 10))]
     return (wav * (10 ** (hp.loudness_db / 20) / np.sqrt(min(speech.mean(), usual)))).astype(np.float32)
+
+
+def usual_power(power: np.ndarray, hp: HyperParams) -> float:
+    """The 70th percentile of the power (T,) of speech. A steady sound that is much louder does not count, if what is
+    left lasts at least half as long: breath between held notes does not."""
+    usual, moving = np.percentile(power[active(power)], 70), power[~steady(power, hp)]
+    if not len(moving):
+        return usual
+    speech = moving[active(moving)]
+    level = np.percentile(speech, 70)
+    louder = (power > level * 10 ** (OUTLIER_DB / 10)).sum()
+    is_speech = len(speech) > max(STEADY_SECONDS * hp.frames_per_second, louder / 2)
+    return level if is_speech and usual * 10 ** (-FAINT_DB / 10) < level < usual * 10 ** (-OUTLIER_DB / 10) else usual
 
 
 def frame_power(wav: np.ndarray, hp: HyperParams) -> np.ndarray:

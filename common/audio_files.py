@@ -51,8 +51,8 @@ def list_audio(folder: pathlib.Path) -> list[pathlib.Path]:
         seen.add(os.path.realpath(parent))
         found += [pathlib.Path(parent, name) for name in names if not name.startswith(".")
                   and (pathlib.Path(name).suffix.lower() in AUDIO_SUFFIXES + FFMPEG_SUFFIXES
-                       or not os.path.exists(full := os.path.join(parent, name))
-                       or "." not in name and (begins_as(MAGIC, full) or begins_as(FFMPEG_MAGIC, full)))]
+                       or "." not in name and (not os.path.exists(full := os.path.join(parent, name))
+                                               or begins_as(MAGIC, full) or begins_as(FFMPEG_MAGIC, full)))]
     return sorted(found + [pathlib.Path(error.filename) for error in unreadable])
 
 

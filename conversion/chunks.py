@@ -20,7 +20,7 @@ class Chunk(NamedTuple):
     wav: np.ndarray   # (samples,) speech, trimmed
     start: int        # sample of the recording where the chunk begins
     person: int = 0   # who speaks, counted in the order in which they begin
-    gain: float = 1.0  # brings it to the level that the networks know
+    gain: float = 1.0  # raises it to the level that the networks know
 
 
 def split_at_pauses(wav: np.ndarray, hp: HyperParams, one_voice: bool = False) -> list[Chunk]:
@@ -53,8 +53,8 @@ def trim(part: np.ndarray, start: int, hertz: np.ndarray, person: int, hp: Hyper
         around = round(AROUND_SECONDS * hp.sample_rate)
         first, last = min(first, max(0, voiced[0] - around)), max(last, voiced[-1] + around)
     wav = part[first:last]
-    gain = float(np.abs(utils.normalise_loudness(wav, hp)).max() / np.abs(wav).max())
-    return Chunk(wav, start + first, person, gain if len(voiced) >= LEAST_VOICED else 1.0)
+    gain = np.abs(utils.normalise_loudness(wav, hp)).max() / np.abs(wav).max()  # what is loud may be no speech
+    return Chunk(wav, start + first, person, max(1.0, float(gain)) if len(voiced) >= LEAST_VOICED else 1.0)
 
 
 def join(chunks: list[Chunk], voices: list[np.ndarray], hp: HyperParams, length: int = 0) -> np.ndarray:

@@ -73,7 +73,8 @@ def remarks(hertz: np.ndarray, changes: list[float], hp: HyperParams, keeps_inte
                      f"{hp.pitch_min:.0f} and {hp.pitch_max:.0f} Hz in speech that is louder than its noise")
     else:
         if whispered:
-            found.append(f"{whispered:.1f} s of its speech have no pitch, as whisper and creak, and become a whisper")
+            found.append(f"{whispered:.1f} s of it are as loud as speech and have no pitch, as whisper, creak or "
+                         "applause, and become a whisper")
         if sings(hertz, hp) and not keeps_intervals:
             found.append("its pitch moves as in singing or as that of two people; intervals change with the range of "
                          "the voice; --keep-intervals keeps melodies")

@@ -43,8 +43,8 @@ def drop(pairs: list[Pair], data: pathlib.Path, target: str, hp: HyperParams) ->
     best = own < np.minimum(others, [*map(np.roll, others, far)]).min(axis=0)
     wrong, outdone = (own > limit) & ~(best & np.isfinite(limit)), np.zeros(len(pairs), bool)
     for i in np.flatnonzero(~wrong & (own > limit - DOUBTFUL * spread)):
-        rest, better = np.delete(here, i), BETTER * spread * (own[i] <= limit)
-        outdone[i] = min(excess(i, rest).min(), excess(rest, i).min()) < own[i] - better
+        rest = np.delete(here, i)
+        outdone[i] = min(excess(i, rest).min(), excess(rest, i).min()) < own[i] - BETTER * spread
     wrong |= outdone
     hint = misplaced(pairs, {shift: excess(here, here + shift) for shift in (0, 1, -1, 2, -2)},
                      np.percentile(others, 1)) if wrong.sum() > 1 and is_named else ""

@@ -171,14 +171,14 @@ def write_run_info(logdir: pathlib.Path, script: str, data: pathlib.Path, steps:
         "data_from_here": os.path.relpath(data.resolve(), logdir.resolve()), "steps": steps,
         "manifest": manifest.fingerprint(data),
         "init_from": str(init_from.resolve()) if init_from else None,
-        "initial_weights": pathlib.Path(initial_weights).name if initial_weights else storage.read_json(
-            logdir / "run.json").get("initial_weights")})
+        "initial_weights": storage.content_hash(pathlib.Path(initial_weights)) if initial_weights else (
+            storage.read_json(logdir / "run.json").get("initial_weights"))})
 
 
 def check_run_info(info: dict, logdir: pathlib.Path, script: str, data: pathlib.Path,
                    init_from: pathlib.Path | None) -> None:
     """Raise UserError if a run that is resumed was begun with another script, `init_from` or `data`, or if its features
-    have changed; warn if the run that gave its initial weights has better ones now."""
+    have changed; warn if the run that gave its initial weights has others now."""
     if not info:
         return
     cure = "choose another --logdir, or begin anew with --no-resume"
@@ -195,9 +195,9 @@ def check_run_info(info: dict, logdir: pathlib.Path, script: str, data: pathlib.
                         f"and may have split them differently; {cure}")
     first = info.get("initial_weights")
     with contextlib.suppress(UserError):  # that run may be gone
-        if first and before and first != (now := pathlib.Path(checkpoints.best_checkpoint(before)).name):
-            print(f"warning: {logdir} began with {first} of {before}, which has come to {now} since: --no-resume "
-                  "begins anew with that", file=sys.stderr)
+        if first and before and first != storage.content_hash(pathlib.Path(checkpoints.best_checkpoint(before))):
+            print(f"warning: {before} has other weights than those that {logdir} began with: --no-resume begins anew "
+                  "with them", file=sys.stderr)
 
 
 def clear_run(logdir: pathlib.Path) -> None:
