@@ -82,6 +82,7 @@ def test_a_quiet_part_is_converted_at_the_usual_level_and_stays_as_quiet_as_it_i
     first, second = (np.sqrt(np.mean(np.square(part))) for part in np.split(found.wav, 2))
     assert len(found.chunks) == 2 and levels[0] == pytest.approx(levels[1], abs=0.5 / HP.range_db)
     assert second / first == pytest.approx(factor, rel=0.1)
+    assert [chunk.gain for chunk in split_at_pauses(0.3 * said, HP)] == [1.0]  # alone, it has the recording's level
     loud = split_at_pauses(np.concatenate([said, 3.0 * said]), HP)
     assert [chunk.gain for chunk in loud] == pytest.approx([1.0, 1.0], abs=0.1)  # it may be no speech
 

@@ -128,3 +128,10 @@ def test_terminal_shows_the_same_summary_in_aligned_columns(capsys):
     assert lines[2].split() == " ".join(BESIDE[0]).split()
     for column, end in (("converted", "12.5"), ("target", " 2.50")):  # numbers end below the ends of names
         assert lines[-1].index(end) + len(end) == lines[2].index(column) + len(column)
+
+
+@pytest.mark.parametrize("summary, explains", [({"converted": 1}, True), ({"MCD dB": 3.6}, False)])
+def test_page_of_own_recordings_says_what_is_in_its_columns(tmp_path, summary, explains):
+    page.write_page(tmp_path, "mine", [], summary)
+    text = (tmp_path / "index.html").read_text(encoding="utf-8")
+    assert f"<p {'' if explains else 'hidden'}>Source: your recording" in text

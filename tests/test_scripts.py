@@ -24,6 +24,7 @@ import hyperparams
 import prepro
 import train
 import train_gan
+from backend import checkpoints
 from common import storage
 from conversion import base, inference
 from conversion.chunks import CHUNK_SECONDS, Chunk, join, split_at_pauses
@@ -185,6 +186,8 @@ def test_adversarial_training_starts_from_a_paired_run(trained, tmp_path, capsys
     printed = capsys.readouterr()
     assert "accuracy_real" in printed.out + printed.err
     assert hyperparams.HyperParams.from_json(logdir / "hparams.json").width == trained.hp.width
+    began_with = json.loads((logdir / "run.json").read_text())["initial_weights"]
+    assert began_with == storage.content_hash(pathlib.Path(checkpoints.best_checkpoint(trained.logdir)))
     assert (logdir / "gan_loss.png").stat().st_size > 1000
     assert any((logdir / "samples").rglob("step-000002/*.wav"))
     assert eval_gan.main(["--logdir", str(logdir)]) == 0
