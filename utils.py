@@ -25,7 +25,7 @@ SILENCE_DB = 70.0  # dB below the loudest frame, from where on there is nothing 
 ABOVE_FLOOR_DB = 15.0  # dB above the pauses, from where a frame is active
 NOISE_DB, FAINT_DB = 10.0, 50.0  # dB above the pauses, and below the loudest frame, between which a sound is heard
 OUTLIER_DB = 10.0  # dB above the 70th percentile of the active frames; clean speech stays 8.5 dB above it at most
-STEADY_DB, STEADY_SECONDS = 3.0, 0.25  # a sound that moves by no more for so long may be a tone or a noise
+STILL_DB, STILL_SECONDS = 3.0, 0.25  # a sound that moves by no more for so long may be a tone or a noise
 CLIPPED = 0.002  # share of samples in flat peaks, from where a recording was too loud
 MOSTLY = 0.7  # share of what is heard that trimming must leave
 
@@ -113,7 +113,7 @@ def usual_power(power: np.ndarray, hp: HyperParams) -> float:
     speech = moving[active(moving)]
     level = np.percentile(speech, 70)
     louder = (power > level * 10 ** (OUTLIER_DB / 10)).sum()
-    is_speech = len(speech) > max(STEADY_SECONDS * hp.frames_per_second, louder / 2)
+    is_speech = len(speech) > max(STILL_SECONDS * hp.frames_per_second, louder / 2)
     return level if is_speech and usual * 10 ** (-FAINT_DB / 10) < level < usual * 10 ** (-OUTLIER_DB / 10) else usual
 
 
@@ -126,8 +126,8 @@ def frame_power(wav: np.ndarray, hp: HyperParams) -> np.ndarray:
 def steady(power: np.ndarray, hp: HyperParams) -> np.ndarray:
     """Which frames (T,) of a power (T,) are in or beside a sound whose level does not move: a tone, a noise."""
     level = 10.0 * np.log10(np.maximum(power, 1e-20))
-    frames = 2 * round(STEADY_SECONDS * hp.frames_per_second / 2) + 1
-    still = (scipy.ndimage.maximum_filter1d(level, frames) - scipy.ndimage.minimum_filter1d(level, frames) < STEADY_DB)
+    frames = 2 * round(STILL_SECONDS * hp.frames_per_second / 2) + 1
+    still = (scipy.ndimage.maximum_filter1d(level, frames) - scipy.ndimage.minimum_filter1d(level, frames) < STILL_DB)
     return scipy.ndimage.maximum_filter1d(still, frames + 2 * math.ceil(hp.win_length / hp.hop_length))
 
 

@@ -41,7 +41,8 @@ MOST_SAMPLES = 2 ** 28  # longest recording: 1 GiB in memory, 4.6 hours at 16 kH
 
 def list_audio(folder: pathlib.Path) -> list[pathlib.Path]:
     """List all files below a folder that end as recordings do, or have no ending but begin as recordings do, and all
-    folders that cannot be read and links that lead nowhere. Links to folders are followed; they may lead in circles."""
+    folders that cannot be read, and links without an ending that lead nowhere. Links to folders are followed; they may
+    lead in circles."""
     unreadable: list[OSError] = []
     found, seen = [], set()
     for parent, folders, names in os.walk(folder, onerror=unreadable.append, followlinks=True):
@@ -57,7 +58,7 @@ def list_audio(folder: pathlib.Path) -> list[pathlib.Path]:
 
 
 def begins_as(magic: re.Pattern, path: str | os.PathLike) -> bool:
-    """Whether a file can be read and begins as recordings do; of an mp3 file this cannot be said."""
+    """Whether a file can be read and begins as `magic` says; an mp3 file has no such beginning."""
     with contextlib.suppress(OSError):
         if stat.S_ISREG(os.stat(path).st_mode):  # opening a pipe could wait for ever
             with open(path, "rb") as file:

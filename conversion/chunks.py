@@ -11,7 +11,7 @@ from hyperparams import HyperParams
 CHUNK_SECONDS = 8.0  # recordings are converted in chunks of at most this length, cut at pauses
 FADE_SECONDS = 0.005  # at both ends of a chunk, so that joints do not click
 BESIDE_FRAMES = 16  # voiced frames beside what is left of a chunk, from where they are speech
-LEAST_VOICED = 40  # voiced frames of a chunk that has a level of its own
+LEVEL_FRAMES = 40  # voiced frames of a chunk that has a level of its own
 AROUND_SECONDS = 0.25  # before and after the voiced frames of speech, where it has unvoiced sounds
 
 
@@ -25,7 +25,8 @@ class Chunk(NamedTuple):
 
 def split_at_pauses(wav: np.ndarray, hp: HyperParams, one_voice: bool = False) -> list[Chunk]:
     """Cut a recording (samples,) into chunks of at most CHUNK_SECONDS, at pauses or else at the quietest frame, and
-    unless it is of `one_voice` also where somebody else begins to speak."""
+    unless it is of `one_voice` also where somebody else begins to speak. If there are several, the gain of each raises
+    it to the level of the training."""
     mel, hertz = utils.mel_in_blocks(wav, hp), analysis.pitch(wav, hp)
     longest = round(CHUNK_SECONDS * hp.frames_per_second)
     silences = alignment.pauses(mel, hp).mean(axis=1).astype(int)
@@ -40,7 +41,7 @@ def split_at_pauses(wav: np.ndarray, hp: HyperParams, one_voice: bool = False) -
     parts = [(wav[start * hp.hop_length:end * hp.hop_length], start * hp.hop_length, hertz[start:end], person)
              for (start, person), end in zip(cuts, [*(start for start, _ in cuts[1:]), len(mel)])]
     chunks = [trim(*part, hp) for part in parts if np.abs(part[0]).max(initial=0.0) >= 1e-3]  # others are pauses
-    return chunks if len(chunks) > 1 else [chunk._replace(gain=1.0) for chunk in chunks]  # the recording's level
+    return chunks if len(chunks) > 1 else [chunk._replace(gain=1.0) for chunk in chunks]  # alone, it is at the level
 
 
 def trim(part: np.ndarray, start: int, hertz: np.ndarray, person: int, hp: HyperParams) -> Chunk:
@@ -53,8 +54,9 @@ def trim(part: np.ndarray, start: int, hertz: np.ndarray, person: int, hp: Hyper
         around = round(AROUND_SECONDS * hp.sample_rate)
         first, last = min(first, max(0, voiced[0] - around)), max(last, voiced[-1] + around)
     wav = part[first:last]
-    gain = np.abs(utils.normalise_loudness(wav, hp)).max() / np.abs(wav).max()  # what is loud may be no speech
-    return Chunk(wav, start + first, person, max(1.0, float(gain)) if len(voiced) >= LEAST_VOICED else 1.0)
+    # Never lowered: what is loud may be no speech
+    gain = max(1.0, float(np.abs(utils.normalise_loudness(wav, hp)).max() / np.abs(wav).max()))
+    return Chunk(wav, start + first, person, gain if len(voiced) >= LEVEL_FRAMES else 1.0)
 
 
 def join(chunks: list[Chunk], voices: list[np.ndarray], hp: HyperParams, length: int = 0) -> np.ndarray:

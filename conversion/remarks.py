@@ -50,7 +50,8 @@ def tone(hertz: np.ndarray) -> float | None:
 
 
 def without_pitch(wav: np.ndarray, hertz: np.ndarray, hp: HyperParams) -> float:
-    """How many seconds of speech (samples,) of pitch (T,) in Hz are loud and have no pitch for long: whisper, creak."""
+    """How many seconds of a chunk (samples,) of pitch (T,) in Hz are clearly louder than its pauses and have no pitch
+    for long: whisper, creak."""
     power, span = utils.frame_power(wav, hp), round(WITHOUT_PITCH * hp.frames_per_second)
     loud = utils.active(power) & ~utils.steady(power, hp)
     if len(power) < span:
@@ -63,7 +64,7 @@ def without_pitch(wav: np.ndarray, hertz: np.ndarray, hp: HyperParams) -> float:
 def remarks(hertz: np.ndarray, changes: list[float], hp: HyperParams, keeps_intervals: bool = False,
             whispered: float = 0.0) -> list[str]:
     """What looks odd in a recording of pitch (T,) in Hz, 0 where unvoiced, with the cure; `changes` are the seconds
-    where somebody else begins to speak, so many seconds are `whispered` (`without_pitch`)."""
+    where somebody else begins to speak, `whispered` is the sum of `without_pitch` over the chunks, in seconds."""
     voiced, found = hertz[hertz > 0.0], []
     share, seconds = len(voiced) / len(hertz), len(hertz) / hp.frames_per_second
     if seconds < LEAST_SECONDS:
@@ -73,7 +74,7 @@ def remarks(hertz: np.ndarray, changes: list[float], hp: HyperParams, keeps_inte
                      f"{hp.pitch_min:.0f} and {hp.pitch_max:.0f} Hz in speech that is louder than its noise")
     else:
         if whispered:
-            found.append(f"{whispered:.1f} s of it are as loud as speech and have no pitch, as whisper, creak or "
+            found.append(f"{whispered:.1f} s of it are louder than its pauses and have no pitch, as whisper, creak or "
                          "applause, and become a whisper")
         if sings(hertz, hp) and not keeps_intervals:
             found.append("its pitch moves as in singing or as that of two people; intervals change with the range of "

@@ -19,7 +19,8 @@ from common.storage import printable
 from hyperparams import SIGNAL, HyperParams
 
 ESCAPE = "surrogateescape"  # file names may hold bytes that are invalid as text
-# What may be the id in a name: a number at its end, also without zeros in front; its first number; all words but one
+# What may be the id in a name: a number at its end, also without zeros in front; its first; its last number; all words
+# but the first, or but the last
 ID_PATTERNS = ("([0-9]+)$", "0*([0-9]+)$", "^[^0-9]*0*([0-9]+)", "0*([0-9]+)[^0-9]*$",
                "^(?:[^-_ .]+[-_ .]+)?(.+)$", "^(.+?)(?:[-_ .]+[^-_ .]+)?$")
 VERSION = 4                 # version of the features on disk; other versions are refused

@@ -16,8 +16,8 @@ from common.cli import UserError
 
 OTHERS = 10  # recordings of other names with which each is compared, to know what is usual
 FEWEST = 3   # pairs that can be judged
-# In deviations of the excess of other words: how far below the limit a pair is doubtful, and by how much one of another
-# name has to be better than it, so that this is no other take of the same sentence
+# In deviations of the excess of other words: how far below the limit a pair is doubtful, as are those that stay beyond
+# it, and by how much one of another name has to be better, so that this is no other take of the same sentence
 DOUBTFUL, BETTER = 1.0, 1.5
 
 
@@ -35,7 +35,8 @@ def drop(pairs: list[Pair], data: pathlib.Path, target: str, hp: HyperParams) ->
 
     def excess(sources: np.ndarray, targets: np.ndarray) -> np.ndarray:
         return distance(sources, targets) - usual[0][sources] - usual[1][targets % len(pairs)]
-    own, others = excess(here, here), chance - usual[0] - np.array([np.roll(usual[1], -shift) for shift in far])
+    named = distance(here, here)
+    own, others = named - usual[0] - usual[1], chance - usual[0] - [np.roll(usual[1], -shift) for shift in far]
     is_named = all(pair.name == pair.utterance for pair in pairs)  # segments of a recording have no names to change
     spread = others.std()
     limit = find_limit(own, spread)
@@ -50,7 +51,7 @@ def drop(pairs: list[Pair], data: pathlib.Path, target: str, hp: HyperParams) ->
                      np.percentile(others, 1)) if wrong.sum() > 1 and is_named else ""
     if wrong.sum() > len(pairs) / 2:
         raise UserError(f"{names}: recordings of the same name do not say the same words. Their distance is "
-                        f"{np.median(distance(here, here)):.1f} dB, that of others {np.median(chance):.1f} dB{hint}. "
+                        f"{np.median(named):.1f} dB, that of others {np.median(chance):.1f} dB{hint}. "
                         "Rename them, list the pairs in a table for --pairs, or give --unpaired if they said other "
                         "sentences")
     if hint:

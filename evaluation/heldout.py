@@ -170,8 +170,8 @@ def load_segment(corpus: data_load.Corpus, pair: Pair, side: str) -> np.ndarray:
     speaker = pair.speaker if side == "source" else corpus.target
     note = storage.read_json(corpus.data / "features" / speaker / f"{pair.utterance}.json")
     if not pathlib.Path(path).exists():
-        raise UserError(f"{storage.printable(path)}, of which features in {corpus.data} were made, does not exist: "
-                        "they move together, or prepro.py is run again")
+        raise UserError(f"{storage.printable(path)} does not exist, but features in {corpus.data} were made of it: "
+                        "move recordings and features together, or run prepro.py again")
     if (found := storage.content_hash(pathlib.Path(path))) and note.get("made_of", found) != found:
         raise UserError(f"{storage.printable(path)} is not the recording that the features in {corpus.data} were made "
                         "of: run prepro.py again")

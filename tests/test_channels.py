@@ -162,7 +162,7 @@ def test_preparation_uses_the_channel_that_is_named(tmp_path, capsys):
     with pytest.raises(UserError, match=f"{tested.source_file} is not the recording that .* were made of: run prepro"):
         heldout.load_segment(corpus, tested, "source")
     pathlib.Path(tested.source_file).unlink()
-    with pytest.raises(UserError, match=f"{tested.source_file}, of which .* does not exist: they move together"):
+    with pytest.raises(UserError, match=f"{tested.source_file} does not exist, but features in .*: move record"):
         heldout.load_segment(corpus, tested, "source")
 
 

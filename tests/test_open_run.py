@@ -257,7 +257,7 @@ def test_a_run_that_goes_on_says_if_the_run_it_began_with_has_other_weights(fold
     begin("gan", "--init-from", "paired", script=train_gan)
     begin("paired", checkpoint=later)
     assert open_run("--logdir", "gan", script=train_gan).is_resuming
-    said = f"warning: {folder / 'paired'} has other weights than those that gan began with: --no-resume begins anew"
+    said = f"warning: {folder / 'paired'} has other weights than those that gan began with: --no-resume --init-from "
     assert (said in capsys.readouterr().err) is told
     begin("gan", script=train_gan)  # going on keeps what it began with
     assert (said in capsys.readouterr().err) is told

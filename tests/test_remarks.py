@@ -80,7 +80,8 @@ def test_a_part_that_is_whispered_is_said_and_a_beep_is_no_whisper(speaker, firs
         found = remarks_of.without_pitch(wav, analysis.pitch(wav, HP), HP)
         assert found == pytest.approx(seconds, rel=0.3)
     hertz = np.full(400, 120.0) * (np.arange(400) % 2)
-    assert "3.2 s of it are as loud as speech and have no pitch" in remarks_of.remarks(hertz, [], HP, False, 3.21)[0]
+    found = remarks_of.remarks(hertz, [], HP, False, 3.21)[0]
+    assert "3.2 s of it are louder than its pauses and have no pitch" in found
 
 
 @pytest.mark.parametrize("speaker, number", [("rms", 1), ("rms", 9), ("slt", 1), ("slt", 4)])

@@ -164,8 +164,9 @@ def read_finished(logdir: pathlib.Path) -> dict:
 
 def write_run_info(logdir: pathlib.Path, script: str, data: pathlib.Path, steps: int,
                    init_from: pathlib.Path | None = None, initial_weights: str | None = None) -> None:
-    """Write run.json: the script that trains the run, its features, last step and initial weights (None: those that are
-    named there stay). The features are also named as seen from the run folder, so that both may move together."""
+    """Write run.json: the script that trains the run, its features, last step and initial weights, of which it keeps
+    the hash (None: the one that is noted there stays). The features are also named as seen from the run folder, so that
+    both may move together."""
     storage.write_json(logdir / "run.json", {
         "script": script, "data": str(data.resolve()),
         "data_from_here": os.path.relpath(data.resolve(), logdir.resolve()), "steps": steps,
@@ -195,9 +196,10 @@ def check_run_info(info: dict, logdir: pathlib.Path, script: str, data: pathlib.
                         f"and may have split them differently; {cure}")
     first = info.get("initial_weights")
     with contextlib.suppress(UserError):  # that run may be gone
-        if first and before and first != storage.content_hash(pathlib.Path(checkpoints.best_checkpoint(before))):
-            print(f"warning: {before} has other weights than those that {logdir} began with: --no-resume begins anew "
-                  "with them", file=sys.stderr)
+        if first and before and checkpoints.newest_step(logdir) and first != storage.content_hash(
+                pathlib.Path(checkpoints.best_checkpoint(before))):
+            print(f"warning: {before} has other weights than those that {logdir} began with: --no-resume --init-from "
+                  f"{before} begins anew with them", file=sys.stderr)
 
 
 def clear_run(logdir: pathlib.Path) -> None:
