@@ -94,14 +94,19 @@ def trim_silence(wav: np.ndarray, hp: HyperParams) -> tuple[np.ndarray, int]:
 
 
 def normalise_loudness(wav: np.ndarray, hp: HyperParams) -> np.ndarray:
-    """Scale (samples,) so that the root mean square of its speech is at `hp.loudness_db` relative to full scale. Frames
-    more than `hp.quiet_db` below the loudest do not count, nor does what is much louder than speech (a beep, a knock):
-    the mean of clean speech is below the 70th percentile of its active frames, by 2 dB on average."""
+    """Scale (samples,) so that its speech is at `hp.loudness_db`."""
+    return (wav * loudness_gain(wav, hp)).astype(np.float32)
+
+
+def loudness_gain(wav: np.ndarray, hp: HyperParams) -> np.float64:
+    """The factor that brings the root mean square of the speech in (samples,) to `hp.loudness_db`, relative to full
+    scale. Frames more than `hp.quiet_db` below the loudest do not count, nor does what is much louder than speech (a
+    beep, a knock): the mean of clean speech is below the 70th percentile of its active frames, by 2 dB on average."""
     power = frame_power(wav, hp)                                                                      # (T,)
     usual = usual_power(power, hp)
     loudest = min(power.max(), usual * 10 ** (OUTLIER_DB / 10))
     speech = power[(power <= loudest) & (power > loudest * 10 ** (-hp.quiet_db / 10))]
-    return (wav * (10 ** (hp.loudness_db / 20) / np.sqrt(min(speech.mean(), usual)))).astype(np.float32)
+    return 10 ** (hp.loudness_db / 20) / np.sqrt(min(speech.mean(), usual))
 
 
 def usual_power(power: np.ndarray, hp: HyperParams) -> float:

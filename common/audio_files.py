@@ -210,6 +210,7 @@ def from_array(samples: ArrayLike, sample_rate: int, hp: HyperParams) -> Recordi
 def decoded(path: str | os.PathLike) -> Iterator[tuple[pathlib.Path, list[str]]]:
     """A temporary wav file of a recording that only ffmpeg reads, and a warning if it is damaged; raises BadAudio."""
     name, (stem, ending), command = printable(path), os.path.splitext(path), shutil.which("ffmpeg")
+    # A recording that is called .wav must not be told to replace itself
     made = printable(f"{stem}{'_2' * (ending.lower() == '.wav')}.wav")
     if not command:
         raise BadAudio(f"{name}: only ffmpeg reads such files, and it is not installed; install it, or convert the "

@@ -54,9 +54,8 @@ def trim(part: np.ndarray, start: int, hertz: np.ndarray, person: int, hp: Hyper
         around = round(AROUND_SECONDS * hp.sample_rate)
         first, last = min(first, max(0, voiced[0] - around)), max(last, voiced[-1] + around)
     wav = part[first:last]
-    # Never lowered: what is loud may be no speech
-    gain = max(1.0, float(np.abs(utils.normalise_loudness(wav, hp)).max() / np.abs(wav).max()))
-    return Chunk(wav, start + first, person, gain if len(voiced) >= LEVEL_FRAMES else 1.0)
+    gain = float(utils.loudness_gain(wav, hp)) if len(voiced) >= LEVEL_FRAMES else 1.0
+    return Chunk(wav, start + first, person, max(1.0, gain))  # never lowered: what is loud may be no speech
 
 
 def join(chunks: list[Chunk], voices: list[np.ndarray], hp: HyperParams, length: int = 0) -> np.ndarray:

@@ -47,7 +47,7 @@ def drop(pairs: list[Pair], data: pathlib.Path, target: str, hp: HyperParams) ->
         rest = np.delete(here, i)
         outdone[i] = min(excess(i, rest).min(), excess(rest, i).min()) < own[i] - BETTER * spread
     wrong |= outdone
-    hint = misplaced(pairs, {shift: excess(here, here + shift) for shift in (0, 1, -1, 2, -2)},
+    hint = misplaced(pairs, {0: own} | {shift: excess(here, here + shift) for shift in (1, -1, 2, -2)},
                      np.percentile(others, 1)) if wrong.sum() > 1 and is_named else ""
     if wrong.sum() > len(pairs) / 2:
         raise UserError(f"{names}: recordings of the same name do not say the same words. Their distance is "
