@@ -129,6 +129,7 @@ class HyperParams:
     pace: float = number(1.0, 0, 1)                     # share of the predicted pace; 0: the source's own timing
     detail: float = number(0.5, 0, 1)                   # share of the finest detail that is the source's
     postfilter: float = number(1.0, 0, 10)              # exponent of gains to the target's modulation spectrum
+    texture: float = number(1.0, 0, 10)                 # share of the texture of noise that high voiced sound gets
     power: float = number(1.0, 0.1, 10)                 # sharpening of each frame before Griffin-Lim    (paper 1.2)
 
     @property
@@ -202,11 +203,13 @@ class HyperParams:
 
     @classmethod
     def from_json(cls, path: pathlib.Path) -> "HyperParams":
-        """Read the hparams.json of a run; raises UserError if names or types do not fit this version."""
+        """Read the hparams.json of a run; raises UserError if names or types do not fit this version. What an earlier
+        version did not know of synthesis gets its default: conversion may change it, and no weight depends on it."""
         try:
             values = dict(json.loads(pathlib.Path(path).read_text(encoding="utf-8")))
         except (TypeError, ValueError) as error:
             raise UserError(f"{path} is damaged ({error}); restore it or train into another folder") from None
+        values = {name: getattr(cls, name) for name in SYNTHESIS} | values
         types = {field.name: field.type for field in dataclasses.fields(cls)}
         if set(values) != set(types):
             raise UserError(f"{path} is of another version of this project: "
@@ -231,7 +234,7 @@ SYSTEM_2017 = HyperParams(
     batch_size=32, whole_utterances=1.0, slice_max_seconds=12.0, augment_vtl=0.0, augment_eq=0.0,
     mel_blur_freq=0.0, mel_blur_time=0.0,
     postnet_steps=0, encoder_steps=0, decoder_steps=0, joint_steps=10000, learning_rate=1e-3, lowest_rate=1.0,
-    griffin_lim_iters=30, postfilter=0.0, power=1.2)
+    griffin_lim_iters=30, postfilter=0.0, texture=0.0, power=1.2)
 
 PRESETS: dict[str, HyperParams] = {
     "default": HyperParams(),
@@ -245,7 +248,7 @@ PRESETS: dict[str, HyperParams] = {
 }
 
 # Hyperparameters that conversion may change in a trained model.
-SYNTHESIS = ("griffin_lim_iters", "correction", "pace", "detail", "postfilter", "power")
+SYNTHESIS = ("griffin_lim_iters", "correction", "pace", "detail", "postfilter", "texture", "power")
 
 # Features on disk depend on these values: prepro.py stores them, training and evaluation compare them.
 SIGNAL = ("sample_rate", "n_fft", "win_length", "hop_length", "n_mels", "preemphasis", "loudness_db", "top_db",

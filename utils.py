@@ -267,6 +267,14 @@ def excitation(pitch: np.ndarray, hp: HyperParams) -> np.ndarray:
     return np.where(voicing > 0.5, pulses, 0.0) + np.where(voicing > 0.5, 0.01, 1.0) * noise
 
 
+def noise_texture(n_frames: int, hp: HyperParams) -> np.ndarray:
+    """How far the magnitudes (T, F) of white noise are from their median, on the scale of normalised spectrograms."""
+    beyond = math.ceil(hp.n_fft / hp.hop_length)  # frames at both ends, which would hear the silence around the noise
+    noise = np.random.default_rng(hp.seed).standard_normal((n_frames + 2 * beyond) * hp.hop_length, np.float32)
+    db = 20.0 * np.log10(np.maximum(np.abs(stft(noise, hp)[beyond:beyond + n_frames]), 1e-8))
+    return (db - np.median(db)) / hp.range_db
+
+
 def griffin_lim(linear: np.ndarray, pitch: np.ndarray, hp: HyperParams) -> np.ndarray:
     """Convert a linear spectrogram (T, F) and its pitch (T, 2), octaves and voicing, to (samples,) by Griffin-Lim
     (Griffin & Lim 1984) in few iterations, as it starts from the phases of `excitation`. The magnitude is first raised

@@ -8,7 +8,8 @@ The output of least squares is an average: it lacks all that the map cannot pred
 takes a share of the finest detail from the source itself, after scaling its vocal tract to the target's length. Then it
 makes every order of the mel-cepstra move as much as the target's, separately at each modulation frequency. How much
 that lacks is measured on conversions of the validation sentences whenever they are converted in training. The pitch,
-too, is made to move as much as the target's.
+too, is made to move as much as the target's. What the post-net draws is an average as well: in every voice the high
+frequencies of voiced sounds have the texture of noise, which `with_texture` gives them.
 """
 import pathlib
 from collections.abc import Callable
@@ -37,6 +38,7 @@ PITCH_SIGMA = 1.0            # frames, deviation of the Gaussian that smooths a 
 DETAIL_SIGMA = (3.0, 1.0)    # frames and bands, deviations of the Gaussian that removes the detail of the source
 LEAST_DEVIATION = 0.05       # of a bin, 4 dB; some hardly change in training, but would in another recording
 MEASURED = 100               # recordings (up to twice as many) on which floors and deviations are measured
+TEXTURE_HERTZ = (2500.0, 3500.0)  # where voiced frames begin to have the texture of noise, and have all of it
 MOST_GAIN = 4.0              # of a movement; the least gain is 1 / MOST_GAIN
 MOST_PITCH_GAIN = 1.5        # of the pitch's deviation: who speaks monotonously does not begin to sing
 
@@ -158,6 +160,18 @@ def restore_pitch(base: Base, pitch: np.ndarray, hp: HyperParams) -> np.ndarray:
     mean, variance = octaves[voiced].mean(), octaves[voiced].var()
     gain = min(wanted / expected_deviation(voiced.sum(), variance, wanted, WANTED_FRAMES), MOST_PITCH_GAIN)
     return np.stack([mean + (octaves - mean) * gain ** hp.postfilter, pitch[:, 1]], axis=1).astype(np.float32)
+
+
+def with_texture(linear: np.ndarray, pitch: np.ndarray, hp: HyperParams) -> np.ndarray:
+    """Give the voiced frames of a drawn spectrogram (T, F) with its pitch (T, 2), octaves and voicing, a share of the
+    texture of noise at high frequencies. A post-net draws magnitudes there that are smooth along time and frequency;
+    those of recordings deviate from such averages by as much as white noise, 5 dB, in every voice that was measured."""
+    if not hp.harmonics or not hp.texture:
+        return linear
+    hertz = np.arange(hp.n_linear) * hp.sample_rate / hp.n_fft
+    share = hp.texture * np.interp(hertz, TEXTURE_HERTZ, (0.0, 1.0)) * (pitch[:, 1:] > 0.5)          # (T, F)
+    textured = np.clip(linear + share * utils.noise_texture(len(linear), hp), 0.0, 1.0)
+    return np.where(linear > 0.0, textured, 0.0).astype(np.float32)  # silence stays silent
 
 
 def with_detail(base: Base, mel: np.ndarray, positions: np.ndarray, features: Features, voice: Voice,

@@ -145,7 +145,7 @@ class Converter:
 
     def finish(self, written: list[Converted], sources: list[Features], voices: list[base.Voice],
                batch_size: int = 16) -> list[Converted]:
-        """Restore what the networks wrote, and draw it."""
+        """Restore what the networks wrote, draw it, and give it texture."""
         finished, order = list(written), sorted(range(len(written)), key=lambda i: len(written[i].mel))
         for first in range(0, len(order), batch_size):
             chosen = order[first:first + batch_size]
@@ -153,7 +153,8 @@ class Converter:
             pitches = [written[i].pitch if self.keep_intervals else
                        base.restore_pitch(self.base, written[i].pitch, self.hp) for i in chosen]
             for i, mel, pitch, linear in zip(chosen, mels, pitches, self.draw(mels, pitches)):
-                finished[i] = written[i]._replace(mel=mel, pitch=pitch, linear=linear)
+                textured = base.with_texture(linear, pitch, self.hp)
+                finished[i] = written[i]._replace(mel=mel, pitch=pitch, linear=textured)
         return finished
 
     def restore(self, mel: np.ndarray, positions: np.ndarray, source: Features, voice: base.Voice) -> np.ndarray:

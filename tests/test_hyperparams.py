@@ -129,6 +129,13 @@ def test_file_of_another_version_is_refused(tmp_path):
         HyperParams.from_json(path)
 
 
+def test_what_an_earlier_version_did_not_know_of_synthesis_has_its_default(tmp_path):
+    values = dataclasses.asdict(HyperParams(width=64, power=1.1))
+    del values["texture"], values["pace"]
+    (tmp_path / "hparams.json").write_text(json.dumps(values))
+    assert HyperParams.from_json(tmp_path / "hparams.json") == HyperParams(width=64, power=1.1)
+
+
 @pytest.mark.parametrize("text", ["", "[]", '{"width": ', "null"])
 def test_error_for_a_damaged_file_names_it(tmp_path, text):
     path = tmp_path / "hparams.json"

@@ -150,3 +150,27 @@ def test_restored_pitch_has_less_jitter_and_a_short_or_monotonous_one_is_hardly_
     unvoiced = np.zeros((30, 2), np.float32)
     assert base.restore_pitch(solved, unvoiced, HP) is unvoiced
     assert base.restore_pitch(solved, pitch, HP.replace(base=0)) is pitch
+
+
+def test_high_voiced_sound_gets_the_texture_of_noise_and_nothing_else_does():
+    hertz = np.arange(HP.n_linear) * HP.sample_rate / HP.n_fft
+    pitch = np.zeros((300, 2), np.float32)
+    pitch[:200, 1] = 1.0
+    drawn = np.full((300, HP.n_linear), 0.8, np.float32)
+    drawn[150:160] = 0.0
+    found = base.with_texture(drawn, pitch, HP)
+    assert found.dtype == np.float32 and found.shape == drawn.shape
+    low, high = hertz < base.TEXTURE_HERTZ[0], hertz > base.TEXTURE_HERTZ[1]
+    np.testing.assert_array_equal(found[:, low], drawn[:, low])
+    np.testing.assert_array_equal(found[200:], drawn[200:])
+    assert not found[150:160].any()  # silence stays silent
+    changed = (found - drawn)[:150][:, high] * HP.range_db
+    # The logarithm of a Rayleigh distribution, in dB: this is its deviation, whatever the level
+    assert changed.std() == pytest.approx(20.0 / np.log(10.0) * np.pi / np.sqrt(24.0), rel=0.05)
+    assert np.median(changed) == pytest.approx(0.0, abs=0.2)
+    assert changed[:2].std() == pytest.approx(changed.std(), rel=0.2)  # the ends are as the rest
+    half = (base.with_texture(drawn, pitch, HP.replace(texture=0.5)) - drawn)[:150][:, high] * HP.range_db
+    np.testing.assert_allclose(half, changed / 2, atol=1e-3)
+    for without in (HP.replace(texture=0.0), HP.replace(harmonics=0)):
+        np.testing.assert_array_equal(base.with_texture(drawn, pitch, without), drawn)
+    np.testing.assert_array_equal(base.with_texture(drawn, pitch, HP), found)  # nothing is random
