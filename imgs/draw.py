@@ -207,7 +207,8 @@ def draw_postnet(sheet: Sheet, hp: HyperParams) -> None:
     sheet.shape(77.2, 58.5, "(N, T, F)")
     sheet.box(67, 93.5, 51, 56, "linear spectrogram", DATA)
     sheet.arrow((80.2, 51), (80.2, 47))
-    sheet.box(67, 93.5, 41, 47, f"Griffin-Lim, {hp.griffin_lim_iters} iterations\nfrom pulses at the pitch", FIXED)
+    sheet.box(67, 93.5, 41, 47, "texture of noise, then Griffin-Lim\n"
+              f"{hp.griffin_lim_iters} iterations from pulses at the pitch", FIXED)
     sheet.line((91.5, 90.2), (98, 90.2), (98, 44), (93.5, 44))
     sheet.arrow((80.2, 41), (80.2, 37))
     sheet.box(67, 93.5, 32, 37, "converted speech", DATA)
