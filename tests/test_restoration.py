@@ -168,7 +168,7 @@ def test_high_voiced_sound_gets_the_texture_of_noise_and_nothing_else_does():
     # The logarithm of a Rayleigh distribution, in dB: this is its deviation, whatever the level
     assert changed.std() == pytest.approx(20.0 / np.log(10.0) * np.pi / np.sqrt(24.0), rel=0.05)
     assert np.median(changed) == pytest.approx(0.0, abs=0.2)
-    assert changed[:2].std() == pytest.approx(changed.std(), rel=0.2)  # the ends are as the rest
+    assert np.median(changed[0]) == pytest.approx(0.0, abs=1.5)  # half a window of silence would take 3 dB away
     half = (base.with_texture(drawn, pitch, HP.replace(texture=0.5)) - drawn)[:150][:, high] * HP.range_db
     np.testing.assert_allclose(half, changed / 2, atol=1e-3)
     for without in (HP.replace(texture=0.0), HP.replace(harmonics=0)):
