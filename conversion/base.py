@@ -163,10 +163,10 @@ def restore_pitch(base: Base, pitch: np.ndarray, hp: HyperParams) -> np.ndarray:
 
 
 def with_texture(linear: np.ndarray, pitch: np.ndarray, hp: HyperParams) -> np.ndarray:
-    """Give the voiced frames of a drawn spectrogram (T, F) with its pitch (T, 2), octaves and voicing, a share of the
-    texture of noise at high frequencies. A post-net draws magnitudes there that are smooth along time and frequency;
-    those of recordings deviate from such averages by as much as white noise, 5 dB, in every voice that was measured."""
-    if not hp.harmonics or not hp.texture:
+    """Give a drawn spectrogram (T, F) with its pitch (T, 2), octaves and voicing, the texture of noise in voiced frames
+    at high frequencies, a share `hp.texture` of it. A post-net draws averages, which are smooth; in every voice that
+    was measured magnitudes deviate there by about 5 dB from those around them, as those of white noise do."""
+    if not hp.harmonics:  # there is no voicing
         return linear
     hertz = np.arange(hp.n_linear) * hp.sample_rate / hp.n_fft
     share = hp.texture * np.interp(hertz, TEXTURE_HERTZ, (0.0, 1.0)) * (pitch[:, 1:] > 0.5)          # (T, F)
