@@ -80,7 +80,7 @@ check: .venv/installed
 	touch $@ .venv/installed
 
 lock:
-	for name in cpu gpu test world; do \
+	for name in cpu gpu test; do \
 		uv pip compile --quiet --universal --generate-hashes --python-version 3.10 --custom-compile-command "make lock" \
 			`test $$name = cpu && echo requirements.txt || echo requirements/$$name.in` -o requirements/$$name.txt || exit 1; done
 

@@ -17,7 +17,7 @@ from common import audio_files, cli, storage
 from common.cli import UserError
 from conversion import base
 from corpus import analysis
-from evaluation import figures, metrics, page, world
+from evaluation import figures, metrics, page
 from conversion.inference import Converted, Converter
 from corpus.analysis import Features
 from corpus.manifest import Pair
@@ -138,23 +138,19 @@ def measure(wavs: dict, natural: dict, keys: list, hp: HyperParams, work: Callab
     `wavs` maps a kind, the ending of a measure's name, to a recording (samples,) for each of `keys`, `natural` a key to
     the target's. Content is retrieved for conversions (kind ""), among the held-out sentences and among all."""
     rows, whole = [{} for _ in keys], {}
-    sets = [("", metrics.analyse, metrics.compare)]
-    if world.available():
-        sets.append(("WORLD ", world.analyse, world.compare))
-    for prefix, analyse, compare in sets:
-        speech = functools.partial(analyse, hp=hp)
-        target = dict(zip(natural, work(speech, list(natural.values()), f"{prefix}analysis of the target")))
-        for kind, recordings in wavs.items():
-            analysed = work(speech, recordings, f"{prefix}analysis{kind}")
-            for row, found, key in zip(rows, analysed, keys):
-                row |= {f"{prefix}{name}{kind}": value for name, value in compare(found, target[key]).items()}
-            whole[f"{prefix}modulation distance dB{kind}"] = metrics.modulation_distance(
-                [found.cepstra for found in analysed], [target[key].cepstra for key in keys])
-            if kind == "":
-                distances = work(functools.partial(metrics.retrieve, candidates=target), analysed, f"{prefix}retrieval")
-                for row, distance, key in zip(rows, distances, keys):
-                    row[f"{prefix}retrieved"] = min(keys, key=distance.get) == key
-                    row[f"{prefix}retrieved among all"] = min(distance, key=distance.get) == key
+    analyse = functools.partial(metrics.analyse, hp=hp)
+    target = dict(zip(natural, work(analyse, list(natural.values()), "analysis of the target")))
+    for kind, recordings in wavs.items():
+        analysed = work(analyse, recordings, f"analysis{kind}")
+        for row, found, key in zip(rows, analysed, keys):
+            row |= {f"{name}{kind}": value for name, value in metrics.compare(found, target[key]).items()}
+        whole[f"modulation distance dB{kind}"] = metrics.modulation_distance(
+            [found.cepstra for found in analysed], [target[key].cepstra for key in keys])
+        if kind == "":
+            distances = work(functools.partial(metrics.retrieve, candidates=target), analysed, "retrieval")
+            for row, distance, key in zip(rows, distances, keys):
+                row["retrieved"] = min(keys, key=distance.get) == key
+                row["retrieved among all"] = min(distance, key=distance.get) == key
     return rows, whole
 
 
@@ -187,11 +183,8 @@ def summarise(rows: list[dict], references: list[dict], n_candidates: int) -> di
     if not n_candidates:
         return summary | {"measured": "without a partner: the target did not say these sentences"} | mean
     summary["mel-cepstra"] = "cosine transform of the log-mel spectrum, order 24"
-    for prefix in ("", "WORLD "):
-        if f"{prefix}retrieved" in mean:
-            for name, among in (("retrieved", "the held-out"), ("retrieved among all", str(n_candidates))):
-                right = sum(row[prefix + name] for row in rows)
-                summary[f"{prefix}content retrieval among {among}"] = f"{right} of {len(rows)}"
+    for name, among in (("retrieved", "the held-out"), ("retrieved among all", str(n_candidates))):
+        summary[f"content retrieval among {among}"] = f"{sum(row[name] for row in rows)} of {len(rows)}"
     gap = mean["MCD dB of the source"] - mean["MCD dB of the copy"]
     summary["MCD gap closed"] = (mean["MCD dB of the source"] - mean["MCD dB"]) / gap
     return summary | {name: value for name, value in mean.items() if "retrieved" not in name}

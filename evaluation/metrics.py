@@ -1,38 +1,56 @@
-"""Measures of a conversion in free running; they need no optional packages.
+"""Measures of a conversion in free running.
 
-Mel-cepstra here are the cosine transform of the log-mel spectrum (utils.cepstra, order 24, 12.5 ms), not WORLD's, so
-the figures can be compared only within this project.
+Mel-cepstra here are the cosine transform of the log-mel spectrum (utils.cepstra, order 24, 12.5 ms), not those of a
+vocoder as WORLD, so decibels can be compared only within this project.
 """
+import math
 from typing import NamedTuple
 
 import numpy as np
 
 import utils
-from corpus import alignment
+from corpus import alignment, analysis
 from hyperparams import HyperParams
 
 
 def speech_cepstra(mel: np.ndarray, hp: HyperParams) -> np.ndarray:
-    """Cepstra (T', 24) of the frames of a mel spectrogram (T, M) that are not silent, or of all frames if all are."""
+    """Cepstra (T', 24) of the frames of a mel spectrogram (T, M) that are heard."""
+    return utils.cepstra(mel[is_heard(mel)], hp)
+
+
+def is_heard(mel: np.ndarray) -> np.ndarray:
+    """Which frames (T,) of a mel spectrogram (T, M) are not silent; all frames if all are."""
     level = mel.mean(axis=1)
-    speech = mel[level > utils.SPEECH_LEVEL * np.percentile(level, 80)]
-    return utils.cepstra(speech if len(speech) else mel, hp)
+    heard = level > utils.SPEECH_LEVEL * np.percentile(level, 80)
+    return heard if heard.any() else ~heard
 
 
 class Speech(NamedTuple):
-    """The analysis of a recording that the measures use."""
+    """The analysis of a recording that the measures use, of the frames that are not silent."""
     cepstra: np.ndarray  # (T', 24)
+    hertz: np.ndarray    # (T',) fundamental frequency, 0 where unvoiced
 
 
 def analyse(wav: np.ndarray, hp: HyperParams) -> Speech:
-    """Cepstra of a recording (samples,)."""
-    return Speech(speech_cepstra(utils.spectrograms(utils.normalise_loudness(wav, hp), hp)[0], hp))
+    """Cepstra and pitch of a recording (samples,)."""
+    wav = utils.normalise_loudness(wav, hp)
+    mel = utils.spectrograms(wav, hp)[0]
+    return Speech(speech_cepstra(mel, hp), analysis.pitch(wav, hp)[is_heard(mel)])
 
 
 def compare(speech: Speech, reference: Speech) -> dict[str, float]:
-    """Measures of converted speech, compared with the target's."""
-    return {"MCD dB": mel_cepstral_distortion(speech.cepstra, reference.cepstra),
-            "global variance ratio": global_variance_ratio(speech.cepstra, reference.cepstra)}
+    """Measures of converted speech, compared with the target's. The pitch is compared along the DTW path of the
+    cepstra, at frames where both are voiced; a measure of it is NaN if there are none."""
+    path, distances = alignment.dtw(speech.cepstra, reference.cepstra)
+    pairs = np.stack([speech.hertz[path[:, 0]], reference.hertz[path[:, 1]]])                          # (2, L)
+    both = pairs[:, (pairs > 0.0).all(axis=0)]
+    medians = [np.median(each[each > 0.0]) if each.any() else math.nan for each in (speech.hertz, reference.hertz)]
+    return {"MCD dB": float(distances.mean()),
+            "global variance ratio": global_variance_ratio(speech.cepstra, reference.cepstra),
+            "F0 RMSE Hz": float(np.sqrt(np.mean(np.square(both[0] - both[1])))) if both.size else math.nan,
+            "F0 correlation": float(np.corrcoef(both)[0, 1]) if both.shape[1] > 2 else math.nan,
+            "median F0 ratio": float(medians[0] / medians[1]),
+            "voicing error": float(np.mean((pairs[0] > 0.0) != (pairs[1] > 0.0)))}
 
 
 def mel_cepstral_distortion(cepstra: np.ndarray, reference: np.ndarray) -> float:

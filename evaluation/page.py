@@ -18,7 +18,6 @@ from common import storage
 # Columns of the summary: the ending of a measure's name, and which recordings were measured
 COLUMNS = {"": "converted", " of the source": "source", " of the copy": "copy", " of the target": "target"}
 DASH = "\u2013"  # no value
-WORLD = "WORLD "  # before the name of a measure on WORLD's analysis
 RETRIEVAL = "content retrieval among "
 MEASURES = {  # in the order of the table
     "MCD dB": "Mel-cepstral distortion, the distance from the target's recording. Lower is better.",
@@ -57,7 +56,7 @@ def address(path: str | os.PathLike) -> str:
 def measured(name: str) -> tuple[str, str]:
     """Split a name in the summary into its measure (a key of MEASURES) and its ending (a key of COLUMNS), or two ""."""
     kind = max((kind for kind in COLUMNS if name.endswith(kind)), key=len)
-    measure = name[:len(name) - len(kind)].removeprefix(WORLD)
+    measure = name[:len(name) - len(kind)]
     measure = RETRIEVAL if measure.startswith(RETRIEVAL) else measure
     return (measure, kind) if measure in MEASURES else ("", "")
 
@@ -100,9 +99,8 @@ def table_row(name: str, cells: list[tuple[str, str]]) -> str:
 def summary_html(summary: dict) -> dict[str, str]:
     """The HTML of the tables above the sentences, for the places of these names in page.html."""
     columns, rows, facts = side_by_side(summary)
-    measures = [table_row(name, [("" if value is None else format_value(value), "number") for value in values] + [
-        (MEASURES[measured(name)[0]] + " By WORLD's analysis." * name.startswith(WORLD), "meaning")])
-        for name, values in rows.items()]
+    measures = [table_row(name, [("" if value is None else format_value(value), "number") for value in values]
+                          + [(MEASURES[measured(name)[0]], "meaning")]) for name, values in rows.items()]
     return {"no_measures": "" if rows else "hidden", "only_recordings": "hidden" if rows else "",
             "measures": "".join(measures),
             "columns": "".join(f'<th scope="col" class="number">{html.escape(column)}</th>' for column in columns),

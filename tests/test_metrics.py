@@ -6,7 +6,7 @@ import scipy.ndimage
 import utils
 from corpus import analysis
 from evaluation import metrics
-from conftest import DEMO_IDS, demo_wav
+from conftest import DEMO_IDS, demo_wav, words
 from hyperparams import HyperParams
 
 HP = HyperParams()
@@ -20,8 +20,9 @@ def sentences() -> list[np.ndarray]:
 
 def retrieved(mels: list[np.ndarray], candidates: list[np.ndarray]) -> int:
     """Return how many spectrograms are nearest to the candidate with the same index."""
-    references = {i: metrics.Speech(metrics.speech_cepstra(mel, HP)) for i, mel in enumerate(candidates)}
-    distances = [metrics.retrieve(metrics.Speech(metrics.speech_cepstra(mel, HP)), references) for mel in mels]
+    speech, references = ([metrics.Speech(metrics.speech_cepstra(mel, HP), None) for mel in group]
+                          for group in (mels, candidates))
+    distances = [metrics.retrieve(each, dict(enumerate(references))) for each in speech]
     return sum(min(distance, key=distance.get) == i for i, distance in enumerate(distances))
 
 
@@ -71,6 +72,30 @@ def test_silent_frames_do_not_count(sentences):
     # The level of speech is a percentile, which silence shifts: a few more frames count, but none of the silent ones
     assert metrics.mel_cepstral_distortion(metrics.speech_cepstra(padded, HP), metrics.speech_cepstra(mel, HP)) < 1.0
     assert len(metrics.speech_cepstra(mel, HP)) <= len(metrics.speech_cepstra(padded, HP)) <= len(mel)
+
+
+def test_recording_does_not_differ_from_itself():
+    sentence = metrics.analyse(demo_wav("slt", "demo_003", HP), HP)
+    measures = metrics.compare(sentence, sentence)
+    assert measures["MCD dB"] == measures["F0 RMSE Hz"] == measures["voicing error"] == 0.0
+    assert measures["F0 correlation"] == pytest.approx(1.0) and measures["median F0 ratio"] == 1.0
+
+
+def test_pitch_is_compared_where_both_recordings_have_one():
+    low, high = (metrics.analyse(words(3, pitch=pitch), HP) for pitch in (120.0, 180.0))
+    measures = metrics.compare(high, low)
+    assert measures["median F0 ratio"] == pytest.approx(1.5, rel=0.02)
+    assert measures["F0 RMSE Hz"] == pytest.approx(60.0, abs=8.0)
+    half = high._replace(hertz=np.where(np.arange(len(high.hertz)) < len(high.hertz) // 2, high.hertz, 0.0))
+    fewer = metrics.compare(half, low)
+    assert fewer["F0 RMSE Hz"] == pytest.approx(60.0, abs=8.0) and fewer["voicing error"] > measures["voicing error"]
+
+
+def test_whispered_speech_has_no_measures_of_pitch():
+    sentence = metrics.analyse(demo_wav("slt", "demo_003", HP), HP)
+    measures = metrics.compare(sentence._replace(hertz=np.zeros_like(sentence.hertz)), sentence)
+    assert all(np.isnan(measures[name]) for name in ("F0 RMSE Hz", "F0 correlation", "median F0 ratio"))
+    assert measures["MCD dB"] == 0.0 and measures["voicing error"] == np.mean(sentence.hertz > 0.0) > 0.3
 
 
 def test_path_distance():
