@@ -92,8 +92,8 @@ class Corpus:
         return open_array(self.data / "features" / speaker / f"{utterance}.{kind}.npy")
 
     def recording(self, pair: Pair) -> Features:
-        """All features of the source of a pair."""
-        return Features(*(self.features(pair.speaker, pair.utterance, kind)[pair.source_start:pair.source_end]
+        """All features of the source of a pair, copied: of thousands of recordings not all can be open at a time."""
+        return Features(*(np.array(self.features(pair.speaker, pair.utterance, kind)[pair.source_start:pair.source_end])
                           for kind in KINDS))
 
     def target_features(self, pair: Pair, kind: str, start: int = 0, end: int | None = None) -> np.ndarray:
@@ -114,7 +114,7 @@ class Corpus:
 
     def hertz(self, pair: Pair) -> np.ndarray:
         """(T,) fundamental frequency of the target of a pair in Hz, 0 where unvoiced."""
-        return self.features(self.target, pair.utterance, "pitch")[pair.target_start:pair.target_end]
+        return np.array(self.features(self.target, pair.utterance, "pitch")[pair.target_start:pair.target_end])
 
     def path(self, pair: Pair) -> np.ndarray:
         """(T,) source position of each target frame, by dynamic time warping."""

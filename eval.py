@@ -80,8 +80,9 @@ def unique_names(paths: list[pathlib.Path]) -> list[str]:
 
 
 class Conversions:
-    """Which conversions in the folder `out` are by which model, in conversions.json. Other files of their names are
-    somebody's own, and are not replaced. Times would not tell: copying changes them."""
+    """What is known of the conversions in the folder `out`, in conversions.json: their "model", "measures" and
+    "warnings". Other files of their names are somebody's own, and are not replaced. Times would not tell which model
+    made them: copying changes them."""
 
     def __init__(self, out: pathlib.Path, converter: Converter, names: list[str]):
         """Begin to convert `names`; raises UserError if a file is in the way."""
@@ -91,55 +92,60 @@ class Conversions:
             digest.update(np.ascontiguousarray(array).tobytes())
         self.out, self.model, self.lock = out, digest.hexdigest(), threading.Lock()
         self.path = out / "conversions.json"
-        self.models = storage.read_json(self.path)  # of each name; "" while it is being converted
-        if not all(isinstance(model, str) for model in self.models.values()) or not self.models:
-            self.models = {}
+        self.known = storage.read_json(self.path)  # of each name; its model is "" while it is being converted
+        if not all(isinstance(entry, dict) and "model" in entry for entry in self.known.values()) or not self.known:
+            self.known = {}
             storage.check_own([self.path])
-        known = {*map(str.casefold, self.models)}  # on a Mac, capitals make no other file
+        known = {*map(str.casefold, self.known)}  # on a Mac, capitals make no other file
         storage.check_own([out / file for name in names if name.casefold() not in known for file in outputs(name)])
         heldout.check_results(out)
 
-    def note(self, name: str, model: str) -> None:
+    def note(self, name: str, **entry) -> None:
         with self.lock:
-            if self.models.get(name) != model:
-                self.models[name] = model
-                storage.write_json(self.path, self.models)
+            self.known[name] = entry
+            storage.write_json(self.path, self.known)
+
+    def made_by_others(self, names: list[str]) -> list[str]:
+        """Which of `names` another model converted, or this one with other settings."""
+        return [name for name in names if self.known.get(name, {}).get("model", "") not in ("", self.model)]
 
     def __contains__(self, name: str) -> bool:
         """Whether the conversion `name` is complete and by this model."""
         files = [self.out / file for file in outputs(name)]
-        return (self.models.get(name) == self.model and all(file.exists() for file in files)
+        return (self.known.get(name, {}).get("model") == self.model and all(file.exists() for file in files)
                 and all(map(audio_files.is_whole, files[:2])))
 
 
 def convert_file(path: pathlib.Path, name: str, conversions: Conversions, converter: Converter, pool,
-                 again: bool = False, trim: bool = False, channel: int | None = None) -> dict | None:
-    """Convert one recording, unless it is among `conversions` and not wanted `again`. Returns measures and "warnings",
-    or None if there was nothing to do. Raises BadAudio, and UserError if a file cannot be written."""
+                 again: bool = False, trim: bool = False, channel: int | None = None) -> bool:
+    """Convert one recording, unless it is among `conversions` and not wanted `again`; returns whether there was
+    something to do. Raises BadAudio, and UserError if a file cannot be written."""
     hp = converter.hp
     converted, source, picture = (conversions.out / file for file in outputs(name))
     wav, _, warnings = utils.load_recording(path, hp, trim, channel)
     if not again and name in conversions and source.read_bytes() == audio_files.encode_wav(wav, hp):
-        return None
+        return False
     result = convert_recording(wav, converter, pool)
     warnings += [f"{storage.printable(path)}: {text}" for text in result.remarks]
-    conversions.note(name, "")
+    conversions.note(name, model="")
     converted.unlink(missing_ok=True)  # it is written last: where it is, all files are of the same recording
     audio_files.save_wav(source, wav, hp)
     title = name if len(result.chunks) == 1 else f"{name}, first of {len(result.chunks)} chunks"
     figures.plot_conversion(picture, result.heard, result.first, None, None, hp, title)
-    conversions.note(name, conversions.model)  # before the last file, without which it counts for nothing
-    audio_files.save_wav(converted, result.wav, hp)
     pitches = [float(np.median(hertz[hertz > 0.0])) if (hertz > 0.0).any() else None
                for hertz in (result.hertz, analysis.pitch(result.wav, hp))]
-    found = {"speech s": sum(len(chunk.wav) for chunk in result.chunks) / hp.sample_rate, "source F0 Hz": pitches[0],
-             "converted F0 Hz": pitches[1], "stops by itself": result.stopped, "warnings": warnings}
+    seconds = sum(len(chunk.wav) for chunk in result.chunks) / hp.sample_rate
+    # Before the last file, without which it counts for nothing
+    conversions.note(name, model=conversions.model, warnings=warnings, measures={
+        "speech s": seconds, "source F0 Hz": pitches[0], "converted F0 Hz": pitches[1],
+        "stops by itself": result.stopped})
+    audio_files.save_wav(converted, result.wav, hp)
     as_name = f" (as {name}.wav)" * (name != path.stem)
-    tqdm.write(f"{storage.printable(path)}{as_name}: {found['speech s']:.1f} s of speech, pitch " + ", becomes ".join(
+    tqdm.write(f"{storage.printable(path)}{as_name}: {seconds:.1f} s of speech, pitch " + ", becomes ".join(
         "none" if hertz is None else f"{hertz:.0f} Hz" for hertz in pitches))
     for warning in warnings:
         tqdm.write(f"warning: {warning}", file=sys.stderr)
-    return found
+    return True
 
 
 def convert_files(recordings: list[pathlib.Path], out: pathlib.Path, converter: Converter, title: str,
@@ -153,8 +159,7 @@ def convert_files(recordings: list[pathlib.Path], out: pathlib.Path, converter: 
         raise UserError(f"{storage.printable(min(taken))} would be overwritten; choose another --out")
     with cli.locked(out, "--out"):
         conversions = Conversions(out, converter, names)
-        others = [name for name in names if conversions.models.get(name, "") not in ("", conversions.model)]
-        if others:
+        if others := conversions.made_by_others(names):
             print(f"warning: conversions in {out} by another model or with other settings are replaced, "
                   f"{len(others)} of them; another --out keeps them", file=sys.stderr)
         # Several files at a time: a decoder step waits for the step before it, so one file leaves most cores idle
@@ -177,25 +182,21 @@ def convert_files(recordings: list[pathlib.Path], out: pathlib.Path, converter: 
     return len(names) - len(found)
 
 
-def write_results(conversions: Conversions, names: list[str], found: dict[str, dict | None], title: str,
+def write_results(conversions: Conversions, names: list[str], found: dict[str, bool], title: str,
                   hp: HyperParams) -> None:
     """Write the page and metrics.json of all `conversions` by the model: first `names` as far as they are in `found`
     (see `convert_file`), then those of earlier commands."""
-    out = conversions.out
-    others = sorted(name for name in {*conversions.models} - {*names} if (out / f"{name}.wav").exists())
+    out, rows = conversions.out, []
+    others = sorted(name for name in {*conversions.known} - {*names} if (out / f"{name}.wav").exists())
     shown = [*found, *(name for name in others if name in conversions)]
-    before, rows = storage.read_json(out / "metrics.json"), []
     for name in shown:
         converted, source, picture = outputs(name)
         measures = {f"{kind} s": ((out / file).stat().st_size - 44) / 2 / hp.sample_rate  # of a 16-bit wav file
                     for kind, file in (("source", source), ("converted", converted))}
-        known = found.get(name) or before.get("utterances", {}).get(name, {}) | {
-            "warnings": before.get("warnings", {}).get(name, [])}
+        known = conversions.known[name]
         rows.append({"id": name, "audio": {"source": source, "converted": converted}, "picture": picture,
-                     "warnings": known["warnings"], "measures": measures | {
-                         key: known.get(key) for key in ("speech s", "source F0 Hz", "converted F0 Hz",
-                                                         "stops by itself")}})
-    kept = list(found.values()).count(None)
+                     "warnings": known["warnings"], "measures": measures | known["measures"]})
+    kept = list(found.values()).count(False)
     if kept:
         print(f"{kept} of {len(names)} recordings were converted before; --overwrite converts them again")
     if len(shown) < len(found) + len(others):
@@ -227,7 +228,7 @@ def parse_arguments(argv: list[str] | None, description: str = __doc__, script: 
                         help="run folder (default: pretrained/ for recordings, else what training on --data makes)")
     parser.add_argument("--source", metavar="NAME", help="only held-out sentences of this source speaker or folder")
     parser.add_argument("--set", action="append", default=[], metavar="NAME=VALUE",
-                        help="override a hyperparameter of synthesis, for instance power=1")
+                        help="override a hyperparameter of synthesis, for instance power=1.1")
     parser.add_argument("--checkpoint", metavar="FILE", help="use this checkpoint instead of the best one")
     return complete(parser.parse_args(argv), parser, script, ending)
 
@@ -238,8 +239,8 @@ def complete(args: argparse.Namespace, parser: argparse.ArgumentParser, script: 
     for is_wrong, message in (
             (args.inputs and (args.source or args.data and args.logdir),
              "--source, and --data beside --logdir, are for held-out sentences, not for recordings"),
-            (not args.inputs and (args.keep_intervals or args.trim or args.channel),
-             "--keep-intervals, --trim and --channel are for recordings, not for held-out sentences"),
+            (not args.inputs and (args.keep_intervals or args.trim or args.channel or args.overwrite),
+             "--keep-intervals, --trim, --channel and --overwrite are for recordings, not for held-out sentences"),
             (args.voice and not args.inputs, "--voice chooses a voice of pretrained/ for recordings: name some"),
             (args.voice and (args.logdir or args.data), "--voice does not go with --logdir and --data")):
         if is_wrong:
@@ -264,7 +265,10 @@ def evaluate(args: argparse.Namespace, endings: dict[str, str] | None = None) ->
         print(f"the model is that of {args.logdir}")
         converter.keep_intervals = args.keep_intervals
         return int(convert_files(recordings, args.out, converter, title, args.overwrite, args.trim, args.channel) > 0)
-    data = run_folder.find_data(args.data, info, converter.hp)
+    data = args.data or info.get("data")
+    if not data:
+        raise UserError(f"{args.logdir} does not say what it was trained on (no run.json that can be read): name "
+                        "recordings to convert, or --data for held-out sentences")
     corpus = data_load.Corpus(data, converter.hp)
     if info and info["data"] == data.resolve() and info["manifest"] != manifest.fingerprint(data):
         print(f"warning: prepro.py found other recordings for {data} since {args.logdir} was trained: the model may "

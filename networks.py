@@ -242,6 +242,11 @@ class Generator(keras.Model):
                                         initializer="zeros", trainable=False)
         self.build_all()
 
+    @property
+    def judged_variables(self) -> list:
+        """The weights that learn from a discriminator."""
+        return (self if self.hp.gan_networks == "all" else self.postnet).trainable_variables
+
     def build_all(self):
         """Make all weights now, because they cannot be made inside the decoder's loop."""
         size = 2 * self.hp.encoder_stack  # two steps, because Keras warns of a softmax over one

@@ -130,6 +130,8 @@ def prepare(corpora: dict[str, dict[str, pathlib.Path]], target: str, data: path
             print(found.describe(source, alike))
             pairs += found.pairs(source) if alike else found.unpaired(source, heldout)
             others += [] if alike else [source]
+            if alike and source != target and not demo.holds(corpora):
+                mismatch.drop([pair for pair in pairs if pair.source == source and not pair.reason], data, target, hp)
         target_frames = {utterance: n for (speaker, utterance), n in frames.items() if speaker == target}
         usable = split_pairs(pairs, target_frames, target, {*sources} - {target, *others}, heldout, hp)
         if others:
@@ -144,11 +146,6 @@ def prepare(corpora: dict[str, dict[str, pathlib.Path]], target: str, data: path
                          [(pair,) for pair in usable], "alignment")
     for pair, cost in zip(usable, costs):
         pair.dtw_cost = round(cost, 4)
-    had = {pair.split for pair in usable} & ({"val"} if heldout else {"val", "test"})
-    for source in sorted(speakers - {target, *others}) if not demo.holds(corpora) else ():
-        mismatch.drop([pair for pair in usable if pair.source == source], data, target, hp)
-    refill_splits(pairs, had)
-    check_trainable(pairs)
     write_outputs(pairs, data, hp)
     return pairs
 
@@ -175,33 +172,6 @@ def split_pairs(pairs: list[Pair], target_frames: dict[str, int], target: str, p
         elif pair.split == "test" and pair.spliced:
             pair.split, pair.reason = "dropped", "held out of other sources"
     return [pair for pair in pairs if not pair.reason]
-
-
-def refill_splits(pairs: list[Pair], splits: set[str]) -> None:
-    """Where dropping pairs has left none in one of `splits`, move the last sentence that was to be trained on there."""
-    for split in sorted(splits - {pair.split for pair in pairs}):
-        train = [pair for pair in pairs if pair.split == "train" and pair.has_partner]
-        moved = last_sentence(train)
-        if len({(pair.utterance, pair.target_start) for pair in train if not pair.spliced and pair not in moved}) > 1:
-            print(f"{moved[0].name} is not trained on but left for {split}, where no pair of the same words remains")
-            for pair in moved:
-                pair.split = split
-                if split == "test" and pair.spliced:
-                    pair.split, pair.reason = "dropped", "held out of other sources"
-
-
-def last_sentence(pairs: list[Pair]) -> list[Pair]:
-    """The last of the pairs that are not spliced, and all that overlap with it, or with each other, in the target."""
-    named = [pair for pair in pairs if not pair.spliced]
-    if not named:
-        return []
-    last = max(named, key=lambda pair: (pair.utterance, pair.target_start))
-    found, start = [last], last.target_start
-    for pair in sorted(pairs, key=lambda pair: -pair.target_end):
-        if pair is not last and pair.utterance == last.utterance and pair.target_end > start:
-            found.append(pair)
-            start = min(start, pair.target_start)
-    return found
 
 
 def speaker_mean(speaker: str, pairs: list[Pair], data: pathlib.Path, hp: HyperParams) -> np.ndarray:
@@ -247,7 +217,6 @@ def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--pairs", type=pathlib.Path, metavar="CSV",
                         help="instead of folders: a table with columns source and target and a row for each pair")
     parser.add_argument("--download", nargs="+", metavar="SPEAKER", help="CMU Arctic: the sources, then the target")
-    parser.add_argument("--mirror", default=arctic.MIRROR, metavar="URL", help="where CMU Arctic is downloaded from")
     parser.add_argument("--data", type=pathlib.Path, metavar="OUT", help="where the features go")
     parser.add_argument("--pattern", default="(.*)", metavar="REGEX",
                         help="group 1, found in the file's stem, is the utterance id; other files are left out")
@@ -262,8 +231,7 @@ def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
         parser.error("--source needs --target, the speaker whose voice the source is converted to")
     for is_ignored, message in (
             (args.pairs and args.pattern != "(.*)", "--pattern chooses files of folders; --pairs names them itself"),
-            (args.unpaired and args.target and not args.source, "--unpaired is for a source and a target"),
-            (args.mirror != arctic.MIRROR and not args.download, "--mirror is for --download")):
+            (args.unpaired and args.target and not args.source, "--unpaired is for a source and a target")):
         if is_ignored:
             parser.error(message)
     if sum(map(bool, (args.source or args.target, args.pairs, args.download))) > 1:
@@ -281,7 +249,7 @@ def run(args: argparse.Namespace) -> None:
     data = args.data or demo.FEATURES
     if args.download:
         folder = HERE / "data" / "arctic"
-        *sources, target = [arctic.download(speaker, folder, args.mirror) for speaker in args.download]
+        *sources, target = [arctic.download(speaker, folder) for speaker in args.download]
         corpora, target = manifest.gather(sources, target, args.pattern)
         data = args.data or HERE / "data" / f"features-{'-'.join(args.download)}"
     elif args.pairs:

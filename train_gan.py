@@ -64,8 +64,7 @@ class GANTrainer(Trainer):
         super().__init__(hp, corpus)
         self.discriminator = Discriminator(hp)
         self.stages = [("discriminator", hp.dis_pretrain_steps), ("adversarial", hp.gan_steps)]
-        learning = self.generator if hp.gan_networks == "all" else self.generator.postnet
-        self.generator_variables = learning.trainable_variables
+        self.generator_variables = self.generator.judged_variables
         self.first_weights = [keras.Variable(variable.numpy(), trainable=False)
                               for variable in self.generator_variables]
 
@@ -210,7 +209,8 @@ class GANTrainer(Trainer):
         """Measures of conversions of the validation sentences, and the discriminator's accuracy on these conversions
         and on the target's speech."""
         with self.conversion_weights():
-            scalars, cepstra, outputs = self.free_running(run)
+            # What conversions lack of movement is measured anew only if the networks before the post-net learn
+            scalars, cepstra, outputs = self.free_running(run, measure_movement=self.hp.gan_networks == "all")
         drawn = self.converter.draw([output.mel for output in outputs], [output.pitch for output in outputs])
         scores = [[np.asarray(x) for x in self.judge(*data_load.pad(spectrograms, 1))] for spectrograms in (
             [self.corpus.target_features(pair, "linear") for pair in self.validation], drawn)]

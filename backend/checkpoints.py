@@ -15,12 +15,9 @@ WEIGHTS = "weights.npz"  # takes the place of checkpoints
 
 
 def checkpoints_in(folder: pathlib.Path) -> list[str]:
-    """All checkpoints in a folder, readable or not, the newest first; raises UserError for those of old versions."""
-    if any(pathlib.Path(folder).glob("*-*.index")):
-        raise UserError(f"{folder} holds checkpoints of an earlier version, which this one cannot read: train "
-                        "in another --logdir, or here with --no-resume")
-    return [str(path) for path in sorted(pathlib.Path(folder).glob("*-*.npz"), reverse=True,
-                                         key=lambda path: int(path.stem.rsplit("-", 1)[1]))]
+    """All checkpoints in a folder, readable or not, the newest first."""
+    steps = {str(path): path.stem.rpartition("-")[2] for path in pathlib.Path(folder).glob("*-*.npz")}
+    return sorted((path for path in steps if steps[path].isdecimal()), key=lambda path: -int(steps[path]))
 
 
 def newest_readable(paths: list[str]) -> str | None:
@@ -42,9 +39,10 @@ def newest_readable(paths: list[str]) -> str | None:
     return None
 
 
-def restore(parts: dict[str, list], path: str, hp: HyperParams) -> None:
-    """Restore the lists of variables `parts` from a file, which may hold more; raises Damaged, and UserError if the
-    file belongs to another network. Variables are known by their places: names depend on what was made before."""
+def restore(parts: dict[str, list], path: str, hp: HyperParams) -> dict[str, np.ndarray]:
+    """Restore the lists of variables `parts` from a file, which may hold more; returns all of it. Raises Damaged, and
+    UserError if the file belongs to another network. Variables are known by their places: names depend on what was made
+    before."""
     arrays, odd = read(path), []
     for part, variables in parts.items():
         there = sum(name.rpartition("/")[0] == part for name in arrays)
@@ -63,6 +61,7 @@ def restore(parts: dict[str, list], path: str, hp: HyperParams) -> None:
     for part, variables in parts.items():
         for i, variable in enumerate(variables):
             variable.assign(arrays[f"{part}/{i}"])
+    return arrays
 
 
 def best_checkpoint(logdir: pathlib.Path) -> str:
@@ -85,13 +84,18 @@ def newest_step(logdir: pathlib.Path) -> int:
 
 
 def load_generator(generator, path: str) -> None:
-    """Restore the generator alone from any checkpoint that contains a generator; raises UserError."""
+    """Restore the generator alone from any checkpoint that contains a generator, with the weights that conversions get,
+    see `GANTrainer.conversion_weights`; raises UserError."""
     try:
-        restore({"generator": generator.weights}, path, generator.hp)
+        arrays = restore({"generator": generator.weights}, path, generator.hp)
     except Damaged as error:
         folder = pathlib.Path(path).parent
         others = checkpoints_in(folder.parent if folder.name == "best" else folder)
-        raise UserError(f"{error}; evaluate another with --checkpoint {', '.join(others) or 'FILE'}") from None
+        raise UserError(f"{error}; eval.py takes another as --checkpoint {', '.join(others) or 'FILE'}") from None
+    if "first_weights/0" in arrays:
+        for i, variable in enumerate(generator.judged_variables):
+            before = arrays[f"first_weights/{i}"]
+            variable.assign(before + generator.hp.gan_share * (variable - before))
 
 
 def write(path: pathlib.Path, parts: dict[str, list], in_8_bits: bool = False) -> None:

@@ -33,6 +33,7 @@ def export(logdir: pathlib.Path, out: pathlib.Path, checkpoint: str | None = Non
         base.save(converter.base, out)
         checkpoints.write(out / checkpoints.WEIGHTS, {"generator": converter.generator.weights}, in_8_bits=True)
         storage.write_json(out / "hparams.json", dataclasses.asdict(converter.hp))
+        (out / voice.FILE).unlink(missing_ok=True)  # it may be another model's
         if not corpus.has_target_only:  # a corpus of the target alone has no source speech
             voice.save_speech(corpus, converter, out)
     megabytes = sum(path.stat().st_size for path in out.iterdir()) / 1e6

@@ -21,7 +21,7 @@ from hyperparams import HyperParams
 FILE = "speech.npz"  # in a folder of pretrained weights
 SENTENCES = 80       # in that file, from all sources together: four or five minutes
 ENOUGH_SECONDS = 60.0  # least speech of a new voice; less hardly contains all of its sounds
-AT_ONCE = 32  # pairs whose sources are converted at a time: three open files each
+AT_ONCE = 32  # pairs whose sources are converted at a time: attention takes memory
 
 
 def save_speech(corpus, converter, folder: pathlib.Path) -> None:
@@ -34,8 +34,8 @@ def save_speech(corpus, converter, folder: pathlib.Path) -> None:
 
 def load_speech(folder: pathlib.Path) -> list[np.ndarray]:
     """Mel spectrograms (S, M) of a pretrained model's own speech; raises UserError that says what to do."""
-    arrays = storage.load_arrays(folder / FILE, "make it with python -m conversion.export; the file of this repository "
-                                 "comes back with git checkout", "mel", "lengths")
+    arrays = storage.load_arrays(folder / FILE, "python -m conversion.export makes it of a run that has sources; that "
+                                 "of pretrained/ comes back with git checkout", "mel", "lengths")
     return np.split(arrays["mel"].astype(np.float32) / 255.0, np.cumsum(arrays["lengths"])[:-1])
 
 
@@ -72,8 +72,7 @@ def fit_to_pairs(converter, corpus) -> Base:
 
 def followed(pretrained: Base, kernel: np.ndarray, bias: np.ndarray, spoken: list[np.ndarray],
              hertz: Iterable[np.ndarray], hp: HyperParams) -> Base:
-    """A base that is followed by a map to the voice that has `spoken` mel spectrograms (T, M) with the pitch (T,); one
-    file of pitch is open at a time."""
+    """A base that is followed by a map to the voice that has `spoken` mel spectrograms (T, M) with the pitch (T,)."""
     octaves = [analysis.pitch_contour(each, hp)[each > 0.0] for each in hertz]
     return pretrained._replace(onward_kernel=kernel, onward_bias=bias, modulation=base.modulation_power(spoken),
                                octaves=np.array([pretrained.octaves[0], linear_map.moments(octaves)[0],

@@ -58,8 +58,7 @@ def download(speaker: str, folder: pathlib.Path, mirror: str = MIRROR) -> pathli
         archive.unlink()
     except (ValueError, OSError) as error:  # ValueError: a wrong checksum, or no address
         raise UserError(f"{archives.get_url(name)} cannot be fetched into {folder} ({error}): check the network and "
-                        "the room on the disk (300 MB) and run again, choose another --mirror, or put the file there "
-                        "by hand") from error
+                        "the room on the disk (300 MB) and run again, or put the file there by hand") from error
     return wavs
 
 
@@ -76,5 +75,5 @@ def unpack(archive: pathlib.Path, wavs: pathlib.Path) -> None:
                 with tar.extractfile(member) as source, (temporary / match[match.lastindex]).open("wb") as target:
                     shutil.copyfileobj(source, target)
     if not any(temporary.glob("*.wav")):
-        raise UserError(f"{archive}: holds no cmu_us_*_arctic/wav/*.wav; remove it and choose another mirror")
+        raise UserError(f"{archive}: holds no cmu_us_*_arctic/wav/*.wav; remove it and get it elsewhere")
     temporary.rename(wavs)

@@ -13,6 +13,8 @@ import unicodedata
 from collections.abc import Iterator
 from typing import TextIO
 
+import numpy as np
+
 from common import audio_files, storage
 from common.cli import UserError
 from common.storage import printable
@@ -269,19 +271,23 @@ def assign_splits(pairs: list[Pair], target_frames: dict[str, int], hp: HyperPar
     longest = hp.max_seconds * hp.frames_per_second
     long = sorted({pair.utterance for pair in pairs if target_frames[pair.utterance] > longest} - heldout)
     splits = split_ids([pair.utterance for pair in pairs if pair.utterance not in long], hp, heldout)
-    after, total = {}, 0  # `after`: frames of speech that follow a recording
+    used = {utterance: np.zeros(target_frames[utterance] + 1) for utterance in long}
+    for pair in pairs:
+        if pair.utterance in used:
+            used[pair.utterance][pair.target_start:pair.target_end] = 1.0
+    left, total = {}, 0.0  # `left`: frames in use from each frame of a recording to the end of the last recording
     for utterance in reversed(long):
-        after[utterance], total = total, total + target_frames[utterance]
+        left[utterance] = total + used[utterance][::-1].cumsum()[::-1]
+        total = left[utterance][0]
     several = len({pair.source for pair in pairs}) > 1
     n_test, n_val = 0.0 if heldout else max(longest, hp.test * total), max(longest, hp.validation * total)
     for pair in pairs:
         if pair.utterance in splits:
             pair.split = splits[pair.utterance]
         else:
-            end = after[pair.utterance] + target_frames[pair.utterance]
-            left = end - (pair.target_start + pair.target_end) / 2
-            pair.split = "test" if left < n_test else "val" if left < n_test + n_val else "train"
+            before, after = left[pair.utterance][[pair.target_start, pair.target_end]]
+            middle = (before + after) / 2
+            pair.split = "test" if middle < n_test else "val" if middle < n_test + n_val else "train"
             # Each source is cut at its own pauses, but the same speech of the target must not be in two splits
-            if several and any(end - pair.target_end < border < end - pair.target_start
-                               for border in (n_test, n_test + n_val)):
+            if several and any(after < border < before for border in (n_test, n_test + n_val)):
                 pair.split, pair.reason = "dropped", "crosses the border between two splits"

@@ -22,7 +22,10 @@ DOUBTFUL, BETTER = 1.0, 1.5
 
 
 def drop(pairs: list[Pair], data: pathlib.Path, target: str, hp: HyperParams) -> None:
-    """Drop the pairs of a source, in the order of names, that say different words; raises UserError if most do."""
+    """Give the pairs of a source, in the order of names, that say different words a reason to be dropped; raises
+    UserError if most do."""
+    if not pairs:
+        return
     names = f"{pairs[0].source} and {target}"
     if len(pairs) < FEWEST:
         print(f"warning: {names} have too few sentences in common to tell if they say the same words", file=sys.stderr)
@@ -58,7 +61,6 @@ def drop(pairs: list[Pair], data: pathlib.Path, target: str, hp: HyperParams) ->
         print(f"warning: {names}: some recordings of the same name do not say the same words{hint}: rename them, or "
               "list the pairs in a table for --pairs", file=sys.stderr)
     for i in np.flatnonzero(wrong):
-        pairs[i].split = "dropped"
         pairs[i].reason = ("another name fits better" if outdone[i] else
                            f"DTW cost {-own[i]:.2f} dB below that of other names, not {-limit:.2f}") + ": other words?"
 

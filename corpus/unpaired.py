@@ -171,10 +171,12 @@ def write(features: pathlib.Path, source: str, pool: list[tuple[str, int, int]],
     if storage.read_json(note) == made_of and all(map(storage.intact, files)):
         return
     note.unlink(missing_ok=True)
-    recordings = {name: analysis.load(features / source / name) for name, *_ in pool}
-    linear, mel, hertz = (np.concatenate([getattr(recordings[name], kind)[start:end] for name, start, end in pool])
+
+    def copied(speaker, name, kind, start=0, end=None):  # of thousands of recordings not all can be open at a time
+        return np.array(getattr(analysis.load(features / speaker / name), kind)[start:end])
+    linear, mel, hertz = (np.concatenate([copied(source, name, kind, start, end) for name, start, end in pool])
                           for kind in Features._fields)
-    spoken = [analysis.load(features / target / name) for name in utterances]
+    spoken = [Features(None, *(copied(target, name, kind) for kind in ("mel", "hertz"))) for name in utterances]
     ranges = [linear_map.moments([analysis.pitch_contour(values, hp)[values > 0.0] for values in found])
               for found in ([hertz], [each.hertz for each in spoken])]
     lengths = np.cumsum([end - start for _, start, end in pool])[:-1]

@@ -155,9 +155,9 @@ def measure(wavs: dict, natural: dict, keys: list, hp: HyperParams, work: Callab
 
 
 @functools.lru_cache(maxsize=2)
-def load_once(path: str, hp: HyperParams, channel: int | None) -> np.ndarray:
-    """Load a recording and keep it for a while, because its segments are loaded one after the other."""
-    return utils.load_recording(path, hp, channel=channel).wav
+def load_once(path: str, hp: HyperParams, channel: int | None) -> tuple[np.ndarray, str]:
+    """Load a recording, and the hash of its file, and keep both: its segments are loaded one after the other."""
+    return utils.load_recording(path, hp, channel=channel).wav, storage.content_hash(pathlib.Path(path))
 
 
 def load_segment(corpus: data_load.Corpus, pair: Pair, side: str) -> np.ndarray:
@@ -168,11 +168,12 @@ def load_segment(corpus: data_load.Corpus, pair: Pair, side: str) -> np.ndarray:
     if not pathlib.Path(path).exists():
         raise UserError(f"{storage.printable(path)} does not exist, but features in {corpus.data} were made of it: "
                         "move recordings and features together, or run prepro.py again")
-    if (found := storage.content_hash(pathlib.Path(path))) and note.get("made_of", found) != found:
+    wav, made_of = load_once(path, corpus.hp, note.get("channel"))
+    if note.get("made_of", made_of) != made_of:
         raise UserError(f"{storage.printable(path)} is not the recording that the features in {corpus.data} were made "
                         "of: run prepro.py again")
     start, end = (frame * corpus.hp.hop_length for frame in frames)
-    return load_once(path, corpus.hp, note.get("channel"))[start:end]
+    return wav[start:end]
 
 
 def summarise(rows: list[dict], references: list[dict], n_candidates: int) -> dict:

@@ -461,6 +461,15 @@ def test_eval_of_an_unprepared_corpus_is_refused(run_folder, tmp_path, capsys):
     assert status == 1 and "manifest.csv does not exist: run prepro.py" in error and not (tmp_path / "out").exists()
 
 
+@pytest.mark.usefixtures("loaded")
+def test_heldout_sentences_are_not_guessed(run_folder, tmp_path, capsys):
+    """An exported model, or a run without run.json, was measured on the demo's voices of the same name."""
+    shutil.copytree(run_folder, tmp_path / "run")
+    (tmp_path / "run" / "run.json").unlink(missing_ok=True)
+    assert eval_script.main(["--logdir", str(tmp_path / "run"), "--out", str(tmp_path / "out")]) == 1
+    assert "does not say what it was trained on" in capsys.readouterr().err and not (tmp_path / "out").exists()
+
+
 def test_eval_never_overwrites_a_recording(run_folder, tmp_path, capsys):
     path = write(tmp_path / "new.wav", words(1))
     before = path.read_bytes()

@@ -274,11 +274,12 @@ def test_conversions_get_weights_between_the_first_and_the_last(tiny_hp, tmp_pat
             for variable, before in zip(each.generator_variables, first):
                 np.testing.assert_allclose(variable.numpy(), before + 0.25, atol=1e-6)
             raise KeyboardInterrupt
-    found = Generator(hp)
-    checkpoints.load_generator(found, checkpoints.best_checkpoint(tmp_path))
-    assert snapshot(found.encoder) == fixed
-    for variable, before in zip(found.postnet.trainable_variables, first):
-        np.testing.assert_allclose(variable.numpy(), before + 0.25, atol=1e-6)
+    for path in (checkpoints.best_checkpoint(tmp_path), *checkpoints.checkpoints_in(tmp_path / "checkpoints")):
+        found = Generator(hp)
+        checkpoints.load_generator(found, path)
+        assert snapshot(found.encoder) == fixed
+        for variable, before in zip(found.postnet.trainable_variables, first):
+            np.testing.assert_allclose(variable.numpy(), before + 0.25, atol=1e-6)
 
 
 @pytest.mark.parametrize("real, fake, advice", [(1.0, 0.0, "has won"), (1.0, 0.7, "has lost"), (0.9, 0.6, "has lost"),
@@ -288,7 +289,7 @@ def test_warning_names_a_discriminator_out_of_balance(tiny_hp, capsys, real, fak
     spoken, drawn = (np.full((3, hp.n_linear), value, np.float32) for value in (1.0, 2.0))
     task.corpus.target_features = lambda pair, kind: spoken
     cepstra = np.random.default_rng(0).normal(size=(2, 70, 24))
-    task.free_running = lambda run: ({"score": 6.0}, [(0.5 ** 0.5 * cepstra[0], cepstra[0])],
+    task.free_running = lambda run, **_: ({"score": 6.0}, [(0.5 ** 0.5 * cepstra[0], cepstra[0])],
                                      [types.SimpleNamespace(mel=None, pitch=None)])
     task.converter = types.SimpleNamespace(draw=lambda mels, pitches: [drawn])
 

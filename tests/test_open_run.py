@@ -58,7 +58,7 @@ def test_flags_decide_the_preset_and_corpus_of_a_new_run(folder, flags, preset, 
 
 
 def test_new_run_takes_overrides_and_seed(folder):
-    asked = open_run("--logdir", "run", "--set", "width=32", "--seed", "3")
+    asked = open_run("--logdir", "run", "--set", "width=32", "--set", "seed=3")
     assert asked.hp == hyperparams.PRESETS["demo"].replace(width=32, seed=3)
 
 

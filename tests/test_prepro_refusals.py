@@ -50,36 +50,29 @@ def test_names_that_differ_in_capitals_only_are_told(tmp_path, capsys):
             in capsys.readouterr().err)
 
 
-@pytest.mark.parametrize("lost", ["val", "test"])
+@pytest.mark.parametrize("lost", IDS)
 def test_dropped_pairs_leave_something_to_validate_and_to_test_with(folder, monkeypatch, lost):
     """Training refused a corpus whose one validation sentence said other words."""
     def drop(pairs, *_):
         for pair in pairs:
-            if pair.split == lost:
-                pair.split, pair.reason = "dropped", "other words?"
+            pair.reason = "other words?" if pair.name == lost else ""
     monkeypatch.setattr(prepro.mismatch, "drop", drop)
     splits = [pair.split for pair in prepare(folder).values()]
     assert sorted(splits) == ["dropped", "test", "train", "train", "val"]
 
 
-def test_a_sentence_that_is_moved_takes_all_its_speech_of_the_target_along(capsys):
-    def pair(source, utterance, start=0, end=100, split="train", **more):
-        return manifest.Pair(f"{utterance}.{start}", utterance, source, split, target_start=start, target_end=end,
-                             **more)
-    chain = [pair("a", "z", 0, 90), pair("b", "z", 0, 120), pair("a", "z", 100, 200), pair("b", "z", 130, 200),
-             pair("c", "z", 110, 140, spliced=1), pair("c", "y", spliced=1), pair("a", "x"), pair("a", "w")]
-    prepro.refill_splits(chain, {"test"})
-    assert [each.split for each in chain] == ["test"] * 4 + ["dropped", "train", "train", "train"]
-    assert "left for test" in capsys.readouterr().out and chain[4].reason == "held out of other sources"
-    one = [pair(source, "x") for source in "abc"]
-    prepro.refill_splits(one, {"val"})
-    assert {each.split for each in one} == {"train"}
+def test_splits_by_time_count_only_the_speech_in_use():
+    """Where the end of a long recording was dropped, nothing was left to test with."""
+    pairs = [manifest.Pair(f"z.{start}", "z", "a", target_start=start, target_end=start + 400)
+             for start in range(0, 4000, 400)]
+    for last in (10, 6):
+        manifest.assign_splits(pairs[:last], {"z": 4000}, prepro.HyperParams(max_seconds=8.0), set())
+        assert [pair.split for pair in pairs[:last]] == ["train"] * (last - 3) + ["val"] + ["test"] * 2
 
 
 @pytest.mark.parametrize("flags, message", [
     (["--pairs", "a.csv", "--pattern", "x(.*)"], "--pattern chooses files of folders"),
-    (["--target", "a", "--unpaired"], "--unpaired is for a source and a target"),
-    (["--mirror", "http://a"], "--mirror is for --download")])
+    (["--target", "a", "--unpaired"], "--unpaired is for a source and a target")])
 def test_flags_that_would_do_nothing_are_refused(capsys, flags, message):
     with pytest.raises(SystemExit):
         prepro.parse_arguments([*flags, "--data", "data"])

@@ -3,6 +3,7 @@ import dataclasses
 import errno
 import os
 import pathlib
+import shutil
 import socket
 import subprocess
 import sys
@@ -132,12 +133,13 @@ def test_newest_checkpoint_is_that_of_the_highest_step(tmp_path):
     assert [step for _, _, step in go(tmp_path, 12, hp).seen] == [10, 11]
 
 
-def test_checkpoints_of_an_earlier_version_are_refused(tmp_path):
-    go(tmp_path, 1)
-    (tmp_path / "checkpoints" / "step-1.npz").rename(tmp_path / "checkpoints" / "step-1.index")
-    for read in (go, lambda logdir, _: checkpoints.best_checkpoint(logdir)):
-        with pytest.raises(UserError, match="checkpoints holds checkpoints of an earlier version.* --no-resume"):
-            read(tmp_path, 2)
+def test_copies_of_checkpoints_with_other_names_do_no_harm(tmp_path):
+    go(tmp_path, 2)
+    newest = tmp_path / "checkpoints" / "step-2.npz"
+    for name in ("step-2 (copy).npz", "step-x.npz", "my-own.npz"):
+        shutil.copy(newest, newest.with_name(name))
+    assert checkpoints.best_checkpoint(tmp_path) == str(newest) and checkpoints.newest_step(tmp_path) == 2
+    assert go(tmp_path, 3).seen[0][-1] == 2
 
 
 def test_error_for_a_damaged_checkpoint_names_alternatives(tmp_path):

@@ -33,10 +33,10 @@ from conftest import demo_wav, leftovers, no_workers, write
 ROOT = pathlib.Path(prepro.__file__).resolve().parent
 
 FLAGS = {
-    "prepro.py": ["--source", "--target", "--pairs", "--download", "--mirror", "--data", "--pattern", "--heldout",
+    "prepro.py": ["--source", "--target", "--pairs", "--download", "--data", "--pattern", "--heldout",
                   "--unpaired", "--set"],
-    "train.py": ["--data", "--logdir", "--preset", "--set", "--seed", "--steps", "--init-from", "--no-resume"],
-    "train_gan.py": ["--num-gpus", "--data", "--logdir", "--preset", "--set", "--seed", "--steps", "--init-from",
+    "train.py": ["--data", "--logdir", "--preset", "--set", "--steps", "--init-from", "--no-resume"],
+    "train_gan.py": ["--num-gpus", "--data", "--logdir", "--preset", "--set", "--steps", "--init-from",
                      "--no-resume"],
     "train_multi_gpus.py": ["--num-gpus", "--data", "--logdir", "--steps"],
     "eval.py": ["--data", "--logdir", "--out", "--checkpoint", "--source", "--set",

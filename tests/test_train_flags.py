@@ -184,7 +184,7 @@ def test_run_with_init_from_solves_the_base_of_its_own_corpus(run_train, solving
 
 def test_resume_refuses_other_hyperparameters_with_names_and_values(run_train, tmp_path, capsys):
     run_train("a", "--steps", "2")
-    assert run_train("a", "--set", "learning_rate=0.5", "--seed", "3") == 1
+    assert run_train("a", "--set", "learning_rate=0.5", "--set", "seed=3") == 1
     message = capsys.readouterr().err
     for part in ("learning_rate", str(HP.learning_rate), "0.5", "seed", str(HP.seed), "3 asked", "--no-resume"):
         assert part in message
@@ -203,10 +203,10 @@ def test_number_of_steps_must_be_positive(run_train, capsys, steps):
 
 
 def test_resumed_run_keeps_its_own_hyperparameters(run_train, tmp_path):
-    run_train("a", "--steps", "1", "--set", "width=32", "--seed", "4")
+    run_train("a", "--steps", "1", "--set", "width=32", "--set", "seed=4")
     flags = ["--data", str(tmp_path), "--logdir", str(tmp_path / "a")]
     assert train.main([*flags, "--steps", "2"]) == 0
-    assert run_train("a", "--steps", "3", "--set", "width=32", "--seed", "4") == 0  # the same values repeated
+    assert run_train("a", "--steps", "3", "--set", "width=32", "--set", "seed=4") == 0  # the same values repeated
     assert len(set(run_train.used)) == 1 and (run_train.used[0].width, run_train.used[0].seed) == (32, 4)
     assert newest(tmp_path / "a") == (3, 3.0)
 

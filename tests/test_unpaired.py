@@ -2,6 +2,7 @@
 import itertools
 import os
 import shutil
+import weakref
 
 import numpy as np
 import pytest
@@ -105,6 +106,24 @@ def features(tmp_path_factory):
             storage.save_array(folder / speaker / f"{name}.{kind}.npy", array)
     splice(folder)
     return folder
+
+
+def test_no_recording_stays_open(features, monkeypatch):
+    """Of a speaker's hour not all recordings may be open at a time."""
+    opened, load, match = [], analysis.load, unpaired.match
+
+    def loaded(stem):
+        found = load(stem)
+        opened.append([weakref.ref(array) for array in found])
+        return found
+
+    def matched(*given):
+        assert opened and not any(array() is not None for arrays in opened for array in arrays)
+        return match(*given)
+    monkeypatch.setattr(analysis, "load", loaded)
+    monkeypatch.setattr(unpaired, "match", matched)
+    (features / "anna.spliced" / "made_of.json").unlink()
+    splice(features)
 
 
 def splice(features) -> dict:

@@ -127,7 +127,7 @@ def test_speech_is_stored_in_8_bits(tmp_path, monkeypatch):
 def test_error_for_missing_or_damaged_speech_says_what_to_do(tmp_path):
     save_speech(tmp_path, speak(1, 1)[1])
     path = tmp_path / voice.FILE
-    whole, message = path.read_bytes(), f"{path} is missing or damaged .*: make it with .* git checkout"
+    whole, message = path.read_bytes(), f"{path} is missing or damaged .*conversion.export makes it .* git checkout"
     for place in range(100, len(whole) - 200, 101):  # damage that zlib, zip or NumPy notices
         path.write_bytes(whole[:place] + bytes([whole[place] ^ 255]) + whole[place + 1:])
         with pytest.raises(UserError, match=message):

@@ -59,9 +59,8 @@ def add_arguments(parser: argparse.ArgumentParser, default_logdir: str,
     parser.add_argument("--logdir", type=pathlib.Path, metavar="DIR",
                         help=f"run folder; if it holds a run, that run is resumed (default: {default_logdir})")
     parser.add_argument("--preset", choices=PRESETS,
-                        help="hyperparameters to begin with (default: demo, with --data default, or --init-from's)")
+                        help="hyperparameters to begin with (default: demo or, with --data, default)")
     parser.add_argument("--set", action="append", default=[], metavar="NAME=VALUE", help="override a hyperparameter")
-    parser.add_argument("--seed", type=int, help="seed of weights, data order and dropout (default: the preset's)")
     parser.add_argument("--steps", type=cli.positive, metavar="N", help="stop after step N; the run can go on later")
     parser.add_argument("--init-from", type=pathlib.Path, metavar="DIR", help=init_from_help)
     parser.add_argument("--no-resume", action="store_true", help="begin anew even if the run folder holds a checkpoint")
@@ -127,8 +126,7 @@ def open_run(args: argparse.Namespace, script: str, inherit_with: dict | None = 
 def choose_hyperparams(args: argparse.Namespace, default: HyperParams, resuming: bool) -> HyperParams:
     """The hyperparameters that the flags ask for, or `default` without flags. Raises UserError if a run is resumed
     and the flags ask for others than `default`, which then holds the hyperparameters of the run."""
-    overrides = args.set + ([f"seed={args.seed}"] if args.seed is not None else [])
-    hp = (PRESETS[args.preset] if args.preset else default).override(overrides)
+    hp = (PRESETS[args.preset] if args.preset else default).override(args.set)
     unread = [text for text in args.set if text.partition("=")[0] in PREPARATION]
     if unread:
         raise UserError(f"--set {unread[0]}: only prepro.py reads this; prepare the features again with it")

@@ -35,7 +35,7 @@ from modules import total
 from networks import Generator
 from training.run_folder import Run, RunPlan
 
-CURE = "The last checkpoint is good: begin from it with --init-from, another --logdir and a lower learning_rate"
+CURE = "The last checkpoint is good: begin from it with --init-from, another --logdir and lower learning rates"
 SKIPPED_AT_MOST = 10  # steps in a row: one may come from a bad recording, but after ten the model has diverged
 
 
@@ -157,12 +157,12 @@ class Trainer:
             variable.assign(tf.where(finite, variable.value, value))
         return total(scalars) | {"gradient_norm": norm / scale, "skipped": 1.0 - tf.cast(finite, tf.float32)}
 
-    def free_running(self, run: Run) -> tuple[dict[str, float], list, list]:
+    def free_running(self, run: Run, measure_movement: bool = True) -> tuple[dict[str, float], list, list]:
         """Convert the validation sentences in free running. Returns their losses and measures, pairs of converted and
         target cepstra, and the conversions. The first conversions are written to samples/ and TensorBoard."""
         hp, corpus, pairs = self.hp, self.corpus, self.validation
         batch = corpus.assemble([corpus.whole(pair) for pair in pairs])
-        outputs = self.converter.convert_pairs(corpus, pairs, measure_movement=True)
+        outputs = self.converter.convert_pairs(corpus, pairs, measure_movement)
         mel, used, positions = self.on_path(batch)
         linear = self.draw_on_path(batch, used, positions)
         mel_loss, linear_loss = (float(losses.l1(predicted, batch[kind], batch["mask"]))
