@@ -46,8 +46,7 @@ class Corpus:
         self.data, self.hp = pathlib.Path(data), hp
         pairs, settings = manifest.read_manifest(self.data), manifest.check_signal(self.data, hp)
         self.target = settings["target"]
-        # Whether there is no speaker but the target: a new voice for a pretrained model, see voice.py
-        self.has_target_only = settings["sources"] == [self.target]
+        self.has_target_only = manifest.holds_target_only(self.data)
         self.pairs = {(pair.source, pair.name): pair for pair in pairs if pair.split != "dropped"}
         self.train = [pair for pair in self.pairs.values() if pair.split == "train"]
         with manifest.reading(self.data / "slices.csv") as file:

@@ -17,7 +17,7 @@ import keras
 from keras import layers, ops
 import tensorflow as tf
 
-from backend.recurrent import GRU, Dense, GRUCell, product, window
+from backend.recurrent import Dense, GRUCell, product, window
 
 
 def length_mask(lengths, size):
@@ -149,7 +149,8 @@ class CBHG(layers.Layer):
         self.project = [ConvNorm(n, 3, norm, relu, **policy) for n, relu in zip(projections, ("relu", None))]
         self.to_highway = layers.Dense(channels, **policy)
         self.highways = [Highway(channels, **policy) for _ in range(highways)]
-        self.forwards, self.backwards = GRU(channels, **policy), GRU(channels, go_backwards=True, **policy)
+        self.forwards, self.backwards = (layers.GRU(channels, return_sequences=True, go_backwards=backwards, **policy)
+                                         for backwards in (False, True))
         self.built = True
 
     def call(self, x, mask, training=False):

@@ -1,4 +1,4 @@
-"""Loops over time with their own backward pass, for the decoder and, on a CPU, the GRUs of a CBHG.
+"""A loop over time with its own backward pass, for the decoder.
 
 To differentiate a loop, TensorFlow keeps every intermediate tensor of every step. It adds up the gradient of a kernel
 step by step, each time as a product of small matrices and a sum over the whole kernel. Here only the states are kept,
@@ -86,34 +86,6 @@ def gru_step(given, state, kernel, bias):
     update = ops.sigmoid(update + of_update)
     candidate = ops.tanh(given + ops.sigmoid(reset + of_reset) * own)
     return update * state + (1.0 - update) * candidate
-
-
-class GRU(layers.GRU):
-    """Keras' GRU, from a state of zeros to the states of all frames: on a GPU with cuDNN, on a CPU with `scan`."""
-
-    def __init__(self, units: int, go_backwards: bool = False, dtype=None):
-        super().__init__(units, return_sequences=True, go_backwards=go_backwards, dtype=dtype)
-
-    def build(self, shape):  # with one argument, as `call` takes no other state
-        super().build(shape)
-
-    def call(self, sequences, mask=None):
-        """Sequences (N, T, I), mask (N, T) or None to states (N, T, C), the last frame first if `go_backwards`."""
-        if tf.config.list_logical_devices("GPU"):
-            return super().call(sequences, mask=mask)
-        biases = tf.identity(ops.convert_to_tensor(self.cell.bias))
-        given = ops.matmul(sequences, self.cell.kernel) + biases[0]                                    # (N, T, 3 C)
-        given, order = ops.transpose(given, (1, 0, 2)), -1 if self.go_backwards else 1
-        kernel, bias = self.cell.recurrent_kernel, biases[1]
-        inputs = [given[::order]]
-        if mask is not None:
-            inputs.append(ops.transpose(ops.cast(mask, given.dtype))[::order, :, None])        # (T, N, 1)
-
-        def step(state, now):
-            following = gru_step(now[0], state[0], kernel, bias)
-            return [following if mask is None else now[1] * following + (1.0 - now[1]) * state[0]]
-        start = [ops.zeros((ops.shape(sequences)[0], self.units), given.dtype)]
-        return ops.transpose(scan(step, start, inputs, [kernel, bias])[0], (1, 0, 2))
 
 
 class LoopInvariants:

@@ -120,6 +120,15 @@ def read_settings(data: pathlib.Path) -> dict:
         return {name: settings[name] for name in ("version", *SIGNAL, "target", "sources")}
 
 
+def holds_target_only(data: pathlib.Path) -> bool:
+    """Whether `data` is prepared and has no speaker but the target: a voice that is learnt behind a pretrained one, see
+    conversion/voice.py. Raises UserError."""
+    if not (pathlib.Path(data) / "prepro.json").exists():
+        return False
+    settings = read_settings(data)
+    return settings["sources"] == [settings["target"]]
+
+
 def check_signal(data: pathlib.Path, hp: HyperParams) -> dict:
     """Return the settings in prepro.json; raises UserError if `data` has other signal settings than `hp`."""
     settings = read_settings(data)

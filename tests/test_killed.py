@@ -3,10 +3,12 @@ import contextlib
 import json
 import os
 import pathlib
+import shutil
 import subprocess
 import sys
 import time
 
+import numpy as np
 import pytest
 import soundfile
 from test_faults import count_steps
@@ -174,6 +176,22 @@ def test_results_page_includes_earlier_conversions_by_the_same_model(speakers, c
     assert again(a, status=1) == ("", "b")
     monkeypatch.setattr(converter, "hp", converter.hp.replace(griffin_lim_iters=3))
     assert again(other) == ("a", "a") and again(b) == ("b", "ba")
+
+
+@pytest.mark.usefixtures("loaded")
+def test_measures_and_warnings_of_an_interrupted_command_are_kept(speakers, again, monkeypatch):
+    """They were written at the end alone, and the next command leaves out what is converted."""
+    write(speakers / "anna" / "a.wav", np.clip(4.0 * words(1), -0.5, 0.5))  # too loud
+    again()
+    whole = json.loads((speakers / "out" / "metrics.json").read_text())
+    assert "too loud" in whole["warnings"]["a"][0]
+    shutil.rmtree(speakers / "out")
+    with monkeypatch.context() as patch, pytest.raises(ZeroDivisionError):
+        patch.setattr(eval_script, "write_results", lambda *_: 1 / 0)
+        again()
+    assert again() == ("", "abc") and json.loads((speakers / "out" / "metrics.json").read_text())["warnings"] == (
+        whole["warnings"])
+    assert json.loads((speakers / "out" / "metrics.json").read_text())["utterances"] == whole["utterances"]
 
 
 @pytest.mark.usefixtures("loaded")

@@ -6,8 +6,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from backend import recurrent
-from backend.recurrent import GRU, Dense, GRUCell, dot, product, scan, window
+from backend.recurrent import Dense, GRUCell, dot, product, scan, window
 
 N, T, S, C = 3, 7, 9, 4
 
@@ -135,46 +134,6 @@ def test_weight_not_listed_for_the_loop_is_an_error():
     reader, memory, start, inputs = make()
     with pytest.raises(KeyError):
         scan(lambda state, now: reader(state, now, memory), start, inputs, [memory, *reader.trainable_weights[:-1]])
-
-
-@pytest.mark.parametrize("backwards", [False, True])
-@pytest.mark.parametrize("masked", [False, True])
-def test_gru_equals_the_gru_of_keras(backwards, masked):
-    rng = np.random.default_rng(1)
-    x = tf.constant(rng.normal(size=(N, T, 5)), tf.float32)
-    mask = np.arange(T)[None, :] < np.array([T, 3, 1])[:, None] if masked else None
-    ours, theirs = GRU(C, go_backwards=backwards), keras.layers.GRU(
-        C, return_sequences=True, go_backwards=backwards)
-    ours(x), theirs(x)
-    for to, other in zip(ours.weights, theirs.weights, strict=True):
-        value = rng.normal(size=to.shape)
-        to.assign(value), other.assign(value)
-
-    def gradients(layer):
-        with tf.GradientTape() as tape:
-            tape.watch(x)
-            y = layer(x, mask=mask)
-            loss = tf.reduce_sum(tf.sin(y * np.arange(1, 1 + y[0].numpy().size).reshape(y[0].shape)))
-        return y, *tape.gradient(loss, (x, *(weight.value for weight in layer.trainable_weights)))
-    for found, expected in zip(gradients(ours), gradients(theirs), strict=True):
-        np.testing.assert_allclose(found, expected, rtol=1e-3, atol=2e-5)
-
-
-def test_gru_calls_the_gru_of_keras_on_a_gpu(monkeypatch):
-    """The GRU of Keras uses cuDNN there."""
-    layer = GRU(C)
-    layer(tf.zeros((1, 2, 3)))
-    monkeypatch.setattr(recurrent.tf.config, "list_logical_devices", lambda kind: ["GPU:0"])
-    monkeypatch.setattr(keras.layers.GRU, "call", lambda self, *arguments, **named: "keras")
-    assert layer.call(tf.zeros((1, 2, 3))) == "keras"
-
-
-def test_gru_refuses_what_its_loop_does_not_do():
-    for argument in ({"return_sequences": False}, {"dropout": 0.5}, {"return_state": True}):
-        with pytest.raises(TypeError):
-            GRU(C, **argument)
-    with pytest.raises(TypeError):
-        GRU(C)(tf.zeros((1, 2, 3)), initial_state=tf.zeros((1, C)))
 
 
 def test_a_window_repeats_the_frames_at_the_ends():

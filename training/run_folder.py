@@ -115,6 +115,8 @@ def open_run(args: argparse.Namespace, script: str, inherit_with: dict | None = 
     if resuming:
         check_run_info(info, logdir, script, data, init_from)
         init_from = init_from or info.get("init_from")
+    if not init_from and script == "train.py" and manifest.holds_target_only(data):
+        init_from = checkpoints.PRETRAINED
     checkpoint = checkpoints.newest_readable(existing)
     was_run = bool(info or checkpoints.checkpoints_in(logdir / "checkpoints")) or (logdir / "hparams.json").exists()
     if not was_run:

@@ -214,66 +214,71 @@ def find_base(corpus: data_load.Corpus, pretrained: pathlib.Path | None) -> base
     return voice.fit_to_pairs(load_converter(pretrained, None, ["pace=0"]), corpus)
 
 
+def choose_base(plan: RunPlan, corpus: data_load.Corpus) -> base.Base:
+    """The base of a run:
+
+    - resumed: that of its folder
+    - of train_gan.py, whose post-net learns alone: that of --init-from, which encoder and decoder know
+    - of train.py with an exported voice as --init-from: that voice's, followed by a map to the target
+    - any other, also with a run as --init-from, which gives its weights only: solved from the pairs
+    """
+    hp, judged, before = plan.hp, plan.script == "train_gan.py", plan.init_from
+    if plan.is_resuming and (plan.logdir / base.FILE).exists():
+        return base.load(plan.logdir)
+    if judged and hp.gan_networks == "postnet" and before:
+        return base.load(before)
+    is_voice = before and (before / checkpoints.WEIGHTS).exists() and hp.base and hp.attention == "local"
+    return find_base(corpus, before if corpus.has_target_only or is_voice and not judged else None)
+
+
 def train(plan: RunPlan, make_trainer, steps: int | None, strategy: tf.distribute.Strategy | None = None) -> None:
     """Train with `make_trainer(hp, corpus)` as `plan` says, on the devices of `strategy`, until the last step or until
     step `steps`; raises UserError."""
     hp, logdir, strategy = plan.hp, plan.logdir, strategy or tf.distribute.get_strategy()
     with cli.locked(logdir, "--logdir"):
         corpus = data_load.Corpus(plan.data, hp)
-        alone, adversarial = corpus.has_target_only, plan.script == "train_gan.py"
-        if alone and adversarial and not plan.checkpoint:
-            check_voice(plan)
-        if adversarial and hp.gan_networks == "all" and plan.init_from and not plan.checkpoint and (
-                base.load(plan.init_from).is_followed):
-            raise UserError(f"{plan.init_from} speaks behind a pretrained voice, so that only its post-net can learn "
-                            "from a discriminator: leave gan_networks=postnet")
-        pretrained = plan.init_from or checkpoints.PRETRAINED
-        if plan.is_resuming and (logdir / base.FILE).exists():
-            base_map = base.load(logdir)
-        elif adversarial and hp.gan_networks == "postnet" and plan.init_from:
-            base_map = base.load(plan.init_from)  # encoder and decoder do not change, and they know this base
-        else:
-            # An exported voice is followed by a map; of a run or for another system, only the weights are taken
-            is_voice = plan.init_from and (plan.init_from / checkpoints.WEIGHTS).exists() and not adversarial and (
-                hp.base and hp.attention == "local")
-            base_map = find_base(corpus, pretrained if alone or is_voice else None)
-        corpus.use_base(base_map)
+        if plan.script == "train_gan.py" and not plan.checkpoint:
+            check_judged(plan, corpus)
+        found = choose_base(plan, corpus)
+        corpus.use_base(found)
         with strategy.scope():
-            trainer = make_trainer(base.with_timing(base_map, hp), corpus)
-        # Loaded before --no-resume removes anything: they may belong to this run
-        if not plan.checkpoint and (plan.initial_weights or alone):
-            checkpoints.load_generator(trainer.generator,
-                                       plan.initial_weights or checkpoints.best_checkpoint(pretrained))
-        if base_map.is_followed and not adversarial and not plan.checkpoint:  # it has another voice's gains
-            trainer.converter.convert_pairs(corpus, trainer.validation, measure_movement=True)
+            trainer = make_trainer(base.with_timing(found, hp), corpus)
+        if plan.initial_weights:  # loaded before --no-resume removes anything: they may belong to this run
+            checkpoints.load_generator(trainer.generator, plan.initial_weights)
+            if found.is_followed and plan.script == "train.py":  # they have another voice's gains of movement
+                trainer.converter.convert_pairs(corpus, trainer.validation, measure_movement=True)
         trainer.keep_first_weights()
         if plan.no_resume:
             run_folder.clear_run(logdir)
         last_step = sum(n for _, n in trainer.stages)
-        base.save(base_map, logdir)
+        base.save(found, logdir)
         # Written now, because a run that is killed before its first checkpoint needs it to resume
-        run_folder.write_run_info(logdir, plan.script, plan.data, last_step, plan.init_from,
-                                  plan.initial_weights)
+        run_folder.write_run_info(logdir, plan.script, plan.data, last_step, plan.init_from, plan.initial_weights)
         run = Run(logdir, hp, trainer.parts)
         if plan.checkpoint:
             run.resume(plan.checkpoint)
         first = int(run.step)
         stop = min(steps or last_step, last_step)
         if first < stop:
-            weights = plan.initial_weights or (pretrained if alone else "random weights")
-            how = f"goes on from step {first} of" if first else f"begins with {weights}:"
+            how = (f"goes on from step {first} of" if first else
+                   f"begins with {plan.initial_weights or 'random weights'}:")
             print(f"{logdir} {how} {last_step} steps with {plan.data}")
         fit(run, trainer, stop)
-    report_end(plan, first, int(run.step), last_step, alone)
+    report_end(plan, first, int(run.step), last_step, corpus.has_target_only)
 
 
-def check_voice(plan: RunPlan) -> None:
-    """Raise UserError unless a run of a target alone begins with the run of train.py that learnt this voice from the
-    same features; a discriminator would teach the texture of the one to any other voice without a word."""
+def check_judged(plan: RunPlan, corpus: data_load.Corpus) -> None:
+    """Raise UserError if a run of train_gan.py begins with what it cannot shape: a target alone with anything but the
+    run of train.py that learnt this voice from the same features, because a discriminator would teach the texture of
+    the one to any other voice without a word; or a whole generator that speaks behind a pretrained voice."""
     learnt_from = run_folder.read_run_info(plan.init_from).get("manifest") if plan.init_from else None
-    if plan.hp.gan_networks == "all" or learnt_from != manifest.fingerprint(plan.data):
+    everything = plan.hp.gan_networks == "all"
+    if corpus.has_target_only and (everything or learnt_from != manifest.fingerprint(plan.data)):
         raise UserError(f"{plan.data} holds the target alone: train.py learns such a voice; give its run with the "
                         "same features as --init-from, and leave gan_networks=postnet")
+    if everything and plan.init_from and base.load(plan.init_from).is_followed:
+        raise UserError(f"{plan.init_from} speaks behind a pretrained voice, so that only its post-net can learn "
+                        "from a discriminator: leave gan_networks=postnet")
 
 
 def report_end(plan: RunPlan, first: int, step: int, last_step: int, alone: bool) -> None:
