@@ -13,6 +13,7 @@ into DIR before are left out, so after an interruption the same command goes on 
 import argparse
 import concurrent.futures
 import dataclasses
+import functools
 import hashlib
 import json
 import os
@@ -41,17 +42,19 @@ from hyperparams import HyperParams
 
 HERE = pathlib.Path(__file__).resolve().parent
 FILES_AT_ONCE = 4
+NOTES = "conversions.json"  # in a folder of results, see `Conversions`
 
 
 def find_recordings(paths: list[pathlib.Path], out: pathlib.Path) -> list[pathlib.Path]:
-    """Replace folders by the recordings in them, without recordings in `out`; raises UserError if there are none."""
+    """Replace folders by the recordings in them, without results in `out` or of earlier commands; raises UserError if
+    there are none."""
     audio_files.check_exist(paths)
-    found, results = [], pathlib.Path(os.path.realpath(out))
+    found, results, made_in = [], pathlib.Path(os.path.realpath(out)), functools.cache(results_in)
     for path in paths:
         if path.is_dir():
             within = results != pathlib.Path(os.path.realpath(path))
-            found += [file for file in audio_files.list_audio(path)
-                      if not (within and pathlib.Path(os.path.realpath(file.parent)).is_relative_to(results))]
+            found += [file for file in audio_files.list_audio(path) if file.name not in made_in(file.parent)
+                      and not (within and pathlib.Path(os.path.realpath(file.parent)).is_relative_to(results))]
         else:
             found.append(path)
     if not found:
@@ -62,6 +65,11 @@ def find_recordings(paths: list[pathlib.Path], out: pathlib.Path) -> list[pathli
 def outputs(name: str) -> list[str]:
     """The files that are made from a recording: conversion, source, picture."""
     return [f"{name}.wav", f"{name}.source.wav", f"{name}.png"]
+
+
+def results_in(folder: pathlib.Path) -> set[str]:
+    """The names of the files in a folder that earlier commands made."""
+    return {file for name in storage.read_json(folder / NOTES) for file in outputs(name)}
 
 
 def unique_names(paths: list[pathlib.Path]) -> list[str]:
@@ -91,7 +99,7 @@ class Conversions:
         for array in (*converter.generator.weights, *converter.base):
             digest.update(np.ascontiguousarray(array).tobytes())
         self.out, self.model, self.lock = out, digest.hexdigest(), threading.Lock()
-        self.path = out / "conversions.json"
+        self.path = out / NOTES
         self.known = storage.read_json(self.path)  # of each name; its model is "" while it is being converted
         if not all(isinstance(entry, dict) and "model" in entry for entry in self.known.values()) or not self.known:
             self.known = {}

@@ -3,7 +3,7 @@
 What a user may change stands here, is saved with a run and read back by evaluation. What nobody changes stands as a
 constant at the top of the file that uses it: how the base is fitted (conversion/base.py, corpus/linear_map.py), how
 sounds are matched (corpus/unpaired.py), how recordings are cut for conversion (conversion/chunks.py), who speaks in
-them (conversion/speakers.py).
+them (corpus/people.py).
 
 Letters for shapes, used in docstrings and comments: N batch, S source frames, T target frames, Tx source steps (of
 `encoder_stack` frames), Ty target steps (of `r` frames), r reduction factor, M mel bands, F linear bins, E model width,

@@ -23,7 +23,10 @@ import argparse
 import dataclasses
 import functools
 import hashlib
+import math
+import os
 import pathlib
+import re
 import sys
 
 import numpy as np
@@ -31,12 +34,14 @@ import numpy as np
 import utils
 from common import audio_files, cli, storage
 from common.cli import UserError, workers
-from corpus import alignment, analysis, arctic, demo, manifest, mismatch, pairing
+from corpus import alignment, analysis, arctic, demo, manifest, mismatch, pairing, people, remarks
 from corpus.manifest import Pair
 from corpus.pairing import load_mel
 from hyperparams import SIGNAL, HyperParams
 
 HERE = pathlib.Path(__file__).resolve().parent
+SHOWN = 20  # dropped pairs, and files of one warning, that are printed
+COMPARED, COMPARED_FRAMES = 200, 1000  # recordings of a target in which people are told apart, and frames of each
 
 
 def compute_features(path: pathlib.Path, stem: pathlib.Path, hp: HyperParams,
@@ -54,10 +59,28 @@ def compute_features(path: pathlib.Path, stem: pathlib.Path, hp: HyperParams,
     except audio_files.BadAudio as error:
         return 0, str(error), [], made_of
     found = analysis.extract(wav, hp)
+    odd = remarks.noise(wav, hp) + remarks.remarks(found.hertz, [], hp, True, 0.0, remarks.loud_frames(wav, hp).sum())
+    warnings += [f"{storage.printable(path)}: {text}" for text in odd]
     note.unlink(missing_ok=True)
     analysis.save(stem, found)
     storage.write_json(note, {"made_of": made_of, "channel": channel, "warnings": warnings})
     return len(found.mel), "", warnings, made_of
+
+
+def several_people(target: str, utterances: list[str], data: pathlib.Path) -> list[str]:
+    """What is to be said if not all recordings of the target are of one person."""
+    chosen = sorted(utterances)[::math.ceil(len(utterances) / COMPARED) or 1]
+    heard = [analysis.load(data / "features" / target / name) for name in chosen]
+    if not heard:
+        return []
+    found = people.who_speaks(*([np.array(getattr(each, kind)[:COMPARED_FRAMES], np.float32) for each in heard]
+                                for kind in ("mel", "hertz")))
+    if not found.any():
+        return []
+    _, first, counts = np.unique(found, return_index=True, return_counts=True)
+    told = ", ".join(f"{n} as {chosen[i]}" for i, n in sorted(zip(first, counts)))
+    return [f"the recordings of {target} seem to be of {len(first)} people, or rooms or microphones differ ({told}): "
+            "the voice becomes one between them; keep those of one person"]
 
 
 def align(pair: Pair, data: pathlib.Path, target: str, means: dict, hp: HyperParams) -> float:
@@ -115,14 +138,18 @@ def prepare(corpora: dict[str, dict[str, pathlib.Path]], target: str, data: path
         done = parallel(functools.partial(compute_features, hp=hp, channel=channel),
                         [(path, data / "features" / speaker / utterance)
                          for speaker, utterance, path in jobs], "features")
-        frames, bad = {}, {}
+        frames, bad, first, odd = {}, {}, {}, []
         target_hashes = {made_of for (speaker, *_), (*_, made_of) in zip(jobs, done) if speaker == target} - {""}
         for (speaker, utterance, path), (n_frames, reason, warnings, made_of) in zip(jobs, done):
             if speaker != target and made_of in target_hashes:
                 reason = f"{storage.printable(path)} is a recording of {target}, too: remove it from those of {speaker}"
+            elif made_of and (other := first.setdefault((speaker, made_of), path)) != path:
+                reason = f"{storage.printable(path)} is the same recording as {storage.printable(other)}: remove one"
             frames[speaker, utterance], bad[speaker, utterance] = n_frames, reason
-            for warning in warnings:
-                print(f"warning: {warning}", file=sys.stderr)
+            odd += warnings
+        odd += several_people(target, [name for speaker, name in frames if speaker == target and frames[target, name]],
+                              data)
+        print_warnings(odd)
 
         found, pairs, others = pairing.Recordings(corpora, frames, bad, data, target, hp), [], []
         for source in sources:
@@ -131,7 +158,9 @@ def prepare(corpora: dict[str, dict[str, pathlib.Path]], target: str, data: path
             pairs += found.pairs(source) if alike else found.unpaired(source, heldout)
             others += [] if alike else [source]
             if alike and source != target and not demo.holds(corpora):
-                mismatch.drop([pair for pair in pairs if pair.source == source and not pair.reason], data, target, hp)
+                own = [pair for pair in pairs if pair.source == source]
+                mismatch.drop_copies([pair for pair in own if not pair.reason], data, target)
+                mismatch.drop([pair for pair in own if not pair.reason], data, target, hp)
         target_frames = {utterance: n for (speaker, utterance), n in frames.items() if speaker == target}
         usable = split_pairs(pairs, target_frames, target, {*sources} - {target, *others}, heldout, hp)
         if others:
@@ -194,6 +223,17 @@ def write_outputs(pairs: list[Pair], data: pathlib.Path, hp: HyperParams) -> Non
                        [dataclasses.astuple(pair) for pair in pairs])
 
 
+def print_warnings(warnings: list[str]) -> None:
+    """Print "FILE: TEXT" for each; where texts differ in numbers only, the first one and the other files."""
+    alike: dict[str, list[str]] = {}
+    for warning in warnings:
+        alike.setdefault(re.sub(r"[0-9.]+", "", warning.partition(": ")[2]), []).append(warning)
+    for first, *others in alike.values():
+        names = ", ".join(os.path.basename(warning.partition(": ")[0]) for warning in others[:SHOWN])
+        more = f" and {len(others) - SHOWN} more" * (len(others) > SHOWN)
+        print(f"warning: {first}" + f"; likewise {names}{more}" * bool(others), file=sys.stderr)
+
+
 def print_summary(pairs: list[Pair], data: pathlib.Path) -> None:
     """Print counts, hours, the shortest and longest durations; on standard error the dropped pairs with reasons."""
     usable = [pair for pair in pairs if not pair.reason]
@@ -203,10 +243,10 @@ def print_summary(pairs: list[Pair], data: pathlib.Path) -> None:
             print(f"{split:6} {len(seconds):5} pairs  {sum(seconds) / 3600:6.2f} h  "
                   f"shortest {min(seconds):.2f} s  longest {max(seconds):.2f} s")
     dropped = [pair for pair in pairs if pair.reason]
-    for pair in dropped[:20]:
+    for pair in dropped[:SHOWN]:
         print(f"dropped {pair.source}/{pair.name}: {pair.reason}", file=sys.stderr)
-    if len(dropped) > 20:
-        print(f"... and {len(dropped) - 20} more, all in {data / 'manifest.csv'}", file=sys.stderr)
+    if len(dropped) > SHOWN:
+        print(f"... and {len(dropped) - SHOWN} more, all in {data / 'manifest.csv'}", file=sys.stderr)
     print(f"wrote {data / 'manifest.csv'} and slices.csv")
 
 

@@ -26,6 +26,7 @@ ABOVE_FLOOR_DB = 15.0  # dB above the pauses, from where a frame is active
 NOISE_DB, FAINT_DB = 10.0, 50.0  # dB above the pauses, and below the loudest frame, between which a sound is heard
 OUTLIER_DB = 10.0  # dB above the 70th percentile of the active frames; clean speech stays 8.5 dB above it at most
 STILL_DB, STILL_SECONDS = 3.0, 0.25  # a sound that moves by no more for so long may be a tone or a noise
+CLICK, CLICK_SECONDS = 30.0, 0.05  # a sample so many times the level of speech, and not for longer; speech: 15
 CLIPPED = 0.002  # share of samples in flat peaks, from where a recording was too loud
 MOSTLY = 0.7  # share of what is heard that trimming must leave
 
@@ -42,12 +43,19 @@ def normalise_recording(recording: audio_files.Recording, hp: HyperParams, trim:
                         name: str) -> audio_files.Recording:
     """What `load_recording` does with a recording that was read; `name` is what errors and warnings call it."""
     wav, sample_rate, warnings = recording
-    span = np.ptp(wav)
-    if sum(np.mean((np.abs(wav[1:] - end) < 5e-4 * span) & (np.abs(np.diff(wav)) < 5e-5 * span))
-           for end in (wav.min(), wav.max())) > CLIPPED:
+    middle = np.median(wav)  # a click would move the mean
+    level = level_without_clicks(wav - middle, hp)
+    clicks = np.flatnonzero(np.abs(wav - middle) > CLICK * level)
+    if 0 < len(clicks) < CLICK_SECONDS * sample_rate:
+        warnings.append(f"{name}: a click at {clicks[0] / sample_rate:.1f} s, {np.ptp(wav) / level:.0f} times as loud "
+                        "as the rest, is turned down; cut it out if it is heard")
+        wav = np.clip(wav, middle - CLICK * level, middle + CLICK * level)
+    elif (span := np.ptp(wav)) and CLIPPED < sum(
+            np.mean((np.abs(wav[1:] - end) < 5e-4 * span) & (np.abs(np.diff(wav)) < 5e-5 * span))
+            for end in (wav.min(), wav.max())):
         warnings.append(f"{name}: was recorded too loud: its peaks are cut off flat, and this distortion is converted, "
                         "too; record it again at a lower level")
-    wav -= wav.mean()  # or the filter would swing at both ends
+    wav = wav - wav.mean()  # or the filter would swing at both ends
     if sample_rate != hp.sample_rate:
         wav = soxr.resample(wav, sample_rate, hp.sample_rate)
     wav = remove_rumble(wav, hp)
@@ -70,6 +78,13 @@ def normalise_recording(recording: audio_files.Recording, hp: HyperParams, trim:
                             "something else in it is much louder; cut that out of the recording")
         wav = kept
     return audio_files.Recording(normalise_loudness(wav, hp), hp.sample_rate, warnings)
+
+
+def level_without_clicks(wav: np.ndarray, hp: HyperParams) -> float:
+    """Root mean square of the speech in (samples,), whatever a few frames hold."""
+    power = frame_power(wav, hp)
+    power = np.minimum(power, np.sort(power)[-1 - min(max(8, len(power) // 50), len(power) // 2)])
+    return math.sqrt(usual_power(power, hp)) if power.any() else 0.0
 
 
 def remove_rumble(wav: np.ndarray, hp: HyperParams, lowest: float = HIGHPASS) -> np.ndarray:

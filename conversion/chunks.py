@@ -2,16 +2,20 @@
 from typing import NamedTuple
 
 import numpy as np
+import scipy.ndimage
 
 import utils
-from conversion import speakers
-from corpus import alignment, analysis
+from conversion.base import Voice
+from corpus import alignment, analysis, people
+from corpus.analysis import Features
 from hyperparams import HyperParams
 
 CHUNK_SECONDS = 8.0  # recordings are converted in chunks of at most this length, cut at pauses
 FADE_SECONDS = 0.005  # at both ends of a chunk, so that joints do not click
 BESIDE_FRAMES = 16  # voiced frames beside what is left of a chunk, from where they are speech
 LEVEL_FRAMES = 40  # voiced frames of a chunk that has a level of its own
+NEAR_FRAMES = 40  # to the next voiced frame, up to where a voice is measured
+ENOUGH_FRAMES = 100  # voiced frames on which a voice is measured for good; noise may have some before the speech
 AROUND_SECONDS = 0.25  # before and after the voiced frames of speech, where it has unvoiced sounds
 
 
@@ -30,7 +34,7 @@ def split_at_pauses(wav: np.ndarray, hp: HyperParams, one_voice: bool = False) -
     mel, hertz = utils.mel_in_blocks(wav, hp), analysis.pitch(wav, hp)
     longest = round(CHUNK_SECONDS * hp.frames_per_second)
     silences = alignment.pauses(mel, hp).mean(axis=1).astype(int)
-    begun, cuts = [(0, 0)] if one_voice else speakers.turns(mel, hertz, silences), []
+    begun, cuts = [(0, 0)] if one_voice else people.turns(mel, hertz, silences), []
     for (start, person), end in zip(begun, [*(start for start, _ in begun[1:]), len(mel)]):
         cuts.append((start, person))
         while end - start > longest:
@@ -72,3 +76,33 @@ def join(chunks: list[Chunk], voices: list[np.ndarray], hp: HyperParams, length:
         end = start + len(voice)
         wav[start:end] = voice * fade
     return wav[:max(length, end)]
+
+
+class Speakers:
+    """The voices of the people in a recording, each measured where they speak first."""
+
+    def __init__(self, converter):
+        self.converter = converter
+        self.voices: dict[int, Voice] = {}
+        self.measured_on: dict[int, int] = {}  # how many voiced frames
+        self.person: int | None = None  # who spoke last
+        self.changes: list[int] = []  # chunks of the last group at which somebody else begins to speak
+
+    def follow(self, features: list[Features], people: list[int]) -> list[Voice]:
+        """The voice of each of the next chunks, which are spoken by `people`."""
+        found, self.changes = [], []
+        for i, person in enumerate(people):
+            if self.person not in (None, person):
+                self.changes.append(i)
+            self.person, before = person, self.measured_on.get(person, -1)
+            if before < ENOUGH_FRAMES:
+                own = [each for each, its in zip(features[i:], people[i:]) if its == person]
+                heard = Features(*map(np.concatenate, zip(*own)))
+                n_voiced = np.count_nonzero(heard.hertz)
+                if n_voiced > before:
+                    near = scipy.ndimage.maximum_filter1d(heard.hertz, 2 * NEAR_FRAMES + 1) > 0.0  # no minutes of noise
+                    self.voices[person] = self.converter.find_voice(
+                        Features(*(each[near | ~near.any()] for each in heard)))
+                    self.measured_on[person] = n_voiced
+            found.append(self.voices[person])
+        return found

@@ -22,11 +22,10 @@ from tqdm import tqdm
 
 from common import audio_files, cli, storage
 from common.cli import UserError
-from conversion.chunks import Chunk, join, split_at_pauses
-from conversion.remarks import noise, remarks, without_pitch
-from conversion.speakers import Speakers
+from conversion.chunks import Chunk, Speakers, join, split_at_pauses
 from corpus.analysis import Features
 from corpus.manifest import Pair
+from corpus.remarks import loud_frames, noise, remarks, without_pitch
 from hyperparams import SYNTHESIS, HyperParams, differences
 from networks import Conversion, Generator
 
@@ -214,6 +213,6 @@ def convert_recording(wav: np.ndarray, converter: Converter, pool) -> ConvertedR
         hertz += [source.hertz for source in features]
     pitch = np.concatenate(hertz)
     whispered = sum(without_pitch(chunk.wav, each, hp) for chunk, each in zip(chunks, hertz))
-    odd = remarks(pitch, changes, hp, converter.keep_intervals, whispered)
+    odd = remarks(pitch, changes, hp, converter.keep_intervals, whispered, loud_frames(wav, hp).sum())
     odd += [] if converter.keep_intervals else noise(wav, hp)
     return ConvertedRecording(join(chunks, voices, hp, len(wav)), chunks, heard, first, stopped, pitch, odd)

@@ -9,16 +9,40 @@ from collections.abc import Callable
 
 import numpy as np
 
-from corpus import alignment, pairing
+from corpus import alignment, analysis, pairing
 from corpus.manifest import Pair
 from hyperparams import HyperParams
 from common.cli import UserError
 
 OTHERS = 10  # recordings of other names with which each is compared, to know what is usual
 FEWEST = 3   # pairs that can be judged
+# Octaves between the pitch of two files of one recording (.003 at most by mp3, telephone and noise; two people: .07 and
+# more), voiced frames that can tell, frames by which one may begin later
+COPY, COPY_FRAMES, COPY_SHIFT = 0.01, 20, 3
 # In deviations of the excess of other words: how far below the limit a pair is doubtful, as are those that stay beyond
 # it, and by how much one of another name has to be better, so that this is no other take of the same sentence
 DOUBTFUL, BETTER = 1.0, 1.5
+
+
+def drop_copies(pairs: list[Pair], data: pathlib.Path, target: str) -> None:
+    """Give the pairs of a source whose recording is the target's, as its pitch tells, a reason to be dropped."""
+    for pair in pairs:
+        own = analysis.load(data / "features" / pair.source / pair.utterance).hertz[pair.source_start:pair.source_end]
+        its = analysis.load(data / "features" / target / pair.utterance).hertz[pair.target_start:pair.target_end]
+        if is_copy(own, its):
+            pair.reason = (f"its recordings by {pair.source} and {target} are one, perhaps in another format or at "
+                           "another level")
+
+
+def is_copy(hertz: np.ndarray, other: np.ndarray) -> bool:
+    """Whether two recordings have the same pitch (T,) and (T',) in Hz from frame to frame, but for a shift."""
+    for shift in range(-COPY_SHIFT, COPY_SHIFT + 1):
+        first, second = hertz[max(0, shift):], other[max(0, -shift):]
+        n = min(len(first), len(second))
+        voiced = (first[:n] > 0.0) & (second[:n] > 0.0)
+        if voiced.sum() > COPY_FRAMES and np.median(np.abs(np.log2(first[:n][voiced] / second[:n][voiced]))) < COPY:
+            return True
+    return False
 
 
 def drop(pairs: list[Pair], data: pathlib.Path, target: str, hp: HyperParams) -> None:
@@ -31,6 +55,7 @@ def drop(pairs: list[Pair], data: pathlib.Path, target: str, hp: HyperParams) ->
         print(f"warning: {names} have too few sentences in common to tell if they say the same words", file=sys.stderr)
         return
     distance, here = distances(pairs, data, target, hp), np.arange(len(pairs))
+    named = distance(here, here)
     # Not near in the order: neighbours may be takes of one sentence, or what belongs here if names are shifted
     far = np.unique(np.linspace(len(pairs) / 4, 3 * len(pairs) / 4, OTHERS).round().astype(int))
     chance = np.array([distance(here, here + shift) for shift in far])
@@ -38,7 +63,6 @@ def drop(pairs: list[Pair], data: pathlib.Path, target: str, hp: HyperParams) ->
 
     def excess(sources: np.ndarray, targets: np.ndarray) -> np.ndarray:
         return distance(sources, targets) - usual[0][sources] - usual[1][targets % len(pairs)]
-    named = distance(here, here)
     own, others = named - usual[0] - usual[1], chance - usual[0] - [np.roll(usual[1], -shift) for shift in far]
     is_named = all(pair.name == pair.utterance for pair in pairs)  # segments of a recording have no names to change
     spread = others.std()

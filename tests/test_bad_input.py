@@ -130,9 +130,9 @@ def preparation(capsys, folder, *more):
 
 @pytest.mark.parametrize("speaker", ["anna", "bert"])
 def test_prepro_names_bad_recordings_and_skips_them(speakers, capsys, speaker):
-    for make, _, _ in BAD:
-        for name in ("anna", "bert"):
-            shutil.copy(speakers / name / "a.wav", speakers / name / f"{make.__name__}.wav")
+    for number, (make, _, _) in enumerate(BAD):
+        for name, pitch in (("anna", 180.0), ("bert", 110.0)):
+            write(speakers / name / f"{make.__name__}.wav", words(20 + number, seconds=1.2, pitch=pitch))
         make(speakers / speaker / f"{make.__name__}.wav")
     status, _, warned = preparation(capsys, speakers)
     assert status == 0
@@ -446,6 +446,18 @@ def test_eval_warns_of_a_corpus_changed_since_training(demo_data, run_folder, tm
         assert ("may have been trained on sentences that are held out now" in capsys.readouterr().err) == warned
         table = (tmp_path / "data" / "manifest.csv").read_text(encoding="utf-8")
         (tmp_path / "data" / "manifest.csv").write_text(table.replace(",test,", ",train,"), encoding="utf-8")
+
+
+@pytest.mark.usefixtures("loaded")
+def test_results_of_earlier_commands_are_no_recordings(recordings, run_folder, tmp_path, capsys):
+    """Conversions in a folder within the folder of recordings were converted, too, by the next command."""
+    flags = ["--logdir", run_folder, "--out"]
+    assert run(capsys, eval_script.main, recordings, *flags, recordings / "results")[0] == 0
+    write(recordings / "results" / "mine.wav", words(5, seconds=1.2))
+    assert run(capsys, eval_script.main, recordings, *flags, tmp_path / "other")[0] == 0
+    assert sorted(path.name for path in (tmp_path / "other").glob("*.source.wav")) == [
+        "good.source.wav", "mine.source.wav"]
+    assert run(capsys, eval_script.main, recordings / "results" / "good.wav", *flags, tmp_path / "again")[0] == 0
 
 
 def test_eval_of_a_missing_checkpoint_is_refused(recordings, run_folder, tmp_path, capsys):

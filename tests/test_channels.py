@@ -158,6 +158,7 @@ def test_preparation_uses_the_channel_that_is_named(tmp_path, capsys):
     assert mels[1].shape == alone.shape and np.abs(mels[1] - alone).max() < 0.02
     assert mels[0].shape != alone.shape or np.abs(mels[0] - alone).max() > 0.1
     assert np.array_equal(mels[1], mels[2])
+    heldout.load_once.cache_clear()
     write(pathlib.Path(tested.source_file), words(7))  # its features and its sound were then those of two recordings
     with pytest.raises(UserError, match=f"{tested.source_file} is not the recording that .* were made of: run prepro"):
         heldout.load_segment(corpus, tested, "source")

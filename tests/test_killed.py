@@ -189,7 +189,7 @@ def test_measures_and_warnings_of_an_interrupted_command_are_kept(speakers, agai
     with monkeypatch.context() as patch, pytest.raises(ZeroDivisionError):
         patch.setattr(eval_script, "write_results", lambda *_: 1 / 0)
         again()
-    assert again() == ("", "abc") and json.loads((speakers / "out" / "metrics.json").read_text())["warnings"] == (
+    assert again() == ("", "abcd") and json.loads((speakers / "out" / "metrics.json").read_text())["warnings"] == (
         whole["warnings"])
     assert json.loads((speakers / "out" / "metrics.json").read_text())["utterances"] == whole["utterances"]
 

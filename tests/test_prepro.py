@@ -53,7 +53,7 @@ def fails(capsys, folder, *more, **kwargs) -> str:
     with pytest.raises(AssertionError):
         prepare(folder, *more, **kwargs)
     assert leftovers(folder) == []
-    message = capsys.readouterr().err
+    message = "".join(line for line in capsys.readouterr().err.splitlines(True) if not line.startswith("warning: "))
     assert message.startswith("prepro.py: ") and "Traceback" not in message
     return message
 

@@ -1,9 +1,12 @@
 """What preparation does not take: files of somebody else, recordings of the target among a source's, flags in vain."""
+import numpy as np
 import pytest
 from test_prepro import IDS, fails, prepare, record
 
 import prepro
+from conftest import demo_wav, write
 from corpus import manifest
+from hyperparams import HyperParams
 
 pytestmark = pytest.mark.usefixtures("serial")
 
@@ -38,6 +41,57 @@ def test_recordings_of_the_target_among_those_of_a_source_are_left_out(folder, c
         (folder / "anna" / f"{name}.wav").write_bytes((folder / "bert" / f"{name}.wav").read_bytes())
     assert "no pair is left to train on" in (told := fails(capsys, folder)) and "is a recording of bert, too" in told
     assert "no recording of anna is left to learn from" in fails(capsys, folder, "--unpaired", data="other")
+
+
+def test_a_recording_with_two_names_is_used_once(folder, capsys):
+    """It was trained on by one name and tested with by the other."""
+    for speaker in ("anna", "bert"):
+        (folder / speaker / "z.wav").write_bytes((folder / speaker / "b.wav").read_bytes())
+    found = prepare(folder)
+    assert {name for (_, name), pair in found.items() if pair.reason} == {"z"}
+    assert found["anna", "z"].reason.endswith(f"z.wav is the same recording as {folder / 'anna' / 'b.wav'}: remove one")
+
+
+@pytest.mark.parametrize("change", [lambda wav: 0.4 * wav, lambda wav: np.pad(wav, (600, 0)),
+                                    lambda wav: wav + 0.003 * np.random.default_rng(0).normal(size=len(wav))])
+def test_copies_of_the_target_among_the_source_are_left_out(tmp_path, capsys, change):
+    """They were paired with themselves if only their level was another."""
+    for number, utterance in enumerate(IDS):
+        wav = demo_wav("slt", f"demo_{number + 1:03d}", HyperParams())
+        write(tmp_path / "bert" / f"{utterance}.wav", wav)
+        write(tmp_path / "anna" / f"{utterance}.wav",
+              change(wav) if utterance == "b" else demo_wav("rms", f"demo_{number + 1:03d}", HyperParams()))
+    found = prepare(tmp_path)
+    assert {name for (_, name), pair in found.items() if pair.reason} == {"b"}
+    assert "recordings by anna and bert are one, perhaps in another format" in found["anna", "b"].reason
+
+
+def test_a_target_of_two_people_is_told(tmp_path, capsys):
+    """Nothing was said, and conversions had the voice of neither."""
+    for number in range(1, 13):
+        for speaker, other in (("rms", "slt"), ("slt", "rms")):
+            who = speaker if number % 2 else other
+            write(tmp_path / speaker / f"{number:02d}.wav", demo_wav(who, f"demo_{number:03d}", HyperParams()))
+        write(tmp_path / "alone" / f"{number:02d}.wav", demo_wav("slt", f"demo_{number:03d}", HyperParams()))
+    told = "the recordings of slt seem to be of 2 people, or rooms or microphones differ (6 as 01, 6 as 02)"
+    prepare(tmp_path, source="rms", target="slt", data="pairs")
+    assert told in capsys.readouterr().err
+    prepare(tmp_path, "--target", tmp_path / "slt", source=None, data="voice")
+    assert told in capsys.readouterr().err
+    prepare(tmp_path, "--target", tmp_path / "alone", source=None)
+    assert "people" not in capsys.readouterr().err
+
+
+def test_noise_in_recordings_is_told_once_with_their_names(tmp_path, capsys):
+    rng = np.random.default_rng(0)
+    for number in range(1, 6):
+        wav = demo_wav("slt", f"demo_{number:03d}", HyperParams())
+        noise = (number > 2) * 0.3 * wav.std() * rng.normal(size=len(wav))
+        write(tmp_path / "her" / f"{number}.wav", wav + noise)
+    prepare(tmp_path, "--target", tmp_path / "her", source=None)
+    told = [line for line in capsys.readouterr().err.splitlines() if "quieter than its speech" in line]
+    assert len(told) == 1 and told[0].startswith(f"warning: {tmp_path / 'her' / '3.wav'}: its pauses are only ")
+    assert told[0].endswith("; likewise 4.wav, 5.wav")
 
 
 def test_names_that_differ_in_capitals_only_are_told(tmp_path, capsys):

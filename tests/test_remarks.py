@@ -8,7 +8,7 @@ import utils
 import eval_gan
 from backend import checkpoints
 from conftest import demo_wav
-from conversion import remarks as remarks_of
+from corpus import remarks as remarks_of
 from corpus import analysis
 from evaluation import page
 from hyperparams import HyperParams
@@ -64,6 +64,22 @@ def test_who_keeps_intervals_is_not_told_to_keep_them():
     sung = np.repeat(220.0 * 2.0 ** np.array([0.0, 0.5, 1.0, 1.5, 2.0]), 30)
     assert "--keep-intervals" in remarks(sung) and not remarks(sung, keeps_intervals=True)
     assert "above it becomes noise" in remarks(4.5 * sung, keeps_intervals=True)
+
+
+@pytest.mark.parametrize("speaker", ["rms", "slt"])
+def test_speech_in_much_noise_is_no_whisper(speaker):
+    """A sentence and a minute of room, or a tone without a voice's pitch, was said to become a whisper."""
+    said, rng = demo_wav(speaker, "demo_001", HP), np.random.default_rng(0)
+    room = rng.normal(size=60 * HP.sample_rate)
+    for beside in (1e-3 * room, 0.0 * room, 0.2 * np.sin(2 * np.pi * 3000 * np.arange(len(room)) / HP.sample_rate)):
+        wav = np.concatenate([said, beside]).astype(np.float32)
+        hertz = analysis.pitch(wav, HP)
+        assert np.mean(hertz > 0.0) < remarks_of.LEAST_VOICED
+        assert not remarks_of.remarks(hertz, [], HP, loud=remarks_of.loud_frames(wav, HP).sum())
+    whisper = rng.normal(size=len(said)) * np.sqrt(np.repeat(utils.frame_power(said, HP), HP.hop_length)[:len(said)])
+    wav = np.concatenate([whisper, 1e-3 * room]).astype(np.float32)
+    assert "so the conversion is a whisper" in remarks_of.remarks(
+        analysis.pitch(wav, HP), [], HP, loud=remarks_of.loud_frames(wav, HP).sum())[0]
 
 
 @pytest.mark.parametrize("speaker", ["rms", "slt"])

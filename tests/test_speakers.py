@@ -5,7 +5,8 @@ import pytest
 import hyperparams
 import utils
 from conftest import demo_wav
-from conversion.speakers import Speakers, people_by_pitch, people_by_timbre, turns
+from conversion.chunks import Speakers
+from corpus.people import people_by_pitch, people_by_timbre, turns, who_speaks
 from corpus import alignment, analysis
 from corpus.analysis import Features
 
@@ -73,6 +74,32 @@ def test_speech_after_a_long_noise_gets_a_voice_of_its_own():
     follow(speakers, 0, 0, of="bb")
     assert follow(speakers, 0, 200, 210, of="bbb")[1:] == [205.0, 205.0] and not speakers.changes
     assert follow(speakers, 110, of="a") == [110.0] and speakers.changes == [0]
+
+
+@pytest.mark.parametrize("voiced", [1, 24, 60])
+def test_a_few_voiced_frames_in_a_noise_are_no_voice_for_good(voiced):
+    """One frame of a fan that had a pitch decided the voice of all that followed."""
+    speakers, (noise,) = Speakers(Listener()), spoken_at(0)
+    noise.hertz[50:50 + min(voiced, 50)] = 90.0
+    assert speakers.follow([noise], [0]) == [90.0]
+    assert follow(speakers, 200, 210, of="aa") == [205.0] * 2 and not speakers.changes
+    assert follow(speakers, 240, of="a") == [205.0]  # now it is known
+    few = Speakers(Listener())
+    few.follow([noise], [0])
+    assert follow(few, 0, of="a") == [90.0]  # what is said of least is not forgotten for nothing
+
+
+def test_recordings_of_several_people_are_told_apart():
+    heard = {speaker: [analysis.extract(demo_wav(speaker, f"demo_{number:03d}", HP), HP) for number in range(1, 13)]
+             for speaker in ("rms", "slt")}
+
+    def who(*recordings: Features) -> list[int]:
+        return who_speaks([each.mel.astype(np.float32) for each in recordings], [each.hertz for each in recordings])
+    for own in heard.values():
+        assert not who(*own).any() and not who(own[0]).any()
+    both = [each for pair in zip(*heard.values()) for each in pair]
+    np.testing.assert_array_equal(who(*both), [0, 1] * 12)
+    np.testing.assert_array_equal(who(*heard["slt"], *heard["rms"][:3]), [0] * 12 + [1] * 3)
 
 
 def said(*pitches: float, phrases: list[int]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

@@ -44,6 +44,26 @@ def test_json_that_is_missing_or_damaged_is_read_as_empty(tmp_path, content):
     assert storage.read_json(tmp_path / "a.json") == {}
 
 
+@pytest.mark.parametrize("height, samples", [(20.0, 1), (1e3, 1), (1e7, 1), (1e3, 200)])
+@pytest.mark.parametrize("speaker", ["rms", "slt"])
+def test_a_click_is_turned_down_and_said(speaker, height, samples):
+    """One wild sample of a recording in floating point made five seconds of speech silent."""
+    wav, rng = demo_wav(speaker, "demo_001", HP), np.random.default_rng(0)
+    clicked = wav.copy()
+    clicked[15000:15000 + samples] += height * (1.0 if samples == 1 else rng.normal(size=samples))
+    plain, mended = (utils.normalise_recording(audio_files.Recording(each, HP.sample_rate, []), HP, True, "a.wav")
+                     for each in (wav, clicked))
+    assert not plain.warnings and len(mended.warnings) == 1
+    assert mended.warnings[0].startswith("a.wav: a click at 0.9 s, ")
+    assert abs(len(plain.wav) - len(mended.wav)) < 3 * HP.hop_length
+    gain = np.sqrt(np.mean(mended.wav[:14000] ** 2) / np.mean(plain.wav[:14000] ** 2))
+    assert 0.7 < gain < 1.1
+    # A sound that lasts is no click
+    beep = np.concatenate([wav, 30.0 * np.abs(wav).max() * tone(1000, HP.sample_rate)[:4000]]).astype(np.float32)
+    assert not any("click" in text for text in utils.normalise_recording(
+        audio_files.Recording(beep, HP.sample_rate, []), HP, False, "a.wav").warnings)
+
+
 @pytest.mark.parametrize("hertz", [200, 440, 1000, 2500, 3800])
 @pytest.mark.parametrize("sample_rate, channels", [(16000, 1), (44100, 2), (8000, 1)])
 def test_tone_lands_in_its_mel_band(tmp_path, hertz, sample_rate, channels):

@@ -12,6 +12,8 @@ STEADY = 0.03         # octaves by which the mean of the pitch moves from one sp
 # them: larger in one of 1,416 sentences of seven speakers, and in melodies with any vibrato one of the two
 NOTES = ((0.1, 0.28), (0.175, 0.25))
 LEAST_VOICED = 0.1   # share of a recording's frames; half of the frames of speech are voiced, none of a whisper's
+# Where there is more noise or silence than speech: voiced frames, and their share of those that are loud
+SPOKEN_FRAMES, SPOKEN_SHARE = 40, 0.3
 # Seconds of which half is loud and hardly any frame has a pitch: none in clean sentences, all of creak and whisper
 WITHOUT_PITCH, LOUD_SHARE, VOICED_SHARE = 1.2, 0.5, 0.05
 # Width of a band, and share of the pitch in it; below .36 in speech voiced for a second
@@ -49,27 +51,33 @@ def tone(hertz: np.ndarray) -> float | None:
     return float(2.0 ** edges[pairs.argmax() + 1]) if pairs.max() > TONE_SHARE * len(hertz) else None
 
 
+def loud_frames(wav: np.ndarray, hp: HyperParams) -> np.ndarray:
+    """Which frames (T,) of (samples,) are clearly louder than its pauses, and no steady sound."""
+    power = utils.frame_power(wav, hp)
+    return utils.active(power) & ~utils.steady(power, hp)
+
+
 def without_pitch(wav: np.ndarray, hertz: np.ndarray, hp: HyperParams) -> float:
     """How many seconds of a chunk (samples,) of pitch (T,) in Hz are clearly louder than its pauses and have no pitch
     for long: whisper, creak."""
-    power, span = utils.frame_power(wav, hp), round(WITHOUT_PITCH * hp.frames_per_second)
-    loud = utils.active(power) & ~utils.steady(power, hp)
-    if len(power) < span:
+    loud, span = loud_frames(wav, hp), round(WITHOUT_PITCH * hp.frames_per_second)
+    if len(loud) < span:
         return 0.0
-    counts = [np.convolve(frames[:len(power)], np.ones(span), "valid") for frames in (loud, hertz > 0.0)]
+    counts = [np.convolve(frames[:len(loud)], np.ones(span), "valid") for frames in (loud, hertz > 0.0)]
     found = (counts[0] > LOUD_SHARE * span) & (counts[1] < VOICED_SHARE * span)
     return float((np.convolve(found, np.ones(span)) > 0.5).sum() / hp.frames_per_second)
 
 
 def remarks(hertz: np.ndarray, changes: list[float], hp: HyperParams, keeps_intervals: bool = False,
-            whispered: float = 0.0) -> list[str]:
+            whispered: float = 0.0, loud: float = np.inf) -> list[str]:
     """What looks odd in a recording of pitch (T,) in Hz, 0 where unvoiced, with the cure; `changes` are the seconds
-    where somebody else begins to speak, `whispered` is the sum of `without_pitch` over the chunks, in seconds."""
+    where somebody else begins to speak, `whispered` is the sum of `without_pitch` over the chunks, in seconds, `loud`
+    the number of its `loud_frames`."""
     voiced, found = hertz[hertz > 0.0], []
     share, seconds = len(voiced) / len(hertz), len(hertz) / hp.frames_per_second
     if seconds < LEAST_SECONDS:
         found.append(f"lasts {1000 * seconds:.0f} ms, which is no word; record it again")
-    elif share < LEAST_VOICED:
+    elif share < LEAST_VOICED and len(voiced) < max(SPOKEN_FRAMES, SPOKEN_SHARE * loud):
         found.append(f"{100 * share:.0f} % of it are voiced, so the conversion is a whisper; a pitch is found between "
                      f"{hp.pitch_min:.0f} and {hp.pitch_max:.0f} Hz in speech that is louder than its noise")
     else:

@@ -1,13 +1,9 @@
-"""Who speaks when in a recording: turns that begin at pauses, by pitch and timbre, and the voice of each person."""
+"""Who speaks when in a recording, in turns that begin at pauses, and in which of several: by pitch and timbre."""
 from collections.abc import Iterator
 
 import numpy as np
 import scipy.fft
 import scipy.linalg
-import scipy.ndimage
-
-from conversion.base import Voice
-from corpus.analysis import Features
 
 ANOTHER_VOICE = 0.45  # octaves from the pitch of a voice, from where somebody else speaks
 PITCHES = np.arange(5.8, 10.0, 0.05)  # octaves of Hz that a voice may have
@@ -21,7 +17,14 @@ APART = 4.5  # squared distance of two people's means; one person in another ses
 UNSURE = 600.0  # the same times the voiced frames of who says less: a mean of few frames is itself far from others
 LEAST_FRAMES = 150  # voiced frames of a person who is told by timbre
 MOST_DEVIANT = 1.5  # standard deviations in each direction, from where all frames count alike: a bark is far from all
-NEAR_FRAMES = 40  # to the next voiced frame, up to where a voice is measured
+
+
+def who_speaks(mels: list[np.ndarray], hertz: list[np.ndarray]) -> np.ndarray:
+    """Who speaks in each of N recordings of mel spectrogram (T, M) and pitch (T,) in Hz: (N,) numbers of people, 0 for
+    the first."""
+    begins = np.cumsum([0, *map(len, hertz[:-1])])
+    frames, people = zip(*turns(np.concatenate(mels), np.concatenate(hertz), begins[1:]))
+    return np.array(people)[np.searchsorted(frames, begins, "right") - 1]
 
 
 def turns(mel: np.ndarray, hertz: np.ndarray, silences: np.ndarray) -> list[tuple[int, int]]:
@@ -155,32 +158,3 @@ def people_by_pitch(hertz: np.ndarray, silences: np.ndarray) -> np.ndarray:
         people[start:end] = person
         known[person:] = known[person:] or [octave]
     return people
-
-
-class Speakers:
-    """The voices of the people in a recording, each measured where they speak first."""
-
-    def __init__(self, converter):
-        self.converter = converter
-        self.voices: dict[int, Voice] = {}
-        self.pitched: set[int] = set()  # whose voice is not of noise alone
-        self.person: int | None = None  # who spoke last
-        self.changes: list[int] = []  # chunks of the last group at which somebody else begins to speak
-
-    def follow(self, features: list[Features], people: list[int]) -> list[Voice]:
-        """The voice of each of the next chunks, which are spoken by `people`."""
-        found, self.changes = [], []
-        for i, person in enumerate(people):
-            if self.person not in (None, person):
-                self.changes.append(i)
-            self.person = person
-            # Noise may come before the speech: it is measured only until there is a pitch
-            if person not in self.voices or person not in self.pitched and features[i].hertz.any():
-                own = [each for each, its in zip(features[i:], people[i:]) if its == person]
-                heard = Features(*map(np.concatenate, zip(*own)))
-                if heard.hertz.any():
-                    self.pitched.add(person)
-                near = scipy.ndimage.maximum_filter1d(heard.hertz, 2 * NEAR_FRAMES + 1) > 0.0  # not minutes of noise
-                self.voices[person] = self.converter.find_voice(Features(*(each[near | ~near.any()] for each in heard)))
-            found.append(self.voices[person])
-        return found
