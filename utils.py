@@ -46,10 +46,11 @@ def normalise_recording(recording: audio_files.Recording, hp: HyperParams, trim:
     middle = np.median(wav)  # a click would move the mean
     level = level_without_clicks(wav - middle, hp)
     clicks = np.flatnonzero(np.abs(wav - middle) > CLICK * level)
-    if 0 < len(clicks) < CLICK_SECONDS * sample_rate:
+    if level and 0 < len(clicks) < CLICK_SECONDS * sample_rate:
         warnings.append(f"{name}: a click at {clicks[0] / sample_rate:.1f} s, {np.ptp(wav) / level:.0f} times as loud "
-                        "as the rest, is turned down; cut it out if it is heard")
-        wav = np.clip(wav, middle - CLICK * level, middle + CLICK * level)
+                        "as the rest, is silenced; record it again if that is heard")
+        wav = wav.copy()
+        wav[clicks] = middle
     elif (span := np.ptp(wav)) and CLIPPED < sum(
             np.mean((np.abs(wav[1:] - end) < 5e-4 * span) & (np.abs(np.diff(wav)) < 5e-5 * span))
             for end in (wav.min(), wav.max())):
