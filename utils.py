@@ -46,7 +46,7 @@ def normalise_recording(recording: audio_files.Recording, hp: HyperParams, trim:
     middle = np.median(wav)  # a click would move the mean
     level = level_without_clicks(wav - middle, hp)
     clicks = np.flatnonzero(np.abs(wav - middle) > CLICK * level)
-    if level and 0 < len(clicks) < CLICK_SECONDS * sample_rate:
+    if level > 1e-7 * np.ptp(wav) and 0 < len(clicks) < CLICK_SECONDS * sample_rate:  # below, rounding is all there is
         warnings.append(f"{name}: a click at {clicks[0] / sample_rate:.1f} s, {np.ptp(wav) / level:.0f} times as loud "
                         "as the rest, is silenced; record it again if that is heard")
         wav = wav.copy()

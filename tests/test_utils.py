@@ -44,7 +44,7 @@ def test_json_that_is_missing_or_damaged_is_read_as_empty(tmp_path, content):
     assert storage.read_json(tmp_path / "a.json") == {}
 
 
-@pytest.mark.parametrize("height, samples", [(20.0, 1), (1e3, 1), (1e7, 1), (1e3, 200)])
+@pytest.mark.parametrize("height, samples", [(20.0, 1), (1e3, 1), (1e5, 1), (1e3, 200)])
 @pytest.mark.parametrize("speaker", ["rms", "slt"])
 def test_a_click_is_silenced_and_said(speaker, height, samples):
     """One wild sample of a recording in floating point made five seconds of speech silent."""
