@@ -25,14 +25,10 @@ import threading
 import numpy as np
 from tqdm import tqdm
 
-from common import audio_files, cli, storage
-
-if __name__ == "__main__":
-    audio_files.check_first_inputs("eval.py")  # before TensorFlow, which takes seconds to start
-
 import data_load
 import utils
 from backend import checkpoints
+from common import audio_files, cli, storage
 from common.cli import UserError
 from corpus import analysis, manifest
 from evaluation import figures, heldout

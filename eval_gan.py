@@ -12,11 +12,7 @@ gan_{i}_gen.wav (converted).
 import argparse
 import sys
 
-from common import audio_files, cli
-
-if __name__ == "__main__":
-    audio_files.check_first_inputs("eval_gan.py")
-
+from common import cli
 import eval as eval_script
 from training import run_folder
 

@@ -1,7 +1,6 @@
 """Recordings on disk: find them in folders, read and write them."""
 import contextlib
 import io
-import itertools
 import math
 import os
 import pathlib
@@ -10,7 +9,6 @@ import shlex
 import shutil
 import stat
 import subprocess
-import sys
 import tempfile
 import zlib
 from collections.abc import Iterable, Iterator
@@ -21,7 +19,7 @@ import soundfile
 from numpy.typing import ArrayLike
 
 from common import channels
-from common.cli import UserError, run_main
+from common.cli import UserError
 from common.storage import printable, replacing
 from hyperparams import HyperParams
 
@@ -71,13 +69,6 @@ def check_exist(paths: Iterable[str | os.PathLike]) -> None:
     for path in paths:
         if not os.path.exists(path):
             raise UserError(f"{printable(path)} does not exist; give a recording or a folder of recordings")
-
-
-def check_first_inputs(script: str) -> None:
-    """End `script` with a message if one of the recordings that its command line begins with does not exist."""
-    first = itertools.takewhile(lambda word: not word.startswith("-"), sys.argv[1:])
-    if code := run_main(script, lambda: check_exist(first)):
-        sys.exit(code)
 
 
 class BadAudio(UserError):

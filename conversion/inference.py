@@ -56,8 +56,14 @@ class ConvertedRecording(NamedTuple):
 
 
 class Converter:
-    """Converts recordings in batches with two compiled functions: encoder and decoder, and the post-net. Between them
-    the base restores what averages lack."""
+    """Converts recordings in batches. What becomes of a recording, and by which method:
+
+        mel, pitch = write(recording)           encoder and decoder correct the linear map of the base
+        mel = restore(mel)                      detail of the source, movements of the target (base.restore)
+        pitch = base.restore_pitch(pitch)       moves as much as the target's
+        linear = draw(mel, pitch)               the post-net
+        linear = base.with_texture(linear)      of noise; Griffin-Lim makes a waveform of it (convert_recording)
+    """
 
     def __init__(self, generator: Generator, base_map: base.Base):
         self.generator, self.base, self.hp = generator, base_map, generator.hp

@@ -30,8 +30,14 @@ VERSION = 4                 # version of the features on disk; other versions ar
 
 @dataclasses.dataclass
 class Pair:
-    """A row of the manifest: one segment of speech by a source and the target. The source of a `spliced` pair is put
-    together from other recordings; a test recording that the target did not say has no target_file and no frames."""
+    """A row of the manifest: one segment of speech by a source and the target. There are five kinds:
+
+        both said the sentence        `has_partner`; its `name` is that of the files, the `utterance`
+        segment of long recordings    the same; its `name` says the frames, too
+        spliced (unpaired.py)         `spliced`: the source's side is put together from sounds of its other recordings
+        said by the source alone      not `has_partner`: no target_file and no frames; for the test
+        the target alone              `source` is the target's name: each recording is its own partner
+    """
     name: str                # unique among the pairs of a source
     utterance: str
     source: str

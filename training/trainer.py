@@ -35,7 +35,8 @@ from modules import total
 from networks import Generator
 from training.run_folder import Run, RunPlan
 
-CURE = "The last checkpoint is good: begin from it with --init-from, another --logdir and lower learning rates"
+CURE = ("The last checkpoint is good: begin from it with --init-from, another --logdir and a lower learning_rate (in "
+        "stage \"encoder\" encoder_rate, in train_gan.py gen_learning_rate and dis_learning_rate)")
 SKIPPED_AT_MOST = 10  # steps in a row: one may come from a bad recording, but after ten the model has diverged
 
 
