@@ -13,14 +13,14 @@ import pathlib
 from collections.abc import Iterator
 
 import utils
+from common.cli import UserError
 from conversion import base
 from corpus import augment, manifest
-import numpy as np
-
 from corpus.analysis import KINDS, Features
 from corpus.manifest import Pair
 from hyperparams import HyperParams
-from common.cli import UserError
+
+import numpy as np
 
 POSTNET, PAIRED, ADVERSARIAL = "postnet", "paired", "adversarial"
 VOICES_AT_MOST = 8192  # recordings whose measured voice is kept in memory, 3 kB each

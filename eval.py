@@ -22,19 +22,19 @@ import re
 import sys
 import threading
 
-import numpy as np
-from tqdm import tqdm
-
 import data_load
 import utils
 from backend import checkpoints
 from common import audio_files, cli, storage
 from common.cli import UserError
+from conversion.inference import Converter, convert_recording, load_converter
 from corpus import analysis, manifest
 from evaluation import figures, heldout
-from training import run_folder
-from conversion.inference import Converter, convert_recording, load_converter
 from hyperparams import HyperParams
+from training import run_folder
+
+import numpy as np
+from tqdm import tqdm
 
 HERE = pathlib.Path(__file__).resolve().parent
 FILES_AT_ONCE = 4

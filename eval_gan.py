@@ -12,8 +12,8 @@ gan_{i}_gen.wav (converted).
 import argparse
 import sys
 
-from common import cli
 import eval as eval_script
+from common import cli
 from training import run_folder
 
 ENDINGS = {"source": "org", "target": "act", "converted": "gen"}

@@ -13,11 +13,11 @@ Keras need not make a trial call of each layer, which would double the time.
 import math
 from typing import NamedTuple
 
-import keras
-from keras import layers, ops
-import tensorflow as tf
-
 from backend.recurrent import Dense, GRUCell, product, window
+
+import keras
+import tensorflow as tf
+from keras import layers, ops
 
 
 def length_mask(lengths, size):

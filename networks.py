@@ -5,14 +5,14 @@ Letters of shapes: see hyperparams.py; S is the source length in frames, a multi
 import math
 from typing import NamedTuple
 
-import keras
-import numpy as np
-from keras import layers, ops
-
 import utils
 from backend.recurrent import scan, take
 from hyperparams import HyperParams
 from modules import CBHG, DecoderCell, PreNet, StepInput, length_mask
+
+import keras
+import numpy as np
+from keras import layers, ops
 
 
 def stack_frames(linear, mask, size: int):

@@ -29,8 +29,6 @@ import pathlib
 import re
 import sys
 
-import numpy as np
-
 import utils
 from common import audio_files, cli, storage
 from common.cli import UserError, workers
@@ -38,6 +36,8 @@ from corpus import alignment, analysis, arctic, demo, manifest, mismatch, pairin
 from corpus.manifest import Pair
 from corpus.pairing import load_mel
 from hyperparams import SIGNAL, HyperParams
+
+import numpy as np
 
 HERE = pathlib.Path(__file__).resolve().parent
 SHOWN = 20  # dropped pairs, and files of one warning, that are printed

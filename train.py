@@ -23,16 +23,16 @@ import sys
 import data_load
 from backend import recurrent
 from common import cli
-from evaluation import figures
-from training import losses, run_folder, trainer
-import keras
-import tensorflow as tf
-
 from common.cli import UserError
+from evaluation import figures
 from hyperparams import HyperParams
 from networks import DecoderOutput
+from training import losses, run_folder, trainer
 from training.run_folder import Run
 from training.trainer import Trainer
+
+import keras
+import tensorflow as tf
 
 HERE = pathlib.Path(__file__).resolve().parent
 FINE_STEPS, FINE_RATE = 1 / 3, 1 / 4  # shares of the encoder's, where it was trained before

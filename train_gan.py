@@ -20,23 +20,23 @@ import random
 import sys
 from collections.abc import Iterator
 
-from backend import devices, recurrent
 import data_load
+from backend import devices, recurrent
 from common import cli
+from common.cli import UserError
 from conversion import base
 from evaluation import figures, metrics
+from hyperparams import HyperParams
+from modules import total
+from networks import Discriminator
 from training import losses, run_folder, trainer
+from training.run_folder import Run
+from training.trainer import Trainer
+
 import keras
 import numpy as np
 import tensorflow as tf
 from tqdm import tqdm
-
-from common.cli import UserError
-from hyperparams import HyperParams
-from modules import total
-from networks import Discriminator
-from training.run_folder import Run
-from training.trainer import Trainer
 
 HERE = pathlib.Path(__file__).resolve().parent
 WON = 0.98       # above this accuracy the discriminator has won, and the generator learns nothing from it any more

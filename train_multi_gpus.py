@@ -11,8 +11,8 @@ over the whole batch, so that n GPUs give the same result as one. Either script 
 import argparse
 import sys
 
-from backend import devices
 import train
+from backend import devices
 from common import cli
 
 

@@ -8,13 +8,13 @@ import itertools
 import math
 import os
 
+from common import audio_files, storage
+from hyperparams import HyperParams
+
 import numpy as np
 import scipy.fft
 import scipy.ndimage
 import soxr
-
-from common import audio_files, storage
-from hyperparams import HyperParams
 
 BLOCK_FRAMES = 2400   # frames of a long recording that are analysed at a time
 MODULATION_FRAMES = 64  # frames in a window of the modulation spectrum

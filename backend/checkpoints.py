@@ -2,12 +2,12 @@
 import pathlib
 import sys
 
-import numpy as np
-
 from common import storage
 from common.cli import UserError
 from common.storage import Damaged
 from hyperparams import HyperParams, differences
+
+import numpy as np
 
 VOICES = ("slt", "bdl")  # folders of pretrained/, the default first
 PRETRAINED = pathlib.Path(__file__).resolve().parents[1] / "pretrained" / VOICES[0]

@@ -10,8 +10,9 @@ import functools
 import threading
 
 from backend import devices  # noqa: F401  before TensorFlow
-from keras import config, layers, ops
+
 import tensorflow as tf
+from keras import config, layers, ops
 
 config.set_floatx("float32")  # whatever another project left in ~/.keras/keras.json
 config.set_image_data_format("channels_last")

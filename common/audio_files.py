@@ -14,14 +14,14 @@ import zlib
 from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
-import numpy as np
-import soundfile
-from numpy.typing import ArrayLike
-
 from common import channels
 from common.cli import UserError
 from common.storage import printable, replacing
 from hyperparams import HyperParams
+
+import numpy as np
+import soundfile
+from numpy.typing import ArrayLike
 
 AUDIO_SUFFIXES = (".wav", ".wave", ".flac", ".ogg", ".oga", ".aiff", ".aif", ".aifc", ".mp3", ".mp2", ".opus", ".au",
                   ".caf", ".w64", ".rf64", ".sph", ".snd", ".voc", ".mpga", ".ogx")

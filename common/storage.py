@@ -11,9 +11,9 @@ import zipfile
 import zlib
 from collections.abc import Iterator
 
-import numpy as np
-
 from common.cli import UserError
+
+import numpy as np
 
 LONGEST_NAME = 150  # bytes; file systems allow 255, and endings and the mark of a temporary file are added
 

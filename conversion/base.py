@@ -15,19 +15,17 @@ import pathlib
 from collections.abc import Callable
 from typing import NamedTuple
 
+import utils
+from common import storage
+from corpus import analysis, linear_map
+from corpus.analysis import Features
+from corpus.manifest import Pair
+from hyperparams import HyperParams
+
 import numpy as np
 import scipy.fft
 import scipy.ndimage
 from tqdm import tqdm
-
-import utils
-from common import storage
-from corpus import analysis
-from corpus.analysis import Features
-from corpus.linear_map import (CONTEXT, PENALTY, Sums, find_warp, in_context, interpolate, mel_cepstra, moments,
-                               warp_formants)
-from corpus.manifest import Pair
-from hyperparams import HyperParams
 
 FILE = "base.npz"            # in a run folder
 SPEECH_DB = 20.0             # dB below the level that speech reaches (80th percentile); frames below it are no speech
@@ -45,7 +43,7 @@ MOST_PITCH_GAIN = 1.5        # of the pitch's deviation: who speaks monotonously
 
 class Base(NamedTuple):
     """What is known of the sources together, and of the target."""
-    kernel: np.ndarray        # (W, M) of the map; W is M times an odd number of frames, 2 * CONTEXT + 1
+    kernel: np.ndarray        # (W, M) of the map; W is M times an odd number of frames
     bias: np.ndarray          # (M,)
     mel_floor: np.ndarray     # (M,) level of pauses relative to the mean of speech; quieter input is raised to it
     linear_floor: np.ndarray  # (F,) the same for the linear spectrogram
@@ -82,7 +80,7 @@ def find_voice(base: Base, features: Features, hp: HyperParams) -> Voice:
     means = speech_means(features, hp)
     mel = np.maximum(features.mel - means[0], base.mel_floor)
     heard = apply(base.onward_kernel, base.onward_bias, apply(base.kernel, base.bias, mel))
-    return Voice(*means, *pitch, find_warp(mel, heard, hp))
+    return Voice(*means, *pitch, linear_map.find_warp(mel, heard, hp))
 
 
 def expected_deviation(n: int, variance: float, usual: float, frames: float) -> float:
@@ -124,7 +122,7 @@ def prepare(base: Base, features: Features, voice: Voice, hp: HyperParams, frame
 
 def apply(kernel: np.ndarray, bias: np.ndarray, mel: np.ndarray) -> np.ndarray:
     """Map (S, M) by a kernel (W, M) and a bias (M,)."""
-    return in_context(mel, len(kernel) // mel.shape[1] // 2) @ kernel + bias
+    return linear_map.in_context(mel, len(kernel) // mel.shape[1] // 2) @ kernel + bias
 
 
 def with_timing(base: Base, hp: HyperParams) -> HyperParams:
@@ -177,13 +175,13 @@ def with_texture(linear: np.ndarray, pitch: np.ndarray, hp: HyperParams) -> np.n
 def with_detail(base: Base, mel: np.ndarray, positions: np.ndarray, features: Features, voice: Voice,
                 hp: HyperParams) -> np.ndarray:
     """What is heard of the networks' mel (T, M) before `restore` gives it movement."""
-    source = np.maximum(interpolate(features.mel - voice.mel, positions), base.mel_floor)
+    source = np.maximum(linear_map.interpolate(features.mel - voice.mel, positions), base.mel_floor)
     return detailed(apply(base.onward_kernel, base.onward_bias, mel), source, voice.warp, hp)
 
 
 def detailed(mel: np.ndarray, source: np.ndarray, warp: float, hp: HyperParams) -> np.ndarray:
     """Replace a share, `hp.detail`, of the finest detail of `mel` (T, M) by that of the source (T, M)."""
-    fine = warp_formants(source, warp, hp)
+    fine = linear_map.warp_formants(source, warp, hp)
     return mel + hp.detail * (smooth(mel) - mel + fine - smooth(fine))
 
 
@@ -195,7 +193,7 @@ def modulation_power(mels: list[np.ndarray]) -> np.ndarray:
     """Power (P, M) of the movements of each order of the mel-cepstra of recordings (T, M), at P modulation frequencies
     from 0 to half the frame rate."""
     import scipy.signal  # here, because it brings scipy.stats, and a conversion starts without it
-    movements = np.concatenate([orders - orders.mean(axis=0) for orders in map(mel_cepstra, mels)])
+    movements = np.concatenate([orders - orders.mean(axis=0) for orders in map(linear_map.mel_cepstra, mels)])
     movements = np.pad(movements, ((0, max(0, utils.MODULATION_FRAMES - len(movements))), (0, 0)))
     return scipy.signal.welch(movements, nperseg=utils.MODULATION_FRAMES, axis=0, detrend=False)[1].astype(np.float32)
 
@@ -210,11 +208,11 @@ def gains(modulation: np.ndarray, wanted: np.ndarray) -> np.ndarray:
 def modulate(mel: np.ndarray, factors: np.ndarray) -> np.ndarray:
     """Multiply the movements of each order of the mel-cepstra of (T, M) by `factors` (P, M), one for each modulation
     frequency (Takamichi et al. 2016)."""
-    orders, beyond = mel_cepstra(mel), utils.MODULATION_FRAMES // 2
+    orders, beyond = linear_map.mel_cepstra(mel), utils.MODULATION_FRAMES // 2
     mean = orders.mean(axis=0)
     spectrum = np.fft.rfft(np.pad(orders - mean, ((beyond, beyond), (0, 0)), mode="symmetric"), axis=0)
     places = np.linspace(0.0, len(factors) - 1.0, len(spectrum))
-    moved = np.fft.irfft(spectrum * interpolate(factors, places), n=len(mel) + 2 * beyond, axis=0)
+    moved = np.fft.irfft(spectrum * linear_map.interpolate(factors, places), n=len(mel) + 2 * beyond, axis=0)
     moved = moved[beyond:beyond + len(mel)]
     return scipy.fft.idct(moved + mean, axis=1, norm="ortho").astype(np.float32)
 
@@ -222,7 +220,7 @@ def modulate(mel: np.ndarray, factors: np.ndarray) -> np.ndarray:
 def solve(corpus) -> Base:
     """Solve the base of the training pairs of a `data_load.Corpus`."""
     hp, pairs, floors, squares, octaves, frames = corpus.hp, corpus.train, [], [], [], np.zeros(2)
-    sums = Sums((2 * CONTEXT + 1) * hp.n_mels, hp.n_mels)
+    sums = linear_map.Sums((2 * linear_map.CONTEXT + 1) * hp.n_mels, hp.n_mels)
     chosen = {(pair.source, pair.name) for pair in some_of(pairs)}
     for pair in some_of(pairs):
         features = corpus.recording(pair)
@@ -232,15 +230,15 @@ def solve(corpus) -> Base:
     for pair in tqdm(pairs, "base", disable=None, leave=False):
         features = corpus.recording(pair)
         mel, linear = speech_means(features, hp)
-        sums.add(interpolate(in_context(np.maximum(features.mel - mel, mel_floor)), corpus.path(pair)),
-                 corpus.target_features(pair, "mel"))
+        windows = linear_map.in_context(np.maximum(features.mel - mel, mel_floor))
+        sums.add(linear_map.interpolate(windows, corpus.path(pair)), corpus.target_features(pair, "mel"))
         frames += len(corpus.path(pair)), len(features.mel)
         octaves.append(analysis.pitch_contour(features.hertz, hp)[features.hertz > 0.0])
         if (pair.source, pair.name) in chosen:
             squares.append(np.square(np.maximum(features.linear - linear, linear_floor)).mean(axis=0))
     spoken = [pitch[pitch[:, 1] > 0.0, 0] for pitch in map(corpus.pitch, corpus.target_pairs)]
-    mean, _ = moments(spoken)
-    return Base(*sums.solve(PENALTY), mel_floor, linear_floor,
+    mean, _ = linear_map.moments(spoken)
+    return Base(*sums.solve(linear_map.PENALTY), mel_floor, linear_floor,
                 np.maximum(np.sqrt(np.mean(squares, axis=0, dtype=np.float32)), LEAST_DEVIATION),
                 np.array([within(octaves), mean, within(spoken)]),
                 modulation_power([corpus.target_features(pair, "mel") for pair in some_of(corpus.target_pairs)]),
@@ -249,7 +247,7 @@ def solve(corpus) -> Base:
 
 def within(octaves: list[np.ndarray]) -> float:
     """Deviation of the pitch of recordings from the mean of each."""
-    return moments([each - each.mean() for each in octaves if len(each)] or [np.zeros(0)])[1]
+    return linear_map.moments([each - each.mean() for each in octaves if len(each)] or [np.zeros(0)])[1]
 
 
 def some_of(pairs: list[Pair]) -> list[Pair]:

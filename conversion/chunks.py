@@ -1,14 +1,14 @@
 """Long recordings: cut at pauses into chunks, each in the voice of who speaks, and put together again."""
 from typing import NamedTuple
 
-import numpy as np
-import scipy.ndimage
-
 import utils
 from conversion.base import Voice
 from corpus import alignment, analysis, people
 from corpus.analysis import Features
 from hyperparams import HyperParams
+
+import numpy as np
+import scipy.ndimage
 
 CHUNK_SECONDS = 8.0  # recordings are converted in chunks of at most this length, cut at pauses
 FADE_SECONDS = 0.005  # at both ends of a chunk, so that joints do not click

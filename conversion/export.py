@@ -14,8 +14,8 @@ import sys
 import data_load
 from backend import checkpoints
 from common import cli, storage
-from conversion import base, voice
 from common.cli import UserError
+from conversion import base, voice
 from conversion.inference import load_converter
 from training.run_folder import read_run_info
 

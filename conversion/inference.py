@@ -13,21 +13,21 @@ from typing import NamedTuple
 import data_load
 import utils
 from backend import checkpoints, recurrent
-from conversion import base
-from corpus import analysis
-import numpy as np
-import tensorflow as tf
-from numpy.typing import ArrayLike
-from tqdm import tqdm
-
 from common import audio_files, cli, storage
 from common.cli import UserError
+from conversion import base
 from conversion.chunks import Chunk, Speakers, join, split_at_pauses
+from corpus import analysis
 from corpus.analysis import Features
 from corpus.manifest import Pair
 from corpus.remarks import loud_frames, noise, remarks, without_pitch
 from hyperparams import SYNTHESIS, HyperParams, differences
 from networks import Conversion, Generator
+
+import numpy as np
+import tensorflow as tf
+from numpy.typing import ArrayLike
+from tqdm import tqdm
 
 CHUNKS_AT_ONCE = 8
 USUAL_RATIO = 1.25  # most conversions end before this multiple of the source's length

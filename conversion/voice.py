@@ -9,14 +9,14 @@ import pathlib
 import random
 from collections.abc import Iterable
 
-import numpy as np
-
 from common import storage
 from common.cli import UserError
 from conversion import base
-from corpus import analysis, linear_map, unpaired
 from conversion.base import Base
+from corpus import analysis, linear_map, unpaired
 from hyperparams import HyperParams
+
+import numpy as np
 
 FILE = "speech.npz"  # in a folder of pretrained weights
 SENTENCES = 80       # in that file, from all sources together: four or five minutes

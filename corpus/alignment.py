@@ -4,12 +4,12 @@ import os
 import random
 import tempfile
 
+import utils
+from hyperparams import HyperParams
+
 import numpy as np
 import scipy.ndimage
 import scipy.spatial.distance
-
-import utils
-from hyperparams import HyperParams
 
 COARSE = 8            # frames averaged to align recordings that are too long for a full alignment
 PAUSE_SECONDS = 0.15  # shortest silence at which a long recording may be cut

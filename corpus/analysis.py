@@ -13,11 +13,11 @@ from typing import NamedTuple
 import numpy as np
 
 os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # onnxruntime reports its use otherwise
-import swift_f0
-
 import utils
 from common import storage
 from hyperparams import HyperParams
+
+import swift_f0
 
 KINDS = ("linear", "mel", "pitch")  # the files that hold the `Features` of a recording, in their order
 VOICED = 0.5  # confidence of the pitch tracker from which a frame counts as voiced

@@ -7,9 +7,9 @@ import re
 import shutil
 import tarfile
 
-import pooch
-
 from common.cli import UserError
+
+import pooch
 
 MIRROR = "http://www.festvox.org/cmu_arctic/packed"  # plain http is safe here, because checksums are compared
 

@@ -1,8 +1,8 @@
 """Random changes of spectrograms in training, so that the networks learn more from ten minutes of speech."""
-import numpy as np
-
 import utils
 from hyperparams import HyperParams
+
+import numpy as np
 
 BLUR_COPIES = 6
 CURVE_POINTS = 4  # of the random curve that is added to a source's spectrum

@@ -3,8 +3,8 @@ import pathlib
 import subprocess
 import sys
 
-from hyperparams import SIGNAL, HyperParams
 from common.cli import UserError
+from hyperparams import SIGNAL, HyperParams
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 RECORDINGS = ROOT / "data" / "demo"

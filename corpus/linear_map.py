@@ -1,11 +1,11 @@
 """Linear maps from the frames of one voice to those of another: least squares, frames in context, vocal tracts."""
-import numpy as np
-import scipy.fft
-import scipy.ndimage
-
 import utils
 from corpus import augment
 from hyperparams import HyperParams
+
+import numpy as np
+import scipy.fft
+import scipy.ndimage
 
 CONTEXT = 4                  # source frames before and after each frame that a map also reads
 PENALTY = 30.0               # weight of a map's squared coefficients; mel spectrograms lie in [0, 1]

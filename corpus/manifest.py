@@ -13,12 +13,12 @@ import unicodedata
 from collections.abc import Iterator
 from typing import TextIO
 
-import numpy as np
-
 from common import audio_files, storage
 from common.cli import UserError
 from common.storage import printable
 from hyperparams import SIGNAL, HyperParams
+
+import numpy as np
 
 ESCAPE = "surrogateescape"  # file names may hold bytes that are invalid as text
 # What may be the id in a name: a number at its end, also without zeros in front; its first; its last number; all words

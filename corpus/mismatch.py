@@ -7,12 +7,12 @@ import pathlib
 import sys
 from collections.abc import Callable
 
-import numpy as np
-
+from common.cli import UserError
 from corpus import alignment, analysis, pairing
 from corpus.manifest import Pair
 from hyperparams import HyperParams
-from common.cli import UserError
+
+import numpy as np
 
 OTHERS = 10  # recordings of other names with which each is compared, to know what is usual
 FEWEST = 3   # pairs that can be judged

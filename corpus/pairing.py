@@ -3,13 +3,13 @@ import dataclasses
 import pathlib
 from collections.abc import Iterator
 
-import numpy as np
-from tqdm import tqdm
-
+from common.cli import UserError
 from corpus import alignment, analysis, manifest, unpaired
 from corpus.manifest import Pair
 from hyperparams import HyperParams
-from common.cli import UserError
+
+import numpy as np
+from tqdm import tqdm
 
 
 def load_mel(data: pathlib.Path, speaker: str, utterance: str) -> np.ndarray:

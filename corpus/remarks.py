@@ -1,8 +1,8 @@
 """What looks odd in a recording, so that its conversion may disappoint: noise, whisper, hum, singing, two people."""
-import numpy as np
-
 import utils
 from hyperparams import HyperParams
+
+import numpy as np
 
 SPOKEN_OCTAVES = 2.0  # from the 5th to the 95th percentile of the pitch; lively speech moves by 1.9 at most
 SPOKEN_HERTZ = 400.0  # median of the pitch; a voice above it sings

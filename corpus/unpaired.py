@@ -11,14 +11,14 @@ import json
 import pathlib
 from typing import NamedTuple
 
-import numpy as np
-import scipy.fft
-from tqdm import tqdm
-
 from common import storage
 from corpus import analysis, linear_map
 from corpus.analysis import Features
 from hyperparams import HyperParams
+
+import numpy as np
+import scipy.fft
+from tqdm import tqdm
 
 ORDERS = 24          # of the mel-cepstra compared, including the level at half its weight
 REACH = 4            # frames to the earlier and to the later frame that are compared as well

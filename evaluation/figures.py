@@ -6,12 +6,12 @@ from typing import NamedTuple
 
 os.environ["MPLBACKEND"] = "agg"  # a notebook hands on the name of a backend that is not installed here
 
-import numpy as np
-from matplotlib.figure import Figure
-
 import utils
 from common import storage
 from hyperparams import HyperParams
+
+import numpy as np
+from matplotlib.figure import Figure
 
 warnings.filterwarnings("ignore", "Glyph .* missing from font")  # in a file's name, which is no fault of the user's
 # Colours of Okabe and Ito: colour-blind readers can tell them apart, also in front of grey

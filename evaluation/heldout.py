@@ -8,20 +8,20 @@ import pathlib
 import random
 from collections.abc import Callable, Iterator
 
-import numpy as np
-from tqdm import tqdm
-
 import data_load
 import utils
 from common import audio_files, cli, storage
 from common.cli import UserError
 from conversion import base
-from corpus import analysis
-from evaluation import figures, metrics, page
 from conversion.inference import Converted, Converter
+from corpus import analysis
 from corpus.analysis import Features
 from corpus.manifest import Pair
+from evaluation import figures, metrics, page
 from hyperparams import HyperParams
+
+import numpy as np
+from tqdm import tqdm
 
 RETRIEVAL_LIMIT = 200  # the largest number of target sentences that content retrieval chooses among
 

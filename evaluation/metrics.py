@@ -6,11 +6,11 @@ vocoder as WORLD, so decibels can be compared only within this project.
 import math
 from typing import NamedTuple
 
-import numpy as np
-
 import utils
 from corpus import alignment, analysis
 from hyperparams import HyperParams
+
+import numpy as np
 
 
 def speech_cepstra(mel: np.ndarray, hp: HyperParams) -> np.ndarray:

@@ -11,9 +11,9 @@ import pathlib
 import string
 import urllib.parse
 
-import numpy as np
-
 from common import storage
+
+import numpy as np
 
 # Columns of the summary: the ending of a measure's name, and which recordings were measured
 COLUMNS = {"": "converted", " of the source": "source", " of the copy": "copy", " of the target": "target"}

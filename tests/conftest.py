@@ -21,27 +21,25 @@ os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"
 os.environ["CUDA_VISIBLE_DEVICES"] = os.environ.get("CUDA_VISIBLE_DEVICES", "")
 os.environ["OMP_NUM_THREADS"] = os.environ["OPENBLAS_NUM_THREADS"] = "1"
 
+import data_load
+import eval as eval_script
+import hyperparams
+import prepro
+import utils
+from backend import checkpoints
+from common import storage
+from conversion import base
+from corpus import demo, linear_map, manifest
+from networks import Generator
+from training import trainer
+from training.run_folder import Run
+
 import keras
 import numpy as np
 import pytest
 import soundfile
 import tensorflow as tf
 from tensorflow.python.framework import ops as tf_ops
-
-from common import storage
-from corpus import demo
-from corpus import linear_map
-from conversion import base
-from backend import checkpoints
-import data_load
-import eval as eval_script
-import hyperparams
-from corpus import manifest
-import prepro
-import utils
-from networks import Generator
-from training import trainer
-from training.run_folder import Run
 
 DEMO = demo.RECORDINGS
 gc.freeze()  # what was imported is not searched again whenever a file's tests are finished

@@ -1,11 +1,11 @@
 """Alignments of recordings whose true alignment is known because the test made them."""
+import utils
+from conftest import demo_wav
+from corpus import alignment
+from hyperparams import HyperParams
+
 import numpy as np
 import pytest
-
-import utils
-from corpus import alignment
-from conftest import demo_wav
-from hyperparams import HyperParams
 
 HP = HyperParams()
 # Sentences without a pause inside, so that the only pauses are those between them

@@ -2,20 +2,20 @@
 import json
 import types
 
-import numpy as np
-import pytest
-from test_prepro import IDS, prepare, read_slices, record
-
 import data_load
 import prepro
 import utils
 from common import audio_files
 from common.cli import UserError
-from corpus import analysis, manifest
-from evaluation import figures, heldout
 from conftest import TINY, leftovers, no_workers, plain_base, words
 from conversion.inference import Converted
+from corpus import analysis, manifest
 from corpus.analysis import Features
+from evaluation import figures, heldout
+
+import numpy as np
+import pytest
+from test_prepro import IDS, prepare, read_slices, record
 
 OTHERS = ["f", "g", "h", "i", "j", "k"]
 

@@ -1,11 +1,11 @@
 """The spectral envelope: a voice has the same mel spectrogram at any pitch, and every recording has valid features."""
+import utils
+from conftest import words
+from corpus import analysis
+from hyperparams import HyperParams
+
 import numpy as np
 import pytest
-
-import utils
-from corpus import analysis
-from conftest import words
-from hyperparams import HyperParams
 
 HP = HyperParams()
 INNER = slice(10, -10)  # frames whose windows hold nothing but sound

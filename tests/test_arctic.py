@@ -8,10 +8,10 @@ import tarfile
 import threading
 import time
 
-import pytest
-
 from common.cli import UserError
 from corpus import arctic
+
+import pytest
 
 WAVS = {f"arctic_a000{i}.wav": random.Random(i).randbytes(40_000) for i in (1, 2, 3)}
 

@@ -1,11 +1,11 @@
 """Random augmentation in training: nothing changes at strength zero, and each kind changes what its name says."""
+import utils
+from conftest import demo_wav, tone
+from corpus import augment
+from hyperparams import HyperParams
+
 import numpy as np
 import pytest
-
-import utils
-from corpus import augment
-from conftest import demo_wav, tone
-from hyperparams import HyperParams
 
 STILL = HyperParams(augment_vtl=0.0, augment_eq=0.0, mel_blur_freq=0.0, mel_blur_time=0.0)
 

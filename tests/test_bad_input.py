@@ -6,18 +6,18 @@ import pathlib
 import re
 import shutil
 
-import numpy as np
-import pytest
-import soundfile
-
 import eval as eval_script
 import eval_gan
 import prepro
 import train
 from backend import checkpoints
-from corpus import manifest
 from conftest import leftovers, untrained_run, words, write
+from corpus import manifest
 from training.run_folder import write_run_info
+
+import numpy as np
+import pytest
+import soundfile
 
 pytestmark = pytest.mark.usefixtures("serial")
 ROOT = pathlib.Path(prepro.__file__).resolve().parent

@@ -2,17 +2,17 @@
 import inspect
 import types
 
-import numpy as np
-import pytest
-
 import data_load
 import networks
+from conftest import DEMO_IDS
 from conversion import base, inference
 from corpus import analysis, linear_map
-from conftest import DEMO_IDS
 from corpus.analysis import Features
 from corpus.linear_map import CONTEXT, interpolate
 from hyperparams import HyperParams
+
+import numpy as np
+import pytest
 
 HP = HyperParams(n_mels=12)
 VOICES = {"anna": (0.45, 0.4, 0.1), "bert": (0.55, -0.6, 0.2)}  # level of upper bands, pitch in octaves, its deviation

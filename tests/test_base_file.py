@@ -1,10 +1,10 @@
 """base.npz in a run folder: it is read as it was written or refused with advice."""
+from common.cli import UserError
+from conftest import leftovers, plain_base
+from conversion import base
+
 import numpy as np
 import pytest
-
-from common.cli import UserError
-from conversion import base
-from conftest import leftovers, plain_base
 
 PLAIN = plain_base()
 

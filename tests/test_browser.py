@@ -13,15 +13,15 @@ import subprocess
 import sys
 import time
 
+from common import audio_files
+from conftest import tone
+from evaluation import page as results_page
+from hyperparams import HyperParams
+from tools import gallery
+
 import numpy as np
 import pytest
 from test_figures import utterance
-
-from common import audio_files
-from evaluation import page as results_page
-from tools import gallery
-from conftest import tone
-from hyperparams import HyperParams
 
 NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome")
 BROWSER = next(filter(None, map(shutil.which, NAMES)), None)

@@ -1,19 +1,19 @@
 """Of channels that do not hold the same sound the better one is used, and this is said."""
 import pathlib
 
-import numpy as np
-import pytest
-import scipy.signal
-
 import data_load
 import prepro
 import utils
 from common import audio_files
 from common.cli import UserError
+from conftest import demo_wav, words, write
 from corpus import analysis
 from evaluation import heldout
-from conftest import demo_wav, words, write
 from hyperparams import HyperParams
+
+import numpy as np
+import pytest
+import scipy.signal
 
 HP = HyperParams()
 SPEECH = demo_wav("slt", "demo_001", HP)

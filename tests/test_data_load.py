@@ -5,15 +5,15 @@ import os
 import pathlib
 import shutil
 
-import numpy as np
-import pytest
-
 import data_load
+from common.cli import UserError
+from conftest import plain_corpus
 from conversion import base
 from corpus import analysis
-from conftest import plain_corpus
 from data_load import ADVERSARIAL, PAIRED, POSTNET, Corpus
-from common.cli import UserError
+
+import numpy as np
+import pytest
 
 
 @pytest.fixture(scope="module")

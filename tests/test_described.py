@@ -1,25 +1,25 @@
 """The system as described in 2017: what its presets build, and that they train, resume, evaluate and convert."""
 import types
 
-import numpy as np
-import pytest
-import soundfile
-import tensorflow as tf
-from test_networks import VOICE, make_batch, make_generator, make_task, randomise, sources
-from test_training import assert_equal, kept, variables_of
-
 import eval as eval_script
 import eval_gan
 import hyperparams
 import train
 import train_gan
 import utils
-from conversion import base
-from training import run_folder, trainer
 from common.cli import UserError
 from conftest import DEMO, demo_wav, end_at, leftovers, plain_base, plain_corpus, resume, tone
+from conversion import base
 from conversion.inference import Converter
 from networks import Discriminator, Generator
+from training import run_folder, trainer
+
+import numpy as np
+import pytest
+import soundfile
+import tensorflow as tf
+from test_networks import VOICE, make_batch, make_generator, make_task, randomise, sources
+from test_training import assert_equal, kept, variables_of
 
 SMALL = ["width=16", "encoder_banks=2", "postnet_banks=2", "highway_layers=1", "batch_size=4", "joint_steps=2",
          "gan_steps=2", "k=2", "log_steps=1", "save_steps=2", "n_samples=1", "griffin_lim_iters=2"]

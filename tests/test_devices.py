@@ -4,9 +4,9 @@ import pathlib
 import subprocess
 import sys
 
-import pytest
-
 from backend import devices
+
+import pytest
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 NOISE = "I0000 00:00:1 port.cc:153] oneDNN custom operations are on"

@@ -3,10 +3,10 @@ import importlib.util
 import itertools
 import pathlib
 
+from hyperparams import HyperParams
+
 import pytest
 from matplotlib.backends.backend_agg import FigureCanvasAgg
-
-from hyperparams import HyperParams
 
 IMGS = pathlib.Path(__file__).resolve().parents[1] / "imgs"
 SPEC = importlib.util.spec_from_file_location("draw", IMGS / "draw.py")

@@ -7,9 +7,9 @@ import subprocess
 import sys
 import time
 
-import pytest
-
 from conftest import DEMO_IDS, leftovers
+
+import pytest
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 SMALL = ["width=16", "encoder_banks=2", "postnet_banks=2", "highway_layers=1", "batch_size=2", "postnet_window=32",

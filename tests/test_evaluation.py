@@ -2,15 +2,15 @@
 import math
 import types
 
-import numpy as np
-import pytest
-
 import utils
 from common import audio_files
 from common.cli import UserError
-from evaluation import figures, heldout, metrics
 from conftest import plain_base, plain_corpus, words
 from conversion.inference import Converted
+from evaluation import figures, heldout, metrics
+
+import numpy as np
+import pytest
 
 
 @pytest.fixture

@@ -10,7 +10,6 @@ import sys
 import time
 import types
 
-from backend import checkpoints, devices
 import data_load
 import eval as eval_script
 import eval_gan
@@ -18,18 +17,18 @@ import prepro
 import train
 import train_gan
 import train_multi_gpus
+from backend import checkpoints, devices
 from common import cli, storage
+from common.cli import UserError
+from conftest import full_disk, leftovers, no_corpus
 from training import run_folder, trainer
+
 import keras
 import numpy as np
 import pytest
 import tensorflow as tf
 from tensorboard.backend.event_processing.plugin_event_accumulator import EventAccumulator  # the reader of the server
 from test_training import HP, Counting, events, go, kept, weight_in
-
-from common.cli import UserError
-from conftest import full_disk, leftovers, no_corpus
-
 
 # Signals --------------------------------------------------------------------------------------------------------------
 

@@ -3,12 +3,12 @@ import struct
 import types
 from concurrent.futures import ThreadPoolExecutor
 
-import numpy as np
-import pytest
-
 from common import storage
 from evaluation import figures
 from hyperparams import HyperParams
+
+import numpy as np
+import pytest
 
 HP = HyperParams()
 

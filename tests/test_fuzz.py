@@ -6,20 +6,20 @@ import pathlib
 import random
 import threading
 
-import numpy as np
-import pytest
-import soundfile
-
 import data_load
 import eval as eval_script
 import hyperparams
 import prepro
 import utils
 from common import audio_files, cli, storage
-from corpus import manifest
 from common.audio_files import BadAudio
 from common.cli import UserError
 from conftest import leftovers, words, write
+from corpus import manifest
+
+import numpy as np
+import pytest
+import soundfile
 
 ROOT = pathlib.Path(utils.__file__).resolve().parent
 HP = hyperparams.HyperParams()

@@ -1,11 +1,11 @@
 """The page to listen to: what it holds, and that it is refused when a sample was not measured."""
 import json
 
-import pytest
-
 from common.cli import UserError
 from conftest import tone, write
 from tools import gallery
+
+import pytest
 
 FIGURES = {"WER %": 12.5, "DistillMOS": 3.25, "DNSMOS": 3.0, "likeness": 0.85}
 

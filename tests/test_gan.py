@@ -6,16 +6,16 @@ import hyperparams
 import train_gan
 from backend import checkpoints
 from common import storage
+from conftest import end_at, plain_base, plain_corpus, resume, uncompiled
+from networks import Discriminator, Generator
 from training import losses, run_folder, trainer
+
 import keras
 import numpy as np
 import pytest
 import tensorflow as tf
 from test_networks import STEPS, change, make_batch, randomise  # noqa: F401  fixtures
 from test_training import variables_of
-
-from conftest import end_at, plain_base, plain_corpus, resume, uncompiled
-from networks import Discriminator, Generator
 
 
 def make_task(hp, **changes) -> train_gan.GANTrainer:

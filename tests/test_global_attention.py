@@ -1,18 +1,18 @@
 """Global attention: what it reads, its gradients, padding, its positions, and the length of conversions."""
 import data_load
 import networks
+from conftest import plain_base
+from conversion import base
+from conversion.inference import Converter
+from modules import GlobalAttention
+from networks import Generator
+
 import keras
 import numpy as np
 import pytest
 import tensorflow as tf
 from test_networks import SOURCE_LENGTHS, STAGES, STEPS, VOICE, make_batch, make_task, randomise, sources, teach
 from test_recurrent import plain
-
-from conversion import base
-from conftest import plain_base
-from conversion.inference import Converter
-from modules import GlobalAttention
-from networks import Generator
 
 WIDTH, CHANNELS, STACK, STEPS_OF_SOURCE, R = 8, 3, 5, 6, 4
 LENGTHS = (30.0, 21.0)  # source frames: six memory steps, and five of which the last is not full

@@ -1,12 +1,12 @@
 """tools/hear.py: figures of recordings, with listeners that need no library, in the form that the gallery reads."""
 import json
 
+from common.cli import UserError
+from conftest import tone, write
+from tools import gallery, hear
+
 import numpy as np
 import pytest
-
-from conftest import tone, write
-from common.cli import UserError
-from tools import gallery, hear
 
 SAID = {"a": "One two-three four.", "b": "five", "c": "Six seven"}
 HEARD = {"a.converted": "1 two three", "b": "fife six", "b.source": "5!", "her-c": "six seven"}

@@ -2,9 +2,6 @@
 import dataclasses
 import json
 
-import numpy as np
-import pytest
-
 import hyperparams
 import utils
 from common import storage
@@ -12,6 +9,9 @@ from common.cli import UserError
 from conftest import words, write
 from corpus import alignment, analysis
 from hyperparams import HyperParams
+
+import numpy as np
+import pytest
 
 
 def test_overrides_keep_their_type():

@@ -8,12 +8,6 @@ import subprocess
 import sys
 import time
 
-import numpy as np
-import pytest
-import soundfile
-from test_faults import count_steps
-from test_training import HP, weight_in
-
 import eval as eval_script
 import prepro
 import train
@@ -23,6 +17,12 @@ from common.cli import UserError
 from conftest import contents, full_disk, leftovers, words, write
 from evaluation import figures
 from training.run_folder import read_scalars
+
+import numpy as np
+import pytest
+import soundfile
+from test_faults import count_steps
+from test_training import HP, weight_in
 
 ROOT = pathlib.Path(prepro.__file__).resolve().parent
 # Runs a script's main function in forks, which need not import everything again. Each fork is killed when it has made

@@ -1,15 +1,15 @@
 """Long recordings are processed in parts, which bounds memory and does not change the result."""
 from concurrent.futures import ThreadPoolExecutor
 
-import numpy as np
-import pytest
-
 import hyperparams
 import utils
-from conversion import inference
 from conftest import demo_wav
+from conversion import inference
 from conversion.chunks import Chunk, join, split_at_pauses
 from conversion.inference import Converted
+
+import numpy as np
+import pytest
 
 HP = hyperparams.HyperParams()
 

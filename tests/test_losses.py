@@ -1,9 +1,9 @@
 """Losses equal values computed by hand, and padding does not affect them."""
+from training import losses
+
 import numpy as np
 import pytest
 import tensorflow as tf
-
-from training import losses
 
 MASK = np.array([[1, 1, 1], [1, 0, 0]], np.float32)
 

@@ -8,13 +8,13 @@ import subprocess
 import sys
 import types
 
-import pytest
-
 import eval as eval_script
 import train
 import train_gan
 from corpus import demo
 from training import run_folder
+
+import pytest
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 pytestmark = pytest.mark.skipif(not shutil.which("make"), reason="make is not installed")

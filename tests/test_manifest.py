@@ -1,12 +1,12 @@
 """Segments of long recordings are assigned to splits, and recordings are found where the manifest says."""
 import pathlib
 
-import pytest
-
 import prepro
 from conftest import words, write
 from corpus import manifest
 from hyperparams import HyperParams
+
+import pytest
 
 
 def segments(source: str, utterance: str, total: int, length: int) -> list[manifest.Pair]:

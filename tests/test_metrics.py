@@ -1,13 +1,13 @@
 """Measures distinguish content from babble and equal values computed by hand."""
+import utils
+from conftest import DEMO_IDS, demo_wav, words
+from corpus import analysis
+from evaluation import metrics
+from hyperparams import HyperParams
+
 import numpy as np
 import pytest
 import scipy.ndimage
-
-import utils
-from corpus import analysis
-from evaluation import metrics
-from conftest import DEMO_IDS, demo_wav, words
-from hyperparams import HyperParams
 
 HP = HyperParams()
 

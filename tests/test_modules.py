@@ -1,11 +1,11 @@
 """Building blocks: padding has no effect, and the attention advances through the source."""
 
+from modules import CBHG, Highway, LocalAttention, MaskedNorm, PreNet, length_mask
+
 import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-
-from modules import CBHG, Highway, LocalAttention, MaskedNorm, PreNet, length_mask
 
 NORMS = ("bn", "ln", "ins")
 LENGTHS = (7, 4)

@@ -8,16 +8,16 @@ import train
 import train_gan
 import train_multi_gpus
 from backend import checkpoints
+from conftest import plain_base, uncompiled
 from conversion import base
 from training import run_folder, trainer
+
 import numpy as np
 import pytest
 import tensorflow as tf
 from test_gan import adversarial_batch
 from test_networks import make_batch, randomise
 from test_training import variables_of
-
-from conftest import plain_base, uncompiled
 
 
 @pytest.fixture(scope="module")

@@ -1,19 +1,19 @@
 """The generator: padding, teacher forcing compared with free running, the base, and conversion."""
 import types
 
-import keras
-import numpy as np
-import pytest
-import tensorflow as tf
-
 import hyperparams
 import train
-from conversion import base
 from conftest import plain_base
+from conversion import base
 from conversion.inference import Converter
 from corpus.analysis import Features
 from modules import DecoderCell, StepInput, length_mask
 from networks import Generator
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
 
 STAGES = ("postnet", "encoder", "decoder")
 SOURCE_LENGTHS, STEPS = (15, 13), (3, 2)  # source frames and decoder steps of two utterances

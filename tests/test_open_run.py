@@ -2,17 +2,17 @@
 import dataclasses
 import pathlib
 
-import pytest
-import tensorflow as tf
-
 import hyperparams
 import train
 import train_gan
 from common import storage
-from corpus import demo
-from training import run_folder
 from common.cli import UserError
+from corpus import demo
 from hyperparams import HyperParams
+from training import run_folder
+
+import pytest
+import tensorflow as tf
 
 WIDE = HyperParams(width=32)
 

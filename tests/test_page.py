@@ -2,10 +2,10 @@
 import html.parser
 import urllib.parse
 
+from evaluation import page
+
 import numpy as np
 import pytest
-
-from evaluation import page
 
 NASTY = """a"b'<script>alert(1)</script>&amp; ü"""
 

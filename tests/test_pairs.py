@@ -4,14 +4,14 @@ import os
 import pathlib
 import shutil
 
+import prepro
+from common.cli import UserError
+from conftest import DEMO_IDS, TINY, words, write
+from corpus import demo, manifest, mismatch
+
 import numpy as np
 import pytest
 import soundfile
-
-import prepro
-from conftest import DEMO_IDS, TINY, words, write
-from corpus import demo, manifest, mismatch
-from common.cli import UserError
 
 SENTENCES = 14
 

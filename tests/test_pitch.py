@@ -1,10 +1,10 @@
 """Pitch and voicing: right for voices of any height, on the telephone and above noise; no voice in noise and hum."""
+from corpus import analysis
+from hyperparams import HyperParams
+
 import numpy as np
 import pytest
 import scipy.signal
-
-from corpus import analysis
-from hyperparams import HyperParams
 
 HP = HyperParams()
 TIME = np.arange(HP.sample_rate) / HP.sample_rate

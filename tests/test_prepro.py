@@ -8,15 +8,15 @@ import shlex
 import shutil
 import unicodedata
 
-import numpy as np
-import pytest
-
 import prepro
 from common import storage
 from common.cli import UserError
-from corpus import alignment, analysis, manifest
 from conftest import leftovers, words, write
+from corpus import alignment, analysis, manifest
 from hyperparams import HyperParams
+
+import numpy as np
+import pytest
 
 pytestmark = pytest.mark.usefixtures("serial")
 IDS = ["a", "b", "c", "d", "e"]

@@ -1,11 +1,11 @@
 """Recordings of many sentences are cut at pauses, and their segments are distributed among the splits."""
-import numpy as np
-import pytest
-from test_prepro import IDS, prepare, record
-
 import data_load
 from conftest import demo_wav, words, write
 from hyperparams import HyperParams
+
+import numpy as np
+import pytest
+from test_prepro import IDS, prepare, record
 
 pytestmark = pytest.mark.usefixtures("serial")
 SENTENCES = ["demo_001", "demo_003", "demo_004", "demo_006", "demo_007", "demo_008"]

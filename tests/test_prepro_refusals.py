@@ -1,12 +1,12 @@
 """What preparation does not take: files of somebody else, recordings of the target among a source's, flags in vain."""
-import numpy as np
-import pytest
-from test_prepro import IDS, fails, prepare, record
-
 import prepro
 from conftest import demo_wav, write
 from corpus import manifest
 from hyperparams import HyperParams
+
+import numpy as np
+import pytest
+from test_prepro import IDS, fails, prepare, record
 
 pytestmark = pytest.mark.usefixtures("serial")
 

@@ -1,22 +1,22 @@
 """weights.npz, a small file without code that holds a generator in place of checkpoints, and export.py."""
 import shutil
 
+import data_load
+import eval as eval_script
+import prepro
+from backend import checkpoints
+from common.cli import UserError
+from conftest import TINY, leftovers, no_workers, plain_base, untrained_run, words, write
+from conversion import base, export, voice
+from conversion.inference import Converter
+from networks import Generator
+from training import run_folder
+
 import numpy as np
 import pytest
 from test_base_file import cut, flipped
 from test_networks import make_generator, randomise
 from test_prepro import IDS, prepare, record
-
-import data_load
-import eval as eval_script
-import prepro
-from backend import checkpoints
-from conversion import base, export, voice
-from training import run_folder
-from common.cli import UserError
-from conftest import TINY, leftovers, no_workers, plain_base, untrained_run, words, write
-from conversion.inference import Converter
-from networks import Generator
 
 
 @pytest.fixture(scope="module")

@@ -1,18 +1,18 @@
 """From Python in three lines: load, convert a file or an array, save."""
 import pathlib
 
-import numpy as np
-import pytest
-import soundfile
-
 import eval as eval_script
+import utils
 from backend import checkpoints
 from common import audio_files
 from common.cli import UserError
 from conftest import DEMO, tone, words, write
 from conversion import inference
 from corpus import analysis
-import utils
+
+import numpy as np
+import pytest
+import soundfile
 
 RECORDING = DEMO / "rms" / "demo_001.ogg"
 

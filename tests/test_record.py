@@ -10,14 +10,14 @@ import sys
 import time
 import urllib.request
 
+from common.cli import UserError
+from conftest import DEMO, words, write
+from tools import record
+
 import numpy as np
 import pytest
 import soundfile
 from test_browser import BROWSER, Browser
-
-from common.cli import UserError
-from conftest import DEMO, words, write
-from tools import record
 
 RECORDING = DEMO / "rms" / "demo_001.ogg"
 ROOT = pathlib.Path(record.__file__).resolve().parents[1]

@@ -1,12 +1,12 @@
 """Loops give the same values and gradients as TensorFlow's own loop, which keeps every step in memory."""
 from typing import NamedTuple
 
+from backend.recurrent import Dense, GRUCell, dot, product, scan, window
+
 import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-
-from backend.recurrent import Dense, GRUCell, dot, product, scan, window
 
 N, T, S, C = 3, 7, 9, 4
 

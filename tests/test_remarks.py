@@ -1,17 +1,17 @@
 """What looks odd in a recording is said, on standard error and on the page."""
 
-import numpy as np
-import pytest
-
 import eval as eval_script
-import utils
 import eval_gan
+import utils
 from backend import checkpoints
 from conftest import demo_wav
-from corpus import remarks as remarks_of
 from corpus import analysis
+from corpus import remarks as remarks_of
 from evaluation import page
 from hyperparams import HyperParams
+
+import numpy as np
+import pytest
 
 HP = HyperParams()
 

@@ -1,13 +1,13 @@
 """The base restores what averaging removes: the source's detail, with warped formants, and the target's modulation."""
-import numpy as np
-import pytest
-import scipy.fft
-from test_base import HP, known_base, known_corpus, smooth_noise  # noqa: F401  fixtures
-
 import utils
 from conversion import base
 from corpus import linear_map
 from hyperparams import HyperParams
+
+import numpy as np
+import pytest
+import scipy.fft
+from test_base import HP, known_base, known_corpus, smooth_noise  # noqa: F401  fixtures
 
 
 def test_a_modulation_spectrum_is_the_power_of_each_order_at_each_frequency():

@@ -12,16 +12,16 @@ import types
 import train
 from backend import checkpoints
 from common import cli, storage
+from common.cli import UserError
+from conftest import leftovers, no_corpus, resume
+from hyperparams import HyperParams
 from training import run_folder
+from training.run_folder import read_scalars
+
 import keras
 import numpy as np
 import pytest
 from test_training import HP, Counting, go, kept, weight_in
-
-from common.cli import UserError
-from conftest import leftovers, no_corpus, resume
-from hyperparams import HyperParams
-from training.run_folder import read_scalars
 
 
 def begin(logdir: pathlib.Path) -> run_folder.Run:

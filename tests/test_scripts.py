@@ -13,11 +13,6 @@ import sys
 import types
 import urllib.parse
 
-import numpy as np
-import pytest
-import soundfile
-import soxr
-
 import eval as eval_script
 import eval_gan
 import hyperparams
@@ -26,9 +21,14 @@ import train
 import train_gan
 from backend import checkpoints
 from common import storage
+from conftest import demo_wav, leftovers, no_workers, write
 from conversion import base, inference
 from conversion.chunks import CHUNK_SECONDS, Chunk, join, split_at_pauses
-from conftest import demo_wav, leftovers, no_workers, write
+
+import numpy as np
+import pytest
+import soundfile
+import soxr
 
 ROOT = pathlib.Path(prepro.__file__).resolve().parent
 

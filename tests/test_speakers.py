@@ -1,14 +1,14 @@
 """Who speaks when in a recording, and the voice of each person."""
-import numpy as np
-import pytest
-
 import hyperparams
 import utils
 from conftest import demo_wav
 from conversion.chunks import Speakers
-from corpus.people import people_by_pitch, people_by_timbre, turns, who_speaks
 from corpus import alignment, analysis
 from corpus.analysis import Features
+from corpus.people import people_by_pitch, people_by_timbre, turns, who_speaks
+
+import numpy as np
+import pytest
 
 HP = hyperparams.HyperParams()
 

@@ -1,13 +1,13 @@
 """One step of paired training: which network it changes, when it is skipped, and lower precision."""
 import functools
 
+import hyperparams
+import train
+
 import numpy as np
 import pytest
 import tensorflow as tf
 from test_networks import STAGES, make_batch, make_generator, make_task, randomise, teach
-
-import hyperparams
-import train
 
 
 def test_each_stage_trains_only_its_own_network(tiny_hp, eager):

@@ -7,11 +7,6 @@ import shutil
 import subprocess
 import sys
 
-import imageio_ffmpeg
-import numpy as np
-import pytest
-import soundfile
-
 import utils
 from common import audio_files, cli
 from common.cli import UserError
@@ -19,6 +14,11 @@ from conftest import DEMO, TINY, untrained_run, words, write
 from conversion import inference
 from corpus import analysis
 from training import run_folder
+
+import imageio_ffmpeg
+import numpy as np
+import pytest
+import soundfile
 
 
 @pytest.mark.parametrize("name", ["run[1]", "a*b", "what?", "{x}"])

@@ -1,6 +1,10 @@
 """What TensorBoard shows: curves in groups, and the hyperparameters of runs side by side."""
 import pathlib
 
+from evaluation import figures
+from hyperparams import HyperParams
+from training import run_folder
+
 import numpy as np
 import pytest
 from tensorboard import context
@@ -8,10 +12,6 @@ from tensorboard.backend.event_processing.data_provider import MultiplexerDataPr
 from tensorboard.backend.event_processing.plugin_event_multiplexer import EventMultiplexer
 from tensorboard.plugins.base_plugin import TBContext
 from tensorboard.plugins.hparams import api_pb2, backend_context, get_experiment, list_session_groups
-
-from evaluation import figures
-from training import run_folder
-from hyperparams import HyperParams
 
 
 def begin(logdir: pathlib.Path, hp: HyperParams) -> run_folder.Run:

@@ -1,14 +1,14 @@
 """What the networks promise: where a linear map must fail they do not, and who speaks makes no difference."""
-import numpy as np
-import tensorflow as tf
-from test_networks import make_generator, make_task, randomise
-
 import data_load
 import utils
 from conftest import DEMO
 from conversion.inference import Converter
 from corpus import analysis
 from corpus.linear_map import PENALTY, Sums, in_context
+
+import numpy as np
+import tensorflow as tf
+from test_networks import make_generator, make_task, randomise
 
 SOUND_FRAMES, N_SOUNDS = 10, 8
 

@@ -7,14 +7,14 @@ import types
 import data_load
 import train
 from backend import checkpoints
+from common.cli import UserError
+from conftest import leftovers, no_corpus, plain_base
 from conversion import base
 from training import trainer
+
 import numpy as np
 import pytest
 from test_training import HP, Counting, events, kept, weight_in
-
-from common.cli import UserError
-from conftest import leftovers, no_corpus, plain_base
 
 
 @pytest.fixture

@@ -1,17 +1,17 @@
 """What a training task measures and minimises, and how far one update goes."""
 import types
 
+import train
+from conftest import plain_base, plain_corpus
+from conversion import base
+from conversion.inference import Converted
+from training import trainer
+
 import keras
 import numpy as np
 import pytest
 import tensorflow as tf
 from test_networks import make_batch, make_task, randomise
-
-import train
-from conversion import base
-from training import trainer
-from conftest import plain_base, plain_corpus
-from conversion.inference import Converted
 
 
 @pytest.mark.parametrize("free", [False, True])

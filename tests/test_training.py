@@ -6,19 +6,18 @@ import types
 import data_load
 import train
 from backend import checkpoints
-from training import run_folder, trainer
-import keras
-import numpy as np
-import pytest
-import tensorflow as tf
-from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-
 from common.cli import UserError
 from conftest import end_at, plain_corpus, resume
 from conversion.inference import Converted
 from hyperparams import HyperParams
 from networks import Generator
+from training import run_folder, trainer
 
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 # A real model ---------------------------------------------------------------------------------------------------------
 

@@ -4,13 +4,13 @@ import os
 import shutil
 import weakref
 
-import numpy as np
-import pytest
-
 import utils
 from common import storage
 from corpus import analysis, linear_map, unpaired
 from hyperparams import HyperParams
+
+import numpy as np
+import pytest
 
 HP = HyperParams()
 SOUNDS = 10

@@ -4,17 +4,17 @@ import json
 import math
 import pathlib
 
-import numpy as np
-import pytest
-import soundfile
-
 import utils
 from common import audio_files, storage
 from common.cli import UserError
+from conftest import demo_wav, leftovers, tone, words, write
 from corpus import analysis
 from evaluation import metrics
-from conftest import demo_wav, leftovers, tone, words, write
 from hyperparams import HyperParams
+
+import numpy as np
+import pytest
+import soundfile
 
 HP = HyperParams()
 

@@ -4,13 +4,6 @@ import re
 import shutil
 import types
 
-import numpy as np
-import pytest
-from test_base_file import cut
-from test_prepro import IDS, prepare, record
-from test_training import kept
-from test_unpaired import HP, other_voice, speak
-
 import data_load
 import eval as eval_script
 import prepro
@@ -18,13 +11,20 @@ import train
 import train_gan
 from backend import checkpoints
 from common import storage
+from common.cli import UserError
+from conftest import TINY, leftovers, no_workers, plain_base, words, write
 from conversion import base, voice
 from corpus import linear_map
 from corpus.analysis import Features
-from training import trainer
-from common.cli import UserError
-from conftest import TINY, leftovers, no_workers, plain_base, words, write
 from networks import Generator
+from training import trainer
+
+import numpy as np
+import pytest
+from test_base_file import cut
+from test_prepro import IDS, prepare, record
+from test_training import kept
+from test_unpaired import HP, other_voice, speak
 
 
 class Alone:

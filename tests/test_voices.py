@@ -1,13 +1,13 @@
 """The voices of pretrained/: recordings of synthetic people, whom no training knew, come out in that voice."""
-import numpy as np
-import pytest
-
 import utils
 from backend import checkpoints
 from conftest import DEMO
 from conversion import base, inference, voice
 from corpus import alignment, analysis
 from corpus.linear_map import interpolate
+
+import numpy as np
+import pytest
 
 HERTZ = {"slt": 173.0, "bdl": 120.0}  # medians of their own recordings in CMU Arctic
 CORRECTION = {"slt": 0.0302, "bdl": 0.0351}  # mean absolute change of the map's mel on RECORDINGS

@@ -24,22 +24,22 @@ import time
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))
 
-from common import cli, storage
-from conversion import base, inference
-from corpus import analysis, demo, manifest
 import data_load
 import eval as eval_script
 import hyperparams
 import prepro
 import train_gan
 import utils
+from common import cli, storage
+from conversion import base, inference
+from conversion.inference import Converter
+from corpus import analysis, demo, manifest
+from networks import Generator
+from train import PairedTrainer
+
 import keras
 import numpy as np
 import tensorflow as tf
-
-from conversion.inference import Converter
-from networks import Generator
-from train import PairedTrainer
 
 HERE = pathlib.Path(__file__).resolve().parents[1]
 REPEATS = 5

@@ -24,14 +24,14 @@ import re
 from collections import Counter
 from collections.abc import Sequence
 
+from common import audio_files, cli, storage
+from common.cli import UserError
+from tools.gallery import PARTS
+
 import numpy as np
 import soundfile
 import soxr
 from tqdm import tqdm
-
-from common import audio_files, cli, storage
-from common.cli import UserError
-from tools.gallery import PARTS
 
 SAMPLE_RATE, NATURAL = 16000, 100
 ARCTIC_LINE = re.compile(r'\(\s*(\S+)\s+"(.*)"\s*\)')

@@ -10,11 +10,11 @@ import functools
 import os
 import tempfile
 
-import numpy as np
-
 from backend import checkpoints
 from common import audio_files, cli
 from conversion import inference
+
+import numpy as np
 
 LONGEST_SECONDS, DELETED = 60, (60, 600)  # looked for every minute, when ten minutes old
 load = functools.lru_cache(inference.load)

@@ -3,9 +3,9 @@ a training step: the sum of their parts is then the loss of the whole batch."""
 import math
 from typing import Any
 
-from keras import ops
-
 from modules import total
+
+from keras import ops
 
 Tensor = Any  # tensor of Keras' backend
 

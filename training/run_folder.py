@@ -21,12 +21,12 @@ from typing import NamedTuple
 
 from backend import checkpoints, devices  # noqa: F401  before TensorFlow
 from common import cli, storage
+from common.cli import UserError
 from corpus import demo, manifest
+from hyperparams import PREPARATION, PRESETS, HyperParams, differences
+
 import tensorflow as tf
 from tensorboard.plugins.hparams import api as tensorboard_hparams
-
-from common.cli import UserError
-from hyperparams import PREPARATION, PRESETS, HyperParams, differences
 
 # Names in TensorBoard of the scalars whose own names have no group
 GROUPS = {"loss": "loss/minimised", "gradient_norm": "loss/gradient_norm", "score": "free_running/score"}

@@ -15,25 +15,25 @@ import sys
 import time
 from collections.abc import Iterator
 
-from backend import checkpoints, recurrent
 import data_load
 import utils
+from backend import checkpoints, recurrent
 from common import audio_files, cli
+from common.cli import UserError
 from conversion import base, voice
+from conversion.inference import Converter, load_converter
 from corpus import manifest
 from evaluation import figures, metrics
+from hyperparams import SIGNAL, HyperParams, differences
+from modules import total
+from networks import Generator
 from training import losses, run_folder
+from training.run_folder import Run, RunPlan
+
 import keras
 import numpy as np
 import tensorflow as tf
 from tqdm import tqdm
-
-from common.cli import UserError
-from conversion.inference import Converter, load_converter
-from hyperparams import SIGNAL, HyperParams, differences
-from modules import total
-from networks import Generator
-from training.run_folder import Run, RunPlan
 
 CURE = ("The last checkpoint is good: begin from it with --init-from, another --logdir and a lower learning_rate (in "
         "stage \"encoder\" encoder_rate, in train_gan.py gen_learning_rate and dis_learning_rate)")
