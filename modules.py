@@ -176,12 +176,12 @@ class CBHG(layers.Layer):
 
 # Luong's two kinds of attention (Luong et al. 2015): local, around a position that moves forward, and global, over the
 # whole source. Both have the same methods, so that one decoder step works with either. S is the source length in
-# frames, B the channels of the base, which is the mapped source as the encoder corrected it: mel, octaves, voicing.
+# frames, B the channels of `corrected`, the mapped source as the encoder corrected it: mel, octaves, voicing.
 
 class Attended(NamedTuple):
     """What a decoder step read: K contexts, each a weighted sum of W memory vectors."""
     contexts: object  # (N, K, E)
-    base: object      # (N, r, B) the base at the points read for the `r` output frames
+    corrected: object  # (N, r, B) the corrected source at the points read for the `r` output frames
     start: object     # (N,) source frame where reading began
     end: object       # (N,) source frame where reading ended
     pace: object      # (N,) source frames per output frame
@@ -222,9 +222,9 @@ class LocalAttention(layers.Layer):
         self.query = Dense(r * width, use_bias=False)
         self.built = True
 
-    def prepare_memory(self, memory, base):
-        """Join memory (N, S, E) and base (N, S, B) for the decoder's loop: (N, S, E + B)."""
-        return ops.concatenate([memory, base], axis=-1)
+    def prepare_memory(self, memory, corrected):
+        """Join memory (N, S, E) and corrected source (N, S, B) for the decoder's loop: (N, S, E + B)."""
+        return ops.concatenate([memory, corrected], axis=-1)
 
     def window_size(self, memory) -> int:
         """W, the number of frames in the window of a step."""
@@ -234,8 +234,8 @@ class LocalAttention(layers.Layer):
         """Update the pace (N,) from state and last context (N, E), move on from `start` (N,), and read there."""
         pace = self.advance(pace, state, context)                                                 # (N,)
         end = start + self.r * (1.0 + self.followed * (pace - 1.0))                               # (N,)
-        contexts, base, origin, weights = self.attend(start, end, state, memory, lengths)
-        return Attended(contexts, base, start, end, pace, origin, weights)
+        contexts, corrected, origin, weights = self.attend(start, end, state, memory, lengths)
+        return Attended(contexts, corrected, start, end, pace, origin, weights)
 
     def advance(self, pace, state, context):
         """Update the pace (N,), in source frames per output frame, from the state (N, E) and the last context (N, E).
@@ -249,9 +249,9 @@ class LocalAttention(layers.Layer):
     def attend(self, start, end, state, memory, lengths):
         """Read memory (N, S, E + B) of `lengths` (N,) frames at `r` points from `start` to `end` (N,).
 
-        Returns contexts (N, r, E), the base (N, r, B) at the points themselves, the first frame (N,) of the window, and
-        the weights (N, r, W) of its frames. The weights are the softmax of Luong's general score plus the logarithm of
-        a Gaussian around each point (eq. 10).
+        Returns contexts (N, r, E), the corrected source (N, r, B) at the points themselves, the first frame (N,) of the
+        window, and the weights (N, r, W) of its frames, which are the softmax of Luong's general score plus the
+        logarithm of a Gaussian around each point (eq. 10).
         """
         fractions = ops.arange(self.r, dtype="float32") / self.r
         centres = start[:, None] + (end - start)[:, None] * fractions[None, :]                    # (N, r)
@@ -259,14 +259,14 @@ class LocalAttention(layers.Layer):
         centres = ops.clip(centres, 0.0, lengths[:, None] - 1.0)
         origin = ops.floor(centres[:, 0]) - self.reach                                            # (N,)
         near = window(memory, ops.cast(origin, "int32"), self.size)                               # (N, W, E + B)
-        near, base = near[:, :, :self.width], near[:, :, self.width:]
+        near, corrected = near[:, :, :self.width], near[:, :, self.width:]
         frames = origin[:, None] + ops.arange(self.size, dtype="float32")                         # (N, W)
         valid = ops.cast(ops.logical_and(frames >= 0.0, frames < lengths[:, None]), "float32")
         query = ops.reshape(self.query(state), (-1, self.r, self.width))                          # (N, r, E)
         score = ops.matmul(query, ops.swapaxes(near, 1, 2)) / self.width ** 0.5                   # (N, r, W)
         away = ops.abs(frames[:, None, :] - centres[:, :, None])                                  # (N, r, W)
         weights = ops.softmax(score - 0.5 * ops.square(away / self.sigma) + (valid[:, None, :] - 1.0) * 1e9, axis=-1)
-        return ops.matmul(weights, near), between(away, valid, base), origin, weights
+        return ops.matmul(weights, near), between(away, valid, corrected), origin, weights
 
     def spread(self, weights, origins, length):
         """Weights (N, Ty, r, W) of windows that begin at `origins` (N, Ty) as weights (N, Ty*r, S) of all frames."""
@@ -284,7 +284,8 @@ class GlobalAttention(layers.Layer):
     memory once. The memory has one vector for each `stack` frames of the source.
 
     There is no position that moves forward. The position of a step is the weighted mean of the frames where memory
-    vectors begin. The step counts as reading the `stack` frames from this position, and reads the base there.
+    vectors begin. The step counts as reading the `stack` frames from this position, and reads the corrected source
+    there.
     """
 
     n_contexts = 1
@@ -295,9 +296,9 @@ class GlobalAttention(layers.Layer):
         self.query = Dense(width, use_bias=False)
         self.built = True
 
-    def prepare_memory(self, memory, base):
-        """Keys (N, E, Tx), memory (N, Tx, E) and base (N, S, B) for the decoder's loop."""
-        return ops.swapaxes(memory, 1, 2), memory, base
+    def prepare_memory(self, memory, corrected):
+        """Keys (N, E, Tx), memory (N, Tx, E) and corrected source (N, S, B) for the decoder's loop."""
+        return ops.swapaxes(memory, 1, 2), memory, corrected
 
     def window_size(self, memory):
         """W = Tx: a step reads all vectors of the memory."""
@@ -305,7 +306,7 @@ class GlobalAttention(layers.Layer):
 
     def step(self, start, pace, state, context, memory, lengths) -> Attended:
         """Read the memory of `lengths` (N,) frames with a state (N, E); local attention uses the other arguments."""
-        keys, memory, frames_of_base = memory
+        keys, memory, corrected = memory
         frames = self.stack * ops.arange(ops.shape(memory)[1], dtype="float32")                   # (Tx,) first of each
         valid = ops.cast(frames < lengths[:, None], "float32")[:, None, :]                        # (N, 1, Tx)
         score = product(self.query(state)[:, None, :], keys) / self.width ** 0.5                  # (N, 1, Tx)
@@ -315,9 +316,9 @@ class GlobalAttention(layers.Layer):
         points = ops.clip(points, 0.0, lengths[:, None] - 1.0)
         origin, size = ops.floor(points[:, 0]), self.stack + 2
         near = origin[:, None] + ops.arange(size, dtype="float32")                                # (N, stack + 2)
-        base = between(ops.abs(near[:, None, :] - points[:, :, None]), ops.cast(near < lengths[:, None], "float32"),
-                       window(frames_of_base, ops.cast(origin, "int32"), size))                   # (N, r, B)
-        return Attended(product(weights, memory), base, start, start + self.stack,
+        read = between(ops.abs(near[:, None, :] - points[:, :, None]), ops.cast(near < lengths[:, None], "float32"),
+                       window(corrected, ops.cast(origin, "int32"), size))                        # (N, r, B)
+        return Attended(product(weights, memory), read, start, start + self.stack,
                         ops.full_like(pace, self.stack / self.r), ops.zeros_like(pace), weights)
 
     def spread(self, weights, origins, length):
@@ -363,12 +364,12 @@ class DecoderCell(layers.Layer):
     """One decoder step, the same for teacher forcing and free running: pre-net, attention GRU with Luong attention
     and input feeding, two residual GRUs, `r` mel frames (Tacotron, section 3.2; Luong et al. 2015).
 
-    A frame is the base, which the encoder corrected, at the point that the step reads, plus what the decoder corrects
-    of it, which is zero before training. With `base=0` the base is zero, and the networks write the whole frame. With
+    A frame is the mapped source, which the encoder corrected, at the point that the step reads, plus what the decoder
+    corrects of it, which is zero before training. With `base=0` there is no map, and the networks write all of it. With
     `harmonics=0` they do not write pitch.
     """
 
-    LOGITS = 8.0  # difference between the voicing logits of voiced and unvoiced frames of the base
+    LOGITS = 8.0  # difference between the voicing logits of voiced and unvoiced frames of the source
 
     def __init__(self, hp, **kwargs):
         super().__init__(**kwargs)
@@ -409,8 +410,8 @@ class DecoderCell(layers.Layer):
         lower = self.residual_grus[0](context, state.lower)                                    # (N, E)
         upper = self.residual_grus[1](context + lower, state.upper)                            # (N, E)
         correction = self.write(self.mel_of_state, self.mel_of_context, context + lower + upper, seen.contexts)
-        mel = seen.base[:, :, :self.n_mels] + correction                                          # (N, r, M)
-        octaves, voicing = seen.base[:, :, self.n_mels:-1], self.LOGITS * (seen.base[:, :, -1:] - 0.5)
+        mel = seen.corrected[:, :, :self.n_mels] + correction                                          # (N, r, M)
+        octaves, voicing = seen.corrected[:, :, self.n_mels:-1], self.LOGITS * (seen.corrected[:, :, -1:] - 0.5)
         pitch = ops.concatenate([octaves, voicing], axis=-1)                                      # (N, r, 2)
         if self.pitch_of_state is not None:
             own = self.write(self.pitch_of_state, self.pitch_of_context, context + lower + upper, seen.contexts)

@@ -65,7 +65,7 @@ def test_position_is_the_expected_frame_and_the_base_is_read_there(scale):
     for i, length in enumerate(map(int, LENGTHS)):
         points = np.minimum(start[i] + STACK * np.arange(R) / R, length - 1)
         expected = np.stack([np.interp(points, np.arange(length), column[:length]) for column in mapped[i].T], axis=1)
-        np.testing.assert_allclose(seen.base[i], expected, atol=1e-4)
+        np.testing.assert_allclose(seen.corrected[i], expected, atol=1e-4)
 
 
 def test_gradients_equal_those_of_a_plain_loop(generator, monkeypatch, eager):
