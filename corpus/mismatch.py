@@ -22,6 +22,7 @@ COPY, COPY_FRAMES, COPY_SHIFT = 0.01, 20, 3
 # In deviations of the excess of other words: how far below the limit a pair is doubtful, as are those that stay beyond
 # it, and by how much one of another name has to be better, so that this is no other take of the same sentence
 DOUBTFUL, BETTER = 1.0, 1.5
+NAMES = 1000  # other names, the nearest in the order, with which a doubtful pair is compared
 
 
 def drop_copies(pairs: list[Pair], data: pathlib.Path, target: str) -> None:
@@ -69,11 +70,13 @@ def drop(pairs: list[Pair], data: pathlib.Path, target: str, hp: HyperParams) ->
     limit = find_limit(own, spread)
     # The best of all that its source and its target are compared with is right, however little better it is
     best = own < np.minimum(others, [*map(np.roll, others, far)]).min(axis=0)
-    wrong, outdone = (own > limit) & ~(best & np.isfinite(limit)), np.zeros(len(pairs), bool)
+    wrong, better = (own > limit) & ~(best & np.isfinite(limit)), {}
     for i in np.flatnonzero(~wrong & (own > limit - DOUBTFUL * spread)):
-        rest = np.delete(here, i)
-        outdone[i] = min(excess(i, rest).min(), excess(rest, i).min()) < own[i] - BETTER * spread
-    wrong |= outdone
+        rest = np.argsort(np.abs(here - i))[1:NAMES + 1]
+        found = [(costs.min(), speaker, pairs[rest[costs.argmin()]].name) for costs, speaker in (
+            (excess(i, rest), target), (excess(rest, i), pairs[i].source))]
+        if min(found)[0] < own[i] - BETTER * spread:
+            wrong[i], better[i] = True, f"{min(found)[2]} of {min(found)[1]} fits better"
     hint = misplaced(pairs, {0: own} | {shift: excess(here, here + shift) for shift in (1, -1, 2, -2)},
                      np.percentile(others, 1)) if wrong.sum() > 1 and is_named else ""
     if wrong.sum() > len(pairs) / 2:
@@ -85,8 +88,8 @@ def drop(pairs: list[Pair], data: pathlib.Path, target: str, hp: HyperParams) ->
         print(f"warning: {names}: some recordings of the same name do not say the same words{hint}: rename them, or "
               "list the pairs in a table for --pairs", file=sys.stderr)
     for i in np.flatnonzero(wrong):
-        pairs[i].reason = ("another name fits better" if outdone[i] else
-                           f"DTW cost {-own[i]:.2f} dB below that of other names, not {-limit:.2f}") + ": other words?"
+        pairs[i].reason = better.get(
+            i, f"DTW cost {-own[i]:.2f} dB below that of other names, not {-limit:.2f}") + ": other words?"
 
 
 def distances(pairs: list[Pair], data: pathlib.Path, target: str, hp: HyperParams) -> Callable:

@@ -186,7 +186,9 @@ def test_a_doubtful_pair_is_dropped_if_another_name_clearly_fits_better(monkeypa
     monkeypatch.setattr(mismatch, "distances", lambda *_: lambda i, j: costs[i, np.asarray(j) % 12])
     pairs = [manifest.Pair(f"{n:02d}", f"{n:02d}", "man", "train") for n in range(12)]
     mismatch.drop(pairs, None, "woman", TINY)
-    assert [pair.name for pair in pairs if pair.reason] == ([] if kept else ["05"])
+    fits = f"{target:02d} of woman" if source == 5 else f"{source:02d} of man"
+    assert {pair.name: pair.reason for pair in pairs if pair.reason} == (
+        {} if kept else {"05": f"{fits} fits better: other words?"})
 
 
 def test_only_the_demo_under_its_own_names_need_not_be_checked(tmp_path):
