@@ -350,16 +350,6 @@ class DecoderState(NamedTuple):
     upper: object       # (N, E) state of the second residual GRU
 
 
-class StepInput(NamedTuple):
-    """Inputs of a decoder step from outside. Where a `use_` flag is 0, the model uses its own state instead."""
-    frame: object         # (N, M) true frame before this step
-    use_frame: object     # (N, 1) 1: feed `frame`; 0: feed the frame that the model wrote last
-    is_frame_visible: object    # (N, 1) 0 hides the previous frame, whether true or written
-    dropout_mask: object  # (N, 3 E / 2) dropout masks of the pre-net's two layers
-    position: object      # (N,) true position in source frames
-    use_position: object  # (N,) 1: start from `position`; 0: from the model's own position
-
-
 class DecoderCell(layers.Layer):
     """One decoder step, the same for teacher forcing and free running: pre-net, attention GRU with Luong attention
     and input feeding, two residual GRUs, `r` mel frames (Tacotron, section 3.2; Luong et al. 2015).
@@ -397,13 +387,19 @@ class DecoderCell(layers.Layer):
                             ops.zeros((n, self.attention.n_contexts, self.attention.window_size(memory))), zeros, zeros,
                             zeros, zeros)
 
-    def call(self, state: DecoderState, given: StepInput, memory, lengths) -> DecoderState:
-        """One step on a memory of `lengths` (N,) frames, as `prepare_memory` of the attention returns it."""
-        frame = given.use_frame * given.frame + (1.0 - given.use_frame) * state.mel[:, -1]        # (N, M)
-        x = self.prenet[0](frame * given.is_frame_visible) * given.dropout_mask[:, :self.width]   # (N, E)
-        x = self.prenet[1](x) * given.dropout_mask[:, self.width:]                                # (N, E/2)
+    def call(self, state: DecoderState, given: dict, memory, lengths) -> DecoderState:
+        """One step on a memory of `lengths` (N,) frames, as `prepare_memory` of the attention returns it.
+
+        `given` holds "is_frame_visible" (N, 1), 0 hides the frame before this step, and "dropout_mask" (N, 3 E / 2) of
+        the pre-net's two layers. It may hold the true "frame" (N, M) before this step and the true "position" (N,) in
+        source frames; without them the model's own are used.
+        """
+        frame = given.get("frame", state.mel[:, -1])                                              # (N, M)
+        dropout_mask = given["dropout_mask"]
+        x = self.prenet[0](frame * given["is_frame_visible"]) * dropout_mask[:, :self.width]      # (N, E)
+        x = self.prenet[1](x) * dropout_mask[:, self.width:]                                      # (N, E/2)
         attention = self.attention_gru(ops.concatenate([x, state.context], axis=-1), state.attention)
-        start = given.use_position * given.position + (1.0 - given.use_position) * state.end      # (N,)
+        start = given.get("position", state.end)                                                  # (N,)
         seen = self.attention.step(start, state.pace, attention, state.context, memory, lengths)
         flat = ops.reshape(seen.contexts, (-1, self.attention.n_contexts * self.width))
         context = self.combine(ops.concatenate([flat, attention], axis=-1))                       # (N, E)

@@ -8,7 +8,7 @@ from typing import NamedTuple
 import utils
 from backend.recurrent import scan, take
 from hyperparams import HyperParams
-from modules import CBHG, DecoderCell, PreNet, StepInput, length_mask
+from modules import CBHG, DecoderCell, PreNet, length_mask
 
 import keras
 import numpy as np
@@ -114,8 +114,8 @@ class Decoder(layers.Layer):
         self.cell = DecoderCell(hp)
         self.built = True
 
-    def inputs(self, n, steps, training, frames=None, positions=None) -> StepInput:
-        """Step inputs with a leading time axis (Ty, N, ...).
+    def inputs(self, n, steps, training, frames=None, positions=None) -> dict:
+        """What the steps of `DecoderCell` are given, with a leading time axis (Ty, N, ...).
 
         With `frames` (N, Ty*r, M) each step is fed the last true frame before it, otherwise the last frame that the
         decoder wrote. With `positions` (N, Ty+1) the steps start at these positions.
@@ -135,15 +135,13 @@ class Decoder(layers.Layer):
             # Visible at every step at which the number of steps times the share of visible ones reaches another integer
             n_visible = ops.floor(ops.arange(steps + 1, dtype="float32") * (1.0 - hp.frame_dropout) + 1e-4)
             is_frame_visible = (n_visible[1:] - n_visible[:-1])[:, None, None] * ones
-        frame, use_frame = ops.zeros((steps, n, hp.n_mels)), 0.0 * ones
+        given = {"is_frame_visible": is_frame_visible, "dropout_mask": dropout_mask}
         if frames is not None:
             last = ops.reshape(frames, (n, steps, hp.r, hp.n_mels))[:, :-1, -1]                     # (N, Ty-1, M)
-            frame = ops.transpose(ops.pad(last, ((0, 0), (1, 0), (0, 0))), (1, 0, 2))               # (Ty, N, M)
-            use_frame = ones
-        position, use_position = ops.zeros((steps, n)), ops.zeros((steps, n))
+            given["frame"] = ops.transpose(ops.pad(last, ((0, 0), (1, 0), (0, 0))), (1, 0, 2))     # (Ty, N, M)
         if positions is not None:
-            position, use_position = ops.transpose(positions[:, :-1]), ops.ones((steps, n))
-        return StepInput(frame, use_frame, is_frame_visible, dropout_mask, position, use_position)
+            given["position"] = ops.transpose(positions[:, :-1])                                    # (Ty, N)
+        return given
 
     def call(self, memory, corrected, mask, start, steps, frames=None, positions=None, training=False) -> DecoderOutput:
         """Decode `steps` steps from position `start` (N,); memory and corrected mapped source (N, S, M + 2) as the
@@ -252,9 +250,9 @@ class Generator(keras.Model):
         size = 2 * self.hp.encoder_stack  # two steps, because Keras warns of a softmax over one
         source, mask = ops.zeros((1, size, self.hp.n_linear)), ops.ones((1, size))
         memory, corrected = self.encoder(source, ops.zeros((1, size, self.hp.n_mels + 2)), mask)
-        given, cell = self.decoder.inputs(1, 1, False), self.decoder.cell
+        given, cell = {name: x[0] for name, x in self.decoder.inputs(1, 1, False).items()}, self.decoder.cell
         remembered = cell.attention.prepare_memory(memory, corrected)
-        cell(cell.start(ops.zeros((1,)), remembered), StepInput(*(x[0] for x in given)), remembered, ops.ones((1,)))
+        cell(cell.start(ops.zeros((1,)), remembered), given, remembered, ops.ones((1,)))
         self.postnet(ops.zeros((1, self.hp.r, self.hp.n_mels)), ops.zeros((1, self.hp.r, 2)), ops.ones((1, self.hp.r)))
         self.built = True
 

@@ -7,7 +7,7 @@ from conftest import plain_base
 from conversion import base
 from conversion.inference import Converter
 from corpus.analysis import Features
-from modules import DecoderCell, StepInput, length_mask
+from modules import DecoderCell, length_mask
 from networks import Generator
 
 import keras
@@ -245,10 +245,7 @@ def test_free_running_equals_stepping_the_cell_by_hand(generator, change):
     memory = generator.decoder.cell.attention.prepare_memory(memory, mapped)
     state = generator.decoder.cell.start(start, memory)
     for step in range(steps):
-        given = StepInput(frame=np.full((2, hp.n_mels), 9.0, np.float32), use_frame=np.zeros((2, 1), np.float32),
-                          is_frame_visible=np.ones((2, 1), np.float32),
-                          dropout_mask=np.ones((2, width), np.float32),
-                          position=np.full(2, 9.0, np.float32), use_position=np.zeros(2, np.float32))
+        given = {"is_frame_visible": np.ones((2, 1), np.float32), "dropout_mask": np.ones((2, width), np.float32)}
         before, state = state, generator.decoder.cell(state, given, memory, lengths)
         np.testing.assert_array_equal(state.start, before.end)
         np.testing.assert_allclose(state.end - state.start, hp.r * state.pace, rtol=1e-5)
@@ -278,10 +275,10 @@ def test_only_visible_teacher_frames_affect_the_output(generator, change):
 @pytest.mark.parametrize("dropout", [0.2, 0.5])
 def test_dropout_keeps_the_mean(generator, change, dropout):
     change(generator, dropout=dropout)
-    drop = np.asarray(generator.decoder.inputs(16, 200, True).dropout_mask)
+    drop = np.asarray(generator.decoder.inputs(16, 200, True)["dropout_mask"])
     assert set(np.unique(drop)) == {np.float32(0.0), np.float32(1.0) / np.float32(1.0 - dropout)}
     assert drop.mean() == pytest.approx(1.0, abs=0.02) and np.ptp(drop.mean(axis=0)) > 0.0
-    assert (np.asarray(generator.decoder.inputs(2, 3, False).dropout_mask) == 1.0).all()
+    assert (np.asarray(generator.decoder.inputs(2, 3, False)["dropout_mask"]) == 1.0).all()
 
 
 def test_only_the_last_frame_of_a_group_is_fed_back(generator, change):
