@@ -208,9 +208,9 @@ def write_results(conversions: Conversions, names: list[str], found: dict[str, b
               file=sys.stderr)
     if rows or (out / "index.html").exists():  # an old page must not show outdated results
         refused = {"refused": len(names) - len(found)}
+        told = {"skipped, converted before": kept} | refused | {"of earlier commands": len(rows) - len(found)}
         heldout.finish(out, title, rows, {"converted": len(rows)} | refused, {
-            "converted now": len(found) - kept, "skipped, converted before": kept} | refused | {
-            "of earlier commands": len(rows) - len(found)})
+            "converted now": len(found) - kept, **{what: n for what, n in told.items() if n}})
 
 
 def parse_arguments(argv: list[str] | None, description: str = __doc__, script: str = "train.py",

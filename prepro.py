@@ -27,6 +27,7 @@ import math
 import os
 import pathlib
 import re
+import shlex
 import sys
 
 import utils
@@ -40,6 +41,7 @@ from hyperparams import SIGNAL, HyperParams
 import numpy as np
 
 HERE = pathlib.Path(__file__).resolve().parent
+FEW_MINUTES = 4  # of training speech
 SHOWN = 20  # dropped pairs, and files of one warning, that are printed
 COMPARED, COMPARED_FRAMES = 200, 1000  # recordings of a target in which people are told apart, and frames of each
 
@@ -240,14 +242,16 @@ def print_summary(pairs: list[Pair], data: pathlib.Path) -> None:
     for split in ("train", "val", "test"):
         seconds = [pair.target_seconds or pair.source_seconds for pair in usable if pair.split == split]
         if seconds:
-            print(f"{split:6} {len(seconds):5} pairs  {sum(seconds) / 3600:6.2f} h  "
+            print(f"{split:6} {len(seconds):5} pairs  {sum(seconds) / 60:6.1f} min  "
                   f"shortest {min(seconds):.2f} s  longest {max(seconds):.2f} s")
     dropped = [pair for pair in pairs if pair.reason]
     for pair in dropped[:SHOWN]:
         print(f"dropped {pair.source}/{pair.name}: {pair.reason}", file=sys.stderr)
     if len(dropped) > SHOWN:
         print(f"... and {len(dropped) - SHOWN} more, all in {data / 'manifest.csv'}", file=sys.stderr)
-    print(f"wrote {data / 'manifest.csv'} and slices.csv")
+    minutes = sum(pair.target_seconds for pair in usable if pair.split == "train") / 60
+    few = f"; {minutes:.0f} minutes to train on are few, ten make a voice" * (minutes < FEW_MINUTES)
+    print(f"wrote {data / 'manifest.csv'} and slices.csv, for python train.py --data {shlex.quote(str(data))}{few}")
 
 
 def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:

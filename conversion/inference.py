@@ -191,6 +191,9 @@ def load_converter(logdir: pathlib.Path, checkpoint: str | None = None, override
         is_ours = pathlib.Path(logdir).resolve().parent == checkpoints.PRETRAINED.parent
         cure = "git checkout brings it back" if is_ours else "train first, or give --logdir"
         raise UserError(f"{path} does not exist: {logdir} is no run folder; {cure}")
+    if checkpoint and os.path.exists(checkpoint) and not (
+            pathlib.Path(checkpoint).resolve().is_relative_to(pathlib.Path(logdir).resolve())):
+        raise UserError(f"{checkpoint} is not of {logdir}: name the run that it is of as --logdir")
     prefix, found = checkpoint or checkpoints.best_checkpoint(logdir), base.load(logdir)
     trained = base.with_timing(found, HyperParams.from_json(path))
     hp = trained.override(overrides)

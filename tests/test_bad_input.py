@@ -264,11 +264,11 @@ def test_eval_counts_what_this_command_did_apart_from_earlier_ones(recordings, r
         _, printed, _ = run(capsys, eval_script.main, what, "--out", tmp_path / "out", "--logdir", run_folder)
         return {key: line.split()[-1] for line in printed.splitlines() for key in (
             "converted now", "skipped", "refused", "of earlier commands") if line.startswith(key)}
-    assert list(counted(recordings).values()) == ["1", "0", "0", "0"]
+    assert counted(recordings) == {"converted now": "1"}
     write(recordings / "better.wav", words(4))
     silent(recordings / "silent.wav")
-    assert list(counted(recordings).values()) == ["1", "1", "1", "0"]
-    assert list(counted(recordings / "silent.wav").values()) == ["0", "0", "1", "2"]
+    assert counted(recordings) == {"converted now": "1", "skipped": "1", "refused": "1"}
+    assert counted(recordings / "silent.wav") == {"converted now": "0", "refused": "1", "of earlier commands": "2"}
 
 
 @pytest.mark.usefixtures("loaded")
@@ -450,6 +450,16 @@ def test_eval_of_a_missing_checkpoint_is_refused(recordings, run_folder, tmp_pat
     status, _, error = run(capsys, eval_script.main, recordings, "--out", tmp_path / "out", "--logdir", run_folder,
                            "--checkpoint", run_folder / "checkpoints" / "step-7")
     assert status == 1 and "step-7" in error and not (tmp_path / "out").exists()
+
+
+def test_a_checkpoint_of_another_run_is_refused(recordings, run_folder, tmp_path, capsys):
+    """Its networks were combined with the base of this run, and measured."""
+    shutil.copytree(run_folder, tmp_path / "other")
+    for checkpoint, expected in ((tmp_path / "other" / "checkpoints" / "best" / "best-1.npz", 1),
+                                 (run_folder / "checkpoints" / "best" / "best-1.npz", 0)):
+        status, _, error = run(capsys, eval_script.main, recordings, "--out", tmp_path / "out", "--logdir", run_folder,
+                               "--checkpoint", checkpoint)
+        assert status == expected and ("name the run that it is of as --logdir" in error) == bool(expected)
 
 
 @pytest.mark.usefixtures("loaded")

@@ -141,6 +141,15 @@ def test_init_from_gives_initial_weights_until_the_run_has_a_checkpoint(folder):
         open_run("--logdir", "new", "--data", "mine", "--init-from", "nothing")
 
 
+def test_a_run_that_begins_anew_begins_with_what_it_began_with_before(folder):
+    """It forgot the voice in front of it, and began with random weights."""
+    begin("first", checkpoint=5)
+    begin("run", "--data", "mine", "--init-from", "first", checkpoint=1)
+    plan = open_run("--logdir", "run", "--no-resume")
+    assert plan.init_from == folder / "first" and plan.initial_weights.endswith("step-5.npz") and not plan.is_resuming
+    assert open_run("--logdir", "run", "--no-resume", "--preset", "default").init_from is None
+
+
 def test_adversarial_training_inherits_networks_and_features_from_the_run_of_init_from(folder):
     begin("paired", "--data", "mine", "--set", "width=32")
     plan = open_run("--logdir", "gan", "--init-from", "paired", "--set", "k=2", script=train_gan)

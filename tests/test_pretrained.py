@@ -145,7 +145,8 @@ def test_exported_folder_can_convert_and_holds_speech_for_new_voices(run, capsys
 
 
 def test_single_voice_is_exported_without_speech_and_cannot_be_exported_again(run, capsys):
-    assert exported(run, "voice") == 0 and (run / "voice" / voice.FILE).exists()  # which is another model's speech then
+    assert exported(run, "other") == 0 and exported(run, "other", "alone") == 1  # it would keep the other one's speech
+    assert "other holds an exported model already" in capsys.readouterr().err
     assert exported(run, "voice", "alone") == 0 and not (run / "voice" / voice.FILE).exists()
     assert eval_script.load_converter(run / "voice").hp == TINY
     assert export.main(["--logdir", str(run / "voice"), "--out", str(run / "again")]) == 1

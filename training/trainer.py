@@ -263,7 +263,8 @@ def train(plan: RunPlan, make_trainer, steps: int | None, strategy: tf.distribut
         if first < stop:
             how = (f"goes on from step {first} of" if first else
                    f"begins with {plan.initial_weights or 'random weights'}:")
-            print(f"{logdir} {how} {last_step} steps with {plan.data}")
+            parts = ", ".join(f"{stage} {n}" for stage, n in trainer.stages)
+            print(f"{logdir} {how} {last_step} steps ({parts}) with {plan.data}")
         fit(run, trainer, stop)
     report_end(plan, first, int(run.step), last_step, corpus.has_target_only)
 
@@ -378,7 +379,7 @@ def validate(run: Run, trainer: Trainer, stage: str, bar: tqdm) -> None:
     began = time.perf_counter()
     scalars = trainer.validate(run, stage)
     run.log("validation", scalars)
-    text = "  ".join(f"{name.split('/')[-1]} {value:.3f}" for name, value in scalars.items())
+    text = "  ".join(f"{name.split('/')[-1]} {value:.3f}" for name, value in scalars.items() if name != "score")
     bar.write(f"step {int(run.step)} ({stage}): {text}  [{time.perf_counter() - began:.1f} s]")
     if scalars.get("score", math.inf) < float(run.best):
         with trainer.conversion_weights():
