@@ -41,16 +41,14 @@ FILES_AT_ONCE = 4
 NOTES = "conversions.json"  # in a folder of results, see `Conversions`
 
 
-def find_recordings(paths: list[pathlib.Path], out: pathlib.Path) -> list[pathlib.Path]:
-    """Replace folders by the recordings in them, without results in `out` or of earlier commands; raises UserError if
-    there are none."""
+def find_recordings(paths: list[pathlib.Path]) -> list[pathlib.Path]:
+    """Replace folders by the recordings in them, without results of earlier commands; raises UserError if there are
+    none."""
     audio_files.check_exist(paths)
-    found, results, made_in = [], pathlib.Path(os.path.realpath(out)), functools.cache(results_in)
+    found, made_in = [], functools.cache(results_in)
     for path in paths:
         if path.is_dir():
-            within = results != pathlib.Path(os.path.realpath(path))
-            found += [file for file in audio_files.list_audio(path) if file.name not in made_in(file.parent)
-                      and not (within and pathlib.Path(os.path.realpath(file.parent)).is_relative_to(results))]
+            found += [file for file in audio_files.list_audio(path) if file.name not in made_in(file.parent)]
         else:
             found.append(path)
     if not found:
@@ -64,8 +62,15 @@ def outputs(name: str) -> list[str]:
 
 
 def results_in(folder: pathlib.Path) -> set[str]:
-    """The names of the files in a folder that earlier commands made."""
-    return {file for name in storage.read_json(folder / NOTES) for file in outputs(name)}
+    """The names of the files in a folder that earlier commands made, as the hashes of the conversions tell."""
+    return {file for name, entry in read_notes(folder).items() for file in outputs(name)
+            if entry.get("wav", "") in (storage.content_hash(folder / f"{name}.wav"), "")}
+
+
+def read_notes(folder: pathlib.Path) -> dict[str, dict]:
+    """What `Conversions` noted in a folder; empty if it is somebody else's."""
+    notes = storage.read_json(folder / NOTES)
+    return notes if all(isinstance(entry, dict) and "model" in entry for entry in notes.values()) else {}
 
 
 def unique_names(paths: list[pathlib.Path]) -> list[str]:
@@ -84,9 +89,9 @@ def unique_names(paths: list[pathlib.Path]) -> list[str]:
 
 
 class Conversions:
-    """What is known of the conversions in the folder `out`, in conversions.json: their "model", "measures" and
-    "warnings". Other files of their names are somebody's own, and are not replaced. Times would not tell which model
-    made them: copying changes them."""
+    """What is known of the conversions in the folder `out`, in conversions.json: their "model", "measures", "warnings"
+    and the hash of the "wav" file. Other files of their names are somebody's own, and are not replaced. Times would not
+    tell which model made them: copying changes them."""
 
     def __init__(self, out: pathlib.Path, converter: Converter, names: list[str]):
         """Begin to convert `names`; raises UserError if a file is in the way."""
@@ -96,12 +101,15 @@ class Conversions:
             digest.update(np.ascontiguousarray(array).tobytes())
         self.out, self.model, self.lock = out, digest.hexdigest(), threading.Lock()
         self.path = out / NOTES
-        self.known = storage.read_json(self.path)  # of each name; its model is "" while it is being converted
-        if not all(isinstance(entry, dict) and "model" in entry for entry in self.known.values()) or not self.known:
-            self.known = {}
+        self.known = read_notes(out)  # of each name; its model is "" while it is being converted
+        if not self.known:
             storage.check_own([self.path])
-        known = {*map(str.casefold, self.known)}  # on a Mac, capitals make no other file
+        known = {name.casefold(): entry for name, entry in self.known.items()}  # on a Mac, capitals make no other file
         storage.check_own([out / file for name in names if name.casefold() not in known for file in outputs(name)])
+        # A file that is cut off is what a power failure left of a conversion
+        storage.check_own([wav for wav in (out / f"{name}.wav" for name in names) if wav.exists()
+                           and audio_files.is_whole(wav) and storage.content_hash(wav) != known.get(
+                               wav.stem.casefold(), {}).get("wav", storage.content_hash(wav))])
         heldout.check_results(out)
 
     def note(self, name: str, **entry) -> None:
@@ -139,10 +147,11 @@ def convert_file(path: pathlib.Path, name: str, conversions: Conversions, conver
     pitches = [float(np.median(hertz[hertz > 0.0])) if (hertz > 0.0).any() else None
                for hertz in (result.hertz, analysis.pitch(result.wav, hp))]
     seconds = sum(len(chunk.wav) for chunk in result.chunks) / hp.sample_rate
+    measures = {"speech s": seconds, "source F0 Hz": pitches[0], "converted F0 Hz": pitches[1],
+                "stops by itself": result.stopped}
+    content = hashlib.sha256(audio_files.encode_wav(result.wav, hp)).hexdigest()
     # Before the last file, without which it counts for nothing
-    conversions.note(name, model=conversions.model, warnings=warnings, measures={
-        "speech s": seconds, "source F0 Hz": pitches[0], "converted F0 Hz": pitches[1],
-        "stops by itself": result.stopped})
+    conversions.note(name, model=conversions.model, wav=content, warnings=warnings, measures=measures)
     audio_files.save_wav(converted, result.wav, hp)
     as_name = f" (as {name}.wav)" * (name != path.stem)
     tqdm.write(f"{storage.printable(path)}{as_name}: {seconds:.1f} s of speech, pitch " + ", becomes ".join(
@@ -262,7 +271,7 @@ def evaluate(args: argparse.Namespace, endings: dict[str, str] | None = None) ->
     title = f"Voice conversion, {args.logdir.name}"
     if args.trained_by and not (args.logdir / "hparams.json").exists():
         raise UserError(f"{args.logdir} holds no trained model: {args.trained_by} makes one, or name another --logdir")
-    recordings = find_recordings(args.inputs, args.out) if args.inputs else []  # before the model is loaded
+    recordings = find_recordings(args.inputs) if args.inputs else []  # before the model is loaded
     converter = load_converter(args.logdir, args.checkpoint, args.set)
     info = run_folder.read_finished(args.logdir)
     if args.inputs:

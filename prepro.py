@@ -142,7 +142,10 @@ def prepare(corpora: dict[str, dict[str, pathlib.Path]], target: str, data: path
                          for speaker, utterance, path in jobs], "features")
         frames, bad, first, odd = {}, {}, {}, []
         target_hashes = {made_of for (speaker, *_), (*_, made_of) in zip(jobs, done) if speaker == target} - {""}
-        for (speaker, utterance, path), (n_frames, reason, warnings, made_of) in zip(jobs, done):
+        shared = corpora[target].keys() & {name for source in sources for name in corpora[source]}
+        # Of copies the one is used that has a partner
+        for (speaker, utterance, path), (n_frames, reason, warnings, made_of) in sorted(
+                zip(jobs, done), key=lambda each: each[0][1] not in shared):
             if speaker != target and made_of in target_hashes:
                 reason = f"{storage.printable(path)} is a recording of {target}, too: remove it from those of {speaker}"
             elif made_of and (other := first.setdefault((speaker, made_of), path)) != path:
@@ -177,6 +180,9 @@ def prepare(corpora: dict[str, dict[str, pathlib.Path]], target: str, data: path
                          [(pair,) for pair in usable], "alignment")
     for pair, cost in zip(usable, costs):
         pair.dtw_cost = round(cost, 4)
+    for split, purpose in (("val", "validate training"), ("test", "test conversion")) if speakers != {target} else ():
+        if not any(pair.split == split for pair in pairs):
+            print(f"warning: no sentence is left to {purpose} with", file=sys.stderr)
     write_outputs(pairs, data, hp)
     return pairs
 
@@ -231,7 +237,8 @@ def print_warnings(warnings: list[str]) -> None:
     for warning in warnings:
         alike.setdefault(re.sub(r"[0-9.]+", "", warning.partition(": ")[2]), []).append(warning)
     for first, *others in alike.values():
-        names = ", ".join(os.path.basename(warning.partition(": ")[0]) for warning in others[:SHOWN])
+        names = ", ".join(os.path.join(*pathlib.Path(warning.partition(": ")[0]).parts[-2:])
+                          for warning in others[:SHOWN])
         more = f" and {len(others) - SHOWN} more" * (len(others) > SHOWN)
         print(f"warning: {first}" + f"; likewise {names}{more}" * bool(others), file=sys.stderr)
 

@@ -26,7 +26,8 @@ ABOVE_FLOOR_DB = 15.0  # dB above the pauses, from where a frame is active
 NOISE_DB, FAINT_DB = 10.0, 50.0  # dB above the pauses, and below the loudest frame, between which a sound is heard
 OUTLIER_DB = 10.0  # dB above the 70th percentile of the active frames; clean speech stays 8.5 dB above it at most
 STILL_DB, STILL_SECONDS = 3.0, 0.25  # a sound that moves by no more for so long may be a tone or a noise
-CLICK, CLICK_SECONDS = 30.0, 0.05  # a sample so many times the level of speech, and not for longer; speech: 15
+CLICK, CLICK_SECONDS = 30.0, 0.015  # a sample so many times the level of speech, and no sound that lasts longer
+CLICK_ABOVE = 4.0  # times the peak around it; a voice has another as high in its next period
 CLIPPED = 0.002  # share of samples in flat peaks, from where a recording was too loud
 MOSTLY = 0.7  # share of what is heard that trimming must leave
 
@@ -44,11 +45,10 @@ def normalise_recording(recording: audio_files.Recording, hp: HyperParams, trim:
     """What `load_recording` does with a recording that was read; `name` is what errors and warnings call it."""
     wav, sample_rate, warnings = recording
     middle = np.median(wav)  # a click would move the mean
-    level = level_without_clicks(wav - middle, hp)
-    clicks = np.flatnonzero(np.abs(wav - middle) > CLICK * level)
-    if level > 1e-7 * np.ptp(wav) and 0 < len(clicks) < CLICK_SECONDS * sample_rate:  # below, rounding is all there is
-        warnings.append(f"{name}: a click at {clicks[0] / sample_rate:.1f} s, {np.ptp(wav) / level:.0f} times as loud "
-                        "as the rest, is silenced; record it again if that is heard")
+    clicks = find_clicks(wav - middle, sample_rate, hp)
+    if len(clicks):
+        warnings.append(f"{name}: a click at {clicks[0] / sample_rate:.1f} s, much louder than all around it, is "
+                        "silenced; record it again if that is heard")
         wav = wav.copy()
         wav[clicks] = middle
     elif (span := np.ptp(wav)) and CLIPPED < sum(
@@ -81,11 +81,23 @@ def normalise_recording(recording: audio_files.Recording, hp: HyperParams, trim:
     return audio_files.Recording(normalise_loudness(wav, hp), hp.sample_rate, warnings)
 
 
-def level_without_clicks(wav: np.ndarray, hp: HyperParams) -> float:
-    """Root mean square of the speech in (samples,), whatever a few frames hold."""
+def find_clicks(wav: np.ndarray, sample_rate: float, hp: HyperParams) -> np.ndarray:
+    """The samples of (samples,) that are clicks: CLICK times the level of speech, which a few frames do not move, for
+    CLICK_SECONDS at most, and far above what is around. The peaks of a louder voice come one after the other."""
     power = frame_power(wav, hp)
     power = np.minimum(power, np.sort(power)[-1 - min(max(8, len(power) // 50), len(power) // 2)])
-    return math.sqrt(usual_power(power, hp)) if power.any() else 0.0
+    level = math.sqrt(usual_power(power, hp)) if power.any() else 0.0
+    loud, found = np.flatnonzero(np.abs(wav) > CLICK * level), []
+    if level < 3e-8 * np.ptp(wav) or not len(loud):  # so far below, rounding is all there is
+        return loud[:0]
+    longest = round(CLICK_SECONDS * sample_rate)
+    for event in np.split(loud, np.flatnonzero(np.diff(loud) > 2 * longest) + 1):
+        first, last, beside = event[0], event[-1], longest // 10
+        around = np.concatenate([wav[max(0, first - 5 * longest):max(0, first - beside)],
+                                 wav[last + 1 + beside:last + 5 * longest]])
+        if last - first < longest and np.abs(wav[event]).max() > CLICK_ABOVE * np.abs(around).max(initial=0.0):
+            found.append(event)
+    return np.concatenate(found) if found else loud[:0]
 
 
 def remove_rumble(wav: np.ndarray, hp: HyperParams, lowest: float = HIGHPASS) -> np.ndarray:
@@ -129,7 +141,7 @@ def usual_power(power: np.ndarray, hp: HyperParams) -> float:
     """The 70th percentile of the power (T,) of speech. A steady sound that is much louder does not count, if what is
     left lasts at least half as long: breath between held notes does not."""
     usual, moving = np.percentile(power[active(power)], 70), power[~steady(power, hp)]
-    if not len(moving):
+    if not moving.any():
         return usual
     speech = moving[active(moving)]
     level = np.percentile(speech, 70)

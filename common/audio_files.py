@@ -2,6 +2,7 @@
 import contextlib
 import io
 import math
+import numbers
 import os
 import pathlib
 import re
@@ -184,14 +185,18 @@ def from_array(samples: ArrayLike, sample_rate: int, hp: HyperParams) -> Recordi
         wav = np.array(samples)
         if wav.dtype.kind not in "iufbO":
             raise ValueError(f"its type is {wav.dtype}")
-        wav = wav.astype(np.float64)
+        is_float, wav = wav.dtype.kind not in "iub", wav.astype(np.float64)
     except (TypeError, ValueError) as error:
         raise BadAudio(f"the array holds no samples ({error})") from None
     if wav.ndim != 1:
         raise BadAudio(f"the array has the shape {wav.shape}: give one channel, (samples,)")
-    if not sample_rate > 0 or len(wav) * hp.sample_rate < sample_rate:
-        raise BadAudio(f"the array holds {len(wav)} samples at {sample_rate} Hz, which is no sound")
-    if not np.abs(wav).max() < 1e10:  # squares of larger values overflow; NaN fails the comparison, too
+    if not isinstance(sample_rate, numbers.Real) or not 1000 <= sample_rate <= 1e6:
+        raise BadAudio(f"the array's sample_rate is {sample_rate!r}: give it in Hz, for instance 16000")
+    resampled = len(wav) * hp.sample_rate / sample_rate
+    if not 1 <= resampled < MOST_SAMPLES:
+        raise BadAudio(f"the array holds {len(wav)} samples at {sample_rate} Hz, which is "
+                       + ("no sound" if resampled < 1 else "too long for the memory: cut it into parts"))
+    if is_float and not np.abs(wav).max() < 1e10:  # squares of larger values overflow; NaN fails the comparison, too
         raise BadAudio("the array holds samples that are not numbers, or far too large")
     exponent = np.frexp(np.abs(wav).max())[1]  # by a power of 2 no sample is rounded
     return Recording(np.ldexp(wav, -exponent).astype(np.float32), sample_rate, [])

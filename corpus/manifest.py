@@ -282,8 +282,9 @@ def split_ids(ids: list[str], hp: HyperParams, heldout: set[str]) -> dict[str, s
 
 def assign_splits(pairs: list[Pair], target_frames: dict[str, int], hp: HyperParams, heldout: set[str]) -> None:
     """Set the split of each pair: by id for recordings that are used whole, by time for segments of longer ones, of
-    which the last part is the test set and the part before it the validation set, each of at least `hp.max_seconds`."""
-    longest = hp.max_seconds * hp.frames_per_second
+    which the last part is the test set and the part before it the validation set, each of at least `hp.max_seconds`, or
+    with several sources twice that."""
+    longest, several = hp.max_seconds * hp.frames_per_second, len({pair.source for pair in pairs}) > 1
     long = sorted({pair.utterance for pair in pairs if target_frames[pair.utterance] > longest} - heldout)
     splits = split_ids([pair.utterance for pair in pairs if pair.utterance not in long], hp, heldout)
     used = {utterance: np.zeros(target_frames[utterance] + 1) for utterance in long}
@@ -294,8 +295,8 @@ def assign_splits(pairs: list[Pair], target_frames: dict[str, int], hp: HyperPar
     for utterance in reversed(long):
         left[utterance] = total + used[utterance][::-1].cumsum()[::-1]
         total = left[utterance][0]
-    several = len({pair.source for pair in pairs}) > 1
-    n_test, n_val = 0.0 if heldout else max(longest, hp.test * total), max(longest, hp.validation * total)
+    least = longest * (1 + several)  # so that a whole segment lies in it where those across its border are dropped
+    n_test, n_val = 0.0 if heldout else max(least, hp.test * total), max(least, hp.validation * total)
     for pair in pairs:
         if pair.utterance in splits:
             pair.split = splits[pair.utterance]

@@ -240,12 +240,18 @@ def test_outputs_of_different_recordings_have_different_names(tmp_path):
 
 
 def test_recordings_are_found_except_for_earlier_results(tmp_path):
-    for name in ("a.wav", "deep/er/b.flac", "out/c.wav", "out/deeper/d.wav", "outer/e.wav", "f.txt"):
+    for name in ("a.wav", "deep/er/b.flac", "out/c.wav", "out/deeper/d.wav", "out/mine.wav", "other/x.wav", "f.txt"):
         write(tmp_path / name, words(1), subtype="PCM_16") if not name.endswith("txt") else (tmp_path / name).touch()
     (tmp_path / "deep" / "circle").symlink_to(tmp_path)
-    found = {str(path.relative_to(tmp_path)) for path in eval_script.find_recordings([tmp_path], tmp_path / "out")}
-    assert found == {"a.wav", "deep/er/b.flac", "outer/e.wav"}
-    assert len(eval_script.find_recordings([tmp_path / "out"], tmp_path / "out")) == 2  # the folder is given explicitly
+
+    def found() -> set[str]:
+        return {str(path.relative_to(tmp_path)) for path in eval_script.find_recordings([tmp_path])}
+    everything = {"a.wav", "deep/er/b.flac", "out/c.wav", "out/deeper/d.wav", "out/mine.wav", "other/x.wav"}
+    assert found() == everything
+    noted = {"model": "m", "wav": storage.content_hash(tmp_path / "out" / "c.wav")}
+    storage.write_json(tmp_path / "out" / "conversions.json", {"c": noted, "mine": noted | {"wav": "another"}})
+    storage.write_json(tmp_path / "other" / "conversions.json", {"x": {"currency": "EUR"}})  # somebody else's
+    assert found() == everything - {"out/c.wav"}
 
 
 def test_unreadable_folder_is_named(tmp_path, monkeypatch):

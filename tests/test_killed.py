@@ -179,6 +179,19 @@ def test_results_page_includes_earlier_conversions_by_the_same_model(speakers, c
 
 
 @pytest.mark.usefixtures("loaded")
+@pytest.mark.parametrize("noted, mine", [("a", "a"), ("Take", "take")])
+def test_a_file_that_took_the_place_of_a_conversion_is_not_replaced(speakers, again, noted, mine):
+    """Names told what was a conversion, not contents."""
+    write(speakers / "other" / f"{noted}.wav", words(3))
+    assert eval_script.main([str(speakers / "other"), "--logdir", str(speakers), "--out", str(speakers / "out")]) == 0
+    for file in eval_script.outputs(noted):
+        (speakers / "out" / file).unlink()
+    own = write(speakers / "out" / f"{mine}.wav", words(5)).read_bytes()
+    write(speakers / "more" / f"{mine}.wav", words(6))
+    assert again(speakers / "more", status=1)[0] == "" and (speakers / "out" / f"{mine}.wav").read_bytes() == own
+
+
+@pytest.mark.usefixtures("loaded")
 def test_measures_and_warnings_of_an_interrupted_command_are_kept(speakers, again, monkeypatch):
     """They were written at the end alone, and the next command leaves out what is converted."""
     write(speakers / "anna" / "a.wav", np.clip(4.0 * words(1), -0.5, 0.5))  # too loud

@@ -1,7 +1,7 @@
 """What preparation does not take: files of somebody else, recordings of the target among a source's, flags in vain."""
 import prepro
 from conftest import demo_wav, write
-from corpus import manifest
+from corpus import manifest, mismatch
 from hyperparams import HyperParams
 
 import numpy as np
@@ -52,8 +52,30 @@ def test_a_recording_with_two_names_is_used_once(folder, capsys):
     assert found["anna", "z"].reason.endswith(f"z.wav is the same recording as {folder / 'anna' / 'b.wav'}: remove one")
 
 
+def test_of_two_copies_the_one_with_a_partner_is_used(folder, capsys):
+    for name in IDS:
+        (folder / "anna" / f"{name} (1).wav").write_bytes((folder / "anna" / f"{name}.wav").read_bytes())
+    found = prepare(folder)
+    assert {name for (_, name), pair in found.items() if not pair.reason} == {*IDS}
+
+
+def test_voices_of_one_constant_pitch_are_no_copies():
+    steady, moving = np.full(100, 150.0), 150.0 * 1.2 ** np.sin(np.arange(100) / 9)
+    assert not mismatch.is_copy(steady, steady) and mismatch.is_copy(moving, moving[20:])
+    assert not mismatch.is_copy(moving, np.zeros(100)) and not mismatch.is_copy(moving, 1.05 * moving)
+
+
+def test_a_heldout_list_of_which_nothing_is_left_is_told(folder, capsys):
+    write(folder / "anna" / "b.wav", np.zeros(16000, np.float32))
+    (folder / "heldout.txt").write_text("b\n")
+    prepare(folder, "--heldout", folder / "heldout.txt")
+    assert "warning: no sentence is left to test conversion with" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("change", [lambda wav: 0.4 * wav, lambda wav: np.pad(wav, (600, 0)),
-                                    lambda wav: wav + 0.003 * np.random.default_rng(0).normal(size=len(wav))])
+                                    lambda wav: wav + 0.003 * np.random.default_rng(0).normal(size=len(wav)),
+                                    lambda wav: np.pad(wav, 4000) + 0.02 * wav.std() * np.random.default_rng(
+                                        0).normal(size=len(wav) + 8000)])
 def test_copies_of_the_target_among_the_source_are_left_out(tmp_path, capsys, change):
     """They were paired with themselves if only their level was another."""
     for number, utterance in enumerate(IDS):
@@ -91,7 +113,7 @@ def test_noise_in_recordings_is_told_once_with_their_names(tmp_path, capsys):
     prepare(tmp_path, "--target", tmp_path / "her", source=None)
     told = [line for line in capsys.readouterr().err.splitlines() if "quieter than its speech" in line]
     assert len(told) == 1 and told[0].startswith(f"warning: {tmp_path / 'her' / '3.wav'}: its pauses are only ")
-    assert told[0].endswith("; likewise 4.wav, 5.wav")
+    assert told[0].endswith("; likewise her/4.wav, her/5.wav")
 
 
 def test_names_that_differ_in_capitals_only_are_told(tmp_path, capsys):
@@ -122,6 +144,23 @@ def test_splits_by_time_count_only_the_speech_in_use():
     for last in (10, 6):
         manifest.assign_splits(pairs[:last], {"z": 4000}, prepro.HyperParams(max_seconds=8.0), set())
         assert [pair.split for pair in pairs[:last]] == ["train"] * (last - 3) + ["val"] + ["test"] * 2
+
+
+def test_two_sources_of_one_long_recording_have_something_to_validate_with():
+    """Each is cut at its own pauses, and what crosses the border of two splits is dropped."""
+    for seed in range(40):
+        rng, pairs = np.random.default_rng(seed), []
+        for source in "ab":
+            cuts = np.cumsum([0, *rng.uniform(300, 640, 30)]).astype(int)
+            pairs += [manifest.Pair(f"z.{start}", "z", source, target_start=start, target_end=end)
+                      for start, end in zip(cuts, cuts[1:]) if end <= 9600]
+        manifest.assign_splits(pairs, {"z": 9600}, prepro.HyperParams(max_seconds=8.0), set())
+        assert {pair.split for pair in pairs} >= {"train", "val", "test"}
+        used = {split: np.zeros(9600, bool) for split in ("train", "val", "test")}
+        for pair in pairs:
+            if pair.split in used:
+                used[pair.split][pair.target_start:pair.target_end] = True
+        assert (sum(map(np.int64, used.values())) <= 1).all()
 
 
 @pytest.mark.parametrize("flags, message", [

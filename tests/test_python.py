@@ -46,7 +46,8 @@ def test_an_array_of_any_scale_and_rate_is_converted_as_the_file_is_and_not_chan
 @pytest.mark.parametrize("array, sample_rate, said", [
     (np.zeros((4, 2)), None, r"shape \(4, 2\): give one channel"), (np.zeros(0), None, "holds 0 samples"),
     (np.full(9000, np.nan), None, "not numbers"), (np.zeros(9000), 8000, "the array: is silent"),
-    (np.ones(9000), 0, "9000 samples at 0 Hz"), (b"a.wav", None, "holds no samples"), (["a"], None, "holds no samples"),
+    (np.ones(9000), 0, "sample_rate is 0: give it in Hz"), (np.ones(9000), 16.0, "16.0: give it in Hz"),
+    (np.ones(9000), "16000", "give it in Hz"), (b"a.wav", None, "holds no samples"), (["a"], None, "holds no samples"),
     ([[1.0], [1.0, 2.0]], None, "holds no samples"), (np.ones(9000, complex), None, "its type is complex128")])
 def test_an_array_without_sound_is_refused(converter, array, sample_rate, said):
     with pytest.raises(audio_files.BadAudio, match=said):

@@ -66,6 +66,18 @@ def test_a_click_is_silenced_and_said(speaker, height, samples):
             audio_files.Recording(sound, HP.sample_rate, []), HP, False, "a.wav").warnings)
 
 
+@pytest.mark.parametrize("first, then", [("rms", "slt"), ("slt", "rms")])
+def test_a_voice_that_is_much_louder_than_the_one_before_is_no_click(first, then):
+    """Peaks of somebody near the microphone, after a minute of somebody far from it, were silenced one by one."""
+    far = np.tile(np.concatenate([demo_wav(first, f"demo_{number:03d}", HP) for number in range(1, 6)]), 6)
+    near, shout = demo_wav(then, "demo_009", HP), demo_wav(then, "demo_010", HP)[6000:12000]
+    noise = 0.03 * np.random.default_rng(0).normal(size=30 * HP.sample_rate) * near.std()
+    for gain in (0.2, 0.1, 0.03):
+        for wav in (np.concatenate([gain * far, near]), np.concatenate([gain * far, shout]),
+                    np.concatenate([noise, shout]), np.concatenate([near, gain * near])):
+            assert not len(utils.find_clicks(wav.astype(np.float32), HP.sample_rate, HP)), gain
+
+
 @pytest.mark.parametrize("hertz", [200, 440, 1000, 2500, 3800])
 @pytest.mark.parametrize("sample_rate, channels", [(16000, 1), (44100, 2), (8000, 1)])
 def test_tone_lands_in_its_mel_band(tmp_path, hertz, sample_rate, channels):

@@ -149,11 +149,12 @@ def find_data(data: pathlib.Path | None, info: dict, hp: HyperParams) -> pathlib
 
 def read_run_info(logdir: pathlib.Path) -> dict:
     """Read what `write_run_info` wrote; an empty dictionary if the file is missing or damaged."""
-    if info := storage.read_json(logdir / "run.json"):
-        data, moved = pathlib.Path(info["data"]), (logdir / info.get("data_from_here", info["data"])).resolve()
-        info["data"] = moved if moved.exists() and not data.exists() else data
-        info["init_from"] = pathlib.Path(info["init_from"]) if info["init_from"] else None
-    return info
+    info = storage.read_json(logdir / "run.json")
+    if not {"script", "data", "steps", "manifest", "init_from"} <= info.keys() or not isinstance(info["data"], str):
+        return {}
+    data, moved = pathlib.Path(info["data"]), (logdir / info.get("data_from_here", info["data"])).resolve()
+    return info | {"data": moved if moved.exists() and not data.exists() else data,
+                   "init_from": pathlib.Path(info["init_from"]) if info["init_from"] else None}
 
 
 def read_finished(logdir: pathlib.Path) -> dict:

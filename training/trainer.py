@@ -218,13 +218,13 @@ def find_base(corpus: data_load.Corpus, pretrained: pathlib.Path | None) -> base
 def choose_base(plan: RunPlan, corpus: data_load.Corpus) -> base.Base:
     """The base of a run:
 
-    - resumed: that of its folder
+    - resumed: that of its folder, with whose weights it belongs
     - of train_gan.py, whose post-net learns alone: that of --init-from, which encoder and decoder know
     - of train.py with an exported voice as --init-from: that voice's, followed by a map to the target
     - any other, also with a run as --init-from, which gives its weights only: solved from the pairs
     """
     hp, judged, before = plan.hp, plan.script == "train_gan.py", plan.init_from
-    if plan.is_resuming and (plan.logdir / base.FILE).exists():
+    if plan.is_resuming and (plan.checkpoint or not judged) and (plan.logdir / base.FILE).exists():
         return base.load(plan.logdir)
     if judged and hp.gan_networks == "postnet" and before:
         return base.load(before)
