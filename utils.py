@@ -44,10 +44,11 @@ def normalise_recording(recording: audio_files.Recording, hp: HyperParams, trim:
                         name: str) -> audio_files.Recording:
     """What `load_recording` does with a recording that was read; `name` is what errors and warnings call it."""
     wav, sample_rate, warnings = recording
-    middle = np.median(wav)  # a click would move the mean
+    middle = np.median(wav[::16])  # a click would move the mean
     clicks = find_clicks(wav - middle, sample_rate, hp)
     if len(clicks):
-        warnings.append(f"{name}: a click at {clicks[0] / sample_rate:.1f} s, much louder than all around it, is "
+        others = " and others" * bool(clicks[-1] - clicks[0] > 2 * CLICK_SECONDS * sample_rate)
+        warnings.append(f"{name}: a click at {clicks[0] / sample_rate:.1f} s{others}, much louder than all around, is "
                         "silenced; record it again if that is heard")
         wav = wav.copy()
         wav[clicks] = middle
@@ -84,18 +85,22 @@ def normalise_recording(recording: audio_files.Recording, hp: HyperParams, trim:
 def find_clicks(wav: np.ndarray, sample_rate: float, hp: HyperParams) -> np.ndarray:
     """The samples of (samples,) that are clicks: CLICK times the level of speech, which a few frames do not move, for
     CLICK_SECONDS at most, and far above what is around. The peaks of a louder voice come one after the other."""
+    longest = max(1, round(CLICK_SECONDS * sample_rate))
+    peaks = np.abs(np.resize(wav, (-(-len(wav) // longest), longest))).max(axis=1)
+    if peaks.max() < CLICK_ABOVE * np.percentile(peaks, 90):  # as in most recordings; saves memory and time
+        return np.zeros(0, int)
     power = frame_power(wav, hp)
-    power = np.minimum(power, np.sort(power)[-1 - min(max(8, len(power) // 50), len(power) // 2)])
+    power = np.minimum(power, np.sort(power)[-1 - min(max(24, len(power) // 100), len(power) // 2)])
     level = math.sqrt(usual_power(power, hp)) if power.any() else 0.0
     loud, found = np.flatnonzero(np.abs(wav) > CLICK * level), []
     if level < 3e-8 * np.ptp(wav) or not len(loud):  # so far below, rounding is all there is
         return loud[:0]
-    longest = round(CLICK_SECONDS * sample_rate)
     for event in np.split(loud, np.flatnonzero(np.diff(loud) > 2 * longest) + 1):
-        first, last, beside = event[0], event[-1], longest // 10
-        around = np.concatenate([wav[max(0, first - 5 * longest):max(0, first - beside)],
-                                 wav[last + 1 + beside:last + 5 * longest]])
-        if last - first < longest and np.abs(wav[event]).max() > CLICK_ABOVE * np.abs(around).max(initial=0.0):
+        first, last, near = event[0], event[-1], longest // 10
+        around = np.concatenate([wav[max(0, first - 5 * longest):max(0, first - near)],
+                                 wav[last + 1 + near:last + 5 * longest]])
+        beside = np.percentile(np.abs(around), 99.5) if len(around) else 0.0  # another click may be there
+        if last - first < longest and np.abs(wav[event]).max() > CLICK_ABOVE * beside:
             found.append(event)
     return np.concatenate(found) if found else loud[:0]
 

@@ -92,9 +92,11 @@ def load_generator(generator, path: str) -> None:
         folder = pathlib.Path(path).parent
         others = checkpoints_in(folder.parent if folder.name == "best" else folder)
         raise UserError(f"{error}; eval.py takes another as --checkpoint {', '.join(others) or 'FILE'}") from None
-    if "first_weights/0" in arrays:
-        for i, variable in enumerate(generator.judged_variables):
-            before = arrays[f"first_weights/{i}"]
+    first = [arrays[f"first_weights/{i}"] for i in range(sum(name.startswith("first_weights/") for name in arrays))]
+    if first:
+        if [before.shape for before in first] != [tuple(each.shape) for each in generator.judged_variables]:
+            raise UserError(f"{path} was trained with other gan_networks than {generator.hp.gan_networks}")
+        for variable, before in zip(generator.judged_variables, first):
             variable.assign(before + generator.hp.gan_share * (variable - before))
 
 

@@ -61,10 +61,10 @@ def without_nan(content: object) -> object:
     return None if isinstance(content, float) and not math.isfinite(content) else content
 
 
-def write_json(path: str | os.PathLike, content: object) -> None:
+def write_json(path: str | os.PathLike, content: object, indent: int | None = 1) -> None:
     """Write `content` as JSON; a missing measure (NaN) becomes null."""
     with replacing(path) as temporary:
-        temporary.write_text(json.dumps(without_nan(content), indent=1, allow_nan=False) + "\n", encoding="utf-8")
+        temporary.write_text(json.dumps(without_nan(content), indent=indent, allow_nan=False) + "\n", encoding="utf-8")
 
 
 def read_json(path: pathlib.Path) -> dict:

@@ -27,16 +27,17 @@ def export(logdir: pathlib.Path, out: pathlib.Path, checkpoint: str | None = Non
         raise UserError(f"{logdir} does not say what it was trained on (no run.json): export a run folder")
     if (out / "checkpoints").exists():
         raise UserError(f"--out {out} is a run folder, where the weights would be read instead: choose another")
-    if (out / checkpoints.WEIGHTS).exists():
-        raise UserError(f"--out {out} holds an exported model already: remove it, or choose another")
     corpus = data_load.Corpus(info["data"], converter.hp)
     corpus.use_base(converter.base)
     with cli.locked(out, "--out"):
+        if (out / checkpoints.WEIGHTS).exists():
+            raise UserError(f"--out {out} holds an exported model already: remove it, or choose another")
         base.save(converter.base, out)
-        checkpoints.write(out / checkpoints.WEIGHTS, {"generator": converter.generator.weights}, in_8_bits=True)
         storage.write_json(out / "hparams.json", dataclasses.asdict(converter.hp))
         if not corpus.has_target_only:  # a corpus of the target alone has no source speech
             voice.save_speech(corpus, converter, out)
+        # Last, as what is complete has it
+        checkpoints.write(out / checkpoints.WEIGHTS, {"generator": converter.generator.weights}, in_8_bits=True)
     megabytes = sum(path.stat().st_size for path in out.iterdir()) / 1e6
     print(f"wrote {out}: {megabytes:.1f} MB, a model that speaks as {logdir} does: python eval.py FILE --logdir {out}")
 

@@ -17,8 +17,8 @@ import numpy as np
 OTHERS = 10  # recordings of other names with which each is compared, to know what is usual
 FEWEST = 3   # pairs that can be judged
 # Octaves between the pitch of two files of one recording (.003 at most by mp3, telephone and noise; two people: .04 and
-# more), voiced frames that can tell, frames by which one may begin later, octaves by which the pitch of a voice moves
-COPY, COPY_FRAMES, COPY_SHIFT, COPY_MOVES = 0.01, 20, 40, 0.03
+# more), voiced frames that can tell, and their share; frames by which one may begin later, octaves by which voices move
+COPY, COPY_FRAMES, COPY_SHARE, COPY_SHIFT, COPY_MOVES = 0.01, 20, 0.8, 40, 0.03
 # In deviations of the excess of other words: how far below the limit a pair is doubtful, as are those that stay beyond
 # it, and by how much one of another name has to be better, so that this is no other take of the same sentence
 DOUBTFUL, BETTER = 1.0, 1.5
@@ -37,12 +37,13 @@ def drop_copies(pairs: list[Pair], data: pathlib.Path, target: str) -> None:
 
 def is_copy(hertz: np.ndarray, other: np.ndarray) -> bool:
     """Whether two recordings have the same pitch (T,) and (T',) in Hz from frame to frame, but for a shift."""
+    least = max(COPY_FRAMES, COPY_SHARE * min(np.count_nonzero(hertz), np.count_nonzero(other)))
     for shift in range(-COPY_SHIFT, COPY_SHIFT + 1):
         first, second = hertz[max(0, shift):], other[max(0, -shift):]
         n = min(len(first), len(second))
         voiced = (first[:n] > 0.0) & (second[:n] > 0.0)
         octaves = np.log2([first[:n][voiced], second[:n][voiced]])
-        if voiced.sum() > COPY_FRAMES and octaves.std(axis=1).min() > COPY_MOVES and (
+        if voiced.sum() > least and octaves.std(axis=1).min() > COPY_MOVES and (
                 np.median(np.abs(octaves[0] - octaves[1])) < COPY):
             return True
     return False

@@ -93,7 +93,7 @@ def compare_sentences(corpus: data_load.Corpus, pairs: list[Pair], wavs: dict, h
         "copies of the target")))
     wavs[" of the copy"] = [copies[target_key(pair)] for pair in pairs]
     natural = {key: load_segment(corpus, pair, "target")
-               for key, pair in tqdm(candidates.items(), "recordings of the target", disable=None)}
+               for key, pair in tqdm(sorted(candidates.items()), "recordings of the target", disable=None)}
     rows, whole = measure(wavs, natural, [target_key(pair) for pair in pairs], hp, work)
     wavs[" of the target"] = [natural[target_key(pair)] for pair in pairs]
     return rows, whole, len(candidates)

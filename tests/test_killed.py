@@ -192,6 +192,31 @@ def test_a_file_that_took_the_place_of_a_conversion_is_not_replaced(speakers, ag
 
 
 @pytest.mark.usefixtures("loaded")
+def test_names_that_differ_in_capitals_do_not_block_each_other(speakers, again):
+    write(speakers / "x" / "Foo.wav", words(3)), write(speakers / "y" / "foo.wav", words(4))
+    if (speakers / "x" / "foo.wav").exists():
+        pytest.skip("capitals make no other file here")
+    assert [again(speakers / folder)[0] for folder in "xyxy"] == ["Foo", "foo", "", ""]
+
+
+@pytest.mark.usefixtures("loaded")
+def test_notes_of_an_earlier_version_are_understood(speakers, again):
+    """They held nothing but the model."""
+    again()
+    path = speakers / "out" / "conversions.json"
+    path.write_text(json.dumps({name: entry["model"] for name, entry in json.loads(path.read_text()).items()}))
+    assert again() == ("", "abcd")
+
+
+@pytest.mark.usefixtures("loaded")
+def test_the_source_of_an_interrupted_conversion_is_no_recording(speakers, again):
+    again()
+    (speakers / "out" / "a.wav").unlink()
+    mine = write(speakers / "out" / "mine.wav", words(9))
+    assert eval_script.find_recordings([speakers / "out"]) == [mine]
+
+
+@pytest.mark.usefixtures("loaded")
 def test_measures_and_warnings_of_an_interrupted_command_are_kept(speakers, again, monkeypatch):
     """They were written at the end alone, and the next command leaves out what is converted."""
     write(speakers / "anna" / "a.wav", np.clip(4.0 * words(1), -0.5, 0.5))  # too loud

@@ -147,7 +147,9 @@ def test_a_run_that_begins_anew_begins_with_what_it_began_with_before(folder):
     begin("run", "--data", "mine", "--init-from", "first", checkpoint=1)
     plan = open_run("--logdir", "run", "--no-resume")
     assert plan.init_from == folder / "first" and plan.initial_weights.endswith("step-5.npz") and not plan.is_resuming
-    assert open_run("--logdir", "run", "--no-resume", "--preset", "default").init_from is None
+    assert open_run("--logdir", "run", "--no-resume", "--data", "mine").init_from == folder / "first"
+    for flags in (["--preset", "default"], ["--data", "other"]):
+        assert open_run("--logdir", "run", "--no-resume", *flags).init_from is None
 
 
 def test_adversarial_training_inherits_networks_and_features_from_the_run_of_init_from(folder):

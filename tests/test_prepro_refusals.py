@@ -1,7 +1,7 @@
 """What preparation does not take: files of somebody else, recordings of the target among a source's, flags in vain."""
 import prepro
 from conftest import demo_wav, write
-from corpus import manifest, mismatch
+from corpus import analysis, manifest, mismatch
 from hyperparams import HyperParams
 
 import numpy as np
@@ -63,6 +63,17 @@ def test_voices_of_one_constant_pitch_are_no_copies():
     steady, moving = np.full(100, 150.0), 150.0 * 1.2 ** np.sin(np.arange(100) / 9)
     assert not mismatch.is_copy(steady, steady) and mismatch.is_copy(moving, moving[20:])
     assert not mismatch.is_copy(moving, np.zeros(100)) and not mismatch.is_copy(moving, 1.05 * moving)
+
+
+@pytest.mark.parametrize("speaker", ["rms", "slt"])
+def test_words_of_one_voice_are_no_copies_by_chance(speaker):
+    """Of a second of pitch, some part resembles some other."""
+    rng, pitches = np.random.default_rng(0), []
+    for number in range(1, 21):
+        hertz = analysis.pitch(demo_wav(speaker, f"demo_{number:03d}", HyperParams()), HyperParams())
+        start = int(rng.integers(0, len(hertz) - 80))
+        pitches.append(hertz[start:start + 80])
+    assert not [(i, j) for i in range(20) for j in range(i) if mismatch.is_copy(pitches[i], pitches[j])]
 
 
 def test_a_heldout_list_of_which_nothing_is_left_is_told(folder, capsys):

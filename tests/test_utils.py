@@ -58,6 +58,9 @@ def test_a_click_is_silenced_and_said(speaker, height, samples):
     assert abs(len(plain.wav) - len(mended.wav)) < 3 * HP.hop_length
     gain = np.sqrt(np.mean(mended.wav[:14000] ** 2) / np.mean(plain.wav[:14000] ** 2))
     assert 0.7 < gain < 1.1
+    clicked = wav.copy()
+    clicked[[9000, 9000 + round(0.05 * HP.sample_rate), 20000]] = height
+    assert len(utils.find_clicks(clicked, HP.sample_rate, HP)) == 3  # also two after each other, as of a switch
     # A sound that lasts is no click, nor is the only sound in silence
     alone = np.pad(tone(1000, HP.sample_rate)[:400], 16000).astype(np.float32)
     beep = np.concatenate([wav, 30.0 * np.abs(wav).max() * tone(1000, HP.sample_rate)[:4000]]).astype(np.float32)

@@ -93,8 +93,11 @@ def open_run(args: argparse.Namespace, script: str, inherit_with: dict | None = 
         raise UserError(f"{logdir} is an exported model, not a run that can go on (it holds {checkpoints.WEIGHTS}): "
                         f"choose another --logdir; --init-from {logdir} begins with its weights")
     info, resuming = read_run_info(logdir), is_resuming(args)
-    if args.no_resume and not args.preset:  # a run that begins anew begins with what it began with before
-        init_from = init_from or info.get("init_from")
+    before = info.get("init_from")
+    if args.no_resume and not args.preset and not init_from and before and before.resolve() != logdir.resolve() and (
+            not data or data.resolve() == info["data"].resolve()):
+        init_from = before  # a run that begins anew begins with what it began with before
+        print(f"--init-from {before}, as before")
     existing = [] if args.no_resume else checkpoints.checkpoints_in(logdir / "checkpoints")
     if existing and not resuming:
         raise UserError(f"{logdir} holds checkpoints but no hparams.json: restore it, or begin anew with --no-resume")

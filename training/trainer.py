@@ -336,6 +336,8 @@ def fit_stage(run: Run, trainer: Trainer, stage: str, start: int, stop: int, bar
         if is_logging:
             run.log("train", scalars)
             displayed = {name.split("/")[-1]: f"{value:.4f}" for name, value in scalars.items() if "loss" in name}
+            if [*displayed.values()].count(displayed.get("loss")) > 1:  # it is the only one
+                del displayed["loss"]
             bar.set_postfix(displayed)
             if bar.disable:  # without a terminal a line is printed instead of the bar
                 left = (time.perf_counter() - began) / (step - first) * (bar.total - step)
