@@ -17,7 +17,7 @@ from conversion import base, voice
 from corpus import linear_map
 from corpus.analysis import Features
 from networks import Generator
-from training import trainer
+from training import run_folder, trainer
 
 import numpy as np
 import pytest
@@ -313,3 +313,13 @@ def test_unusable_data_or_model_for_a_single_voice_is_reported(alone, capsys, mo
     (alone / "pretrained" / voice.FILE).unlink()
     assert training(alone) == 1 and "git checkout" in capsys.readouterr().err
     assert not checkpoints.checkpoints_in(alone / "run" / "checkpoints")
+
+
+@pytest.mark.parametrize("checkpoint, floor", [(None, -0.75), ("step-1.npz", -0.25)])
+def test_a_run_killed_before_its_first_checkpoint_takes_base_and_weights_from_one_run(tmp_path, checkpoint, floor):
+    """The run it began with was trained anew, and its new weights got the old base."""
+    for name, value in (("gan", -0.25), ("run", -0.75)):
+        base.save(plain_base(TINY)._replace(mel_floor=np.full(TINY.n_mels, value, np.float32)), tmp_path / name)
+    plan = run_folder.RunPlan(tmp_path / "gan", "train_gan.py", True, False, TINY, tmp_path, tmp_path / "run",
+                              checkpoint, None if checkpoint else "best-6.npz")
+    assert (trainer.choose_base(plan, None).mel_floor == floor).all()
