@@ -112,8 +112,9 @@ class Conversions:
             storage.check_own([self.path])
         folded = {name.casefold(): name for name in self.known}
         for name in names:
-            wav, before = out / f"{name}.wav", folded.get(name.casefold())
-            if name not in self.known and before and wav.exists() and wav.samefile(out / f"{before}.wav"):
+            wav, before = out / f"{name}.wav", folded.get(name.casefold(), name)
+            noted = out / f"{before}.wav"
+            if name not in self.known and before != name and noted.exists() and wav.exists() and wav.samefile(noted):
                 self.known[name] = self.known.pop(before)  # on a Mac, capitals make no other file
             if name not in self.known:
                 storage.check_own([out / file for file in outputs(name)])

@@ -180,7 +180,7 @@ def test_results_page_includes_earlier_conversions_by_the_same_model(speakers, c
 
 @pytest.mark.usefixtures("loaded")
 @pytest.mark.parametrize("noted, mine", [("a", "a"), ("Take", "take")])
-def test_a_file_that_took_the_place_of_a_conversion_is_not_replaced(speakers, again, noted, mine):
+def test_a_file_that_took_the_place_of_a_conversion_is_not_replaced(speakers, capsys, noted, mine):
     """Names told what was a conversion, not contents."""
     write(speakers / "other" / f"{noted}.wav", words(3))
     assert eval_script.main([str(speakers / "other"), "--logdir", str(speakers), "--out", str(speakers / "out")]) == 0
@@ -188,7 +188,10 @@ def test_a_file_that_took_the_place_of_a_conversion_is_not_replaced(speakers, ag
         (speakers / "out" / file).unlink()
     own = write(speakers / "out" / f"{mine}.wav", words(5)).read_bytes()
     write(speakers / "more" / f"{mine}.wav", words(6))
-    assert again(speakers / "more", status=1)[0] == "" and (speakers / "out" / f"{mine}.wav").read_bytes() == own
+    capsys.readouterr()
+    assert eval_script.main([str(speakers / "more"), "--logdir", str(speakers), "--out", str(speakers / "out")]) == 1
+    assert f"{mine}.wav is there and would be replaced" in capsys.readouterr().err
+    assert (speakers / "out" / f"{mine}.wav").read_bytes() == own
 
 
 @pytest.mark.usefixtures("loaded")
