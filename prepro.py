@@ -140,21 +140,11 @@ def prepare(corpora: dict[str, dict[str, pathlib.Path]], target: str, data: path
         done = parallel(functools.partial(compute_features, hp=hp, channel=channel),
                         [(path, data / "features" / speaker / utterance)
                          for speaker, utterance, path in jobs], "features")
-        frames, bad, first, odd = {}, {}, {}, []
-        target_hashes = {made_of for (speaker, *_), (*_, made_of) in zip(jobs, done) if speaker == target} - {""}
         shared = corpora[target].keys() & {name for source in sources for name in corpora[source]}
         # Of copies the one is used that has a partner
-        for (speaker, utterance, path), (n_frames, reason, warnings, made_of) in sorted(
-                zip(jobs, done), key=lambda each: each[0][1] not in shared):
-            if speaker != target and made_of in target_hashes:
-                reason = f"{storage.printable(path)} is a recording of {target}, too: remove it from those of {speaker}"
-            elif made_of and (other := first.setdefault((speaker, made_of), path)) != path:
-                reason = f"{storage.printable(path)} is the same recording as {storage.printable(other)}: remove one"
-            frames[speaker, utterance], bad[speaker, utterance] = n_frames, reason
-            odd += warnings
-        odd += several_people(target, [name for speaker, name in frames if speaker == target and frames[target, name]],
-                              data)
-        print_warnings(odd)
+        frames, bad = without_copies(sorted(zip(jobs, done), key=lambda each: each[0][1] not in shared), target)
+        heard = [name for speaker, name in frames if speaker == target and frames[target, name]]
+        print_warnings([text for *_, warnings, _ in done for text in warnings] + several_people(target, heard, data))
 
         found, pairs, others = pairing.Recordings(corpora, frames, bad, data, target, hp), [], []
         for source in sources:
@@ -185,6 +175,21 @@ def prepare(corpora: dict[str, dict[str, pathlib.Path]], target: str, data: path
             print(f"warning: no sentence is left to {purpose} with", file=sys.stderr)
     write_outputs(pairs, data, hp)
     return pairs
+
+
+def without_copies(made: list[tuple], target: str) -> tuple[dict, dict]:
+    """From recordings, (speaker, utterance, path) and what `compute_features` returned of each: their numbers of frames
+    and the reasons why they cannot be used, by (speaker, utterance). The first of copies is used, but none of the
+    target's recordings among a source's."""
+    frames, bad, first = {}, {}, {}
+    of_target = {made_of for (speaker, *_), (*_, made_of) in made if speaker == target} - {""}
+    for (speaker, utterance, path), (n_frames, reason, _, made_of) in made:
+        if speaker != target and made_of in of_target:
+            reason = f"{storage.printable(path)} is a recording of {target}, too: remove it from those of {speaker}"
+        elif made_of and (other := first.setdefault((speaker, made_of), path)) != path:
+            reason = f"{storage.printable(path)} is the same recording as {storage.printable(other)}: remove one"
+        frames[speaker, utterance], bad[speaker, utterance] = n_frames, reason
+    return frames, bad
 
 
 def check_trainable(pairs: list[Pair]) -> None:

@@ -255,8 +255,9 @@ def complete(args: argparse.Namespace) -> argparse.Namespace:
     """Fill in the run to begin with and the run folder; raises UserError if a new run is given neither --init-from nor
     --preset, and no paired run of train.py's own names was trained on the same features."""
     before = run_folder.read_run_info(args.logdir) if args.logdir and args.no_resume else {}
-    if args.preset is None:  # as `open_run` has it
-        args.init_from, args.data = args.init_from or before.get("init_from"), args.data or before.get("data")
+    args.init_from = args.init_from or run_folder.former_init_from(args, before)
+    if args.preset is None:
+        args.data = args.data or before.get("data")
     if args.init_from is None and args.preset is None and not (args.logdir and run_folder.is_resuming(args)):
         args.init_from = HERE / "logdir" / ("paired" if args.data else "demo")
         trained_on = run_folder.read_run_info(args.init_from).get("data")

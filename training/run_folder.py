@@ -93,11 +93,8 @@ def open_run(args: argparse.Namespace, script: str, inherit_with: dict | None = 
         raise UserError(f"{logdir} is an exported model, not a run that can go on (it holds {checkpoints.WEIGHTS}): "
                         f"choose another --logdir; --init-from {logdir} begins with its weights")
     info, resuming = read_run_info(logdir), is_resuming(args)
-    before = info.get("init_from")
-    if args.no_resume and not args.preset and not init_from and before and before.resolve() != logdir.resolve() and (
-            not data or data.resolve() == info["data"].resolve()):
-        init_from = before  # a run that begins anew begins with what it began with before
-        print(f"--init-from {before}, as before")
+    if not init_from and (init_from := former_init_from(args, info)):
+        print(f"--init-from {init_from}, as before")
     existing = [] if args.no_resume else checkpoints.checkpoints_in(logdir / "checkpoints")
     if existing and not resuming:
         raise UserError(f"{logdir} holds checkpoints but no hparams.json: restore it, or begin anew with --no-resume")
@@ -128,6 +125,15 @@ def open_run(args: argparse.Namespace, script: str, inherit_with: dict | None = 
         storage.check_own([logdir / name for name in RUN_FOLDERS])
     return RunPlan(logdir, script, resuming, args.no_resume and was_run, hp, data, init_from, checkpoint,
                    checkpoints.best_checkpoint(init_from) if init_from and not checkpoint else None)
+
+
+def former_init_from(args: argparse.Namespace, info: dict) -> pathlib.Path | None:
+    """What a run of this `info` that begins anew began with before, unless the flags ask for a preset or other data."""
+    before = info.get("init_from")
+    other_data = args.data and before and args.data.resolve() != info["data"].resolve()
+    if not args.no_resume or args.preset or not before or other_data or before.resolve() == args.logdir.resolve():
+        return None
+    return before
 
 
 def choose_hyperparams(args: argparse.Namespace, default: HyperParams, resuming: bool) -> HyperParams:
