@@ -112,15 +112,19 @@ class Conversions:
             storage.check_own([self.path])
         folded = {name.casefold(): name for name in self.known}
         for name in names:
-            wav, before = out / f"{name}.wav", folded.get(name.casefold(), name)
-            noted = out / f"{before}.wav"
-            if name not in self.known and before != name and noted.exists() and wav.exists() and wav.samefile(noted):
-                self.known[name] = self.known.pop(before)  # on a Mac, capitals make no other file
-            if name not in self.known:
-                storage.check_own([out / file for file in outputs(name)])
-            elif took_its_place(wav, self.known[name]):
-                storage.check_own([wav])
+            self.claim(name, folded.get(name.casefold(), name))
         heldout.check_results(out)
+
+    def claim(self, name: str, noted_as: str) -> None:
+        """Raise UserError if the files of a conversion would replace somebody's own; it may be noted in other capitals,
+        which on a Mac make no other file."""
+        wav, noted = self.out / f"{name}.wav", self.out / f"{noted_as}.wav"
+        if name not in self.known and noted_as != name and noted.exists() and wav.exists() and wav.samefile(noted):
+            self.known[name] = self.known.pop(noted_as)
+        if name not in self.known:
+            storage.check_own([self.out / file for file in outputs(name)])
+        elif took_its_place(wav, self.known[name]):
+            storage.check_own([wav])
 
     def note(self, name: str, **entry) -> None:
         with self.lock:

@@ -16,9 +16,12 @@ import numpy as np
 
 OTHERS = 10  # recordings of other names with which each is compared, to know what is usual
 FEWEST = 3   # pairs that can be judged
-# Octaves between the pitch of two files of one recording (.003 at most by mp3, telephone and noise; two people: .04 and
-# more), voiced frames that can tell, and their share; frames by which one may begin later, octaves by which voices move
-COPY, COPY_FRAMES, COPY_SHARE, COPY_SHIFT, COPY_MOVES = 0.01, 20, 0.8, 40, 0.03
+COPY = 0.01        # octaves between the pitch of two files of one recording: .003 at most by mp3, telephone and noise;
+                   # two people are .04 apart and more
+COPY_FRAMES = 20   # frames that are voiced in both, without which nothing can be told
+COPY_SHARE = 0.8   # of the voiced frames of the shorter one, which have to be among them
+COPY_SHIFT = 40    # frames by which one may begin later
+COPY_MOVES = 0.03  # octaves by which the pitch has to move: all hums of one pitch are alike
 # In deviations of the excess of other words: how far below the limit a pair is doubtful, as are those that stay beyond
 # it, and by how much one of another name has to be better, so that this is no other take of the same sentence
 DOUBTFUL, BETTER = 1.0, 1.5
