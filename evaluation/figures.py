@@ -74,7 +74,8 @@ def plot_conversion(path: str | os.PathLike, source: NamedTuple, output: NamedTu
             axes.plot(second * (np.arange(len(frames)) + 0.5), second * (np.asarray(frames) + 0.5), color=colour,
                       linewidth=0.9, label=label)
     axes.legend(loc="upper left", fontsize=8, framealpha=0.9)
-    axes.set_title("alignment", loc="left", fontsize=10)
+    timing = ", at the source's own timing" if hp.pace == 0.0 else ""
+    axes.set_title(f"alignment{timing}", loc="left", fontsize=10)
     axes.set_xlabel("output time (s)", fontsize=9)
     axes.set_ylabel("source time (s)", fontsize=9)
     axes.set(xlim=(0.0, end), ylim=(0.0, second * alignment.shape[1]))

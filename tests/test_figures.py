@@ -19,7 +19,7 @@ def png_size(path) -> tuple[int, int]:
     return struct.unpack(">II", data[16:24])
 
 
-def utterance(path, dtw=True, title="a $1 title $") -> None:
+def utterance(path, dtw=True, title="a $1 title $", hp=HP) -> None:
     """Plot an utterance of 40 frames, converted from 60, with a target of 50 frames."""
     rng = np.random.default_rng(0)
     heard, written, target = (rng.random((frames, HP.n_linear)) for frames in (60, 40, 50))
@@ -28,7 +28,7 @@ def utterance(path, dtw=True, title="a $1 title $") -> None:
     output = types.SimpleNamespace(linear=written, pitch=np.stack([np.full(40, 1.0), np.arange(40) < 30], axis=1),
                                    positions=positions, weights=np.exp(-(np.arange(60) - positions[:, None]) ** 2))
     dtw_path = np.linspace(0.0, 59.0, 50) if dtw else None
-    figures.plot_conversion(path, source, output, target, dtw_path, HP, title)
+    figures.plot_conversion(path, source, output, target, dtw_path, hp, title)
 
 
 @pytest.fixture
@@ -66,6 +66,13 @@ def test_panels_share_scales_in_seconds_and_hertz(drawn_figures):
         assert image.get_clim() == (0.0, 1.0)
     assert bottom.images[0].get_extent() == pytest.approx((0.0, 40 * second, 0.0, 60 * second))
     assert bottom.images[0].get_array().shape == (60, 40)
+
+
+def test_a_straight_alignment_says_why_it_is_straight(drawn_figures):
+    for pace in (1.0, 0.0):
+        utterance("unused.png", hp=HP.replace(pace=pace))
+    titles = [figure.axes[4].get_title("left") for figure in drawn_figures]
+    assert titles == ["alignment", "alignment, at the source's own timing"]
 
 
 def test_lines_lie_in_the_middle_of_their_frames(drawn_figures):
