@@ -213,22 +213,22 @@ class Corpus:
     def assemble(self, crops: list[tuple[Pair, int, int, int, int]],
                  rngs: list[np.random.Generator] | None = None) -> dict[str, np.ndarray]:
         """Make a padded batch of crops (pair, target start, target end, source start, source end), with `rngs` varied
-        at random: source (N, S, F), mapped (N, S, M + 2), source_mask (N, S), mel (N, T, M), pitch (N, T, 2), linear
-        (N, T, F), mask (N, T), positions (N, Ty + 1); S is a multiple of `encoder_stack`, T = Ty * r."""
+        at random: source (N, S, F), mapped (N, S, M + 2), moved (N, S, M), source_mask (N, S), mel (N, T, M), pitch
+        (N, T, 2), linear (N, T, F), mask (N, T), positions (N, Ty + 1); S is a multiple of `encoder_stack`, T = Ty * r.
+        """
         hp = self.hp
         prepared = [self.prepare(*crop[:1], *crop[3:], rng) for crop, rng in zip(crops, rngs or [None] * len(crops))]
-        source, source_mask = pad([linear for linear, _ in prepared], hp.encoder_stack)
-        mapped, _ = pad([mapped for _, mapped in prepared], hp.encoder_stack)
+        (source, source_mask), (mapped, _), (moved, _) = (pad(arrays, hp.encoder_stack) for arrays in zip(*prepared))
         mel, mask = pad([self.target_mel(pair, t0, t1) for pair, t0, t1, _, _ in crops], hp.r)
         pitch, _ = pad([self.pitch(pair, t0, t1) for pair, t0, t1, _, _ in crops], hp.r)
         linear, _ = pad([self.target_features(pair, "linear", t0, t1) for pair, t0, t1, _, _ in crops], hp.r)
         positions = np.stack([self.positions(pair, t0, mask.shape[1] // hp.r) - s0 for pair, t0, _, s0, _ in crops])
-        return {"source": source, "mapped": mapped, "source_mask": source_mask, "mel": mel, "pitch": pitch,
-                "linear": linear, "mask": mask, "positions": positions.astype(np.float32)}
+        return {"source": source, "mapped": mapped, "moved": moved, "source_mask": source_mask, "mel": mel,
+                "pitch": pitch, "linear": linear, "mask": mask, "positions": positions.astype(np.float32)}
 
     def prepare(self, pair: Pair, start: int, end: int, rng: np.random.Generator | None) -> tuple:
         """What the networks get of frames `start` to `end` of a source, varied at random if there is an `rng`: input
-        (S, F) and mapped source (S, M + 2)."""
+        (S, F), mapped source (S, M + 2), and moved source (S, M)."""
         vary = functools.partial(augment.vary, rng=rng, hp=self.hp) if rng else None
         return base.prepare(self.base, self.recording(pair), self.voice(pair), self.hp, slice(start, end), vary)
 

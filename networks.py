@@ -8,7 +8,7 @@ from typing import NamedTuple
 import utils
 from backend.recurrent import scan, take
 from hyperparams import HyperParams
-from modules import CBHG, DecoderCell, PreNet, length_mask
+from modules import CBHG, DecoderCell, MaskedNorm, PreNet, length_mask
 
 import keras
 import numpy as np
@@ -176,6 +176,71 @@ class Conversion(NamedTuple):
     weights: object    # (N, T, S) attention weights
 
 
+class Refiner(layers.Layer):
+    """Makes the mel of a conversion, which is an average, one that the target could have spoken: conditional flow
+    matching (Lipman et al. 2023) by gated dilated convolutions (van den Oord et al. 2016).
+
+    The target's own mel, less what encoder and map write, is taken for a point to which a straight line leads from
+    noise, and the network learns the velocity on such lines from where on them it is. It also reads the source. At
+    synthesis it starts in the middle of the noise and takes a few steps, so nothing is random.
+    """
+
+    LAYERS, DILATIONS = 8, 4  # the dilations are 1, 2, 4, 8, and the same again: .4 s of context on both sides
+    STEPS = 4                 # at synthesis
+    SCALE = 0.08              # deviation of the target's mel from what the networks write: 6 dB
+    MIDDLE, SPREAD = 0.45, 5.0  # what brings mel spectrograms, which lie in [0, 1], to the scale of the noise
+
+    def __init__(self, hp: HyperParams, seeds: keras.random.SeedGenerator, **kwargs):
+        super().__init__(**kwargs)
+        width, self.seeds = hp.width // 2, seeds
+        self.enter = layers.Dense(width)
+        self.of_time = [layers.Dense(64, "silu"), layers.Dense(2 * width * self.LAYERS)]
+        self.norms = [MaskedNorm("ln") for _ in range(self.LAYERS + 1)]
+        self.convs = [layers.Conv1D(2 * width, 3, padding="same", dilation_rate=2 ** (i % self.DILATIONS))
+                      for i in range(self.LAYERS)]
+        self.mixes = [layers.Dense(width, kernel_initializer=keras.initializers.VarianceScaling(0.1))
+                      for _ in range(self.LAYERS)]
+        self.leave = layers.Dense(hp.n_mels, kernel_initializer="zeros")
+        self.built = True
+
+    def call(self, x, time, mel, source, mask):
+        """Velocity (N, T, M) at x (N, T, M) and time (N,) from 0 to 1, for the mel that the networks write (N, T, M),
+        the moved source (N, T, M) and a mask (N, T)."""
+        column = mask[:, :, None]
+        waves = math.pi / 2.0 * time[:, None] * 2.0 ** ops.arange(8, dtype="float32")                # (N, 8)
+        times = ops.concatenate([ops.sin(waves), ops.cos(waves)], axis=-1)
+        for dense in self.of_time:
+            times = dense(times)
+        scales = ops.split(times[:, None], 2 * self.LAYERS, axis=-1)                                 # (N, 1, C) each
+        given = ops.concatenate([x, self.SPREAD * (mel - self.MIDDLE), self.SPREAD * source], axis=-1)
+        y = self.enter(given)                                                                        # (N, T, C)
+        for norm, conv, mix, scale, shift in zip(self.norms, self.convs, self.mixes, scales[::2], scales[1::2]):
+            change, gate = ops.split(conv((norm(y, mask) * (1.0 + scale) + shift) * column), 2, axis=-1)
+            y = y + mix(ops.tanh(change) * ops.sigmoid(gate))
+        return self.leave(self.norms[-1](y, mask)) * column
+
+    def forget(self) -> None:
+        """Change nothing any more: what was learnt belongs to another voice."""
+        for weight in self.leave.weights:
+            weight.assign(ops.zeros_like(weight))
+
+    def errors(self, mel, source, target, mask):
+        """What the network learns to lower: its velocity's squared error (N, T, M) at random points of the lines to the
+        target's mel (N, T, M)."""
+        noise = keras.random.normal(ops.shape(mel), seed=self.seeds)
+        time = keras.random.uniform((ops.shape(mel)[0],), seed=self.seeds)
+        goal, share = (target - mel) / self.SCALE, time[:, None, None]
+        velocity = self((1.0 - share) * noise + share * goal, time, mel, source, mask)
+        return ops.square(velocity - (goal - noise))
+
+    def refine(self, mel, source, mask):
+        """Networks' mel and moved source (N, T, M), mask (N, T) to the refined mel (N, T, M)."""
+        x = ops.zeros_like(mel)
+        for step in range(self.STEPS):
+            x = x + self(x, ops.full((ops.shape(mel)[0],), step / self.STEPS), mel, source, mask) / self.STEPS
+        return mel + self.SCALE * x
+
+
 class PostNet(layers.Layer):
     """CBHG from mel to linear frames (Tacotron, section 3.3). By default it adds the harmonics of a given pitch; with
     `harmonics=0` the CBHG writes the whole spectrogram and ignores the pitch.
@@ -234,6 +299,7 @@ class Generator(keras.Model):
         self.encoder = Encoder(hp, self.seeds)
         self.decoder = Decoder(hp, self.seeds)
         self.postnet = PostNet(hp)
+        self.refiner = Refiner(hp, self.seeds) if hp.base else None
         # Logarithms of gains of the mel-cepstra's movements, at each modulation frequency; not trained, but measured by
         # Converter.convert_pairs when it converts the validation sentences
         self.movement = self.add_weight(name="movement", shape=(utils.MODULATION_FRAMES // 2 + 1, hp.n_mels),
@@ -243,7 +309,8 @@ class Generator(keras.Model):
     @property
     def judged_variables(self) -> list:
         """The weights that learn from a discriminator."""
-        return (self if self.hp.gan_networks == "all" else self.postnet).trainable_variables
+        judged = (self.encoder, self.decoder, self.postnet) if self.hp.gan_networks == "all" else (self.postnet,)
+        return [variable for network in judged for variable in network.trainable_variables]
 
     def build_all(self):
         """Make all weights now, because they cannot be made inside the decoder's loop."""
@@ -254,6 +321,9 @@ class Generator(keras.Model):
         remembered = cell.attention.prepare_memory(memory, corrected)
         cell(cell.start(ops.zeros((1,)), remembered), given, remembered, ops.ones((1,)))
         self.postnet(ops.zeros((1, self.hp.r, self.hp.n_mels)), ops.zeros((1, self.hp.r, 2)), ops.ones((1, self.hp.r)))
+        if self.refiner:
+            mel = ops.zeros((1, self.hp.r, self.hp.n_mels))
+            self.refiner(mel, ops.zeros((1,)), mel, mel, ops.ones((1, self.hp.r)))
         self.built = True
 
     def call(self, source, mapped, mask, positions, mel=None, training=False, train_encoder=True) -> DecoderOutput:
@@ -270,9 +340,12 @@ class Generator(keras.Model):
     def encode_on_path(self, source, mapped, mask, positions, training=False):
         """The mel (N, Ty*r, M) of map and encoder, without the decoder, read along known positions (N, Ty + 1)."""
         _, corrected = self.encoder(source, mapped, mask, training=training)
+        return self.read_on_path(corrected[:, :, :self.hp.n_mels], mask, positions)
+
+    def read_on_path(self, x, mask, positions):
+        """Read x (N, S, C), whose mask is (N, S), along known positions (N, Ty + 1): (N, Ty*r, C)."""
         places = self.decoder.spaced(positions[:, :-1, None], positions[:, 1:, None])
-        places = ops.clip(places, 0.0, ops.sum(mask, axis=1, keepdims=True) - 1.0)
-        return read_at(corrected[:, :, :self.hp.n_mels], places)
+        return read_at(x, ops.clip(places, 0.0, ops.sum(mask, axis=1, keepdims=True) - 1.0))
 
     def speech(self, decoded: DecoderOutput, mapped, source_mask, mask):
         """Mel (N, T, M), zero beyond `mask` (N, T), and pitch (N, T, 2), octaves and voicing, from the decoder's output

@@ -7,13 +7,15 @@
     python train.py --data DIR --init-from pretrained/slt   # behind a pretrained voice: better with ten minutes
     python train.py --preset 2017 --data DIR                # the system of 2017 as it was described
 
-First the base is solved: a linear map from the sources' mel spectrograms to the target's. Then three stages follow,
+First the base is solved: a linear map from the sources' mel spectrograms to the target's. Then four stages follow,
 each with its own optimizer. In "postnet" the post-net learns to draw the target's linear spectrogram from the target's
 own mel. In "encoder" the encoder learns to correct the map. In "decoder" the decoder learns the pace, and what is left
-to correct. The system of 2017 had a single stage, "joint", in which all networks learn at once.
+to correct. In "refiner" the refiner learns what averages lack. The system of 2017 had a single stage, "joint", in which
+all networks learn at once.
 
 With --init-from pretrained/slt, or another exported voice, its networks stay, and a second map, which is solved in the
-place of the base, takes what they write on to the target. Then there is no stage "decoder", and "encoder" is shorter.
+place of the base, takes what they write on to the target. Then there is no stage "decoder", and "encoder" and
+"refiner" are shorter.
 """
 import argparse
 import math
@@ -35,7 +37,7 @@ import keras
 import tensorflow as tf
 
 HERE = pathlib.Path(__file__).resolve().parent
-FINE_STEPS, FINE_RATE = 1 / 3, 1 / 4  # shares of the encoder's, where it was trained before
+FINE_STEPS, FINE_RATE = 1 / 3, 1 / 4  # shares of steps and the encoder's rate, where they were trained before
 
 
 class PairedTrainer(Trainer):
@@ -52,19 +54,21 @@ class PairedTrainer(Trainer):
         planned, rate = {"postnet": hp.postnet_steps}, hp.encoder_rate
         if corpus.base.is_followed and not corpus.has_target_only:  # the encoder is trained, the pace the source's
             planned["encoder"], rate = min(round(FINE_STEPS * hp.encoder_steps), most), FINE_RATE * rate
+            planned["refiner"] = min(round(FINE_STEPS * hp.refiner_steps), most)
         elif not corpus.has_target_only:
             planned |= {"encoder": min(hp.encoder_steps, most) * self.encoder_learns_alone,
-                        "decoder": min(hp.decoder_steps, most), "joint": hp.joint_steps}
+                        "decoder": min(hp.decoder_steps, most), "joint": hp.joint_steps,
+                        "refiner": min(hp.refiner_steps, most) * hp.base * self.encoder_learns_alone}
         self.stages = [(stage, steps) for stage, steps in planned.items() if steps]
-        encoder, decoder, postnet = (network.trainable_variables for network in (
-            self.generator.encoder, self.generator.decoder, self.generator.postnet))
+        encoder, decoder, postnet, refiner = (network.trainable_variables if network else [] for network in (
+            self.generator.encoder, self.generator.decoder, self.generator.postnet, self.generator.refiner))
         self.variables = {"postnet": postnet, "encoder": encoder, "joint": encoder + decoder + postnet,
-                          "decoder": decoder if self.encoder_learns_alone else encoder + decoder}
+                          "decoder": decoder if self.encoder_learns_alone else encoder + decoder, "refiner": refiner}
         self.optimizers = {}
         for stage, steps in self.stages:
             adam = keras.optimizers.AdamW(
                 trainer.cosine_decay(rate if stage == "encoder" else hp.learning_rate, steps, hp),
-                weight_decay=hp.weight_decay if stage == "encoder" else 0.0)
+                weight_decay=hp.weight_decay if stage in ("encoder", "refiner") else 0.0)
             adam.exclude_from_weight_decay(var_names=["bias", "gamma", "beta"])
             self.optimizers[stage] = trainer.with_loss_scale(adam, hp)
             self.optimizers[stage].build(self.variables[stage])
@@ -105,6 +109,10 @@ class PairedTrainer(Trainer):
             mel = self.onward(generator.encode_on_path(*source, batch["positions"], training=True))
             loss = losses.l1(mel, batch["mel"], mask)
             return {"loss": loss, "loss/mean_loss1": loss}
+        if stage == "refiner":
+            mel = self.onward(generator.encode_on_path(*source, batch["positions"]))
+            moved = generator.read_on_path(batch["moved"], batch["source_mask"], batch["positions"])
+            return {"loss": losses.masked_mean(generator.refiner.errors(mel, moved, batch["mel"], mask), mask)}
         decoded = generator(*source, batch["positions"], batch["mel"], training=True,
                             train_encoder=stage == "joint" or not self.encoder_learns_alone)
         scalars = self.decoder_losses(decoded, batch)
@@ -130,7 +138,9 @@ class PairedTrainer(Trainer):
     def validate(self, run: Run, stage: str) -> dict[str, float]:
         """Losses on the validation sentences and, in the last stage, measures in free running with a score."""
         if stage not in ("postnet", "encoder") or stage == "encoder" and self.corpus.base.is_followed:
-            return self.free_running(run)[0]
+            scalars = self.free_running(run)[0]
+            # Distances do not hear what a refiner adds. Its rate falls, so the newest one is kept as the best
+            return scalars | ({"score": -float(run.step)} if stage == "refiner" else {})
         batch = self.corpus.assemble([self.corpus.whole(pair) for pair in self.validation])
         if stage == "encoder":
             mel = self.encode_on_path(*(batch[name] for name in ("source", "mapped", "source_mask", "positions")))

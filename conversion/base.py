@@ -5,11 +5,12 @@ gone. No source has a name here. One linear map, solved by least squares along t
 gives the target's mel. The networks write a correction of it.
 
 The output of least squares is an average: it lacks all that the map cannot predict, and is too smooth. So `restore`
-takes a share of the finest detail from the source itself, after scaling its vocal tract to the target's length. Then it
-makes every order of the mel-cepstra move as much as the target's, separately at each modulation frequency. How much
-that lacks is measured on conversions of the validation sentences whenever they are converted in training. The pitch,
-too, is made to move as much as the target's. What the post-net draws is an average as well: in every voice the high
-frequencies of voiced sounds have the texture of noise, which `with_texture` gives them.
+gives it what the refiner (networks.py) adds, and takes a share of the finest detail from the source itself, after
+scaling its vocal tract to the target's length. Then it makes every order of the mel-cepstra move as much as the
+target's, separately at each modulation frequency. How much that lacks is measured on conversions of the validation
+sentences whenever they are converted in training. The pitch, too, is made to move as much as the target's. What the
+post-net draws is an average as well: in every voice the high frequencies of voiced sounds have the texture of noise,
+which `with_texture` gives them.
 """
 import pathlib
 from collections.abc import Callable
@@ -102,10 +103,10 @@ def is_speech(mel: np.ndarray, hp: HyperParams) -> np.ndarray:
 
 
 def prepare(base: Base, features: Features, voice: Voice, hp: HyperParams, frames: slice = slice(None),
-            vary: Callable | None = None) -> tuple[np.ndarray, np.ndarray]:
+            vary: Callable | None = None) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """What the networks get of `frames` of a recording: its linear spectrogram (S, F) less the mean of its speech,
-    raised to the floor, in deviations; and the mapped source (S, M + 2), the target's mel by the map and the mapped
-    pitch. With `hp.base=0` the first is the spectrogram itself, and the second is zero.
+    raised to the floor, in deviations; the mapped source (S, M + 2), the target's mel by the map and the mapped pitch;
+    and the source itself (S, M), see `moved`. With `hp.base=0` the first is the spectrogram itself, the others zero.
 
     In training `vary` changes linear and mel at random. The map reads the varied source, too: so the networks learn
     what it does to a vocal tract of another length.
@@ -114,10 +115,22 @@ def prepare(base: Base, features: Features, voice: Voice, hp: HyperParams, frame
     if vary:
         linear, mel = vary(linear, mel)
     if not hp.base:
-        return linear, np.zeros((len(mel), hp.n_mels + 2), np.float32)
+        return linear, np.zeros((len(mel), hp.n_mels + 2), np.float32), np.zeros((len(mel), hp.n_mels), np.float32)
     mapped = apply(base.kernel, base.bias, np.maximum(mel, base.mel_floor))
     pitch = map_pitch(base, features.hertz, voice, hp)[frames]
-    return np.maximum(linear, base.linear_floor) / base.deviation, np.concatenate([mapped, pitch], axis=1)
+    return (np.maximum(linear, base.linear_floor) / base.deviation, np.concatenate([mapped, pitch], axis=1),
+            moved(base, mel, voice, hp))
+
+
+def moved(base: Base, mel: np.ndarray, voice: Voice, hp: HyperParams) -> np.ndarray:
+    """The mel of a source (S, M), less the mean of its speech, with its formants where a vocal tract of the target's
+    length has them."""
+    return linear_map.warp_formants(np.maximum(mel, base.mel_floor), voice.warp, hp)
+
+
+def as_it_is(mel: np.ndarray, source: np.ndarray) -> np.ndarray:
+    """The refinement of a base alone: none."""
+    return mel
 
 
 def apply(kernel: np.ndarray, bias: np.ndarray, mel: np.ndarray) -> np.ndarray:
@@ -139,12 +152,13 @@ def map_pitch(base: Base, hertz: np.ndarray, voice: Voice, hp: HyperParams) -> n
 
 
 def restore(base: Base, movement: np.ndarray, mel: np.ndarray, positions: np.ndarray, features: Features,
-            voice: Voice, hp: HyperParams) -> np.ndarray:
-    """Restore what the average `mel` (T, M) lacks, which was read at `positions` (T,) of a recording: a share of the
-    recording's detail, and movement by `movement` (P, M). With `hp.base=0` nothing is restored."""
+            voice: Voice, hp: HyperParams, refine: Callable = as_it_is) -> np.ndarray:
+    """Restore what the average `mel` (T, M) lacks, which was read at `positions` (T,) of a recording: what `refine`
+    adds, a share of the recording's detail, and movement by `movement` (P, M). With `hp.base=0` nothing is restored.
+    """
     if not hp.base:
         return mel
-    mel = with_detail(base, mel, positions, features, voice, hp)
+    mel = with_detail(base, mel, positions, features, voice, hp, refine)
     return np.clip(modulate(mel, np.exp(hp.postfilter * movement)), 0.0, 1.0)
 
 
@@ -173,16 +187,15 @@ def with_texture(linear: np.ndarray, pitch: np.ndarray, hp: HyperParams) -> np.n
 
 
 def with_detail(base: Base, mel: np.ndarray, positions: np.ndarray, features: Features, voice: Voice,
-                hp: HyperParams) -> np.ndarray:
+                hp: HyperParams, refine: Callable = as_it_is) -> np.ndarray:
     """What is heard of the networks' mel (T, M) before `restore` gives it movement."""
-    source = np.maximum(linear_map.interpolate(features.mel - voice.mel, positions), base.mel_floor)
-    return detailed(apply(base.onward_kernel, base.onward_bias, mel), source, voice.warp, hp)
+    source = moved(base, linear_map.interpolate(features.mel - voice.mel, positions), voice, hp)
+    return detailed(refine(apply(base.onward_kernel, base.onward_bias, mel), source), source, hp)
 
 
-def detailed(mel: np.ndarray, source: np.ndarray, warp: float, hp: HyperParams) -> np.ndarray:
-    """Replace a share, `hp.detail`, of the finest detail of `mel` (T, M) by that of the source (T, M)."""
-    fine = linear_map.warp_formants(source, warp, hp)
-    return mel + hp.detail * (smooth(mel) - mel + fine - smooth(fine))
+def detailed(mel: np.ndarray, source: np.ndarray, hp: HyperParams) -> np.ndarray:
+    """Replace a share, `hp.detail`, of the finest detail of `mel` (T, M) by that of the source (T, M), see `moved`."""
+    return mel + hp.detail * (smooth(mel) - mel + source - smooth(source))
 
 
 def smooth(mel: np.ndarray) -> np.ndarray:

@@ -59,7 +59,8 @@ class Converter:
     """Converts recordings in batches. What becomes of a recording, and by which method:
 
         mel, pitch = write(recording)           encoder and decoder correct the linear map of the base
-        mel = restore(mel)                      detail of the source, movements of the target (base.restore)
+        mel = refine(mel, source)               the refiner, on its own in base.restore, which then gives
+        mel = restore(mel)                      detail of the source and movements of the target
         pitch = base.restore_pitch(pitch)       moves as much as the target's
         linear = draw(mel, pitch)               the post-net
         linear = base.with_texture(linear)      of noise; Griffin-Lim makes a waveform of it (convert_recording)
@@ -73,6 +74,9 @@ class Converter:
             *frames, tf.TensorSpec((None, None)), tf.TensorSpec((), tf.int32), tf.TensorSpec((None,))])
         self._draw = recurrent.compiled(generator.postnet, input_signature=[
             tf.TensorSpec((None, None, size)) for size in (self.hp.n_mels, 2)] + [tf.TensorSpec((None, None))])
+        if generator.refiner:
+            self._refine = recurrent.compiled(generator.refiner.refine, input_signature=[
+                tf.TensorSpec((None, None, self.hp.n_mels))] * 2 + [tf.TensorSpec((None, None))])
 
     def convert(self, recording: str | os.PathLike | ArrayLike, sample_rate: int | None = None) -> ConvertedRecording:
         """Convert a file, or an array (samples,) of any scale at `sample_rate` (Hz; default: `hp.sample_rate`). Of the
@@ -110,7 +114,7 @@ class Converter:
         heard = [corpus.recording(pair) for pair in pairs], [corpus.voice(pair) for pair in pairs]
         written = self.write(*heard)
         if measure_movement and self.hp.base:
-            mels = [base.with_detail(self.base, out.mel, out.positions, *each, self.hp)
+            mels = [base.with_detail(self.base, out.mel, out.positions, *each, self.hp, self.refine)
                     for out, *each in zip(written, *heard)]
             self.generator.movement.assign(base.gains(base.modulation_power(mels), self.base.modulation))
         return self.finish(written, *heard)
@@ -126,7 +130,7 @@ class Converter:
         order = sorted(range(len(sources)), key=lambda i: len(sources[i].linear))
         for first in tqdm(range(0, len(order), batch_size), "converting", disable=None, leave=False, delay=2.0):
             chosen = order[first:first + batch_size]
-            inputs, maps = zip(*(base.prepare(self.base, sources[i], voices[i], self.hp) for i in chosen))
+            inputs, maps, _ = zip(*(base.prepare(self.base, sources[i], voices[i], self.hp) for i in chosen))
             source, mask = data_load.pad(inputs, self.hp.encoder_stack)
             mapped, _ = data_load.pad(maps, self.hp.encoder_stack)
             # Global attention does not tell when a sentence ends, so it comes from the length ratio of the training
@@ -164,7 +168,13 @@ class Converter:
 
     def restore(self, mel: np.ndarray, positions: np.ndarray, source: Features, voice: base.Voice) -> np.ndarray:
         """The input of the post-net (T, M) from the networks' mel (T, M), which was read at `positions` (T,)."""
-        return base.restore(self.base, np.asarray(self.generator.movement), mel, positions, source, voice, self.hp)
+        return base.restore(self.base, np.asarray(self.generator.movement), mel, positions, source, voice, self.hp,
+                            self.refine)
+
+    def refine(self, mel: np.ndarray, source: np.ndarray) -> np.ndarray:
+        """The target's mel (T, M) with a share `hp.refinement` of what the refiner changes; the source's is (T, M)."""
+        refined = np.asarray(self._refine(mel[None], source[None], np.ones((1, len(mel)), np.float32)))[0]
+        return mel + self.hp.refinement * (refined - mel)
 
     def draw(self, mels: list[np.ndarray], pitches: list[np.ndarray]) -> list[np.ndarray]:
         """Linear spectrograms (T, F) of mel (T, M) and pitch (T, 2) by the post-net."""

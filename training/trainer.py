@@ -247,6 +247,8 @@ def train(plan: RunPlan, make_trainer, steps: int | None, strategy: tf.distribut
         if plan.initial_weights:  # loaded before --no-resume removes anything: they may belong to this run
             checkpoints.load_generator(trainer.generator, plan.initial_weights)
             if found.is_followed and plan.script == "train.py":  # they have another voice's gains of movement
+                if corpus.has_target_only:  # without pairs the refiner cannot learn this one
+                    trainer.generator.refiner.forget()
                 trainer.converter.convert_pairs(corpus, trainer.validation, measure_movement=True)
         trainer.keep_first_weights()
         if plan.no_resume:
