@@ -22,7 +22,7 @@ from hyperparams import HyperParams
 
 import numpy as np
 
-POSTNET, PAIRED, ADVERSARIAL = "postnet", "paired", "adversarial"
+POSTNET, PAIRED, ADVERSARIAL, REFINER = "postnet", "paired", "adversarial", "refiner"
 VOICES_AT_MOST = 8192  # recordings whose measured voice is kept in memory, 3 kB each
 
 
@@ -57,6 +57,8 @@ class Corpus:
         self.target_pairs = list({(pair.utterance, pair.target_start): pair for pair in self.train}.values())
         # Mel (T, M) and pitch (T, 2) of conversions, for adversarial batches
         self.conversions: list[tuple[np.ndarray, np.ndarray]] = []
+        # Pairs, what the networks write, the moved source and the target's mel, (T, M) each, for the refiner
+        self.written: list[tuple[Pair, np.ndarray, np.ndarray, np.ndarray]] = []
 
     def use_base(self, found: base.Base) -> None:
         """Set the base that maps the sources to the target's voice."""
@@ -127,7 +129,8 @@ class Corpus:
         return path[np.minimum(frames, len(path) - 1)] + np.maximum(frames - len(path) + 1, 0)
 
     def rng(self, kind: str, step: int, *row: int) -> np.random.Generator:
-        return np.random.default_rng([self.hp.seed, {POSTNET: 1, PAIRED: 2, ADVERSARIAL: 3}[kind], step, *row])
+        kinds = {POSTNET: 1, PAIRED: 2, ADVERSARIAL: 3, REFINER: 4}
+        return np.random.default_rng([self.hp.seed, kinds[kind], step, *row])
 
     def with_rngs(self, kind: str, step: int, items: list) -> list[tuple]:
         """The items of a batch, each with its own random generator."""
@@ -168,6 +171,21 @@ class Corpus:
         (mel, mask), (pitch, _) = (pad(arrays, self.hp.postnet_window) for arrays in zip(*windows))
         return self.postnet_batch(step) | {"converted": mel, "converted_pitch": pitch, "converted_mask": mask}
 
+    def refiner_batch(self, step: int) -> dict[str, np.ndarray]:
+        """Windows of what the networks write: written, moved and mel (N, T, M), mask (N, T)."""
+        windows = []
+        for (_, *arrays), rng in self.with_rngs(REFINER, step, self.sample(self.written, REFINER, step)):
+            start, end = self.random_window(len(arrays[0]), rng)
+            windows.append([array[start:end] for array in arrays])
+        (written, mask), (moved, _), (mel, _) = (pad(arrays, self.hp.postnet_window) for arrays in zip(*windows))
+        return {"written": written, "moved": moved, "mel": mel, "mask": mask}
+
+    def varied(self, pair: Pair, rng: np.random.Generator) -> Features:
+        """The recording of the source of a pair as if somebody else had spoken it, see `augment.vary`."""
+        features = self.recording(pair)
+        linear, mel = augment.vary(features.linear, features.mel, rng, self.hp)
+        return features._replace(linear=linear, mel=mel)
+
     def paired_batch(self, step: int) -> dict[str, np.ndarray]:
         """Slices with their counterparts, or whole utterances of similar length; see `assemble`."""
         items = self.with_rngs(PAIRED, step, self.paired_items(step))
@@ -192,9 +210,10 @@ class Corpus:
     def batch_names(self, kind: str, step: int) -> list[str]:
         """SPEAKER/NAME of the pairs in batch `step` of a kind. The speaker is the source if `kind` is PAIRED, otherwise
         the target."""
-        if kind != PAIRED:
-            return [f"{self.target}/{pair.name}" for pair in self.sample(self.target_pairs, POSTNET, step)]
-        return [f"{pair.source}/{pair.name}" for pair, *_ in self.paired_items(step)]
+        if kind in (PAIRED, REFINER):
+            items = self.paired_items(step) if kind == PAIRED else self.sample(self.written, REFINER, step)
+            return [f"{pair.source}/{pair.name}" for pair, *_ in items]
+        return [f"{self.target}/{pair.name}" for pair in self.sample(self.target_pairs, POSTNET, step)]
 
     def whole(self, pair: Pair) -> tuple[Pair, int, int, int, int]:
         return pair, 0, pair.target_end - pair.target_start, 0, pair.source_end - pair.source_start
@@ -213,28 +232,29 @@ class Corpus:
     def assemble(self, crops: list[tuple[Pair, int, int, int, int]],
                  rngs: list[np.random.Generator] | None = None) -> dict[str, np.ndarray]:
         """Make a padded batch of crops (pair, target start, target end, source start, source end), with `rngs` varied
-        at random: source (N, S, F), mapped (N, S, M + 2), moved (N, S, M), source_mask (N, S), mel (N, T, M), pitch
-        (N, T, 2), linear (N, T, F), mask (N, T), positions (N, Ty + 1); S is a multiple of `encoder_stack`, T = Ty * r.
-        """
+        at random: source (N, S, F), mapped (N, S, M + 2), source_mask (N, S), mel (N, T, M), pitch (N, T, 2), linear
+        (N, T, F), mask (N, T), positions (N, Ty + 1); S is a multiple of `encoder_stack`, T = Ty * r."""
         hp = self.hp
         prepared = [self.prepare(*crop[:1], *crop[3:], rng) for crop, rng in zip(crops, rngs or [None] * len(crops))]
-        (source, source_mask), (mapped, _), (moved, _) = (pad(arrays, hp.encoder_stack) for arrays in zip(*prepared))
+        source, source_mask = pad([linear for linear, _ in prepared], hp.encoder_stack)
+        mapped, _ = pad([mapped for _, mapped in prepared], hp.encoder_stack)
         mel, mask = pad([self.target_mel(pair, t0, t1) for pair, t0, t1, _, _ in crops], hp.r)
         pitch, _ = pad([self.pitch(pair, t0, t1) for pair, t0, t1, _, _ in crops], hp.r)
         linear, _ = pad([self.target_features(pair, "linear", t0, t1) for pair, t0, t1, _, _ in crops], hp.r)
         positions = np.stack([self.positions(pair, t0, mask.shape[1] // hp.r) - s0 for pair, t0, _, s0, _ in crops])
-        return {"source": source, "mapped": mapped, "moved": moved, "source_mask": source_mask, "mel": mel,
-                "pitch": pitch, "linear": linear, "mask": mask, "positions": positions.astype(np.float32)}
+        return {"source": source, "mapped": mapped, "source_mask": source_mask, "mel": mel, "pitch": pitch,
+                "linear": linear, "mask": mask, "positions": positions.astype(np.float32)}
 
     def prepare(self, pair: Pair, start: int, end: int, rng: np.random.Generator | None) -> tuple:
         """What the networks get of frames `start` to `end` of a source, varied at random if there is an `rng`: input
-        (S, F), mapped source (S, M + 2), and moved source (S, M)."""
+        (S, F) and mapped source (S, M + 2)."""
         vary = functools.partial(augment.vary, rng=rng, hp=self.hp) if rng else None
         return base.prepare(self.base, self.recording(pair), self.voice(pair), self.hp, slice(start, end), vary)
 
     def batches(self, kind: str, start: int, stop: int) -> Iterator[dict[str, np.ndarray]]:
         """Batches `start` to `stop` - 1 of a kind, prepared ahead of the training step; raises UserError."""
-        make = {POSTNET: self.postnet_batch, PAIRED: self.paired_batch, ADVERSARIAL: self.adversarial_batch}[kind]
+        make = {POSTNET: self.postnet_batch, PAIRED: self.paired_batch, ADVERSARIAL: self.adversarial_batch,
+                REFINER: self.refiner_batch}[kind]
         with concurrent.futures.ThreadPoolExecutor(2) as pool:
             coming = (pool.submit(make, step) for step in range(start, stop))
             ahead = collections.deque(itertools.islice(coming, 4))

@@ -84,8 +84,8 @@ class HyperParams:
     encoder_rate: float = number(2e-3, 1e-8, 1)         # peak of its learning rate
     weight_decay: float = number(0.01, 0, 1)            # of its weights (AdamW, Loshchilov & Hutter 2019)
     decoder_steps: int = number(400, 0, 1e7)            # stage 3: the decoder learns pace and the rest, loss on mel
-    refiner_steps: int = number(3000, 0, 1e7)           # stage 4: the refiner, on what the encoder writes    (2017 0)
-    most_epochs: float = number(60.0, 0.01, 1e6)        # of the slices in each of stages 2, 3, 4, against overfitting
+    refiner_steps: int = number(0, 0, 1e7)              # stage 4: a refiner of their mel; takes an hour of speech
+    most_epochs: float = number(60.0, 0.01, 1e6)        # of the slices in each of stages 2 to 4, against overfitting
     joint_steps: int = number(0, 0, 1e7)                # instead: all networks, one optimizer      (2017 all steps)
     postnet_window: int = number(64, 1, 1e4)            # frames per training window of stage 1
     whole_utterances: float = number(0.2, 0, 1)         # share of the batches that hold whole utterances, no slices
@@ -128,7 +128,6 @@ class HyperParams:
     griffin_lim_iters: int = number(20, 1, 1000)        #                                        (paper 50, 2017 30)
     correction: float = number(1.0, 0, 10)              # share of the networks' correction that is applied
     pace: float = number(1.0, 0, 1)                     # share of the predicted pace; 0: the source's own timing
-    refinement: float = number(1.0, 0, 2)               # share of the refiner's change that is applied
     detail: float = number(0.5, 0, 1)                   # share of the finest detail that is the source's
     postfilter: float = number(1.0, 0, 10)              # exponent of gains to the target's modulation spectrum
     texture: float = number(1.0, 0, 10)                 # share of the texture of noise that high voiced sound gets
@@ -206,12 +205,13 @@ class HyperParams:
     @classmethod
     def from_json(cls, path: pathlib.Path) -> "HyperParams":
         """Read the hparams.json of a run; raises UserError if names or types do not fit this version. What an earlier
-        version did not know of synthesis gets its default: conversion may change it, and no weight depends on it."""
+        version did not know of synthesis gets its default: conversion may change it, and no weight depends on it. Nor
+        did it have a refiner."""
         try:
             values = dict(json.loads(pathlib.Path(path).read_text(encoding="utf-8")))
         except (TypeError, ValueError) as error:
             raise UserError(f"{path} is damaged ({error}); restore it or train into another folder") from None
-        values = {name: getattr(cls, name) for name in SYNTHESIS} | values
+        values = {name: getattr(cls, name) for name in (*SYNTHESIS, "refiner_steps")} | values
         types = {field.name: field.type for field in dataclasses.fields(cls)}
         if set(values) != set(types):
             raise UserError(f"{path} is of another version of this project: "
@@ -235,12 +235,12 @@ SYSTEM_2017 = HyperParams(
     # Batches of whole utterances, as many as there would be slices, without augmentation
     batch_size=32, whole_utterances=1.0, slice_max_seconds=12.0, augment_vtl=0.0, augment_eq=0.0,
     mel_blur_freq=0.0, mel_blur_time=0.0,
-    postnet_steps=0, encoder_steps=0, decoder_steps=0, refiner_steps=0, joint_steps=10000, learning_rate=1e-3,
-    lowest_rate=1.0, griffin_lim_iters=30, postfilter=0.0, texture=0.0, power=1.2)
+    postnet_steps=0, encoder_steps=0, decoder_steps=0, joint_steps=10000, learning_rate=1e-3, lowest_rate=1.0,
+    griffin_lim_iters=30, postfilter=0.0, texture=0.0, power=1.2)
 
 PRESETS: dict[str, HyperParams] = {
     "default": HyperParams(),
-    "demo": HyperParams(width=128, postnet_steps=800, encoder_steps=800, decoder_steps=300, refiner_steps=400,
+    "demo": HyperParams(width=128, postnet_steps=800, encoder_steps=800, decoder_steps=300,
                         dis_pretrain_steps=60, gan_steps=60, dis_learning_rate=5e-4),
     "2017": SYSTEM_2017,
     # The same generator, trained from scratch by the discriminator alone
@@ -250,7 +250,7 @@ PRESETS: dict[str, HyperParams] = {
 }
 
 # Hyperparameters that conversion may change in a trained model.
-SYNTHESIS = ("griffin_lim_iters", "correction", "pace", "refinement", "detail", "postfilter", "texture", "power")
+SYNTHESIS = ("griffin_lim_iters", "correction", "pace", "detail", "postfilter", "texture", "power")
 
 # Features on disk depend on these values: prepro.py stores them, training and evaluation compare them.
 SIGNAL = ("sample_rate", "n_fft", "win_length", "hop_length", "n_mels", "preemphasis", "loudness_db", "top_db",

@@ -200,8 +200,10 @@ class Refiner(layers.Layer):
                       for i in range(self.LAYERS)]
         self.mixes = [layers.Dense(width, kernel_initializer=keras.initializers.VarianceScaling(0.1))
                       for _ in range(self.LAYERS)]
-        self.leave = layers.Dense(hp.n_mels, kernel_initializer="zeros")
+        self.leave = layers.Dense(hp.n_mels, kernel_initializer="zeros")  # so that it changes nothing at first
         self.built = True
+        mel = ops.zeros((1, 1, hp.n_mels))
+        self(mel, ops.zeros((1,)), mel, mel, ops.ones((1, 1)))  # makes all weights
 
     def call(self, x, time, mel, source, mask):
         """Velocity (N, T, M) at x (N, T, M) and time (N,) from 0 to 1, for the mel that the networks write (N, T, M),
@@ -219,11 +221,6 @@ class Refiner(layers.Layer):
             y = y + mix(ops.tanh(change) * ops.sigmoid(gate))
         return self.leave(self.norms[-1](y, mask)) * column
 
-    def forget(self) -> None:
-        """Change nothing any more: what was learnt belongs to another voice."""
-        for weight in self.leave.weights:
-            weight.assign(ops.zeros_like(weight))
-
     def errors(self, mel, source, target, mask):
         """What the network learns to lower: its velocity's squared error (N, T, M) at random points of the lines to the
         target's mel (N, T, M)."""
@@ -239,6 +236,13 @@ class Refiner(layers.Layer):
         for step in range(self.STEPS):
             x = x + self(x, ops.full((ops.shape(mel)[0],), step / self.STEPS), mel, source, mask) / self.STEPS
         return mel + self.SCALE * x
+
+
+def new_refiner(generator) -> Refiner | None:
+    """An untrained refiner of what a generator writes, if its hyperparameters have one."""
+    hp = generator.hp
+    is_refined = hp.refiner_steps and hp.base and hp.attention == "local"  # others have no encoder's mel to begin with
+    return Refiner(hp, generator.seeds) if is_refined else None
 
 
 class PostNet(layers.Layer):
@@ -299,7 +303,6 @@ class Generator(keras.Model):
         self.encoder = Encoder(hp, self.seeds)
         self.decoder = Decoder(hp, self.seeds)
         self.postnet = PostNet(hp)
-        self.refiner = Refiner(hp, self.seeds) if hp.base else None
         # Logarithms of gains of the mel-cepstra's movements, at each modulation frequency; not trained, but measured by
         # Converter.convert_pairs when it converts the validation sentences
         self.movement = self.add_weight(name="movement", shape=(utils.MODULATION_FRAMES // 2 + 1, hp.n_mels),
@@ -309,8 +312,7 @@ class Generator(keras.Model):
     @property
     def judged_variables(self) -> list:
         """The weights that learn from a discriminator."""
-        judged = (self.encoder, self.decoder, self.postnet) if self.hp.gan_networks == "all" else (self.postnet,)
-        return [variable for network in judged for variable in network.trainable_variables]
+        return (self if self.hp.gan_networks == "all" else self.postnet).trainable_variables
 
     def build_all(self):
         """Make all weights now, because they cannot be made inside the decoder's loop."""
@@ -321,9 +323,6 @@ class Generator(keras.Model):
         remembered = cell.attention.prepare_memory(memory, corrected)
         cell(cell.start(ops.zeros((1,)), remembered), given, remembered, ops.ones((1,)))
         self.postnet(ops.zeros((1, self.hp.r, self.hp.n_mels)), ops.zeros((1, self.hp.r, 2)), ops.ones((1, self.hp.r)))
-        if self.refiner:
-            mel = ops.zeros((1, self.hp.r, self.hp.n_mels))
-            self.refiner(mel, ops.zeros((1,)), mel, mel, ops.ones((1, self.hp.r)))
         self.built = True
 
     def call(self, source, mapped, mask, positions, mel=None, training=False, train_encoder=True) -> DecoderOutput:

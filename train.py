@@ -7,25 +7,28 @@
     python train.py --data DIR --init-from pretrained/slt   # behind a pretrained voice: better with ten minutes
     python train.py --preset 2017 --data DIR                # the system of 2017 as it was described
 
-First the base is solved: a linear map from the sources' mel spectrograms to the target's. Then four stages follow,
+First the base is solved: a linear map from the sources' mel spectrograms to the target's. Then three stages follow,
 each with its own optimizer. In "postnet" the post-net learns to draw the target's linear spectrogram from the target's
 own mel. In "encoder" the encoder learns to correct the map. In "decoder" the decoder learns the pace, and what is left
-to correct. In "refiner" the refiner learns what averages lack. The system of 2017 had a single stage, "joint", in which
-all networks learn at once.
+to correct. With --set refiner_steps=7000 a refiner learns to make of the average that these write a mel that the target
+could have spoken; it takes an hour of speech. The system of 2017 had a single stage, "joint", in which all networks
+learn at once.
 
 With --init-from pretrained/slt, or another exported voice, its networks stay, and a second map, which is solved in the
-place of the base, takes what they write on to the target. Then there is no stage "decoder", and "encoder" and
-"refiner" are shorter.
+place of the base, takes what they write on to the target. Then there is no stage "decoder", and "encoder" is shorter.
 """
 import argparse
 import math
 import pathlib
+import random
 import sys
+from collections.abc import Iterator
 
 import data_load
 from backend import recurrent
 from common import cli
 from common.cli import UserError
+from conversion import base
 from evaluation import figures
 from hyperparams import HyperParams
 from networks import DecoderOutput
@@ -34,10 +37,13 @@ from training.run_folder import Run
 from training.trainer import Trainer
 
 import keras
+import numpy as np
 import tensorflow as tf
+from tqdm import tqdm
 
 HERE = pathlib.Path(__file__).resolve().parent
-FINE_STEPS, FINE_RATE = 1 / 3, 1 / 4  # shares of steps and the encoder's rate, where they were trained before
+FINE_STEPS, FINE_RATE = 1 / 3, 1 / 4  # shares of the encoder's, where it was trained before
+WRITTEN_AT_MOST = 2048  # pairs kept in memory for the refiner, .25 MB each
 
 
 class PairedTrainer(Trainer):
@@ -47,23 +53,25 @@ class PairedTrainer(Trainer):
         if corpus.has_target_only and not (hp.base and hp.attention == "local"):
             raise UserError(f"{corpus.data} holds the target alone, which takes the base: base=1 and attention=local")
         super().__init__(hp, corpus)
-        self.encode_on_path = recurrent.compiled(self.generator.encode_on_path)
+        arrays = [tf.TensorSpec((None, None, size)) for size in (hp.n_linear, hp.n_mels + 2)]
+        self.encode_on_path = recurrent.compiled(self.generator.encode_on_path,
+                                                 input_signature=[*arrays, *[tf.TensorSpec((None, None))] * 2])
         most = math.ceil(hp.most_epochs * len(corpus.slices) / hp.batch_size)
         self.encoder_learns_alone = hp.attention == "local"  # otherwise it has no head that a loss could judge
         # A corpus of the target alone has no pairs from which encoder and decoder could learn
         planned, rate = {"postnet": hp.postnet_steps}, hp.encoder_rate
         if corpus.base.is_followed and not corpus.has_target_only:  # the encoder is trained, the pace the source's
             planned["encoder"], rate = min(round(FINE_STEPS * hp.encoder_steps), most), FINE_RATE * rate
-            planned["refiner"] = min(round(FINE_STEPS * hp.refiner_steps), most)
         elif not corpus.has_target_only:
             planned |= {"encoder": min(hp.encoder_steps, most) * self.encoder_learns_alone,
                         "decoder": min(hp.decoder_steps, most), "joint": hp.joint_steps,
-                        "refiner": min(hp.refiner_steps, most) * hp.base * self.encoder_learns_alone}
+                        "refiner": min(hp.refiner_steps, most) if self.refiner else 0}
         self.stages = [(stage, steps) for stage, steps in planned.items() if steps]
-        encoder, decoder, postnet, refiner = (network.trainable_variables if network else [] for network in (
-            self.generator.encoder, self.generator.decoder, self.generator.postnet, self.generator.refiner))
+        encoder, decoder, postnet = (network.trainable_variables for network in (
+            self.generator.encoder, self.generator.decoder, self.generator.postnet))
         self.variables = {"postnet": postnet, "encoder": encoder, "joint": encoder + decoder + postnet,
-                          "decoder": decoder if self.encoder_learns_alone else encoder + decoder, "refiner": refiner}
+                          "decoder": decoder if self.encoder_learns_alone else encoder + decoder,
+                          "refiner": self.refiner.trainable_variables if self.refiner else []}
         self.optimizers = {}
         for stage, steps in self.stages:
             adam = keras.optimizers.AdamW(
@@ -76,11 +84,36 @@ class PairedTrainer(Trainer):
     @property
     def parts(self) -> dict:
         """The variables that a checkpoint holds."""
-        return {"generator": self.generator.weights,
+        return {**self.converter.networks,
                 **{f"optimizer_{stage}": optimizer.variables for stage, optimizer in self.optimizers.items()}}
 
     def batch_kind(self, stage: str) -> str:
-        return data_load.POSTNET if stage == "postnet" else data_load.PAIRED
+        return {"postnet": data_load.POSTNET, "refiner": data_load.REFINER}.get(stage, data_load.PAIRED)
+
+    def batches(self, stage: str, start: int, stop: int) -> Iterator[dict]:
+        if stage == "refiner" and not self.corpus.written:  # once, as the networks that write do not change any more
+            self.corpus.written = self.write_pairs()
+        return super().batches(stage, start, stop)
+
+    def write_pairs(self) -> list[tuple]:
+        """Training pairs, each with what map and encoder write for it, the moved source, and the target's mel, (T, M)
+        each, in float16 and on the target's time axis: once as they are, once as if somebody else had spoken. The
+        encoder knows its training sentences hardly better than others, so the refiner may learn from them."""
+        corpus, hp, made = self.corpus, self.hp, []
+        pairs = random.Random(hp.seed).sample(corpus.train, min(len(corpus.train), WRITTEN_AT_MOST))
+        for number, pair in enumerate(tqdm(pairs, "writing", disable=None, leave=False, delay=2.0)):
+            mel = corpus.target_mel(pair)
+            positions = corpus.positions(pair, 0, math.ceil(len(mel) / hp.r))[None].astype(np.float32)
+            for heard in corpus.recording(pair), corpus.varied(pair, corpus.rng(data_load.REFINER, number)):
+                voice = base.find_voice(corpus.base, heard, hp)
+                arrays = *base.prepare(corpus.base, heard, voice, hp), base.moved(
+                    corpus.base, heard.mel - voice.mel, voice, hp)
+                (source, mask), (mapped, _), (moved, _) = (data_load.pad([each], hp.encoder_stack) for each in arrays)
+                read = (self.encode_on_path(source, mapped, mask, positions),
+                        self.generator.read_on_path(moved, mask, positions))
+                made.append((pair, *(np.asarray(each)[0, :len(mel)].astype(np.float16) for each in read),
+                             mel.astype(np.float16)))
+        return made
 
     def decoder_losses(self, decoded: DecoderOutput, batch: dict) -> dict:
         """Losses of the decoder's output at the true positions; `loss` is their weighted sum."""
@@ -104,15 +137,14 @@ class PairedTrainer(Trainer):
             linear = generator.postnet(batch["mel"], batch["pitch"], mask, training=True)
             loss = losses.l1(linear, batch["linear"], mask)
             return {"loss": loss, "loss/mean_loss2": loss}
+        if stage == "refiner":
+            errors = self.refiner.errors(batch["written"], batch["moved"], batch["mel"], mask)
+            return {"loss": losses.masked_mean(errors, mask)}
         source = batch["source"], batch["mapped"], batch["source_mask"]
         if stage == "encoder":
             mel = self.onward(generator.encode_on_path(*source, batch["positions"], training=True))
             loss = losses.l1(mel, batch["mel"], mask)
             return {"loss": loss, "loss/mean_loss1": loss}
-        if stage == "refiner":
-            mel = self.onward(generator.encode_on_path(*source, batch["positions"]))
-            moved = generator.read_on_path(batch["moved"], batch["source_mask"], batch["positions"])
-            return {"loss": losses.masked_mean(generator.refiner.errors(mel, moved, batch["mel"], mask), mask)}
         decoded = generator(*source, batch["positions"], batch["mel"], training=True,
                             train_encoder=stage == "joint" or not self.encoder_learns_alone)
         scalars = self.decoder_losses(decoded, batch)

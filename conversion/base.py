@@ -103,10 +103,10 @@ def is_speech(mel: np.ndarray, hp: HyperParams) -> np.ndarray:
 
 
 def prepare(base: Base, features: Features, voice: Voice, hp: HyperParams, frames: slice = slice(None),
-            vary: Callable | None = None) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+            vary: Callable | None = None) -> tuple[np.ndarray, np.ndarray]:
     """What the networks get of `frames` of a recording: its linear spectrogram (S, F) less the mean of its speech,
-    raised to the floor, in deviations; the mapped source (S, M + 2), the target's mel by the map and the mapped pitch;
-    and the source itself (S, M), see `moved`. With `hp.base=0` the first is the spectrogram itself, the others zero.
+    raised to the floor, in deviations; and the mapped source (S, M + 2), the target's mel by the map and the mapped
+    pitch. With `hp.base=0` the first is the spectrogram itself, and the second is zero.
 
     In training `vary` changes linear and mel at random. The map reads the varied source, too: so the networks learn
     what it does to a vocal tract of another length.
@@ -115,11 +115,10 @@ def prepare(base: Base, features: Features, voice: Voice, hp: HyperParams, frame
     if vary:
         linear, mel = vary(linear, mel)
     if not hp.base:
-        return linear, np.zeros((len(mel), hp.n_mels + 2), np.float32), np.zeros((len(mel), hp.n_mels), np.float32)
+        return linear, np.zeros((len(mel), hp.n_mels + 2), np.float32)
     mapped = apply(base.kernel, base.bias, np.maximum(mel, base.mel_floor))
     pitch = map_pitch(base, features.hertz, voice, hp)[frames]
-    return (np.maximum(linear, base.linear_floor) / base.deviation, np.concatenate([mapped, pitch], axis=1),
-            moved(base, mel, voice, hp))
+    return np.maximum(linear, base.linear_floor) / base.deviation, np.concatenate([mapped, pitch], axis=1)
 
 
 def moved(base: Base, mel: np.ndarray, voice: Voice, hp: HyperParams) -> np.ndarray:
@@ -138,10 +137,10 @@ def apply(kernel: np.ndarray, bias: np.ndarray, mel: np.ndarray) -> np.ndarray:
     return linear_map.in_context(mel, len(kernel) // mel.shape[1] // 2) @ kernel + bias
 
 
-def with_timing(base: Base, hp: HyperParams) -> HyperParams:
-    """`hp` with the timing of the voice that is heard: if a second map follows the networks, their pace is somebody
-    else's, so the source's own is kept."""
-    return hp.replace(pace=0.0) if base.is_followed else hp
+def of_voice(base: Base, hp: HyperParams) -> HyperParams:
+    """`hp` of the voice that is heard: if a second map follows the networks, pace and refiner are somebody else's, so
+    the source's own pace is kept, and nothing is refined."""
+    return hp.replace(pace=0.0, refiner_steps=0) if base.is_followed else hp
 
 
 def map_pitch(base: Base, hertz: np.ndarray, voice: Voice, hp: HyperParams) -> np.ndarray:

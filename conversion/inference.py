@@ -22,7 +22,7 @@ from corpus.analysis import Features
 from corpus.manifest import Pair
 from corpus.remarks import loud_frames, noise, remarks, without_pitch
 from hyperparams import SYNTHESIS, HyperParams, differences
-from networks import Conversion, Generator
+from networks import Conversion, Generator, Refiner, new_refiner
 
 import numpy as np
 import tensorflow as tf
@@ -59,24 +59,23 @@ class Converter:
     """Converts recordings in batches. What becomes of a recording, and by which method:
 
         mel, pitch = write(recording)           encoder and decoder correct the linear map of the base
-        mel = refine(mel, source)               the refiner, on its own in base.restore, which then gives
-        mel = restore(mel)                      detail of the source and movements of the target
+        mel = restore(mel)                      what the refiner changes, detail of the source, movements of the target
         pitch = base.restore_pitch(pitch)       moves as much as the target's
         linear = draw(mel, pitch)               the post-net
         linear = base.with_texture(linear)      of noise; Griffin-Lim makes a waveform of it (convert_recording)
     """
 
-    def __init__(self, generator: Generator, base_map: base.Base):
+    def __init__(self, generator: Generator, base_map: base.Base, refiner: Refiner | None = None):
         self.generator, self.base, self.hp = generator, base_map, generator.hp
+        self.networks = {"generator": generator.weights} | ({"refiner": refiner.weights} if refiner else {})
         self.keep_intervals = False  # for singing: move the pitch by a constant number of octaves
         frames = [tf.TensorSpec((None, None, size)) for size in (self.hp.n_linear, self.hp.n_mels + 2)]
         self._convert = recurrent.compiled(generator.convert, input_signature=[
             *frames, tf.TensorSpec((None, None)), tf.TensorSpec((), tf.int32), tf.TensorSpec((None,))])
         self._draw = recurrent.compiled(generator.postnet, input_signature=[
             tf.TensorSpec((None, None, size)) for size in (self.hp.n_mels, 2)] + [tf.TensorSpec((None, None))])
-        if generator.refiner:
-            self._refine = recurrent.compiled(generator.refiner.refine, input_signature=[
-                tf.TensorSpec((None, None, self.hp.n_mels))] * 2 + [tf.TensorSpec((None, None))])
+        self._refine = recurrent.compiled(refiner.refine, input_signature=[
+            tf.TensorSpec((None, None, self.hp.n_mels))] * 2 + [tf.TensorSpec((None, None))]) if refiner else None
 
     def convert(self, recording: str | os.PathLike | ArrayLike, sample_rate: int | None = None) -> ConvertedRecording:
         """Convert a file, or an array (samples,) of any scale at `sample_rate` (Hz; default: `hp.sample_rate`). Of the
@@ -130,7 +129,7 @@ class Converter:
         order = sorted(range(len(sources)), key=lambda i: len(sources[i].linear))
         for first in tqdm(range(0, len(order), batch_size), "converting", disable=None, leave=False, delay=2.0):
             chosen = order[first:first + batch_size]
-            inputs, maps, _ = zip(*(base.prepare(self.base, sources[i], voices[i], self.hp) for i in chosen))
+            inputs, maps = zip(*(base.prepare(self.base, sources[i], voices[i], self.hp) for i in chosen))
             source, mask = data_load.pad(inputs, self.hp.encoder_stack)
             mapped, _ = data_load.pad(maps, self.hp.encoder_stack)
             # Global attention does not tell when a sentence ends, so it comes from the length ratio of the training
@@ -172,9 +171,10 @@ class Converter:
                             self.refine)
 
     def refine(self, mel: np.ndarray, source: np.ndarray) -> np.ndarray:
-        """The target's mel (T, M) with a share `hp.refinement` of what the refiner changes; the source's is (T, M)."""
-        refined = np.asarray(self._refine(mel[None], source[None], np.ones((1, len(mel)), np.float32)))[0]
-        return mel + self.hp.refinement * (refined - mel)
+        """What the refiner, if there is one, makes of the networks' mel (T, M) and the moved source (T, M)."""
+        if not self._refine:
+            return mel
+        return np.asarray(self._refine(mel[None], source[None], np.ones((1, len(mel)), np.float32)))[0]
 
     def draw(self, mels: list[np.ndarray], pitches: list[np.ndarray]) -> list[np.ndarray]:
         """Linear spectrograms (T, F) of mel (T, M) and pitch (T, 2) by the post-net."""
@@ -205,14 +205,16 @@ def load_converter(logdir: pathlib.Path, checkpoint: str | None = None, override
             pathlib.Path(checkpoint).resolve().is_relative_to(pathlib.Path(logdir).resolve())):
         raise UserError(f"{checkpoint} is not of {logdir}: name the run that it is of as --logdir")
     prefix, found = checkpoint or checkpoints.best_checkpoint(logdir), base.load(logdir)
-    trained = base.with_timing(found, HyperParams.from_json(path))
+    trained = base.of_voice(found, HyperParams.from_json(path))
     hp = trained.override(overrides)
     fixed = [text for text in differences(vars(trained), hp) if text.split()[0] not in SYNTHESIS]
     if fixed:
         raise UserError(f"--set {fixed[0]}: the model was trained with it; only {', '.join(SYNTHESIS)} may change")
     generator = Generator(hp)
     checkpoints.load_generator(generator, prefix)
-    return Converter(generator, found)
+    refiner = new_refiner(generator)
+    checkpoints.load_refiner(refiner, prefix, hp)
+    return Converter(generator, found, refiner)
 
 
 def convert_recording(wav: np.ndarray, converter: Converter, pool) -> ConvertedRecording:

@@ -248,7 +248,7 @@ def test_frames_below_the_level_of_training_pauses_are_raised_to_it(corpus, solv
 
 def test_without_a_base_the_networks_read_the_spectrogram_itself(corpus, solved):
     features, hp = corpus.recording(corpus.train[0]), HP.replace(base=0)
-    linear, mapped, _ = prepare(solved, features, hp)
+    linear, mapped = prepare(solved, features, hp)
     np.testing.assert_array_equal(linear, features.linear)
     assert mapped.shape == (len(linear), HP.n_mels + 2) and not mapped.any()
 
@@ -260,7 +260,7 @@ def test_unusual_recordings_are_mapped_without_nan(solved, n_frames, level, hert
     features = Features(*(np.full((n_frames, size), level, np.float16) for size in (HP.n_linear, HP.n_mels)),
                         np.full(n_frames, hertz, np.float32))
     voice = base.find_voice(solved, features, HP)
-    linear, mapped, _ = base.prepare(solved, features, voice, HP)
+    linear, mapped = base.prepare(solved, features, voice, HP)
     assert linear.shape == (n_frames, HP.n_linear) and mapped.shape == (n_frames, HP.n_mels + 2)
     restored = base.restore(solved, np.zeros((33, HP.n_mels)), mapped[:, :HP.n_mels], np.arange(n_frames), features,
                             voice, HP)

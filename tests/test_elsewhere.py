@@ -13,8 +13,7 @@ import pytest
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 SMALL = ["width=16", "encoder_banks=2", "postnet_banks=2", "highway_layers=1", "batch_size=2", "postnet_window=32",
-         "postnet_steps=2", "encoder_steps=0", "decoder_steps=0", "refiner_steps=0",
-         "griffin_lim_iters=1"]
+         "postnet_steps=2", "encoder_steps=0", "decoder_steps=0", "griffin_lim_iters=1"]
 
 
 @pytest.fixture(scope="module")

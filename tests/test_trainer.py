@@ -111,14 +111,13 @@ def test_stages_are_limited_by_the_slices_and_skipped_for_a_single_voice(tiny_hp
     assert dict(train.PairedTrainer(hp, corpus).stages) == stages
 
 
-def test_behind_a_pretrained_voice_encoder_and_refiner_learn_a_third_of_the_steps_and_the_decoder_none(tiny_hp):
-    hp = tiny_hp.replace(encoder_steps=6, refiner_steps=3, most_epochs=99.0)
-    behind = np.zeros((9 * tiny_hp.n_mels, tiny_hp.n_mels))
+def test_behind_a_pretrained_voice_the_encoder_learns_a_third_of_the_steps_and_the_decoder_none(tiny_hp):
+    hp, behind = tiny_hp.replace(encoder_steps=6, most_epochs=99.0), np.zeros((9 * tiny_hp.n_mels, tiny_hp.n_mels))
     corpus = types.SimpleNamespace(split=lambda name: [None], has_target_only=False, slices=[None] * 9,
                                    base=plain_base(hp)._replace(onward_kernel=behind))
     task, corpus.base = train.PairedTrainer(hp, corpus), plain_base(hp)
     own = train.PairedTrainer(hp, corpus)
-    assert dict(task.stages) == {"postnet": hp.postnet_steps, "encoder": 2, "refiner": 1}
+    assert dict(task.stages) == {"postnet": hp.postnet_steps, "encoder": 2}
     peaks = [max(float(each.optimizers["encoder"].inner_optimizer._learning_rate(step)) for step in range(6))
              for each in (task, own)]
     assert peaks[0] == pytest.approx(0.25 * peaks[1], rel=0.2)
