@@ -84,7 +84,7 @@ class HyperParams:
     encoder_rate: float = number(2e-3, 1e-8, 1)         # peak of its learning rate
     weight_decay: float = number(0.01, 0, 1)            # of its weights (AdamW, Loshchilov & Hutter 2019)
     decoder_steps: int = number(400, 0, 1e7)            # stage 3: the decoder learns pace and the rest, loss on mel
-    refiner_steps: int = number(0, 0, 1e7)              # stage 4: a refiner of their mel; takes an hour of speech
+    refiner_steps: int = number(0, 0, 1e7)              # stage 4: a refiner of their mel, for an hour of speech
     most_epochs: float = number(60.0, 0.01, 1e6)        # of the slices in each of stages 2 to 4, against overfitting
     joint_steps: int = number(0, 0, 1e7)                # instead: all networks, one optimizer      (2017 all steps)
     postnet_window: int = number(64, 1, 1e4)            # frames per training window of stage 1

@@ -10,9 +10,9 @@
 First the base is solved: a linear map from the sources' mel spectrograms to the target's. Then three stages follow,
 each with its own optimizer. In "postnet" the post-net learns to draw the target's linear spectrogram from the target's
 own mel. In "encoder" the encoder learns to correct the map. In "decoder" the decoder learns the pace, and what is left
-to correct. With --set refiner_steps=7000 a refiner learns to make of the average that these write a mel that the target
-could have spoken; it takes an hour of speech. The system of 2017 had a single stage, "joint", in which all networks
-learn at once.
+to correct. With --set refiner_steps=5000 a refiner learns to make of the average that these write a mel that the target
+could have spoken: for an hour of speech, and for speakers of the training. The system of 2017 had a single stage,
+"joint", in which all networks learn at once.
 
 With --init-from pretrained/slt, or another exported voice, its networks stay, and a second map, which is solved in the
 place of the base, takes what they write on to the target. Then there is no stage "decoder", and "encoder" is shorter.
@@ -100,8 +100,9 @@ class PairedTrainer(Trainer):
         each, in float16 and on the target's time axis: once as they are, once as if somebody else had spoken. The
         encoder knows its training sentences hardly better than others, so the refiner may learn from them."""
         corpus, hp, made = self.corpus, self.hp, []
-        pairs = random.Random(hp.seed).sample(corpus.train, min(len(corpus.train), WRITTEN_AT_MOST))
-        for number, pair in enumerate(tqdm(pairs, "writing", disable=None, leave=False, delay=2.0)):
+        pairs = random.Random(hp.seed).sample(corpus.train, len(corpus.train))
+        pairs.sort(key=lambda pair: pair.spliced)  # what both said first: what is put together is smoother than speech
+        for number, pair in enumerate(tqdm(pairs[:WRITTEN_AT_MOST], "writing", disable=None, leave=False, delay=2.0)):
             mel = corpus.target_mel(pair)
             positions = corpus.positions(pair, 0, math.ceil(len(mel) / hp.r))[None].astype(np.float32)
             for heard in corpus.recording(pair), corpus.varied(pair, corpus.rng(data_load.REFINER, number)):

@@ -213,7 +213,8 @@ def load_converter(logdir: pathlib.Path, checkpoint: str | None = None, override
     generator = Generator(hp)
     checkpoints.load_generator(generator, prefix)
     refiner = new_refiner(generator)
-    checkpoints.load_refiner(refiner, prefix, hp)
+    if refiner:
+        checkpoints.restore({"refiner": refiner.weights}, prefix, hp)
     return Converter(generator, found, refiner)
 
 

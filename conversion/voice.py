@@ -19,17 +19,16 @@ from hyperparams import HyperParams
 import numpy as np
 
 FILE = "speech.npz"  # in a folder of pretrained weights
-LEVEL = 8            # of 255, 2.5 dB: what is rounded to it packs to a third
 SENTENCES = 80       # in that file, from all sources together: four or five minutes
 ENOUGH_SECONDS = 60.0  # least speech of a new voice; less hardly contains all of its sounds
 AT_ONCE = 32  # pairs whose sources are converted at a time: attention takes memory
 
 
 def save_speech(corpus, converter, folder: pathlib.Path) -> None:
-    """Convert some sentences of the sources of a corpus, and write the mel spectrograms in 5 of 8 bits."""
+    """Convert some sentences of the sources of a corpus, and write the mel spectrograms in 8 bits."""
     pairs = random.Random(corpus.hp.seed).sample(corpus.train, min(SENTENCES, len(corpus.train)))
     made = [converter.write([corpus.recording(pair)], [corpus.voice(pair)])[0].mel for pair in pairs]
-    mel = (LEVEL * np.round(255.0 / LEVEL * np.clip(np.concatenate(made), 0.0, 1.0))).astype(np.uint8)
+    mel = np.round(255.0 * np.clip(np.concatenate(made), 0.0, 1.0)).astype(np.uint8)
     storage.save_arrays(folder / FILE, {"mel": mel, "lengths": [len(each) for each in made]})
 
 

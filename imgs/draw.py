@@ -18,7 +18,6 @@ sys.path.insert(0, str(HERE.parent))
 from common import storage  # noqa: E402
 from corpus import linear_map  # noqa: E402
 from hyperparams import HyperParams  # noqa: E402
-from networks import Refiner  # noqa: E402
 
 DATA, LEARNT, FIXED, PANEL = "#fff2cc", "#dbe9f6", "#e9e9e9", "#f8f9fb"
 INK, BACK = "#22272e", "#c0392b"
@@ -179,10 +178,8 @@ def draw_decoder(sheet: Sheet, hp: HyperParams) -> None:
 def draw_postnet(sheet: Sheet, hp: HyperParams) -> None:
     sheet.panel(65, 99, 29, 109, "Post-net")
     sheet.arrow((46.8, 105), (91.5, 105), (91.5, 85.5))
-    sheet.arrow((69, 105), (69, 102.7))
-    sheet.shape(68.3, 103.9, "mel", ha="right")
-    sheet.box(65.9, 72.1, 97.9, 102.7, f"refiner\n{Refiner.STEPS} steps")
-    sheet.line((69, 97.9), (69, 96.5), (72.2, 96.5))
+    sheet.line((68, 105), (68, 96.5), (72.2, 96.5))
+    sheet.shape(67.3, 100.8, "mel", ha="right")
     sheet.shape(92.2, 99, "pitch,\nvoicing\n(N, T, 2)")
     sheet.sign(73.5, 96.5, "+")
     sheet.arrow((73.5, 95.2), (73.5, 92), (70, 92), (70, 80))

@@ -5,12 +5,14 @@ import data_load
 import train
 from backend import checkpoints
 from common import storage
+from common.cli import UserError
 from conftest import plain_corpus
 from conversion import base
 from conversion.inference import Converter, load_converter
 from corpus import linear_map
 from hyperparams import HyperParams
 from networks import Refiner
+from training import run_folder
 
 import keras
 import numpy as np
@@ -129,6 +131,14 @@ def test_a_conversion_is_refined_before_it_gets_the_detail_of_the_source(task, e
     assert np.abs(expected - plain).max() > 0.01
 
 
+def test_the_best_checkpoint_of_a_run_has_it(task, tmp_path, tiny_hp):
+    wake(task.refiner)
+    run_folder.Run(tmp_path, tiny_hp, task.parts).select(1.0)
+    base.save(task.corpus.base, tmp_path)
+    arrays = [np.random.default_rng(3).uniform(0.2, 0.8, (30, tiny_hp.n_mels)).astype(np.float32) for _ in range(2)]
+    np.testing.assert_array_equal(load_converter(tmp_path, None).refine(*arrays), task.converter.refine(*arrays))
+
+
 def test_it_is_kept_by_an_exported_model_and_belongs_to_its_voice(task, tmp_path, tiny_hp):
     """A second map leads to another voice, so nothing is refined behind one; older models have no refiner."""
     wake(task.refiner)
@@ -140,6 +150,9 @@ def test_it_is_kept_by_an_exported_model_and_belongs_to_its_voice(task, tmp_path
     refined = task.converter.refine(*arrays)
     np.testing.assert_allclose(loaded.refine(*arrays), refined, atol=0.01)
     assert np.abs(refined - arrays[0]).max() > 0.02
+    checkpoints.write(tmp_path / checkpoints.WEIGHTS, {"generator": task.generator.weights})
+    with pytest.raises(UserError, match="0 arrays of refiner in the file"):
+        load_converter(tmp_path, None)
     kernel = np.zeros((9 * tiny_hp.n_mels, tiny_hp.n_mels), np.float32)
     base.save(task.corpus.base._replace(onward_kernel=kernel), tmp_path)
     np.testing.assert_array_equal(load_converter(tmp_path, None).refine(*arrays), arrays[0])
