@@ -22,7 +22,7 @@ from hyperparams import HyperParams
 
 import numpy as np
 
-POSTNET, PAIRED, ADVERSARIAL, REFINER = "postnet", "paired", "adversarial", "refiner"
+POSTNET, PAIRED, ADVERSARIAL = "postnet", "paired", "adversarial"
 VOICES_AT_MOST = 8192  # recordings whose measured voice is kept in memory, 3 kB each
 
 
@@ -57,8 +57,6 @@ class Corpus:
         self.target_pairs = list({(pair.utterance, pair.target_start): pair for pair in self.train}.values())
         # Mel (T, M) and pitch (T, 2) of conversions, for adversarial batches
         self.conversions: list[tuple[np.ndarray, np.ndarray]] = []
-        # Pairs, what the networks write, the moved source and the target's mel, (T, M) each, for the refiner
-        self.written: list[tuple[Pair, np.ndarray, np.ndarray, np.ndarray]] = []
 
     def use_base(self, found: base.Base) -> None:
         """Set the base that maps the sources to the target's voice."""
@@ -129,8 +127,7 @@ class Corpus:
         return path[np.minimum(frames, len(path) - 1)] + np.maximum(frames - len(path) + 1, 0)
 
     def rng(self, kind: str, step: int, *row: int) -> np.random.Generator:
-        kinds = {POSTNET: 1, PAIRED: 2, ADVERSARIAL: 3, REFINER: 4}
-        return np.random.default_rng([self.hp.seed, kinds[kind], step, *row])
+        return np.random.default_rng([self.hp.seed, {POSTNET: 1, PAIRED: 2, ADVERSARIAL: 3}[kind], step, *row])
 
     def with_rngs(self, kind: str, step: int, items: list) -> list[tuple]:
         """The items of a batch, each with its own random generator."""
@@ -171,21 +168,6 @@ class Corpus:
         (mel, mask), (pitch, _) = (pad(arrays, self.hp.postnet_window) for arrays in zip(*windows))
         return self.postnet_batch(step) | {"converted": mel, "converted_pitch": pitch, "converted_mask": mask}
 
-    def refiner_batch(self, step: int) -> dict[str, np.ndarray]:
-        """Windows of what the networks write: written, moved and mel (N, T, M), mask (N, T)."""
-        windows = []
-        for (_, *arrays), rng in self.with_rngs(REFINER, step, self.sample(self.written, REFINER, step)):
-            start, end = self.random_window(len(arrays[0]), rng)
-            windows.append([array[start:end] for array in arrays])
-        (written, mask), (moved, _), (mel, _) = (pad(arrays, self.hp.postnet_window) for arrays in zip(*windows))
-        return {"written": written, "moved": moved, "mel": mel, "mask": mask}
-
-    def varied(self, pair: Pair, rng: np.random.Generator) -> Features:
-        """The recording of the source of a pair as if somebody else had spoken it, see `augment.vary`."""
-        features = self.recording(pair)
-        linear, mel = augment.vary(features.linear, features.mel, rng, self.hp)
-        return features._replace(linear=linear, mel=mel)
-
     def paired_batch(self, step: int) -> dict[str, np.ndarray]:
         """Slices with their counterparts, or whole utterances of similar length; see `assemble`."""
         items = self.with_rngs(PAIRED, step, self.paired_items(step))
@@ -210,10 +192,9 @@ class Corpus:
     def batch_names(self, kind: str, step: int) -> list[str]:
         """SPEAKER/NAME of the pairs in batch `step` of a kind. The speaker is the source if `kind` is PAIRED, otherwise
         the target."""
-        if kind in (PAIRED, REFINER):
-            items = self.paired_items(step) if kind == PAIRED else self.sample(self.written, REFINER, step)
-            return [f"{pair.source}/{pair.name}" for pair, *_ in items]
-        return [f"{self.target}/{pair.name}" for pair in self.sample(self.target_pairs, POSTNET, step)]
+        if kind != PAIRED:
+            return [f"{self.target}/{pair.name}" for pair in self.sample(self.target_pairs, POSTNET, step)]
+        return [f"{pair.source}/{pair.name}" for pair, *_ in self.paired_items(step)]
 
     def whole(self, pair: Pair) -> tuple[Pair, int, int, int, int]:
         return pair, 0, pair.target_end - pair.target_start, 0, pair.source_end - pair.source_start
@@ -253,8 +234,7 @@ class Corpus:
 
     def batches(self, kind: str, start: int, stop: int) -> Iterator[dict[str, np.ndarray]]:
         """Batches `start` to `stop` - 1 of a kind, prepared ahead of the training step; raises UserError."""
-        make = {POSTNET: self.postnet_batch, PAIRED: self.paired_batch, ADVERSARIAL: self.adversarial_batch,
-                REFINER: self.refiner_batch}[kind]
+        make = {POSTNET: self.postnet_batch, PAIRED: self.paired_batch, ADVERSARIAL: self.adversarial_batch}[kind]
         with concurrent.futures.ThreadPoolExecutor(2) as pool:
             coming = (pool.submit(make, step) for step in range(start, stop))
             ahead = collections.deque(itertools.islice(coming, 4))

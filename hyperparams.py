@@ -84,9 +84,8 @@ class HyperParams:
     encoder_rate: float = number(2e-3, 1e-8, 1)         # peak of its learning rate
     weight_decay: float = number(0.01, 0, 1)            # of its weights (AdamW, Loshchilov & Hutter 2019)
     decoder_steps: int = number(400, 0, 1e7)            # stage 3: the decoder learns pace and the rest, loss on mel
-    refiner_steps: int = number(0, 0, 1e7)              # stage 4: a refiner of their mel, for an hour of speech
-    most_epochs: float = number(60.0, 0.01, 1e6)        # of the slices in each of stages 2 to 4, against overfitting
-    joint_steps: int = number(0, 0, 1e7)                # instead: all networks, one optimizer      (2017 all steps)
+    most_epochs: float = number(60.0, 0.01, 1e6)        # of the slices in each of stages 2 and 3, against overfitting
+    joint_steps: int = number(0, 0, 1e7)                # stage 4: all networks, one optimizer      (2017 all steps)
     postnet_window: int = number(64, 1, 1e4)            # frames per training window of stage 1
     whole_utterances: float = number(0.2, 0, 1)         # share of the batches that hold whole utterances, no slices
     learning_rate: float = number(1e-3, 1e-8, 1)        # peak; warm-up, then a cosine decay  (paper 1e-3, 2017 1e-3)
@@ -205,13 +204,12 @@ class HyperParams:
     @classmethod
     def from_json(cls, path: pathlib.Path) -> "HyperParams":
         """Read the hparams.json of a run; raises UserError if names or types do not fit this version. What an earlier
-        version did not know of synthesis gets its default: conversion may change it, and no weight depends on it. Nor
-        did it have a refiner."""
+        version did not know of synthesis gets its default: conversion may change it, and no weight depends on it."""
         try:
             values = dict(json.loads(pathlib.Path(path).read_text(encoding="utf-8")))
         except (TypeError, ValueError) as error:
             raise UserError(f"{path} is damaged ({error}); restore it or train into another folder") from None
-        values = {name: getattr(cls, name) for name in (*SYNTHESIS, "refiner_steps")} | values
+        values = {name: getattr(cls, name) for name in SYNTHESIS} | values
         types = {field.name: field.type for field in dataclasses.fields(cls)}
         if set(values) != set(types):
             raise UserError(f"{path} is of another version of this project: "

@@ -8,7 +8,7 @@ from typing import NamedTuple
 import utils
 from backend.recurrent import scan, take
 from hyperparams import HyperParams
-from modules import CBHG, DecoderCell, MaskedNorm, PreNet, length_mask
+from modules import CBHG, DecoderCell, PreNet, length_mask
 
 import keras
 import numpy as np
@@ -176,75 +176,6 @@ class Conversion(NamedTuple):
     weights: object    # (N, T, S) attention weights
 
 
-class Refiner(layers.Layer):
-    """Makes the mel of a conversion, which is an average, one that the target could have spoken: conditional flow
-    matching (Lipman et al. 2023) by gated dilated convolutions (van den Oord et al. 2016).
-
-    The target's own mel, less what encoder and map write, is taken for a point to which a straight line leads from
-    noise, and the network learns the velocity on such lines from where on them it is. It also reads the source. At
-    synthesis it starts in the middle of the noise and takes a few steps, so nothing is random.
-    """
-
-    LAYERS, DILATIONS = 8, 4  # the dilations are 1, 2, 4, 8, and the same again: .4 s of context on both sides
-    STEPS = 4                 # at synthesis
-    SCALE = 0.08              # deviation of the target's mel from what the networks write: 6 dB
-    MIDDLE, SPREAD = 0.45, 5.0  # what brings mel spectrograms, which lie in [0, 1], to the scale of the noise
-
-    def __init__(self, hp: HyperParams, seeds: keras.random.SeedGenerator, **kwargs):
-        super().__init__(**kwargs)
-        width, self.seeds = hp.width // 2, seeds
-        self.enter = layers.Dense(width)
-        self.of_time = [layers.Dense(64, "silu"), layers.Dense(2 * width * self.LAYERS)]
-        self.norms = [MaskedNorm("ln") for _ in range(self.LAYERS + 1)]
-        self.convs = [layers.Conv1D(2 * width, 3, padding="same", dilation_rate=2 ** (i % self.DILATIONS))
-                      for i in range(self.LAYERS)]
-        self.mixes = [layers.Dense(width, kernel_initializer=keras.initializers.VarianceScaling(0.1))
-                      for _ in range(self.LAYERS)]
-        self.leave = layers.Dense(hp.n_mels, kernel_initializer="zeros")  # so that it changes nothing at first
-        self.built = True
-        mel = ops.zeros((1, 1, hp.n_mels))
-        self(mel, ops.zeros((1,)), mel, mel, ops.ones((1, 1)))  # makes all weights
-
-    def call(self, x, time, mel, source, mask):
-        """Velocity (N, T, M) at x (N, T, M) and time (N,) from 0 to 1, for the mel that the networks write (N, T, M),
-        the moved source (N, T, M) and a mask (N, T)."""
-        column = mask[:, :, None]
-        waves = math.pi / 2.0 * time[:, None] * 2.0 ** ops.arange(8, dtype="float32")                # (N, 8)
-        times = ops.concatenate([ops.sin(waves), ops.cos(waves)], axis=-1)
-        for dense in self.of_time:
-            times = dense(times)
-        scales = ops.split(times[:, None], 2 * self.LAYERS, axis=-1)                                 # (N, 1, C) each
-        given = ops.concatenate([x, self.SPREAD * (mel - self.MIDDLE), self.SPREAD * source], axis=-1)
-        y = self.enter(given)                                                                        # (N, T, C)
-        for norm, conv, mix, scale, shift in zip(self.norms, self.convs, self.mixes, scales[::2], scales[1::2]):
-            change, gate = ops.split(conv((norm(y, mask) * (1.0 + scale) + shift) * column), 2, axis=-1)
-            y = y + mix(ops.tanh(change) * ops.sigmoid(gate))
-        return self.leave(self.norms[-1](y, mask)) * column
-
-    def errors(self, mel, source, target, mask):
-        """What the network learns to lower: its velocity's squared error (N, T, M) at random points of the lines to the
-        target's mel (N, T, M)."""
-        noise = keras.random.normal(ops.shape(mel), seed=self.seeds)
-        time = keras.random.uniform((ops.shape(mel)[0],), seed=self.seeds)
-        goal, share = (target - mel) / self.SCALE, time[:, None, None]
-        velocity = self((1.0 - share) * noise + share * goal, time, mel, source, mask)
-        return ops.square(velocity - (goal - noise))
-
-    def refine(self, mel, source, mask):
-        """Networks' mel and moved source (N, T, M), mask (N, T) to the refined mel (N, T, M)."""
-        x = ops.zeros_like(mel)
-        for step in range(self.STEPS):
-            x = x + self(x, ops.full((ops.shape(mel)[0],), step / self.STEPS), mel, source, mask) / self.STEPS
-        return mel + self.SCALE * x
-
-
-def new_refiner(generator) -> Refiner | None:
-    """An untrained refiner of what a generator writes, if its hyperparameters have one."""
-    hp = generator.hp
-    is_refined = hp.refiner_steps and hp.base and hp.attention == "local"  # others have no encoder's mel to begin with
-    return Refiner(hp, generator.seeds) if is_refined else None
-
-
 class PostNet(layers.Layer):
     """CBHG from mel to linear frames (Tacotron, section 3.3). By default it adds the harmonics of a given pitch; with
     `harmonics=0` the CBHG writes the whole spectrogram and ignores the pitch.
@@ -339,12 +270,9 @@ class Generator(keras.Model):
     def encode_on_path(self, source, mapped, mask, positions, training=False):
         """The mel (N, Ty*r, M) of map and encoder, without the decoder, read along known positions (N, Ty + 1)."""
         _, corrected = self.encoder(source, mapped, mask, training=training)
-        return self.read_on_path(corrected[:, :, :self.hp.n_mels], mask, positions)
-
-    def read_on_path(self, x, mask, positions):
-        """Read x (N, S, C), whose mask is (N, S), along known positions (N, Ty + 1): (N, Ty*r, C)."""
         places = self.decoder.spaced(positions[:, :-1, None], positions[:, 1:, None])
-        return read_at(x, ops.clip(places, 0.0, ops.sum(mask, axis=1, keepdims=True) - 1.0))
+        places = ops.clip(places, 0.0, ops.sum(mask, axis=1, keepdims=True) - 1.0)
+        return read_at(corrected[:, :, :self.hp.n_mels], places)
 
     def speech(self, decoded: DecoderOutput, mapped, source_mask, mask):
         """Mel (N, T, M), zero beyond `mask` (N, T), and pitch (N, T, 2), octaves and voicing, from the decoder's output

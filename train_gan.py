@@ -83,10 +83,9 @@ class GANTrainer(Trainer):
     @property
     def parts(self) -> dict:
         """The variables that a checkpoint holds."""
-        return self.converter.networks | {
-            "first_weights": self.first_weights, "discriminator": self.discriminator.weights,
-            "optimizer_generator": self.generator_optimizer.variables,
-            "optimizer_discriminator": self.discriminator_optimizer.variables}
+        return {"generator": self.generator.weights, "first_weights": self.first_weights,
+                "discriminator": self.discriminator.weights, "optimizer_generator": self.generator_optimizer.variables,
+                "optimizer_discriminator": self.discriminator_optimizer.variables}
 
     def keep_first_weights(self) -> None:
         for before, variable in zip(self.first_weights, self.generator_variables):

@@ -100,12 +100,6 @@ def load_generator(generator, path: str) -> None:
             variable.assign(before + generator.hp.gan_share * (variable - before))
 
 
-def load_refiner(refiner, path: str, hp: HyperParams) -> None:
-    """Restore a refiner from any checkpoint that contains one; from others it stays as it is. Raises UserError."""
-    if refiner and any(name.startswith("refiner/") for name in read(path)):
-        restore({"refiner": refiner.weights}, path, hp)
-
-
 def write(path: pathlib.Path, parts: dict[str, list], in_8_bits: bool = False) -> None:
     """Write lists of variables. In 8 bits matrices and kernels have one scale for each output channel: the file has a
     quarter of the size, and spectrograms change by a tenth of a decibel."""

@@ -5,12 +5,11 @@ gone. No source has a name here. One linear map, solved by least squares along t
 gives the target's mel. The networks write a correction of it.
 
 The output of least squares is an average: it lacks all that the map cannot predict, and is too smooth. So `restore`
-gives it what the refiner (networks.py) adds, and takes a share of the finest detail from the source itself, after
-scaling its vocal tract to the target's length. Then it makes every order of the mel-cepstra move as much as the
-target's, separately at each modulation frequency. How much that lacks is measured on conversions of the validation
-sentences whenever they are converted in training. The pitch, too, is made to move as much as the target's. What the
-post-net draws is an average as well: in every voice the high frequencies of voiced sounds have the texture of noise,
-which `with_texture` gives them.
+takes a share of the finest detail from the source itself, after scaling its vocal tract to the target's length. Then it
+makes every order of the mel-cepstra move as much as the target's, separately at each modulation frequency. How much
+that lacks is measured on conversions of the validation sentences whenever they are converted in training. The pitch,
+too, is made to move as much as the target's. What the post-net draws is an average as well: in every voice the high
+frequencies of voiced sounds have the texture of noise, which `with_texture` gives them.
 """
 import pathlib
 from collections.abc import Callable
@@ -121,26 +120,15 @@ def prepare(base: Base, features: Features, voice: Voice, hp: HyperParams, frame
     return np.maximum(linear, base.linear_floor) / base.deviation, np.concatenate([mapped, pitch], axis=1)
 
 
-def moved(base: Base, mel: np.ndarray, voice: Voice, hp: HyperParams) -> np.ndarray:
-    """The mel of a source (S, M), less the mean of its speech, with its formants where a vocal tract of the target's
-    length has them."""
-    return linear_map.warp_formants(np.maximum(mel, base.mel_floor), voice.warp, hp)
-
-
-def as_it_is(mel: np.ndarray, source: np.ndarray) -> np.ndarray:
-    """The refinement of a base alone: none."""
-    return mel
-
-
 def apply(kernel: np.ndarray, bias: np.ndarray, mel: np.ndarray) -> np.ndarray:
     """Map (S, M) by a kernel (W, M) and a bias (M,)."""
     return linear_map.in_context(mel, len(kernel) // mel.shape[1] // 2) @ kernel + bias
 
 
-def of_voice(base: Base, hp: HyperParams) -> HyperParams:
-    """`hp` of the voice that is heard: if a second map follows the networks, pace and refiner are somebody else's, so
-    the source's own pace is kept, and nothing is refined."""
-    return hp.replace(pace=0.0, refiner_steps=0) if base.is_followed else hp
+def with_timing(base: Base, hp: HyperParams) -> HyperParams:
+    """`hp` with the timing of the voice that is heard: if a second map follows the networks, their pace is somebody
+    else's, so the source's own is kept."""
+    return hp.replace(pace=0.0) if base.is_followed else hp
 
 
 def map_pitch(base: Base, hertz: np.ndarray, voice: Voice, hp: HyperParams) -> np.ndarray:
@@ -151,13 +139,12 @@ def map_pitch(base: Base, hertz: np.ndarray, voice: Voice, hp: HyperParams) -> n
 
 
 def restore(base: Base, movement: np.ndarray, mel: np.ndarray, positions: np.ndarray, features: Features,
-            voice: Voice, hp: HyperParams, refine: Callable = as_it_is) -> np.ndarray:
-    """Restore what the average `mel` (T, M) lacks, which was read at `positions` (T,) of a recording: what `refine`
-    adds, a share of the recording's detail, and movement by `movement` (P, M). With `hp.base=0` nothing is restored.
-    """
+            voice: Voice, hp: HyperParams) -> np.ndarray:
+    """Restore what the average `mel` (T, M) lacks, which was read at `positions` (T,) of a recording: a share of the
+    recording's detail, and movement by `movement` (P, M). With `hp.base=0` nothing is restored."""
     if not hp.base:
         return mel
-    mel = with_detail(base, mel, positions, features, voice, hp, refine)
+    mel = with_detail(base, mel, positions, features, voice, hp)
     return np.clip(modulate(mel, np.exp(hp.postfilter * movement)), 0.0, 1.0)
 
 
@@ -186,15 +173,16 @@ def with_texture(linear: np.ndarray, pitch: np.ndarray, hp: HyperParams) -> np.n
 
 
 def with_detail(base: Base, mel: np.ndarray, positions: np.ndarray, features: Features, voice: Voice,
-                hp: HyperParams, refine: Callable = as_it_is) -> np.ndarray:
+                hp: HyperParams) -> np.ndarray:
     """What is heard of the networks' mel (T, M) before `restore` gives it movement."""
-    source = moved(base, linear_map.interpolate(features.mel - voice.mel, positions), voice, hp)
-    return detailed(refine(apply(base.onward_kernel, base.onward_bias, mel), source), source, hp)
+    source = np.maximum(linear_map.interpolate(features.mel - voice.mel, positions), base.mel_floor)
+    return detailed(apply(base.onward_kernel, base.onward_bias, mel), source, voice.warp, hp)
 
 
-def detailed(mel: np.ndarray, source: np.ndarray, hp: HyperParams) -> np.ndarray:
-    """Replace a share, `hp.detail`, of the finest detail of `mel` (T, M) by that of the source (T, M), see `moved`."""
-    return mel + hp.detail * (smooth(mel) - mel + source - smooth(source))
+def detailed(mel: np.ndarray, source: np.ndarray, warp: float, hp: HyperParams) -> np.ndarray:
+    """Replace a share, `hp.detail`, of the finest detail of `mel` (T, M) by that of the source (T, M)."""
+    fine = linear_map.warp_formants(source, warp, hp)
+    return mel + hp.detail * (smooth(mel) - mel + fine - smooth(fine))
 
 
 def smooth(mel: np.ndarray) -> np.ndarray:

@@ -37,7 +37,7 @@ def export(logdir: pathlib.Path, out: pathlib.Path, checkpoint: str | None = Non
         if not corpus.has_target_only:  # a corpus of the target alone has no source speech
             voice.save_speech(corpus, converter, out)
         # Last, as what is complete has it
-        checkpoints.write(out / checkpoints.WEIGHTS, converter.networks, in_8_bits=True)
+        checkpoints.write(out / checkpoints.WEIGHTS, {"generator": converter.generator.weights}, in_8_bits=True)
     megabytes = sum(path.stat().st_size for path in out.iterdir()) / 1e6
     print(f"wrote {out}: {megabytes:.1f} MB, a model that speaks as {logdir} does: python eval.py FILE --logdir {out}")
 

@@ -22,7 +22,7 @@ from corpus.analysis import Features
 from corpus.manifest import Pair
 from corpus.remarks import loud_frames, noise, remarks, without_pitch
 from hyperparams import SYNTHESIS, HyperParams, differences
-from networks import Conversion, Generator, Refiner, new_refiner
+from networks import Conversion, Generator
 
 import numpy as np
 import tensorflow as tf
@@ -59,23 +59,20 @@ class Converter:
     """Converts recordings in batches. What becomes of a recording, and by which method:
 
         mel, pitch = write(recording)           encoder and decoder correct the linear map of the base
-        mel = restore(mel)                      what the refiner changes, detail of the source, movements of the target
+        mel = restore(mel)                      detail of the source, movements of the target (base.restore)
         pitch = base.restore_pitch(pitch)       moves as much as the target's
         linear = draw(mel, pitch)               the post-net
         linear = base.with_texture(linear)      of noise; Griffin-Lim makes a waveform of it (convert_recording)
     """
 
-    def __init__(self, generator: Generator, base_map: base.Base, refiner: Refiner | None = None):
+    def __init__(self, generator: Generator, base_map: base.Base):
         self.generator, self.base, self.hp = generator, base_map, generator.hp
-        self.networks = {"generator": generator.weights} | ({"refiner": refiner.weights} if refiner else {})
         self.keep_intervals = False  # for singing: move the pitch by a constant number of octaves
         frames = [tf.TensorSpec((None, None, size)) for size in (self.hp.n_linear, self.hp.n_mels + 2)]
         self._convert = recurrent.compiled(generator.convert, input_signature=[
             *frames, tf.TensorSpec((None, None)), tf.TensorSpec((), tf.int32), tf.TensorSpec((None,))])
         self._draw = recurrent.compiled(generator.postnet, input_signature=[
             tf.TensorSpec((None, None, size)) for size in (self.hp.n_mels, 2)] + [tf.TensorSpec((None, None))])
-        self._refine = recurrent.compiled(refiner.refine, input_signature=[
-            tf.TensorSpec((None, None, self.hp.n_mels))] * 2 + [tf.TensorSpec((None, None))]) if refiner else None
 
     def convert(self, recording: str | os.PathLike | ArrayLike, sample_rate: int | None = None) -> ConvertedRecording:
         """Convert a file, or an array (samples,) of any scale at `sample_rate` (Hz; default: `hp.sample_rate`). Of the
@@ -113,7 +110,7 @@ class Converter:
         heard = [corpus.recording(pair) for pair in pairs], [corpus.voice(pair) for pair in pairs]
         written = self.write(*heard)
         if measure_movement and self.hp.base:
-            mels = [base.with_detail(self.base, out.mel, out.positions, *each, self.hp, self.refine)
+            mels = [base.with_detail(self.base, out.mel, out.positions, *each, self.hp)
                     for out, *each in zip(written, *heard)]
             self.generator.movement.assign(base.gains(base.modulation_power(mels), self.base.modulation))
         return self.finish(written, *heard)
@@ -167,14 +164,7 @@ class Converter:
 
     def restore(self, mel: np.ndarray, positions: np.ndarray, source: Features, voice: base.Voice) -> np.ndarray:
         """The input of the post-net (T, M) from the networks' mel (T, M), which was read at `positions` (T,)."""
-        return base.restore(self.base, np.asarray(self.generator.movement), mel, positions, source, voice, self.hp,
-                            self.refine)
-
-    def refine(self, mel: np.ndarray, source: np.ndarray) -> np.ndarray:
-        """What the refiner, if there is one, makes of the networks' mel (T, M) and the moved source (T, M)."""
-        if not self._refine:
-            return mel
-        return np.asarray(self._refine(mel[None], source[None], np.ones((1, len(mel)), np.float32)))[0]
+        return base.restore(self.base, np.asarray(self.generator.movement), mel, positions, source, voice, self.hp)
 
     def draw(self, mels: list[np.ndarray], pitches: list[np.ndarray]) -> list[np.ndarray]:
         """Linear spectrograms (T, F) of mel (T, M) and pitch (T, 2) by the post-net."""
@@ -205,17 +195,14 @@ def load_converter(logdir: pathlib.Path, checkpoint: str | None = None, override
             pathlib.Path(checkpoint).resolve().is_relative_to(pathlib.Path(logdir).resolve())):
         raise UserError(f"{checkpoint} is not of {logdir}: name the run that it is of as --logdir")
     prefix, found = checkpoint or checkpoints.best_checkpoint(logdir), base.load(logdir)
-    trained = base.of_voice(found, HyperParams.from_json(path))
+    trained = base.with_timing(found, HyperParams.from_json(path))
     hp = trained.override(overrides)
     fixed = [text for text in differences(vars(trained), hp) if text.split()[0] not in SYNTHESIS]
     if fixed:
         raise UserError(f"--set {fixed[0]}: the model was trained with it; only {', '.join(SYNTHESIS)} may change")
     generator = Generator(hp)
     checkpoints.load_generator(generator, prefix)
-    refiner = new_refiner(generator)
-    if refiner:
-        checkpoints.restore({"refiner": refiner.weights}, prefix, hp)
-    return Converter(generator, found, refiner)
+    return Converter(generator, found)
 
 
 def convert_recording(wav: np.ndarray, converter: Converter, pool) -> ConvertedRecording:

@@ -57,8 +57,8 @@ DEMO_IDS = [f"demo_{i:03d}" for i in range(1, 11)]
 
 TINY = hyperparams.HyperParams(
     width=16, encoder_banks=2, postnet_banks=2, highway_layers=1, batch_size=4, postnet_window=16, dis_frames=16,
-    postnet_steps=3, encoder_steps=2, decoder_steps=3, refiner_steps=2, warmup_steps=1, log_steps=1, save_steps=2,
-    n_samples=1, griffin_lim_iters=4)
+    postnet_steps=3, encoder_steps=2, decoder_steps=3, warmup_steps=1, log_steps=1, save_steps=2, n_samples=1,
+    griffin_lim_iters=4)
 
 
 def pytest_collection_modifyitems(items: list) -> None:

@@ -81,7 +81,7 @@ def test_the_loss_of_the_linear_spectrogram_reaches_the_encoder(eager):
 
 @pytest.mark.parametrize("name", PARTS)
 def test_each_part_trains_and_converts_as_an_ablation_of_the_default(tiny_hp, eager, name):
-    hp = tiny_hp.replace(refiner_steps=0, **{name: PARTS[name]})
+    hp = tiny_hp.replace(**{name: PARTS[name]})
     task, batch = make_task(hp), make_batch(hp)
     randomise(task.generator)
     assert [stage for stage, _ in task.stages] == ["postnet", *["encoder"] * (name != "attention"), "decoder",

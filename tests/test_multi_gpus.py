@@ -98,8 +98,8 @@ def test_adversarial_step_on_two_devices_equals_one_on_one_device(tiny_hp, strat
 
 def test_any_number_of_devices_can_resume_and_evaluate_a_run(tiny_hp, demo_data, demo_base, strategies, tmp_path,
                                                              monkeypatch):
-    hp = tiny_hp.replace(postnet_steps=2, encoder_steps=0, decoder_steps=1, refiner_steps=0, save_steps=99,
-                         slice_min_seconds=0.3, slice_max_seconds=0.5)
+    hp = tiny_hp.replace(postnet_steps=2, encoder_steps=0, decoder_steps=1, save_steps=99, slice_min_seconds=0.3,
+                         slice_max_seconds=0.5)
     monkeypatch.setattr(train.PairedTrainer, "validate", lambda self, run, stage: {})
     taken, solved, train_step = [], [], train.PairedTrainer.train_step
     monkeypatch.setattr(train.PairedTrainer, "train_step", lambda self, stage, batch, step: taken.append(

@@ -71,8 +71,7 @@ def test_help_begins_with_three_commands_that_can_be_pasted(script, monkeypatch)
 
 
 SETTINGS = ["width=16", "encoder_banks=2", "postnet_banks=2", "highway_layers=1", "batch_size=4", "postnet_window=32",
-            "postnet_steps=60", "encoder_steps=20", "decoder_steps=15", "refiner_steps=5", "learning_rate=5e-3",
-            "griffin_lim_iters=4"]
+            "postnet_steps=60", "encoder_steps=20", "decoder_steps=15", "learning_rate=5e-3", "griffin_lim_iters=4"]
 HELDOUT = ["demo_003", "demo_007"]
 
 

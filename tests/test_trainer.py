@@ -106,8 +106,7 @@ def test_stages_are_limited_by_the_slices_and_skipped_for_a_single_voice(tiny_hp
     corpus = types.SimpleNamespace(split=lambda name: [None], share=(0, 1), has_target_only=alone,
                                    slices=[None] * n_slices,
                                    base=plain_base(hp))
-    stages = {"postnet": hp.postnet_steps} | (
-        {"encoder": steps, "decoder": min(steps, 4), "refiner": 2} if steps else {})
+    stages = {"postnet": hp.postnet_steps} | ({"encoder": steps, "decoder": min(steps, 4)} if steps else {})
     assert dict(train.PairedTrainer(hp, corpus).stages) == stages
 
 

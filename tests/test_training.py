@@ -31,7 +31,7 @@ def make_corpus(data: pathlib.Path, hp: HyperParams) -> data_load.Corpus:
 
 
 def total_steps(hp: HyperParams) -> int:
-    return hp.postnet_steps + hp.encoder_steps + hp.decoder_steps + hp.refiner_steps
+    return hp.postnet_steps + hp.encoder_steps + hp.decoder_steps
 
 
 def make_task(data: pathlib.Path, hp: HyperParams) -> train.PairedTrainer:

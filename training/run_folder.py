@@ -265,11 +265,11 @@ class Run:
                 os.remove(path)
 
     def select(self, score: float) -> None:
-        """Save the networks that convert, at this step, as the best; raises UserError."""
+        """Save the generator of this step as the best; raises UserError."""
         self.best.assign(score)
         path = self.folder / "best" / f"best-{int(self.step)}.npz"
         if not path.exists():  # a resumed run may come here a second time for a step
-            checkpoints.write(path, {part: self.parts[part] for part in ("generator", "refiner") if part in self.parts})
+            checkpoints.write(path, {"generator": self.parts["generator"]})
             for other in {*path.parent.glob("best-*.npz")} - {path}:
                 other.unlink()
 

@@ -26,7 +26,7 @@ from corpus import manifest
 from evaluation import figures, metrics
 from hyperparams import SIGNAL, HyperParams, differences
 from modules import total
-from networks import Generator, new_refiner
+from networks import Generator
 from training import losses, run_folder
 from training.run_folder import Run, RunPlan
 
@@ -69,8 +69,7 @@ class Trainer:
                             f"--set batch_size={n_devices} or more")
         keras.utils.set_random_seed(hp.seed)
         self.generator = Generator(hp)
-        self.refiner = new_refiner(self.generator)
-        self.converter = Converter(self.generator, corpus.base, self.refiner)
+        self.converter = Converter(self.generator, corpus.base)
         self.postnet = recurrent.compiled(self.generator.postnet)
         self.on_path = recurrent.compiled(self.decode_on_path)
         pairs = corpus.split("val")
@@ -244,10 +243,9 @@ def train(plan: RunPlan, make_trainer, steps: int | None, strategy: tf.distribut
         found = choose_base(plan, corpus)
         corpus.use_base(found)
         with strategy.scope():
-            trainer = make_trainer(base.of_voice(found, hp), corpus)
+            trainer = make_trainer(base.with_timing(found, hp), corpus)
         if plan.initial_weights:  # loaded before --no-resume removes anything: they may belong to this run
             checkpoints.load_generator(trainer.generator, plan.initial_weights)
-            checkpoints.load_refiner(trainer.refiner, plan.initial_weights, hp)
             if found.is_followed and plan.script == "train.py":  # they have another voice's gains of movement
                 trainer.converter.convert_pairs(corpus, trainer.validation, measure_movement=True)
         trainer.keep_first_weights()
