@@ -63,8 +63,8 @@ def normalise_recording(recording: audio_files.Recording, hp: HyperParams, trim:
     wav = remove_rumble(wav, hp)
     quiet = remove_rumble(wav, hp, HUM)
     if np.mean(quiet ** 2) < (1.0 - HUM_SHARE) * np.mean(wav ** 2):
-        warnings.append(f"{name}: a hum is louder than the rest of it: what lies below {HUM:.0f} Hz is removed; record "
-                        "farther from mains and transformers")
+        warnings.append(f"{name}: a hum, or pops of breath, are louder than the rest of it: what lies below {HUM:.0f} "
+                        "Hz is removed; record farther from mains and transformers, or beside the mouth")
         wav = quiet
     peak = np.abs(wav).max(initial=0.0)
     if peak < 1e-4:

@@ -34,7 +34,9 @@ ALL_SUFFIXES = ", ".join(AUDIO_SUFFIXES + FFMPEG_SUFFIXES)  # for messages
 # What recordings begin with, whatever they are called; Speex is in ogg files, too, but only ffmpeg reads it
 MAGIC = re.compile(rb"(RIFF|RF64)....WAVE|FORM....AIF[FC]|fLaC|caff\0|riff\x2e\x91|NIST_1A|\.snd\0|OggS(?!.{24}Speex)",
                    re.DOTALL)
-FFMPEG_MAGIC = re.compile(rb"....ftyp|\x1a\x45\xdf\xa3|#!AMR|\x30\x26\xb2\x75", re.DOTALL)  # m4a, webm, amr, wma
+FFMPEG_MAGIC = re.compile(rb"....ftyp|\x1a\x45\xdf\xa3|#!AMR|\x30\x26\xb2\x75|\xff[\xf0\xf1\xf8\xf9]",
+                          re.DOTALL)  # m4a, webm, amr, wma, aac
+TEXT = re.compile(rb"[\t\n\r -~]{16}")  # what a web page begins with, or what Git LFS leaves in the place of a file
 MOST_SAMPLES = 2 ** 28  # longest recording: 1 GiB in memory, 4.6 hours at 16 kHz or 1.5 hours at 48 kHz
 
 
@@ -95,9 +97,7 @@ def read_audio(path: str | os.PathLike, hp: HyperParams, channel: int | None = N
             raise BadAudio(f"{name}: is a pipe or a device; save the recording to a file")
         if begins_as(FFMPEG_MAGIC, path) or (
                 pathlib.Path(path).suffix.lower() in FFMPEG_SUFFIXES and not begins_as(MAGIC, path)):
-            with decoded(path) as (wav, damage):
-                found = read_audio(wav, hp, channel, name)
-                return found._replace(warnings=damage + found.warnings)
+            return read_by_ffmpeg(path, hp, channel, name)
         with open(path, "rb") as opened, soundfile.SoundFile(opened) as file:
             sample_rate, promised = file.samplerate, file.frames % (2 ** 63 - 1)  # this number: not known
             if promised * max(1.0, hp.sample_rate / sample_rate) > MOST_SAMPLES and not missing_bytes(path):
@@ -124,6 +124,13 @@ def read_audio(path: str | os.PathLike, hp: HyperParams, channel: int | None = N
     except (soundfile.LibsndfileError, OSError, TypeError) as error:  # TypeError: without a header, no sample rate
         if os.path.exists(path) and not os.path.getsize(path):
             raise BadAudio(f"{name}: is empty; copy or record it again") from None
+        is_known = begins_as(MAGIC, path)
+        if is_known and shutil.which("ffmpeg"):  # a container with a code that libsndfile does not know
+            with contextlib.suppress(BadAudio):
+                return read_by_ffmpeg(path, hp, channel, name)
+        if not is_known and begins_as(TEXT, path):
+            raise BadAudio(f"{name}: is a text, for instance a web page or what Git LFS leaves in the place of a file; "
+                           "get the recording itself") from None
         stem, suffix = os.path.splitext(path)
         tool = "sph2pipe -f wav" if suffix.lower() == ".sph" else "ffmpeg -i"  # speech corpora are compressed otherwise
         command = f": {tool} {shlex.quote(name)} {shlex.quote(f'{printable(stem)}.wav')}" * (suffix.lower() != ".wav")
@@ -139,6 +146,12 @@ def read_audio(path: str | os.PathLike, hp: HyperParams, channel: int | None = N
     wav = np.concatenate(blocks)
     warnings = [warning, *unread(path, rest, len(wav) / sample_rate, promised / sample_rate)]
     return Recording(wav, sample_rate, [f"{name}: {text}" for text in warnings if text])
+
+
+def read_by_ffmpeg(path: str | os.PathLike, hp: HyperParams, channel: int | None, name: str) -> Recording:
+    with decoded(path) as (wav, damage):
+        found = read_audio(wav, hp, channel, name)
+        return found._replace(warnings=damage + found.warnings)
 
 
 def unread(path: str | os.PathLike, rest: bytes, seconds: float, promised: float) -> list[str]:

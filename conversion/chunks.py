@@ -3,7 +3,7 @@ from typing import NamedTuple
 
 import utils
 from conversion.base import Voice
-from corpus import alignment, analysis, people
+from corpus import alignment, analysis, people, remarks
 from corpus.analysis import Features
 from hyperparams import HyperParams
 
@@ -17,6 +17,7 @@ LEVEL_FRAMES = 40  # voiced frames of a chunk that has a level of its own
 NEAR_FRAMES = 40  # to the next voiced frame, up to where a voice is measured
 ENOUGH_FRAMES = 100  # voiced frames on which a voice is measured for good; noise may have some before the speech
 AROUND_SECONDS = 0.25  # before and after the voiced frames of speech, where it has unvoiced sounds
+FAINTEST = 1e-6  # peak of what may be speech far below something else; less is rounding
 
 
 class Chunk(NamedTuple):
@@ -60,6 +61,21 @@ def trim(part: np.ndarray, start: int, hertz: np.ndarray, person: int, hp: Hyper
     wav = part[first:last]
     gain = float(utils.loudness_gain(wav, hp)) if len(voiced) >= LEVEL_FRAMES else 1.0
     return Chunk(wav, start + first, person, max(1.0, gain))  # never lowered: what is loud may be no speech
+
+
+def silenced(wav: np.ndarray, chunks: list[Chunk], hp: HyperParams) -> float:
+    """Seconds of a recording (samples,) that are in none of its chunks, as if they were silence, and yet have a voice's
+    pitch once they are raised to the level of speech: something else is louder by so much. Pauses have none, even in
+    rooms that resound."""
+    outside, around = np.ones(len(wav), bool), round(AROUND_SECONDS * hp.sample_rate)
+    for chunk in chunks:
+        outside[max(0, chunk.start - around):chunk.start + len(chunk.wav) + around] = False
+    rest = wav[outside]
+    if len(rest) < hp.sample_rate or np.abs(rest).max() < FAINTEST:
+        return 0.0
+    hertz = analysis.pitch(rest * utils.loudness_gain(rest, hp), hp)
+    voiced = hertz[hertz > 0.0]
+    return len(voiced) / hp.frames_per_second if len(voiced) > LEVEL_FRAMES and not remarks.tone(voiced) else 0.0
 
 
 def join(chunks: list[Chunk], voices: list[np.ndarray], hp: HyperParams, length: int = 0) -> np.ndarray:

@@ -16,7 +16,7 @@ from backend import checkpoints, recurrent
 from common import audio_files, cli, storage
 from common.cli import UserError
 from conversion import base
-from conversion.chunks import Chunk, Speakers, join, split_at_pauses
+from conversion.chunks import Chunk, Speakers, join, silenced, split_at_pauses
 from corpus import analysis
 from corpus.analysis import Features
 from corpus.manifest import Pair
@@ -224,4 +224,7 @@ def convert_recording(wav: np.ndarray, converter: Converter, pool) -> ConvertedR
     whispered = sum(without_pitch(chunk.wav, each, hp) for chunk, each in zip(chunks, hertz))
     odd = remarks(pitch, changes, hp, converter.keep_intervals, whispered, loud_frames(wav, hp).sum())
     odd += [] if converter.keep_intervals else noise(wav, hp)
+    if lost := silenced(wav, chunks, hp):
+        odd.append(f"at least {lost:.1f} s of speech in it become silence, because something else is much louder; cut "
+                   "that out of the recording")
     return ConvertedRecording(join(chunks, voices, hp, len(wav)), chunks, heard, first, stopped, pitch, odd)

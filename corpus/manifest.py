@@ -165,7 +165,7 @@ def find_utterances(folder: pathlib.Path, pattern: str) -> dict[str, pathlib.Pat
             continue
         if key in found:
             raise UserError(f"{printable(found[key])} and {printable(path)} are both utterance {key!r}; "
-                            "rename one or use --pattern")
+                            "rename one, or use --pattern if their names differ elsewhere")
         found[key] = path
     if not found:
         raise UserError(f"{printable(folder)} holds no recordings ({audio_files.ALL_SUFFIXES}) that match {pattern!r}")

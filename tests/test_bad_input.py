@@ -67,7 +67,12 @@ def infinite(path):
     write(path, wav, subtype="FLOAT")
 
 
-BAD = [(text, "cannot be read as audio", "convert it"), (zero_length, "is empty", "copy or record it again"),
+def no_wave(path):
+    path.write_bytes(b"RIFF" + bytes(range(256)))
+
+
+BAD = [(text, "is a text", "get the recording itself"), (no_wave, "cannot be read as audio", "convert it"),
+       (zero_length, "is empty", "copy or record it again"),
        (no_samples, "holds no samples", "record it again"), (uncounted, "counts no samples", "ffmpeg -ignore_length 1"),
        (silent, "is silent", "check the recording level"),
        (offset_only, "is silent", "check the recording level"),

@@ -42,6 +42,18 @@ def recording() -> np.ndarray:
     return np.concatenate([x for n in range(1, 7) for x in (demo_wav("rms", f"demo_{n:03d}", HP), pause)])
 
 
+@pytest.mark.parametrize("below_db, said", [(20.0, False), (55.0, True)])
+def test_speech_far_below_another_sound_is_not_silenced_without_a_word(recording, below_db, said):
+    """Speech 50 dB below a second of static became silence, and only the static was spoken of."""
+    static = np.random.default_rng(0).uniform(-0.9, 0.9, 16000)
+    quiet = recording * np.sqrt(np.mean(static ** 2) / np.mean(recording ** 2)) * 10.0 ** (-below_db / 20.0)
+    wav = utils.normalise_loudness(np.concatenate([static, np.zeros(8000), quiet]).astype(np.float32), HP)
+    with ThreadPoolExecutor(1) as pool:
+        found = inference.convert_recording(wav, Copier(), pool).remarks
+        clean = inference.convert_recording(np.pad(recording, 16000), Copier(), pool).remarks
+    assert any("become silence" in text for text in found) == said and not clean
+
+
 @pytest.mark.parametrize("seconds", [0.0, 0.01, 1.0, 2.5])
 def test_mel_in_blocks_equals_the_mel_of_the_whole_recording(recording, monkeypatch, seconds):
     monkeypatch.setattr(utils, "BLOCK_FRAMES", 50)

@@ -116,6 +116,25 @@ def test_noise_is_remarked_on_and_clean_speech_is_not(speaker, number):
             assert ["dB quieter" in text for text in remarks_of.noise(mixed, HP)] == [True] * said, below_db
 
 
+@pytest.mark.parametrize("speaker", ["rms", "slt"])
+@pytest.mark.parametrize("first, last", [(0.5, 1.0), (0.0, 0.4), (0.3, 0.7), (0.0, 1.0)])
+def test_noise_in_a_part_of_a_recording_is_remarked_on_with_its_seconds(speaker, first, last):
+    """Judged by the pauses of the other part, noise that is louder than the speech was none."""
+    wav, rng = np.concatenate([demo_wav(speaker, f"demo_{number:03d}", HP) for number in range(1, 13)]), (
+        np.random.default_rng(1))
+    assert not remarks_of.noise(wav, HP) and not remarks_of.noise(np.pad(wav, (0, 20 * HP.sample_rate)), HP)
+    seconds, (start, end) = len(wav) / HP.sample_rate, (round(share * len(wav)) for share in (first, last))
+    for below_db in (8.0, -10.0):
+        noisy = wav.copy()
+        noisy[start:end] += np.sqrt(np.mean(wav ** 2)) * 10.0 ** (-below_db / 20.0) * rng.normal(size=end - start)
+        (said,) = remarks_of.noise(noisy, HP)
+        if (first, last) == (0.0, 1.0):
+            assert said.startswith("its pauses")
+        else:
+            found = [int(word) for word in said.split()[1:4:2]]
+            assert np.abs(np.array(found) - np.array([first, last]) * seconds).max() < 4.0, said
+
+
 def test_the_page_shows_remarks_beside_the_recording(tmp_path):
     rows = [{"id": "a", "audio": {}, "measures": {"x": 1.0}, "warnings": ["a.wav: <odd>"]},
             {"id": "b", "audio": {}, "measures": {"x": 2.0}}]

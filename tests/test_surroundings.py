@@ -212,6 +212,28 @@ def test_a_recording_that_only_ffmpeg_reads_is_known_by_what_it_holds(tmp_path, 
         np.array_equal(audio_files.read_audio(path, TINY).wav, heard.wav) for path in others)
 
 
+@pytest.mark.parametrize("made, codec", [("a.caf", "alac"), ("a.wav", "g722"), ("a.aac", "aac")])
+def test_ffmpeg_reads_what_libsndfile_does_not_know_in_its_own_containers(tmp_path, monkeypatch, made, codec):
+    """They were refused with the command of ffmpeg, though it was there; the last is called .mp3."""
+    ffmpeg = imageio_ffmpeg.get_ffmpeg_exe()
+    subprocess.run([ffmpeg, "-v", "error", "-i", DEMO / "rms" / "demo_001.ogg", "-c:a", codec, tmp_path / made],
+                   check=True)
+    path = (tmp_path / made).rename(tmp_path / made.replace(".aac", ".mp3"))
+    monkeypatch.setattr(shutil, "which", lambda name: None)
+    with pytest.raises(audio_files.BadAudio, match="convert it to wav|ffmpeg -i"):
+        audio_files.read_audio(path, TINY)
+    monkeypatch.setattr(shutil, "which", lambda name: ffmpeg)
+    assert len(audio_files.read_audio(path, TINY).wav) > 16000
+
+
+@pytest.mark.parametrize("content", ["<!DOCTYPE html>\n<html>", "version https://git-lfs.github.com/spec/v1\noid"])
+@pytest.mark.parametrize("ending", ["wav", "flac", "mp3"])
+def test_a_text_in_the_place_of_a_recording_is_called_a_text(tmp_path, content, ending):
+    (tmp_path / f"a.{ending}").write_text(content)
+    with pytest.raises(audio_files.BadAudio, match="is a text, .* get the recording itself"):
+        audio_files.read_audio(tmp_path / f"a.{ending}", TINY)
+
+
 def test_a_link_to_a_folder_that_is_gone_is_named(tmp_path):
     """Half of the recordings, on a disk that is not there, were left out without a word."""
     write(tmp_path / "here" / "a.wav", words(1))
@@ -332,7 +354,7 @@ def test_mp2_and_the_spheres_of_speech_corpora_are_read_or_refused_with_the_comm
     content = (tmp_path / "a.sph").read_bytes()
     shorter = content.replace(b"sample_coding -s3 pcm", b"sample_coding -s26 pcm,embedded-shorten-v2.00", 1)
     (tmp_path / "my a.sph").write_bytes(shorter)
-    (tmp_path / "b.mp2").write_bytes(b"no frames" * 50)
+    (tmp_path / "b.mp2").write_bytes(bytes(range(200)))
     for name, cure in (("my a.sph", "sph2pipe -f wav '{0}/my a.sph' '{0}/my a.wav'"),
                        ("b.mp2", "ffmpeg -i {0}/b.mp2 {0}/b.wav")):
         with pytest.raises(audio_files.BadAudio, match=re.escape(f"convert it to wav: {cure.format(tmp_path)}")):
