@@ -16,8 +16,6 @@ TURN = 100.0  # squared deviations, summed over frames, that a change of the per
 APART = 4.5  # squared distance of two people's means; one person in another session differs by up to 3.8
 UNSURE = 600.0  # the same times the voiced frames of who says less: a mean of few frames is itself far from others
 LEAST_FRAMES = 150  # voiced frames of a person who is told by timbre
-# Variance of the first cepstra within phrases of clean speech, the median of nine people, and the least share of it
-WITHIN, LEAST_WITHIN = np.array([0.143, 0.124, 0.1, 0.049, 0.035, 0.027, 0.023, 0.019, 0.016, 0.013]), 0.85
 MOST_DEVIANT = 1.5  # standard deviations in each direction, from where all frames count alike: a bark is far from all
 
 
@@ -54,10 +52,6 @@ def timbre(mel: np.ndarray, hertz: np.ndarray, silences: np.ndarray) -> np.ndarr
         within = np.concatenate(phrases)
         covariance = within.T @ within / (len(within) - len(phrases))
         covariance[np.diag_indices_from(covariance)] += [1e-4] * cepstra.shape[1] + [MOVES ** 2]
-        # In rooms that resound and in noise speech moves less, and its phrases would seem farther apart
-        scale = np.append(np.sqrt(np.maximum(1.0, LEAST_WITHIN * WITHIN / covariance.diagonal()[:len(WITHIN)])),
-                          np.ones(len(covariance) - len(WITHIN)))
-        covariance *= np.outer(scale, scale)
         white = scipy.linalg.solve_triangular(np.linalg.cholesky(covariance), values.T, lower=True).T
         white -= np.median(white, axis=0)
         lengths, most = np.linalg.norm(white, axis=1, keepdims=True), MOST_DEVIANT * np.sqrt(values.shape[1])
