@@ -56,8 +56,10 @@ def or_discard(method: Callable, number: int) -> Callable:
     def call(*arguments):
         try:
             return method(*arguments)
-        except BrokenPipeError:  # nobody reads any more, as after `| head`: the command ends
-            raise
+        except BrokenPipeError:
+            if number == 1:  # nobody reads any more, as after `| head`: the command ends
+                raise
+            discard_output(number)  # who reads no warnings may want the files
         except OSError as error:
             failures.append(error)
             discard_output(number)
@@ -94,7 +96,8 @@ def run_main(name: str, function: Callable[[], int | None]) -> int:
         code = function() or 0
         sys.stdout.flush()  # if Python flushes it at exit, a failure has no message and an exit code of its own
         if failures:
-            print(f"{name}: standard output cannot be written ({failures[0].strerror}); all files are", file=sys.stderr)
+            print(f"{name}: standard output cannot be written ({failures[0].strerror}); all files are written",
+                  file=sys.stderr)
             code = 1
         return code
     except Stopped as stop:

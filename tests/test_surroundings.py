@@ -448,11 +448,23 @@ def test_closed_streams_and_foreign_encodings_keep_no_command_from_its_work(tmp_
         assert b"wrote" in done.stdout and b"\\udce9" in done.stdout and b"a library's message" in done.stderr
 
 
+def test_who_reads_no_warnings_gets_the_files(tmp_path):
+    """As with `2>&1 >/dev/null | true`."""
+    (tmp_path / "x.py").write_text(COMMAND, encoding="utf-8")
+    read, write = os.pipe()
+    os.close(read)
+    done = subprocess.run([sys.executable, tmp_path / "x.py", tmp_path / "œuvre"], stderr=write, timeout=60,
+                          stdout=subprocess.DEVNULL, env=os.environ | {"PYTHONPATH": os.path.dirname(utils.__file__)})
+    os.close(write)
+    assert done.returncode == 0 and (tmp_path / "œuvre").read_text() == "done"
+
+
 @pytest.mark.skipif(not os.path.exists("/dev/full"), reason="a full disk is imitated by /dev/full")
 @pytest.mark.parametrize("unbuffered", ["", "1"])  # output fails at the end, or before the work is done
 def test_output_that_cannot_be_written_is_said_when_everything_is_done(tmp_path, unbuffered):
     done = in_a_shell(tmp_path, ">/dev/full", PYTHONUNBUFFERED=unbuffered)
     assert (tmp_path / "œuvre").read_text() == "done" and done.returncode == 1 and b"Traceback" not in done.stderr
-    assert done.stderr.endswith(b"x.py: standard output cannot be written (No space left on device); all files are\n")
+    assert done.stderr.endswith(
+        b"x.py: standard output cannot be written (No space left on device); all files are written\n")
     done = in_a_shell(tmp_path, ">/dev/full 2>&1", PYTHONUNBUFFERED=unbuffered)
     assert (tmp_path / "œuvre").read_text() == "done" and done.returncode == 1
