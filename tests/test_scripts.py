@@ -238,7 +238,7 @@ def converted_folder(trained, converter, tmp_path_factory):
 
 
 def test_folder_is_converted_and_a_broken_file_is_reported(converted_folder):
-    assert converted_folder.code == 1 and "broken.wav: cannot be read as audio" in converted_folder.errors
+    assert converted_folder.code == 1 and "broken.wav: is a text" in converted_folder.errors
     check_page(converted_folder.out, 2, 2)
     results = json.loads((converted_folder.out / "metrics.json").read_text(encoding="utf-8"))
     assert sorted(results["utterances"]) == ["long", "long_2"] and results["summary"]["refused"] == 1
