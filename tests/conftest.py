@@ -42,6 +42,8 @@ import tensorflow as tf
 from tensorflow.python.framework import ops as tf_ops
 
 DEMO = demo.RECORDINGS
+with contextlib.suppress(AttributeError):  # glibc: what is large gets pages of its own, which are given back when freed
+    ctypes.CDLL(None).mallopt(-3, 2 ** 17)  # M_MMAP_THRESHOLD, which otherwise grows
 gc.freeze()  # what was imported is not searched again whenever a file's tests are finished
 # A second logical device, used only by the tests of several GPUs
 tf.config.set_logical_device_configuration(tf.config.list_physical_devices("CPU")[0],
@@ -198,6 +200,11 @@ def eager_steps(monkeypatch):
 def forget():
     """Let the networks and graphs of a file's tests go when they are finished."""
     yield
+    let_graphs_go()
+
+
+def let_graphs_go() -> None:
+    """Free the networks and graphs that nothing uses any more. A training's are half a gigabyte."""
     # TensorFlow keeps the gradient of every `tf.custom_gradient`, here of every loop, and so the whole graph around it
     registry = tf_ops.gradient_registry._registry
     for name in [name for name in registry if name.startswith("CustomGradient-")]:

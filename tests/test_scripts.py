@@ -21,7 +21,7 @@ import train
 import train_gan
 from backend import checkpoints
 from common import storage
-from conftest import demo_wav, leftovers, no_workers, write
+from conftest import demo_wav, leftovers, let_graphs_go, no_workers, write
 from conversion import base, inference
 from conversion.chunks import CHUNK_SECONDS, Chunk, join, split_at_pauses
 
@@ -91,6 +91,7 @@ def trained(demo_recordings, tmp_path_factory):
         assert (logdir / name).stat().st_size > 1000
     assert {path.suffix for path in (logdir / "samples").rglob("step-*/*")} == {".wav", ".png"}
     hp = hyperparams.HyperParams.from_json(logdir / "hparams.json")
+    let_graphs_go()
     return types.SimpleNamespace(data=data, logdir=logdir, hp=hp)
 
 

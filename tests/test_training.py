@@ -7,7 +7,7 @@ import data_load
 import train
 from backend import checkpoints
 from common.cli import UserError
-from conftest import end_at, plain_corpus, resume
+from conftest import end_at, let_graphs_go, plain_corpus, resume
 from conversion.inference import Converted
 from hyperparams import HyperParams
 from networks import Generator
@@ -86,6 +86,8 @@ def trained(demo_data, tiny_hp, tmp_path_factory):
     seen = spy(task, run, save_at=(1, 60))
     task.sample = lambda run, outputs: None  # figures take seconds; test_scripts.py covers them
     trainer.fit(run, task, total_steps(hp))
+    task._steps.clear()
+    let_graphs_go()
     return types.SimpleNamespace(logdir=logdir, hp=hp, task=task, seen=seen)
 
 
