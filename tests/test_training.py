@@ -49,6 +49,9 @@ def spy(task: train.PairedTrainer, run: run_folder.Run, save_at: tuple[int, ...]
     def noted_step(stage, batch, step):
         if int(step) in save_at:
             run.save()
+        if seen.scalars and seen.scalars[-1][0] != stage:  # the graph of a finished stage is no longer needed
+            task._steps.clear()
+            let_graphs_go()
         scalars = train_step(stage, batch, step)
         seen.scalars.append((stage, {name: float(value) for name, value in scalars.items()}))
         seen.lengths.add((stage, batch["mask"].shape[1]))
