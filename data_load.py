@@ -216,9 +216,10 @@ class Corpus:
         at random: source (N, S, F), mapped (N, S, M + 2), source_mask (N, S), mel (N, T, M), pitch (N, T, 2), linear
         (N, T, F), mask (N, T), positions (N, Ty + 1); S is a multiple of `encoder_stack`, T = Ty * r."""
         hp = self.hp
-        prepared = [self.prepare(*crop[:1], *crop[3:], rng) for crop, rng in zip(crops, rngs or [None] * len(crops))]
-        source, source_mask = pad([linear for linear, _ in prepared], hp.encoder_stack)
-        mapped, _ = pad([mapped for _, mapped in prepared], hp.encoder_stack)
+        inputs = [self.network_input(pair, s0, s1, rng)
+                  for (pair, _, _, s0, s1), rng in zip(crops, rngs or [None] * len(crops))]
+        source, source_mask = pad([linear for linear, _ in inputs], hp.encoder_stack)
+        mapped, _ = pad([mapped for _, mapped in inputs], hp.encoder_stack)
         mel, mask = pad([self.target_mel(pair, t0, t1) for pair, t0, t1, _, _ in crops], hp.r)
         pitch, _ = pad([self.pitch(pair, t0, t1) for pair, t0, t1, _, _ in crops], hp.r)
         linear, _ = pad([self.target_features(pair, "linear", t0, t1) for pair, t0, t1, _, _ in crops], hp.r)
@@ -226,11 +227,11 @@ class Corpus:
         return {"source": source, "mapped": mapped, "source_mask": source_mask, "mel": mel, "pitch": pitch,
                 "linear": linear, "mask": mask, "positions": positions.astype(np.float32)}
 
-    def prepare(self, pair: Pair, start: int, end: int, rng: np.random.Generator | None) -> tuple:
+    def network_input(self, pair: Pair, start: int, end: int, rng: np.random.Generator | None) -> tuple:
         """What the networks get of frames `start` to `end` of a source, varied at random if there is an `rng`: input
         (S, F) and mapped source (S, M + 2)."""
         vary = functools.partial(augment.vary, rng=rng, hp=self.hp) if rng else None
-        return base.prepare(self.base, self.recording(pair), self.voice(pair), self.hp, slice(start, end), vary)
+        return base.network_input(self.base, self.recording(pair), self.voice(pair), self.hp, slice(start, end), vary)
 
     def batches(self, kind: str, start: int, stop: int) -> Iterator[dict[str, np.ndarray]]:
         """Batches `start` to `stop` - 1 of a kind, prepared ahead of the training step; raises UserError."""

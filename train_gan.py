@@ -122,9 +122,9 @@ class GANTrainer(Trainer):
         for first in tqdm(range(0, len(pairs), 64), "converting", disable=None, leave=False):  # attention takes memory
             chosen = pairs[first:first + 64]
             heard = [*map(self.corpus.recording, chosen)], [*map(self.corpus.voice, chosen)]
-            made += [(self.converter.restore(out.mel, out.positions, *each).astype(np.float16),
+            made += [(self.converter.restore_mel(out.mel, out.positions, *each).astype(np.float16),
                       base.restore_pitch(self.corpus.base, out.pitch, self.hp).astype(np.float16))
-                     for out, *each in zip(self.converter.write(*heard), *heard)]
+                     for out, *each in zip(self.converter.predict(*heard), *heard)]
         return made
 
     def generate(self, batch: dict) -> tuple[tf.Tensor, tf.Tensor]:

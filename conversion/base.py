@@ -4,7 +4,7 @@ The mean of a recording's speech is taken out of every band, so that gain, micro
 gone. No source has a name here. One linear map, solved by least squares along the DTW paths of all sources together,
 gives the target's mel. The networks write a correction of it.
 
-The output of least squares is an average: it lacks all that the map cannot predict, and is too smooth. So `restore`
+The output of least squares is an average: it lacks all that the map cannot predict, and is too smooth. So `restore_mel`
 takes a share of the finest detail from the source itself, after scaling its vocal tract to the target's length. Then it
 makes every order of the mel-cepstra move as much as the target's, separately at each modulation frequency. How much
 that lacks is measured on conversions of the validation sentences whenever they are converted in training. The pitch,
@@ -101,8 +101,8 @@ def is_speech(mel: np.ndarray, hp: HyperParams) -> np.ndarray:
     return level >= np.percentile(level, 80) - SPEECH_DB / hp.range_db
 
 
-def prepare(base: Base, features: Features, voice: Voice, hp: HyperParams, frames: slice = slice(None),
-            vary: Callable | None = None) -> tuple[np.ndarray, np.ndarray]:
+def network_input(base: Base, features: Features, voice: Voice, hp: HyperParams, frames: slice = slice(None),
+                  vary: Callable | None = None) -> tuple[np.ndarray, np.ndarray]:
     """What the networks get of `frames` of a recording: its linear spectrogram (S, F) less the mean of its speech,
     raised to the floor, in deviations; and the mapped source (S, M + 2), the target's mel by the map and the mapped
     pitch. With `hp.base=0` the first is the spectrogram itself, and the second is zero.
@@ -138,8 +138,8 @@ def map_pitch(base: Base, hertz: np.ndarray, voice: Voice, hp: HyperParams) -> n
     return np.stack([mean + (octaves - voice.octave) * deviation / voice.deviation, voiced], axis=1).astype(np.float32)
 
 
-def restore(base: Base, movement: np.ndarray, mel: np.ndarray, positions: np.ndarray, features: Features,
-            voice: Voice, hp: HyperParams) -> np.ndarray:
+def restore_mel(base: Base, movement: np.ndarray, mel: np.ndarray, positions: np.ndarray, features: Features,
+                voice: Voice, hp: HyperParams) -> np.ndarray:
     """Restore what the average `mel` (T, M) lacks, which was read at `positions` (T,) of a recording: a share of the
     recording's detail, and movement by `movement` (P, M). With `hp.base=0` nothing is restored."""
     if not hp.base:
@@ -174,7 +174,7 @@ def with_texture(linear: np.ndarray, pitch: np.ndarray, hp: HyperParams) -> np.n
 
 def with_detail(base: Base, mel: np.ndarray, positions: np.ndarray, features: Features, voice: Voice,
                 hp: HyperParams) -> np.ndarray:
-    """What is heard of the networks' mel (T, M) before `restore` gives it movement."""
+    """What is heard of the networks' mel (T, M) before `restore_mel` gives it movement."""
     source = np.maximum(linear_map.interpolate(features.mel - voice.mel, positions), base.mel_floor)
     return detailed(apply(base.onward_kernel, base.onward_bias, mel), source, voice.warp, hp)
 

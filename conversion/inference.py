@@ -58,8 +58,8 @@ class ConvertedRecording(NamedTuple):
 class Converter:
     """Converts recordings in batches. What becomes of a recording, and by which method:
 
-        mel, pitch = write(recording)           encoder and decoder correct the linear map of the base
-        mel = restore(mel)                      detail of the source, movements of the target (base.restore)
+        mel, pitch = predict(recording)         encoder and decoder correct the linear map of the base
+        mel = restore_mel(mel)                  detail of the source, movements of the target (base.restore_mel)
         pitch = base.restore_pitch(pitch)       moves as much as the target's
         linear = draw(mel, pitch)               the post-net
         linear = base.with_texture(linear)      of noise; Griffin-Lim makes a waveform of it (convert_recording)
@@ -108,7 +108,7 @@ class Converter:
         """Convert the sources of pairs. With `measure_movement`, first measure on them how much movement conversions
         lack, and set this weight of the generator."""
         heard = [corpus.recording(pair) for pair in pairs], [corpus.voice(pair) for pair in pairs]
-        written = self.write(*heard)
+        written = self.predict(*heard)
         if measure_movement and self.hp.base:
             mels = [base.with_detail(self.base, out.mel, out.positions, *each, self.hp)
                     for out, *each in zip(written, *heard)]
@@ -117,16 +117,16 @@ class Converter:
 
     def __call__(self, sources: list[Features], voices: list[base.Voice]) -> list[Converted]:
         """Convert recordings of `voices`; results are in the same order."""
-        return self.finish(self.write(sources, voices), sources, voices)
+        return self.finish(self.predict(sources, voices), sources, voices)
 
-    def write(self, sources: list[Features], voices: list[base.Voice], batch_size: int = 16) -> list[Converted]:
+    def predict(self, sources: list[Features], voices: list[base.Voice], batch_size: int = 16) -> list[Converted]:
         """What the networks write for recordings of `voices`, in whatever batch: nothing is restored or drawn yet."""
         results: list[Converted | None] = [None] * len(sources)
         # Batches of recordings of similar length need little padding
         order = sorted(range(len(sources)), key=lambda i: len(sources[i].linear))
         for first in tqdm(range(0, len(order), batch_size), "converting", disable=None, leave=False, delay=2.0):
             chosen = order[first:first + batch_size]
-            inputs, maps = zip(*(base.prepare(self.base, sources[i], voices[i], self.hp) for i in chosen))
+            inputs, maps = zip(*(base.network_input(self.base, sources[i], voices[i], self.hp) for i in chosen))
             source, mask = data_load.pad(inputs, self.hp.encoder_stack)
             mapped, _ = data_load.pad(maps, self.hp.encoder_stack)
             # Global attention does not tell when a sentence ends, so it comes from the length ratio of the training
@@ -154,7 +154,7 @@ class Converter:
         finished, order = list(written), sorted(range(len(written)), key=lambda i: len(written[i].mel))
         for first in range(0, len(order), batch_size):
             chosen = order[first:first + batch_size]
-            mels = [self.restore(written[i].mel, written[i].positions, sources[i], voices[i]) for i in chosen]
+            mels = [self.restore_mel(written[i].mel, written[i].positions, sources[i], voices[i]) for i in chosen]
             pitches = [written[i].pitch if self.keep_intervals else
                        base.restore_pitch(self.base, written[i].pitch, self.hp) for i in chosen]
             for i, mel, pitch, linear in zip(chosen, mels, pitches, self.draw(mels, pitches)):
@@ -162,9 +162,9 @@ class Converter:
                 finished[i] = written[i]._replace(mel=mel, pitch=pitch, linear=textured)
         return finished
 
-    def restore(self, mel: np.ndarray, positions: np.ndarray, source: Features, voice: base.Voice) -> np.ndarray:
+    def restore_mel(self, mel: np.ndarray, positions: np.ndarray, source: Features, voice: base.Voice) -> np.ndarray:
         """The input of the post-net (T, M) from the networks' mel (T, M), which was read at `positions` (T,)."""
-        return base.restore(self.base, np.asarray(self.generator.movement), mel, positions, source, voice, self.hp)
+        return base.restore_mel(self.base, np.asarray(self.generator.movement), mel, positions, source, voice, self.hp)
 
     def draw(self, mels: list[np.ndarray], pitches: list[np.ndarray]) -> list[np.ndarray]:
         """Linear spectrograms (T, F) of mel (T, M) and pitch (T, 2) by the post-net."""

@@ -27,7 +27,7 @@ AT_ONCE = 32  # pairs whose sources are converted at a time: attention takes mem
 def save_speech(corpus, converter, folder: pathlib.Path) -> None:
     """Convert some sentences of the sources of a corpus, and write the mel spectrograms in 8 bits."""
     pairs = random.Random(corpus.hp.seed).sample(corpus.train, min(SENTENCES, len(corpus.train)))
-    made = [converter.write([corpus.recording(pair)], [corpus.voice(pair)])[0].mel for pair in pairs]
+    made = [converter.predict([corpus.recording(pair)], [corpus.voice(pair)])[0].mel for pair in pairs]
     mel = np.round(255.0 * np.clip(np.concatenate(made), 0.0, 1.0)).astype(np.uint8)
     storage.save_arrays(folder / FILE, {"mel": mel, "lengths": [len(each) for each in made]})
 
@@ -62,7 +62,7 @@ def fit_to_pairs(converter, corpus) -> Base:
         pairs = corpus.train[first:first + AT_ONCE]
         sources = [corpus.recording(pair) for pair in pairs]
         voices = [base.find_voice(pretrained, source, hp) for source in sources]
-        for pair, out in zip(pairs, converter.write(sources, voices)):
+        for pair, out in zip(pairs, converter.predict(sources, voices)):
             windows = linear_map.in_context(out.mel)
             sums.add(linear_map.interpolate(windows, corpus.path(pair)), corpus.target_features(pair, "mel"))
     spoken = [corpus.target_features(pair, "mel") for pair in base.some_of(corpus.target_pairs)]

@@ -162,7 +162,7 @@ def test_base_and_decoder_interpolate_frames_the_same_way(n_frames):
 
 
 def prepare(solved: base.Base, features: Features, hp: HyperParams = HP) -> tuple[np.ndarray, np.ndarray]:
-    return base.prepare(solved, features, base.find_voice(solved, features, hp), hp)
+    return base.network_input(solved, features, base.find_voice(solved, features, hp), hp)
 
 
 def test_input_has_no_mean_and_unit_deviation_over_the_training_speech(corpus, solved):
@@ -202,7 +202,7 @@ def test_no_source_is_named_in_what_conversion_reads(solved):
     """A base holds numbers only, of one map, and no function that conversion calls takes a name."""
     assert all(np.asarray(array).dtype.kind == "f" for array in solved)
     assert solved.kernel.ndim == 2 and solved.bias.ndim == solved.mel_floor.ndim == 1
-    for function in (base.find_voice, base.prepare, base.restore, inference.Converter.find_voice,
+    for function in (base.find_voice, base.network_input, base.restore_mel, inference.Converter.find_voice,
                      inference.Converter.__call__):
         assert not {"speaker", "source", "name"} & {*inspect.signature(function).parameters}, function
 
@@ -242,7 +242,7 @@ def test_frames_below_the_level_of_training_pauses_are_raised_to_it(corpus, solv
     quiet = features._replace(mel=0 * features.mel, linear=0 * features.linear)
     floor = features._replace(mel=np.tile(voice.mel + solved.mel_floor, (n, 1)),
                               linear=np.tile(voice.linear + solved.linear_floor, (n, 1)))
-    for one, other in zip(*(base.prepare(solved, each, voice, HP) for each in (quiet, floor))):
+    for one, other in zip(*(base.network_input(solved, each, voice, HP) for each in (quiet, floor))):
         np.testing.assert_allclose(one, other, atol=1e-4)
 
 
@@ -260,9 +260,9 @@ def test_unusual_recordings_are_mapped_without_nan(solved, n_frames, level, hert
     features = Features(*(np.full((n_frames, size), level, np.float16) for size in (HP.n_linear, HP.n_mels)),
                         np.full(n_frames, hertz, np.float32))
     voice = base.find_voice(solved, features, HP)
-    linear, mapped = base.prepare(solved, features, voice, HP)
+    linear, mapped = base.network_input(solved, features, voice, HP)
     assert linear.shape == (n_frames, HP.n_linear) and mapped.shape == (n_frames, HP.n_mels + 2)
-    restored = base.restore(solved, np.zeros((33, HP.n_mels)), mapped[:, :HP.n_mels], np.arange(n_frames), features,
+    restored = base.restore_mel(solved, np.zeros((33, HP.n_mels)), mapped[:, :HP.n_mels], np.arange(n_frames), features,
                             voice, HP)
     for x in (linear, mapped, restored):
         assert np.isfinite(x).all() and x.dtype == np.float32

@@ -94,7 +94,7 @@ def test_each_part_trains_and_converts_as_an_ablation_of_the_default(tiny_hp, ea
 
 def test_without_a_base_the_mapped_source_is_zero_and_has_no_effect():
     source, = sources(HP, [23])
-    linear, mapped = base.prepare(plain_base(HP), source, VOICE, HP)
+    linear, mapped = base.network_input(plain_base(HP), source, VOICE, HP)
     np.testing.assert_array_equal(linear, source.linear)
     assert mapped.shape == (23, HP.n_mels + 2) and not mapped.any()
     found = plain_base(HP)

@@ -136,7 +136,7 @@ def test_teacher_forcing_with_free_running_output_gives_the_same(generator):
 def test_conversion_length_is_the_source_length_times_the_pace(generator, batch_size):
     inputs, lengths = sources(generator.hp, [40, 17, 31, 5]), [52, 22, 40, 6]
     converter = Converter(generator, plain_base(generator.hp)._replace(length_ratio=np.array(1.3)))
-    results, whole = converter.write(inputs, [VOICE] * 4, batch_size), converter(inputs, [VOICE] * 4)
+    results, whole = converter.predict(inputs, [VOICE] * 4, batch_size), converter(inputs, [VOICE] * 4)
     for length, source, result, other in zip(lengths, inputs, results, whole):
         assert result.stopped and len(result.mel) == len(other.linear) == len(result.positions) == length
         assert result.weights.shape == (length, len(source.mel))

@@ -307,7 +307,7 @@ def test_untrained_conversion_has_the_length_of_its_source_and_stops(tiny_hp):
     hp, lengths = tiny_hp.replace(r=2, encoder_stack=3), [40, 17, 31, 5]
     generator = make_generator(hp)
     converter, inputs = Converter(generator, plain_base(hp)), sources(hp, lengths)
-    written = converter.write(inputs, [VOICE] * 4)
+    written = converter.predict(inputs, [VOICE] * 4)
     for length, source, raw, result in zip(lengths, inputs, written, converter(inputs, [VOICE] * 4)):
         assert result.stopped
         assert abs(len(result.mel) - length) <= hp.r

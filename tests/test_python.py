@@ -115,9 +115,9 @@ def test_decoding_ends_early_and_gives_what_it_would_give_later(converter, monke
         return convert(*arguments)
     monkeypatch.setattr(converter, "_convert", counted)
     monkeypatch.setattr(inference, "USUAL_RATIO", inference.MAX_RATIO)
-    expected, = converter.write([recording], [voice])
+    expected, = converter.predict([recording], [voice])
     monkeypatch.setattr(inference, "USUAL_RATIO", usual)
-    found, = converter.write([recording], [voice])
+    found, = converter.predict([recording], [voice])
     assert [round(ratio, 1) for ratio in steps[1:]] == pytest.approx([usual, inference.MAX_RATIO][:1 + (usual < 1)],
                                                                      abs=0.15)
     for one, other in zip(found, expected):

@@ -53,7 +53,7 @@ def written(corpus, solved) -> list[tuple]:
     found = []
     for features in map(corpus.recording, corpus.train):
         voice = base.find_voice(solved, features, HP)
-        mel = base.prepare(solved, features, voice, HP)[1][:, :HP.n_mels]
+        mel = base.network_input(solved, features, voice, HP)[1][:, :HP.n_mels]
         found.append((mel, np.arange(len(mel)), features, voice))
     return found
 
@@ -63,16 +63,16 @@ def test_restored_speech_has_the_modulation_that_is_wanted(solved, written):
     wanted = plain * np.linspace(3.0, 0.5, 33)[:, None] * np.linspace(0.5, 1.5, HP.n_mels)
     gains = base.gains(plain, wanted)
     apart = [np.abs(np.exp(base.gains(base.modulation_power(mels), wanted)) - 1.0).mean() for mels in (
-        [mel for mel, *_ in written], [base.restore(solved, gains, *each, HP) for each in written])]
+        [mel for mel, *_ in written], [base.restore_mel(solved, gains, *each, HP) for each in written])]
     assert apart[0] > 0.3 and apart[1] < 0.2, apart
 
 
 def test_postfilter_is_an_exponent_of_the_gains_and_0_disables_it(solved, written):
     gains = base.gains(np.ones((33, HP.n_mels)), np.full((33, HP.n_mels), 1.5))
-    plain, gained, doubled = (base.restore(solved, gains, *written[0], HP.replace(postfilter=exponent))
+    plain, gained, doubled = (base.restore_mel(solved, gains, *written[0], HP.replace(postfilter=exponent))
                               for exponent in (0.0, 1.0, 2.0))
     np.testing.assert_allclose(plain, np.clip(base.with_detail(solved, *written[0], HP), 0.0, 1.0), atol=1e-5)
-    np.testing.assert_allclose(doubled, base.restore(solved, 2.0 * gains, *written[0], HP), atol=1e-5)
+    np.testing.assert_allclose(doubled, base.restore_mel(solved, 2.0 * gains, *written[0], HP), atol=1e-5)
     assert np.abs(gained - plain).max() > 0.01
 
 

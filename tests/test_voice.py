@@ -83,7 +83,7 @@ def test_with_pairs_the_map_to_the_new_voice_follows_what_a_model_writes_along_t
         pretrained, monkeypatch, at_once):
     """What the model writes is not what the source said: here it is turned upside down."""
     monkeypatch.setattr(voice, "AT_ONCE", at_once)
-    writes = types.SimpleNamespace(base=pretrained, write=lambda sources, voices: [
+    writes = types.SimpleNamespace(base=pretrained, predict=lambda sources, voices: [
         types.SimpleNamespace(mel=1.0 - source.mel) for source in sources])
     corpus = Pairs(speak(2)[1])
     found = voice.fit_to_pairs(writes, corpus)
@@ -107,7 +107,7 @@ def save_speech(folder, mels: list[np.ndarray]) -> None:
     """Save the output of networks that write `mels`."""
     corpus = types.SimpleNamespace(hp=HP, train=[*range(len(mels))], recording=lambda pair: pair,
                                    voice=lambda pair: None)
-    voice.save_speech(corpus, types.SimpleNamespace(write=lambda recordings, voices: [
+    voice.save_speech(corpus, types.SimpleNamespace(predict=lambda recordings, voices: [
         types.SimpleNamespace(mel=mels[number]) for number in recordings]), folder)
 
 

@@ -52,8 +52,8 @@ def test_what_is_said_stays(converted):
 def read(converter: inference.Converter, heard: analysis.Features) -> tuple[inference.Converted, np.ndarray]:
     """What the networks write for a recording, and what the map says where they read it (T, M + 2)."""
     found = converter.find_voice(heard)
-    _, mapped = base.prepare(converter.base, heard, found, converter.hp)
-    written = converter.write([heard], [found])[0]
+    _, mapped = base.network_input(converter.base, heard, found, converter.hp)
+    written = converter.predict([heard], [found])[0]
     return written, interpolate(mapped, np.clip(written.positions, 0.0, len(mapped) - 1.0))
 
 

@@ -200,7 +200,7 @@ def batch_of_joined(corpus: data_load.Corpus, n: int, seconds: float) -> dict:
         path, read = np.zeros(0, np.float32), 0
         while len(path) < frames:
             pair = next(pairs)
-            source, mapped = corpus.prepare(pair, 0, pair.source_end - pair.source_start, None)
+            source, mapped = corpus.network_input(pair, 0, pair.source_end - pair.source_start, None)
             for kind, array in (("mel", corpus.target_mel(pair)), ("pitch", corpus.pitch(pair)),
                                 ("linear", corpus.target_features(pair, "linear")), ("source", source),
                                 ("mapped", mapped)):

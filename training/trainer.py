@@ -107,7 +107,7 @@ class Trainer:
         sentences; the harmonics have the target's pitch."""
         restored = batch["mel"].copy()
         for i, (pair, n) in enumerate(zip(self.validation, batch["mask"].sum(axis=1).astype(int))):
-            restored[i, :n] = self.converter.restore(np.asarray(mels[i, :n]), np.asarray(positions[i, :n]),
+            restored[i, :n] = self.converter.restore_mel(np.asarray(mels[i, :n]), np.asarray(positions[i, :n]),
                                                      self.corpus.recording(pair), self.corpus.voice(pair))
         return self.postnet(restored, batch["pitch"], batch["mask"])
 
