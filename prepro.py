@@ -44,6 +44,8 @@ HERE = pathlib.Path(__file__).resolve().parent
 FEW_MINUTES = 4  # of training speech
 SHOWN = 20  # dropped pairs, and files of one warning, that are printed
 COMPARED, COMPARED_FRAMES = 200, 1000  # recordings of a target in which people are told apart, and frames of each
+# All together: three or four sentences of one person seem to be of two in 27 of 756 corpora, six in 2 of 216
+VOICED_FRAMES = 700
 
 
 def compute_features(path: pathlib.Path, stem: pathlib.Path, hp: HyperParams,
@@ -73,11 +75,9 @@ def several_people(target: str, utterances: list[str], data: pathlib.Path) -> li
     """What is to be said if not all recordings of the target are of one person."""
     chosen = sorted(utterances)[::math.ceil(len(utterances) / COMPARED) or 1]
     heard = [analysis.load(data / "features" / target / name) for name in chosen]
-    if not heard:
-        return []
-    found = people.who_speaks(*([np.array(getattr(each, kind)[:COMPARED_FRAMES], np.float32) for each in heard]
-                                for kind in ("mel", "hertz")))
-    if not found.any():
+    mels, hertz = ([np.array(getattr(each, kind)[:COMPARED_FRAMES], np.float32) for each in heard]
+                   for kind in ("mel", "hertz"))
+    if sum(map(np.count_nonzero, hertz)) < VOICED_FRAMES or not (found := people.who_speaks(mels, hertz)).any():
         return []
     _, first, counts = np.unique(found, return_index=True, return_counts=True)
     told = ", ".join(f"{n} as {chosen[i]}" for i, n in sorted(zip(first, counts)))
