@@ -405,17 +405,17 @@ class DecoderCell(layers.Layer):
         context = self.combine(ops.concatenate([flat, attention], axis=-1))                       # (N, E)
         lower = self.residual_grus[0](context, state.lower)                                    # (N, E)
         upper = self.residual_grus[1](context + lower, state.upper)                            # (N, E)
-        correction = self.write(self.mel_of_state, self.mel_of_context, context + lower + upper, seen.contexts)
+        correction = self.output_frames(self.mel_of_state, self.mel_of_context, context + lower + upper, seen.contexts)
         mel = seen.corrected[:, :, :self.n_mels] + correction                                          # (N, r, M)
         octaves, voicing = seen.corrected[:, :, self.n_mels:-1], self.LOGITS * (seen.corrected[:, :, -1:] - 0.5)
         pitch = ops.concatenate([octaves, voicing], axis=-1)                                      # (N, r, 2)
         if self.pitch_of_state is not None:
-            own = self.write(self.pitch_of_state, self.pitch_of_context, context + lower + upper, seen.contexts)
+            own = self.output_frames(self.pitch_of_state, self.pitch_of_context, context + lower + upper, seen.contexts)
             pitch = own + pitch
         return DecoderState(mel, pitch, seen.start, seen.end, seen.pace, seen.origin, seen.weights, attention, context,
                             lower, upper)
 
-    def write(self, of_state, of_context, hidden, contexts):
+    def output_frames(self, of_state, of_context, hidden, contexts):
         """`r` frames (N, r, C): a projection of `hidden` (N, E), plus one of the frames' contexts (N, r, E), if any."""
         frames = ops.reshape(of_state(hidden), (-1, self.r, of_state.units // self.r))
         return frames if of_context is None else frames + of_context(contexts)

@@ -32,11 +32,13 @@ FFMPEG_SUFFIXES = (".m4a", ".m4b", ".m4r", ".m4v", ".aac", ".mp4", ".mp4a", ".mo
                    ".spx", ".ape", ".tta", ".wv", ".mpc", ".avi", ".flv", ".mpg", ".mpeg", ".mts", ".m2ts", ".rm")
 ALL_SUFFIXES = ", ".join(AUDIO_SUFFIXES + FFMPEG_SUFFIXES)  # for messages
 # What recordings begin with, whatever they are called; Speex is in ogg files, too, but only ffmpeg reads it
-MAGIC = re.compile(rb"(RIFF|RF64)....WAVE|FORM....AIF[FC]|fLaC|caff\0|riff\x2e\x91|NIST_1A|\.snd\0|OggS(?!.{24}Speex)",
-                   re.DOTALL)
+MAGIC = re.compile(rb"(RIFF|RF64)....WAVE|FORM....AIF[FC]|fLaC|caff\0|riff\x2e\x91|NIST_1A|\.snd\0|OggS(?!.{24}Speex)"
+                   rb"|Creative Voice File", re.DOTALL)
+UNKNOWN_CODE = 4, 64  # libsndfile's errors for a code that it does not know in a container that it does; others: damage
 FFMPEG_MAGIC = re.compile(rb"....ftyp|\x1a\x45\xdf\xa3|#!AMR|\x30\x26\xb2\x75|\xff[\xf0\xf1\xf8\xf9]",
                           re.DOTALL)  # m4a, webm, amr, wma, aac
-TEXT = re.compile(rb"[\t\n\r -~]{16}")  # what a web page begins with, or what Git LFS leaves in the place of a file
+# What a web page begins with, or what Git LFS leaves in the place of a file
+TEXT = re.compile(rb"(\xef\xbb\xbf)?[\t\n\r -~]{16}")
 MOST_SAMPLES = 2 ** 28  # longest recording: 1 GiB in memory, 4.6 hours at 16 kHz or 1.5 hours at 48 kHz
 
 
@@ -95,8 +97,11 @@ def read_audio(path: str | os.PathLike, hp: HyperParams, channel: int | None = N
             raise BadAudio(f"{name}: is a folder that cannot be looked into; check its permissions")
         if not stat.S_ISREG(os.stat(path).st_mode):  # opening a pipe could wait for ever
             raise BadAudio(f"{name}: is a pipe or a device; save the recording to a file")
-        if begins_as(FFMPEG_MAGIC, path) or (
-                pathlib.Path(path).suffix.lower() in FFMPEG_SUFFIXES and not begins_as(MAGIC, path)):
+        is_known, is_ffmpegs = (begins_as(magic, path) for magic in (MAGIC, FFMPEG_MAGIC))
+        if not (is_known or is_ffmpegs) and begins_as(TEXT, path):
+            raise BadAudio(f"{name}: is a text, for instance a web page or what Git LFS leaves in the place of a file; "
+                           "get the recording itself")
+        if is_ffmpegs or pathlib.Path(path).suffix.lower() in FFMPEG_SUFFIXES and not is_known:
             return read_by_ffmpeg(path, hp, channel, name)
         with open(path, "rb") as opened, soundfile.SoundFile(opened) as file:
             sample_rate, promised = file.samplerate, file.frames % (2 ** 63 - 1)  # this number: not known
@@ -124,21 +129,16 @@ def read_audio(path: str | os.PathLike, hp: HyperParams, channel: int | None = N
     except (soundfile.LibsndfileError, OSError, TypeError) as error:  # TypeError: without a header, no sample rate
         if os.path.exists(path) and not os.path.getsize(path):
             raise BadAudio(f"{name}: is empty; copy or record it again") from None
-        is_known = begins_as(MAGIC, path)
-        if is_known and shutil.which("ffmpeg"):  # a container with a code that libsndfile does not know
-            with contextlib.suppress(BadAudio):
+        if getattr(error, "code", 0) in UNKNOWN_CODE and is_known:
+            check_whole(path, name)
+            if shutil.which("ffmpeg"):
                 return read_by_ffmpeg(path, hp, channel, name)
-        if not is_known and begins_as(TEXT, path):
-            raise BadAudio(f"{name}: is a text, for instance a web page or what Git LFS leaves in the place of a file; "
-                           "get the recording itself") from None
         stem, suffix = os.path.splitext(path)
         tool = "sph2pipe -f wav" if suffix.lower() == ".sph" else "ffmpeg -i"  # speech corpora are compressed otherwise
         command = f": {tool} {shlex.quote(name)} {shlex.quote(f'{printable(stem)}.wav')}" * (suffix.lower() != ".wav")
         raise BadAudio(f"{name}: cannot be read as audio ({reason(error)}); check its permissions, or convert it to wav"
                        f"{command}") from None
-    if missing_bytes(path):
-        raise BadAudio(f"{name}: is cut off, {missing_bytes(path)} bytes that its header promises are missing; copy or "
-                       "record it again")
+    check_whole(path, name)
     if sum(map(len, blocks)) * hp.sample_rate < sample_rate:
         raise BadAudio(f"{name}: " + ("holds no samples; record it again or remove it" if os.path.getsize(path) < 4096
                                       else "its header counts no samples, as after a recording that was interrupted; "
@@ -146,6 +146,13 @@ def read_audio(path: str | os.PathLike, hp: HyperParams, channel: int | None = N
     wav = np.concatenate(blocks)
     warnings = [warning, *unread(path, rest, len(wav) / sample_rate, promised / sample_rate)]
     return Recording(wav, sample_rate, [f"{name}: {text}" for text in warnings if text])
+
+
+def check_whole(path: str | os.PathLike, name: str) -> None:
+    """Raise BadAudio if a file is shorter than its header says."""
+    if missing := missing_bytes(path):
+        raise BadAudio(f"{name}: is cut off, {missing} bytes that its header promises are missing; copy or record it "
+                       "again")
 
 
 def read_by_ffmpeg(path: str | os.PathLike, hp: HyperParams, channel: int | None, name: str) -> Recording:

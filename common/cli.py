@@ -52,7 +52,8 @@ def mend_streams() -> None:
 
 
 def or_discard(method: Callable, number: int) -> Callable:
-    """`method` of the standard stream `number`, which writes to the null device from the first failure on."""
+    """`method` of the standard stream `number`, which writes to the null device from the first failure on. Only a
+    closed pipe of standard output raises BrokenPipeError."""
     def call(*arguments):
         try:
             return method(*arguments)
@@ -110,8 +111,7 @@ def run_main(name: str, function: Callable[[], int | None]) -> int:
         return 128 + signal.SIGINT
     except BrokenPipeError:  # for instance after `| head`
         discard_output()
-        with contextlib.suppress(BrokenPipeError):  # after `2>&1 | head`
-            print(f"{name}: standard output was closed; what was finished is kept", file=sys.stderr, flush=True)
+        print(f"{name}: standard output was closed; what was finished is kept", file=sys.stderr, flush=True)
         return 1
     except (UserError, OSError) as error:
         if isinstance(error, OSError) and error.filename is None:

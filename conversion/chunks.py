@@ -17,7 +17,7 @@ LEVEL_FRAMES = 40  # voiced frames of a chunk that has a level of its own
 NEAR_FRAMES = 40  # to the next voiced frame, up to where a voice is measured
 ENOUGH_FRAMES = 100  # voiced frames on which a voice is measured for good; noise may have some before the speech
 AROUND_SECONDS = 0.25  # before and after the voiced frames of speech, where it has unvoiced sounds
-FAINTEST = 1e-6  # peak of what may be speech far below something else; less is rounding
+FAINTEST_DB = 62.0  # below the level of the recording; still fainter sounds are of another room
 
 
 class Chunk(NamedTuple):
@@ -71,9 +71,10 @@ def silenced(wav: np.ndarray, chunks: list[Chunk], hp: HyperParams) -> float:
     for chunk in chunks:
         outside[max(0, chunk.start - around):chunk.start + len(chunk.wav) + around] = False
     rest = wav[outside]
-    if len(rest) < hp.sample_rate or np.abs(rest).max() < FAINTEST:
+    if len(rest) < hp.sample_rate or not rest.any() or (
+            utils.loudness_gain(rest, hp) > 10.0 ** (FAINTEST_DB / 20.0)):
         return 0.0
-    hertz = analysis.pitch(rest * utils.loudness_gain(rest, hp), hp)
+    hertz = analysis.pitch(utils.normalise_loudness(rest, hp), hp)
     voiced = hertz[hertz > 0.0]
     return len(voiced) / hp.frames_per_second if len(voiced) > LEVEL_FRAMES and not remarks.tone(voiced) else 0.0
 

@@ -225,6 +225,6 @@ def convert_recording(wav: np.ndarray, converter: Converter, pool) -> ConvertedR
     odd = remarks(pitch, changes, hp, converter.keep_intervals, whispered, loud_frames(wav, hp).sum())
     odd += [] if converter.keep_intervals else noise(wav, hp)
     if lost := silenced(wav, chunks, hp):
-        odd.append(f"at least {lost:.1f} s of speech in it become silence, because something else is much louder; cut "
-                   "that out of the recording")
+        odd.append(f"at least {lost:.1f} s of speech in it become silence, because something else is much louder; if "
+                   "they are to be heard, cut that out of the recording")
     return ConvertedRecording(join(chunks, voices, hp, len(wav)), chunks, heard, first, stopped, pitch, odd)

@@ -100,24 +100,32 @@ def remarks(hertz: np.ndarray, changes: list[float], hp: HyperParams, keeps_inte
     return found
 
 
-def noise(wav: np.ndarray, hp: HyperParams) -> list[str]:
-    """What is to be said of passages of a recording (samples,) whose pauses are hardly quieter than its speech."""
+def noise(wav: np.ndarray, hp: HyperParams, is_whole: bool = True) -> list[str]:
+    """What is to be said of passages of a recording (samples,) whose pauses are hardly quieter than its speech. Their
+    seconds are named if it `is_whole`, not trimmed."""
     if len(wav) < PAUSE_WITHIN * hp.sample_rate:
         return []
     power = utils.frame_power(wav, hp)
-    power[power <= power.max() * 10.0 ** (-utils.SILENCE_DB / 10.0)] = np.nan  # digital silence is no pause
-    span, mean, found = round(PASSAGE * hp.frames_per_second), np.nanmean(power), []
-    starts = range(0, max(1, len(power) - span // 2), span // 2)
-    for start in starts:
-        passage = np.sort(power[start:start + span])
-        passage = passage[:np.count_nonzero(np.isfinite(passage))]
-        if len(passage) > span // 4 or len(starts) == 1:
-            quiet = 10.0 * np.log10(passage[:len(passage) // 10 + 1]).mean()
-            found.append((10.0 * np.log10(max(mean, passage.mean())) - quiet, start))
-    noisy = [(above, start) for above, start in found if above <= CLEAR_DB]
+    heard = power > power.max() * 10.0 ** (-utils.SILENCE_DB / 10.0)  # digital silence is no pause
+    span, mean, lowest, noisy = round(PASSAGE * hp.frames_per_second), power[heard].mean(), CLEAR_DB, []
+    starts = [start for start in range(0, max(1, len(power) - span // 2), span // 2)
+              if heard[start:start + span].sum() > span // 4]
+    span = span if starts else len(power)  # if sound is too scattered for passages, all of it is one
+    for start in starts or [0]:
+        passage = np.sort(power[start:start + span][heard[start:start + span]])
+        quiet = 10.0 * np.log10(passage[:len(passage) // 10 + 1]).mean()
+        above = 10.0 * np.log10(max(mean, passage.mean())) - quiet
+        if above <= CLEAR_DB:
+            lowest, end = min(lowest, above), min(start + span, len(power))
+            if noisy and start <= noisy[-1][1]:
+                start = noisy.pop()[0]
+            noisy.append((start, end))
     if not noisy:
         return []
-    first, last = (at / hp.frames_per_second for at in (noisy[0][1], min(noisy[-1][1] + span, len(power))))
-    where = f"from {first:.0f} to {last:.0f} s " * (len(noisy) < len(found))
-    return [f"{where}its pauses are only {max(0.0, min(noisy)[0]):.0f} dB quieter than its speech: noise or music is "
+    where = ""
+    if sum(end - start for start, end in noisy) < len(power) - span // 2:
+        seconds = np.array(noisy[:NAMED]) / hp.frames_per_second
+        where = ", ".join(f"from {start:.0f} to {end:.0f} s" for start, end in seconds) if is_whole else "in a part"
+        where += " "
+    return [f"{where}its pauses are only {max(0.0, lowest):.0f} dB quieter than its speech: noise or music is "
             "converted, too, and words get lost; record it closer to the mouth, or remove the noise"]

@@ -161,12 +161,12 @@ def test_base_and_decoder_interpolate_frames_the_same_way(n_frames):
     np.testing.assert_array_equal(networks.read_at(frames[None], beyond[None])[0], frames[[0, -1]])
 
 
-def prepare(solved: base.Base, features: Features, hp: HyperParams = HP) -> tuple[np.ndarray, np.ndarray]:
+def network_input(solved: base.Base, features: Features, hp: HyperParams = HP) -> tuple[np.ndarray, np.ndarray]:
     return base.network_input(solved, features, base.find_voice(solved, features, hp), hp)
 
 
 def test_input_has_no_mean_and_unit_deviation_over_the_training_speech(corpus, solved):
-    linear = np.concatenate([prepare(solved, corpus.recording(pair))[0] for pair in corpus.train])
+    linear = np.concatenate([network_input(solved, corpus.recording(pair))[0] for pair in corpus.train])
     np.testing.assert_allclose(np.sqrt(np.square(linear).mean(axis=0)), 1.0, atol=0.08)
     assert np.abs(linear.mean(axis=0)).max() < 0.3  # quiet frames do not count in the mean
 
@@ -183,7 +183,7 @@ def test_bins_that_never_change_in_training_stay_small_in_another_recording(solv
     np.testing.assert_array_equal(found.deviation[:-40], solved.deviation[:-40])
     loud = record(np.random.default_rng(3), 60, VOICES[min(VOICES)])
     for features in (loud, other.recording(other.train[0])):
-        assert np.abs(prepare(found, features)[0]).max() < 0.3 / base.LEAST_DEVIATION
+        assert np.abs(network_input(found, features)[0]).max() < 0.3 / base.LEAST_DEVIATION
 
 
 @pytest.mark.parametrize("gain", [-12.0, 6.0])
@@ -194,7 +194,7 @@ def test_gain_and_fixed_equalisation_do_not_change_the_input_of_the_networks(cor
     other = features._replace(linear=features.linear + np.float32(bend[0] / HP.range_db),
                               mel=features.mel + np.float32(bend[1] / HP.range_db))
     assert np.abs(other.mel - features.mel).max() > 0.1
-    for one, changed in zip(prepare(solved, features), prepare(solved, other)):
+    for one, changed in zip(network_input(solved, features), network_input(solved, other)):
         np.testing.assert_allclose(changed, one, atol=0.01)  # the spectrograms are stored in half precision
 
 
@@ -232,7 +232,7 @@ def test_deviation_of_the_pitch_of_a_short_recording_is_near_that_of_all_sources
 
 def test_unvoiced_recording_gets_the_mean_pitch_of_the_target(solved):
     features = record(np.random.default_rng(0), 60, VOICES["anna"])._replace(hertz=np.zeros(60, np.float32))
-    pitch = prepare(solved, features)[1][:, -2:]
+    pitch = network_input(solved, features)[1][:, -2:]
     np.testing.assert_allclose(pitch, [[solved.octaves[1], 0.0]] * 60, atol=1e-6)
 
 
@@ -248,7 +248,7 @@ def test_frames_below_the_level_of_training_pauses_are_raised_to_it(corpus, solv
 
 def test_without_a_base_the_networks_read_the_spectrogram_itself(corpus, solved):
     features, hp = corpus.recording(corpus.train[0]), HP.replace(base=0)
-    linear, mapped = prepare(solved, features, hp)
+    linear, mapped = network_input(solved, features, hp)
     np.testing.assert_array_equal(linear, features.linear)
     assert mapped.shape == (len(linear), HP.n_mels + 2) and not mapped.any()
 
@@ -263,7 +263,7 @@ def test_unusual_recordings_are_mapped_without_nan(solved, n_frames, level, hert
     linear, mapped = base.network_input(solved, features, voice, HP)
     assert linear.shape == (n_frames, HP.n_linear) and mapped.shape == (n_frames, HP.n_mels + 2)
     restored = base.restore_mel(solved, np.zeros((33, HP.n_mels)), mapped[:, :HP.n_mels], np.arange(n_frames), features,
-                            voice, HP)
+                                voice, HP)
     for x in (linear, mapped, restored):
         assert np.isfinite(x).all() and x.dtype == np.float32
     assert restored.shape == (n_frames, HP.n_mels) and restored.min() >= 0.0 and restored.max() <= 1.0
@@ -284,7 +284,7 @@ def test_map_reduces_the_distance_to_the_target_in_training_and_held_out_sentenc
         before, after = [], []
         for pair in pairs:
             features, target = corpus.recording(pair), corpus.target_features(pair, "mel")
-            mapped = prepare(demo_base, features, tiny_hp)[1][:, :tiny_hp.n_mels]
+            mapped = network_input(demo_base, features, tiny_hp)[1][:, :tiny_hp.n_mels]
             before.append(np.abs(interpolate(features.mel.astype(np.float32), corpus.path(pair)) - target).mean())
             after.append(np.abs(interpolate(mapped, corpus.path(pair)) - target).mean())
         assert np.mean(after) < 0.8 * np.mean(before)

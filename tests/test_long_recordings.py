@@ -44,7 +44,7 @@ def recording() -> np.ndarray:
 
 @pytest.mark.parametrize("below_db, said", [(20.0, False), (55.0, True)])
 def test_speech_far_below_another_sound_is_not_silenced_without_a_word(recording, below_db, said):
-    """Speech 50 dB below a second of static became silence, and only the static was spoken of."""
+    """Speech 55 dB below a second of static became silence, and only the static was spoken of."""
     static = np.random.default_rng(0).uniform(-0.9, 0.9, 16000)
     quiet = recording * np.sqrt(np.mean(static ** 2) / np.mean(recording ** 2)) * 10.0 ** (-below_db / 20.0)
     wav = utils.normalise_loudness(np.concatenate([static, np.zeros(8000), quiet]).astype(np.float32), HP)

@@ -116,6 +116,21 @@ def test_noise_is_remarked_on_and_clean_speech_is_not(speaker, number):
             assert ["dB quieter" in text for text in remarks_of.noise(mixed, HP)] == [True] * said, below_db
 
 
+def test_seconds_of_two_noisy_passages_are_two_and_scattered_noise_is_heard():
+    rng, wav = np.random.default_rng(1), np.concatenate([demo_wav("slt", f"demo_{number:03d}", HP)
+                                                         for number in range(1, 13)])
+    noisy, seconds = wav.copy(), len(wav) / HP.sample_rate
+    for part in (slice(0, 7 * HP.sample_rate), slice(len(wav) - 7 * HP.sample_rate, None)):
+        noisy[part] += 0.5 * wav.std() * rng.normal(size=7 * HP.sample_rate)
+    (said,) = remarks_of.noise(noisy, HP)
+    first, second = said.split(" its pauses")[0].split(", ")
+    assert first.split()[:3] == ["from", "0", "to"] and float(first.split()[3]) < 12.0
+    assert float(second.split()[1]) > seconds - 12.0 and second.endswith(f"to {seconds:.0f} s")
+    assert remarks_of.noise(noisy, HP, is_whole=False)[0].startswith("in a part its pauses")
+    words = [np.pad(noisy[start:start + 16000], (0, 64000)) for start in range(0, 80000, 16000)]
+    assert remarks_of.noise(np.concatenate(words), HP)[0].startswith("its pauses")
+
+
 @pytest.mark.parametrize("speaker", ["rms", "slt"])
 @pytest.mark.parametrize("first, last", [(0.5, 1.0), (0.0, 0.4), (0.3, 0.7), (0.0, 1.0)])
 def test_noise_in_a_part_of_a_recording_is_remarked_on_with_its_seconds(speaker, first, last):

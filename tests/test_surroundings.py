@@ -226,8 +226,24 @@ def test_ffmpeg_reads_what_libsndfile_does_not_know_in_its_own_containers(tmp_pa
     assert len(audio_files.read_audio(path, TINY).wav) > 16000
 
 
+@pytest.mark.parametrize("name, subtype", [("a.flac", "PCM_16"), ("a.caf", "PCM_16"), ("a.wav", "G722")])
+def test_ffmpeg_reads_nothing_that_is_cut_off(tmp_path, monkeypatch, name, subtype):
+    """What libsndfile refuses as damaged, ffmpeg reads in part, and says nothing."""
+    ffmpeg, path = imageio_ffmpeg.get_ffmpeg_exe(), tmp_path / name
+    monkeypatch.setattr(shutil, "which", lambda name: ffmpeg)
+    if subtype == "G722":
+        subprocess.run([ffmpeg, "-v", "error", "-i", DEMO / "rms" / "demo_001.ogg", "-c:a", "g722", path], check=True)
+    else:
+        soundfile.write(path, np.tile(words(1), 20), 16000, subtype=subtype)
+    content = path.read_bytes()
+    for share in (0.3, 0.5, 0.75):
+        path.write_bytes(content[:int(share * len(content))])
+        with pytest.raises(audio_files.BadAudio, match="cannot be read|cut off"):
+            audio_files.read_audio(path, TINY)
+
+
 @pytest.mark.parametrize("content", ["<!DOCTYPE html>\n<html>", "version https://git-lfs.github.com/spec/v1\noid"])
-@pytest.mark.parametrize("ending", ["wav", "flac", "mp3"])
+@pytest.mark.parametrize("ending", ["wav", "flac", "mp3", "m4a", "webm"])
 def test_a_text_in_the_place_of_a_recording_is_called_a_text(tmp_path, content, ending):
     (tmp_path / f"a.{ending}").write_text(content)
     with pytest.raises(audio_files.BadAudio, match="is a text, .* get the recording itself"):

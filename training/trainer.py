@@ -108,7 +108,7 @@ class Trainer:
         restored = batch["mel"].copy()
         for i, (pair, n) in enumerate(zip(self.validation, batch["mask"].sum(axis=1).astype(int))):
             restored[i, :n] = self.converter.restore_mel(np.asarray(mels[i, :n]), np.asarray(positions[i, :n]),
-                                                     self.corpus.recording(pair), self.corpus.voice(pair))
+                                                         self.corpus.recording(pair), self.corpus.voice(pair))
         return self.postnet(restored, batch["pitch"], batch["mask"])
 
     def batches(self, stage: str, start: int, stop: int) -> Iterator[dict]:
