@@ -2,7 +2,8 @@
 
 The mean of a recording's speech is taken out of every band, so that gain, microphone and the speaker's mean colour are
 gone. No source has a name here. One linear map, solved by least squares along the DTW paths of all sources together,
-gives the target's mel. The networks write a correction of it.
+gives the target's mel. It changes with the mean pitch of the recording, because one map for men and women is right for
+neither. The networks write a correction of it.
 
 The output of least squares is an average: it lacks all that the map cannot predict, and is too smooth. So `restore_mel`
 takes a share of the finest detail from the source itself, after scaling its vocal tract to the target's length. Then it
@@ -29,6 +30,7 @@ from tqdm import tqdm
 
 FILE = "base.npz"            # in a run folder
 SPEECH_DB = 20.0             # dB below the level that speech reaches (80th percentile); frames below it are no speech
+REGISTER = 5.0               # percentile of the mean pitches of recordings of the sources that is the lowest register
 QUIET = 5.0                  # percentile of a bin's level in a recording that is taken for its floor
 KNOWN_FRAMES = 200.0         # voiced frames whose deviation of pitch weighs as much as that of all sources
 WANTED_FRAMES = 50.0         # voiced frames of a conversion whose deviation of pitch weighs as much as the target's
@@ -43,8 +45,9 @@ MOST_PITCH_GAIN = 1.5        # of the pitch's deviation: who speaks monotonously
 
 class Base(NamedTuple):
     """What is known of the sources together, and of the target."""
-    kernel: np.ndarray        # (W, M) of the map; W is M times an odd number of frames
-    bias: np.ndarray          # (M,)
+    kernel: np.ndarray        # (2, W, M) of the map in the middle of the registers, and its change with each octave
+    bias: np.ndarray          # (2, M) the same; W is M times an odd number of frames
+    registers: np.ndarray     # (2,) mean pitch of the low and of the high recordings of the sources, octaves
     mel_floor: np.ndarray     # (M,) level of pauses relative to the mean of speech; quieter input is raised to it
     linear_floor: np.ndarray  # (F,) the same for the linear spectrogram
     deviation: np.ndarray     # (F,) of each bin of the linear spectrogram; the networks read multiples of it
@@ -71,15 +74,14 @@ class Voice(NamedTuple):
 
 def find_voice(base: Base, features: Features, hp: HyperParams) -> Voice:
     """Measure the voice of a recording. With `hp.base=0` nothing is taken out of the input."""
-    octaves = analysis.pitch_contour(features.hertz, hp)[features.hertz > 0.0]
-    n, known = len(octaves), float(base.octaves[0])
-    pitch = (float(octaves.mean()), float(expected_deviation(n, octaves.var(), known, KNOWN_FRAMES))) if n else (
-        0.0, known)
+    octaves, known = spoken_octaves(features.hertz, hp), float(base.octaves[0])
+    pitch = mean_octave(octaves), (float(expected_deviation(len(octaves), octaves.var(), known, KNOWN_FRAMES))
+                                   if len(octaves) else known)
     if not hp.base:
         return Voice(np.zeros(hp.n_mels, np.float32), np.zeros(hp.n_linear, np.float32), *pitch, 1.0)
     means = speech_means(features, hp)
-    mel = np.maximum(features.mel - means[0], base.mel_floor)
-    heard = apply(base.onward_kernel, base.onward_bias, apply(base.kernel, base.bias, mel))
+    mel = features.mel - means[0]
+    heard = apply(base.onward_kernel, base.onward_bias, map_mel(base, mel, pitch[0]))
     return Voice(*means, *pitch, linear_map.find_warp(mel, heard, hp))
 
 
@@ -115,9 +117,19 @@ def network_input(base: Base, features: Features, voice: Voice, hp: HyperParams,
         linear, mel = vary(linear, mel)
     if not hp.base:
         return linear, np.zeros((len(mel), hp.n_mels + 2), np.float32)
-    mapped = apply(base.kernel, base.bias, np.maximum(mel, base.mel_floor))
-    pitch = map_pitch(base, features.hertz, voice, hp)[frames]
+    mapped, pitch = map_mel(base, mel, voice.octave), map_pitch(base, features.hertz, voice, hp)[frames]
     return np.maximum(linear, base.linear_floor) / base.deviation, np.concatenate([mapped, pitch], axis=1)
+
+
+def map_mel(base: Base, mel: np.ndarray, octave: float) -> np.ndarray:
+    """The target's mel (S, M) by the map, of a mel (S, M) less its mean; `octave` is the recording's mean pitch."""
+    shares = np.array([1.0, register(base.registers, octave)], np.float32)
+    return apply(np.tensordot(shares, base.kernel, 1), shares @ base.bias, np.maximum(mel, base.mel_floor))
+
+
+def register(registers: np.ndarray, octave: float) -> float:
+    """How many octaves a mean pitch lies above the middle of `registers`; pitches beyond these count as the nearest."""
+    return float(np.clip(octave, *registers) - registers.mean())
 
 
 def apply(kernel: np.ndarray, bias: np.ndarray, mel: np.ndarray) -> np.ndarray:
@@ -219,30 +231,46 @@ def modulate(mel: np.ndarray, factors: np.ndarray) -> np.ndarray:
 
 def solve(corpus) -> Base:
     """Solve the base of the training pairs of a `data_load.Corpus`."""
-    hp, pairs, floors, squares, octaves, frames = corpus.hp, corpus.train, [], [], [], np.zeros(2)
-    sums = linear_map.Sums((2 * linear_map.CONTEXT + 1) * hp.n_mels, hp.n_mels)
+    hp, pairs, heights, floors, squares, octaves, frames = corpus.hp, corpus.train, [], [], [], [], np.zeros(2)
+    width = (2 * linear_map.CONTEXT + 1) * hp.n_mels
+    sums = linear_map.Sums(2 * width + 1, hp.n_mels)
     chosen = {(pair.source, pair.name) for pair in some_of(pairs)}
     for pair in some_of(pairs):
         features = corpus.recording(pair)
         mel, linear = speech_means(features, hp)
+        heights.append(mean_octave(spoken_octaves(features.hertz, hp)))
         floors.append(((features.mel - mel).min(axis=0), np.percentile(features.linear - linear, QUIET, axis=0)))
     mel_floor, linear_floor = (np.mean(floor, axis=0, dtype=np.float32) for floor in zip(*floors))
+    registers = np.percentile(heights, (REGISTER, 100.0 - REGISTER))
     for pair in tqdm(pairs, "base", disable=None, leave=False):
         features = corpus.recording(pair)
         mel, linear = speech_means(features, hp)
+        octaves.append(spoken_octaves(features.hertz, hp))
+        height = np.float32(register(registers, mean_octave(octaves[-1])))
         windows = linear_map.in_context(np.maximum(features.mel - mel, mel_floor))
+        windows = np.concatenate([windows, height * windows, np.full((len(windows), 1), height)], axis=1)
         sums.add(linear_map.interpolate(windows, corpus.path(pair)), corpus.target_features(pair, "mel"))
         frames += len(corpus.path(pair)), len(features.mel)
-        octaves.append(analysis.pitch_contour(features.hertz, hp)[features.hertz > 0.0])
         if (pair.source, pair.name) in chosen:
             squares.append(np.square(np.maximum(features.linear - linear, linear_floor)).mean(axis=0))
     spoken = [pitch[pitch[:, 1] > 0.0, 0] for pitch in map(corpus.pitch, corpus.target_pairs)]
     mean, _ = linear_map.moments(spoken)
-    return Base(*sums.solve(linear_map.PENALTY), mel_floor, linear_floor,
+    kernel, bias = sums.solve(linear_map.PENALTY)
+    return Base(np.stack([kernel[:width], kernel[width:-1]]), np.stack([bias, kernel[-1]]), registers, mel_floor,
+                linear_floor,
                 np.maximum(np.sqrt(np.mean(squares, axis=0, dtype=np.float32)), LEAST_DEVIATION),
                 np.array([within(octaves), mean, within(spoken)]),
                 modulation_power([corpus.target_features(pair, "mel") for pair in some_of(corpus.target_pairs)]),
                 frames[0] / frames[1], np.eye(hp.n_mels, dtype=np.float32), np.zeros(hp.n_mels, np.float32))
+
+
+def spoken_octaves(hertz: np.ndarray, hp: HyperParams) -> np.ndarray:
+    """The octaves (n,) of the voiced frames of a pitch (T,) in Hz."""
+    return analysis.pitch_contour(hertz, hp)[hertz > 0.0]
+
+
+def mean_octave(octaves: np.ndarray) -> float:
+    return float(octaves.mean()) if len(octaves) else 0.0
 
 
 def within(octaves: list[np.ndarray]) -> float:

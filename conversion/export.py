@@ -1,5 +1,5 @@
-"""Make a small folder of a trained model: hparams.json, base.npz, weights.npz in 8 bits, and speech.npz, some training
-sentences as the model converts them, from which voice.py learns new voices.
+"""Make a small folder of a trained model: hparams.json, base.npz with the map in 16 bits, weights.npz in 8 bits, and
+speech.npz, some training sentences as the model converts them, from which voice.py learns new voices.
 
     python -m conversion.export --logdir logdir/mine --out my-voice
     python eval.py FILE --logdir my-voice --out out
@@ -19,6 +19,8 @@ from conversion import base, voice
 from conversion.inference import load_converter
 from training.run_folder import read_run_info
 
+import numpy as np
+
 
 def export(logdir: pathlib.Path, out: pathlib.Path, checkpoint: str | None = None) -> None:
     """Write the model of a run folder into the folder `out`; raises UserError and OSError."""
@@ -32,7 +34,7 @@ def export(logdir: pathlib.Path, out: pathlib.Path, checkpoint: str | None = Non
     with cli.locked(out, "--out"):
         if (out / checkpoints.WEIGHTS).exists():
             raise UserError(f"--out {out} holds an exported model already: remove it, or choose another")
-        base.save(converter.base, out)
+        base.save(converter.base._replace(kernel=converter.base.kernel.astype(np.float16)), out)
         storage.write_json(out / "hparams.json", dataclasses.asdict(converter.hp))
         if not corpus.has_target_only:  # a corpus of the target alone has no source speech
             voice.save_speech(corpus, converter, out)

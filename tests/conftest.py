@@ -100,8 +100,9 @@ def plain_base(hp: hyperparams.HyperParams = TINY) -> base.Base:
     kernel[linear_map.CONTEXT * hp.n_mels:(linear_map.CONTEXT + 1) * hp.n_mels] = np.eye(hp.n_mels)
     bands, bins = np.zeros(hp.n_mels, np.float32), np.zeros(hp.n_linear, np.float32)
     movements = np.ones((utils.MODULATION_FRAMES // 2 + 1, hp.n_mels), np.float32)
-    return base.Base(kernel, bands, bands - 1.0, bins - 1.0, bins + 1.0, np.array([1.0, 0.0, 1.0]), movements,
-                     np.array(1.0), np.eye(hp.n_mels, dtype=np.float32), bands)
+    return base.Base(np.stack([kernel, 0.0 * kernel]), np.stack([bands, bands]), np.array([-1.0, 1.0]), bands - 1.0,
+                     bins - 1.0, bins + 1.0, np.array([1.0, 0.0, 1.0]), movements, np.array(1.0),
+                     np.eye(hp.n_mels, dtype=np.float32), bands)
 
 
 def plain_corpus(data: pathlib.Path, hp: hyperparams.HyperParams = TINY):

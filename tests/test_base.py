@@ -98,12 +98,20 @@ def centred(features: Features) -> np.ndarray:
     return mel - mel[level >= np.percentile(level, 80) - 20.0 / HP.range_db].mean(axis=0)
 
 
+def octave_of(features: Features) -> float:
+    return np.log2(features.hertz[features.hertz > 0.0].astype(np.float64) / HP.pitch_middle).mean()
+
+
 def ridge(corpus: Known, floor: np.ndarray, penalty: float = linear_map.PENALTY) -> tuple[np.ndarray, np.ndarray]:
-    """Kernel and bias by least squares over all frames, with additional rows for the penalty."""
-    rows, targets = [], []
-    for pair in corpus.train:
+    """Kernel and bias by least squares over all frames, with additional rows for the penalty: the windows, the same
+    times the octaves above the middle of the sources' pitches, and these octaves."""
+    rows, targets, octaves = [], [], [octave_of(corpus.recording(pair)) for pair in corpus.train]
+    low, high = np.percentile(octaves, (5.0, 95.0))
+    for pair, octave in zip(corpus.train, octaves):
         mel, path = np.maximum(centred(corpus.recording(pair)), floor), corpus.path(pair).astype(np.float64)
-        rows.append(np.stack([np.interp(path, np.arange(len(mel)), column) for column in neighbours(mel).T], axis=1))
+        x = np.stack([np.interp(path, np.arange(len(mel)), column) for column in neighbours(mel).T], axis=1)
+        height = min(max(octave, low), high) - (low + high) / 2.0
+        rows.append(np.concatenate([x, height * x, np.full((len(x), 1), height)], axis=1))
         targets.append(corpus.target_features(pair, "mel").astype(np.float64))
     x, y = np.concatenate(rows), np.concatenate(targets)
     x = np.concatenate([np.append(x, np.ones((len(x), 1)), axis=1), np.sqrt(penalty) * np.eye(x.shape[1] + 1)[:-1]])
@@ -116,8 +124,26 @@ def test_map_is_the_ridge_regression_of_all_sources_together(corpus, solved):
     np.testing.assert_allclose(solved.mel_floor, floor, atol=1e-3)
     kernel, bias = ridge(corpus, solved.mel_floor)
     assert np.abs(kernel).max() > 0.01
-    np.testing.assert_allclose(solved.kernel, kernel, atol=2e-3)
-    np.testing.assert_allclose(solved.bias, bias, atol=2e-3)
+    np.testing.assert_allclose(np.concatenate(solved.kernel), kernel[:-1], atol=2e-3)
+    np.testing.assert_allclose(solved.bias, [bias, kernel[-1]], atol=2e-3)
+
+
+def test_map_follows_the_pitch_of_who_speaks(monkeypatch):
+    """If a low and a high voice need other maps, a recording gets that of its own pitch, and the middle one between."""
+    monkeypatch.setattr(linear_map, "PENALTY", 0.1)  # two minutes of speech are little against the usual one
+    corpus, mixing = Known(n_pairs=30), np.random.default_rng(1).normal(0.0, 0.3, (HP.n_mels, HP.n_mels))
+    for (source, name), (features, path, _, pitch) in corpus.kept.items():
+        mel = interpolate(features.mel - base.speech_means(features, HP)[0], path)
+        target = 0.5 + mel @ (mixing.T if source == "bert" else mixing)
+        corpus.kept[source, name] = features, path, target.astype(np.float32), pitch
+    found, mel = base.solve(corpus), corpus.recording(corpus.train[0]).mel.astype(np.float32) - 0.5
+    high, low, middle = (base.map_mel(found, mel, octave) - 0.5 for octave in (0.4, -0.6, -0.1))
+    for mapped, right in ((high, mixing), (low, mixing.T), (middle, (mixing + mixing.T) / 2.0)):
+        wanted = np.maximum(mel, found.mel_floor) @ right
+        assert np.abs(mapped - wanted).mean() < 0.15 * np.abs(wanted).mean()
+    assert np.abs(high - low).mean() > np.abs(middle).mean()
+    np.testing.assert_array_equal(base.map_mel(found, mel, 3.0), base.map_mel(found, mel, found.registers[1]))
+    np.testing.assert_array_equal(base.map_mel(found, mel, -3.0), base.map_mel(found, mel, found.registers[0]))
 
 
 def test_solving_a_base_twice_gives_the_same_bytes(corpus, solved):
@@ -128,7 +154,7 @@ def test_solving_a_base_twice_gives_the_same_bytes(corpus, solved):
 def test_penalty_shrinks_the_weights_and_not_the_bias(corpus, solved):
     shifted = base.solve(Known(shift=0.07))
     np.testing.assert_allclose(shifted.kernel, solved.kernel, atol=1e-4)
-    np.testing.assert_allclose(shifted.bias - solved.bias, 0.07, atol=1e-4)
+    np.testing.assert_allclose(shifted.bias - solved.bias, [[0.07] * HP.n_mels, [0.0] * HP.n_mels], atol=1e-4)
     rng = np.random.default_rng(0)
     x, y = rng.uniform(0.0, 1.0, (200, 6)), rng.uniform(0.3, 0.8, (200, 2))
     sums = linear_map.Sums(6, 2)
@@ -201,7 +227,7 @@ def test_gain_and_fixed_equalisation_do_not_change_the_input_of_the_networks(cor
 def test_no_source_is_named_in_what_conversion_reads(solved):
     """A base holds numbers only, of one map, and no function that conversion calls takes a name."""
     assert all(np.asarray(array).dtype.kind == "f" for array in solved)
-    assert solved.kernel.ndim == 2 and solved.bias.ndim == solved.mel_floor.ndim == 1
+    assert solved.kernel.ndim == 3 and len(solved.kernel) == len(solved.bias) == 2 and solved.mel_floor.ndim == 1
     for function in (base.find_voice, base.network_input, base.restore_mel, inference.Converter.find_voice,
                      inference.Converter.__call__):
         assert not {"speaker", "source", "name"} & {*inspect.signature(function).parameters}, function

@@ -127,7 +127,7 @@ def solving(monkeypatch):
         return found._replace(bias=found.bias + len(corpus.name))
 
     def bias(found):
-        return float(found.bias[0])
+        return float(found.bias[0, 0])
     monkeypatch.setattr(base, "solve", solve)
     solve.solved, solve.used = [], used
     return solve
@@ -178,8 +178,8 @@ def test_run_with_init_from_solves_the_base_of_its_own_corpus(run_train, solving
     assert run_train("b", *flags, "--steps", "2") == 0 and newest(tmp_path / "b") == (2, 3.0 + 2.0)
     assert run_train("b", *flags, "--steps", "3") == 0
     assert solving.solved == [tmp_path.name, "another corpus"]
-    assert float(base.load(tmp_path / "b").bias[0]) == len("another corpus") == solving.used[-1]
-    assert float(base.load(tmp_path / "a").bias[0]) == len(tmp_path.name)
+    assert float(base.load(tmp_path / "b").bias[0, 0]) == len("another corpus") == solving.used[-1]
+    assert float(base.load(tmp_path / "a").bias[0, 0]) == len(tmp_path.name)
 
 
 def test_resume_refuses_other_hyperparameters_with_names_and_values(run_train, tmp_path, capsys):
