@@ -30,7 +30,7 @@ from tqdm import tqdm
 
 FILE = "base.npz"            # in a run folder
 SPEECH_DB = 20.0             # dB below the level that speech reaches (80th percentile); frames below it are no speech
-REGISTER = 5.0               # percentile of the mean pitches of recordings of the sources that is the lowest register
+LOW_VOICE = 5.0              # percentile of the sources' mean pitches, a recording each, that ends their range
 QUIET = 5.0                  # percentile of a bin's level in a recording that is taken for its floor
 KNOWN_FRAMES = 200.0         # voiced frames whose deviation of pitch weighs as much as that of all sources
 WANTED_FRAMES = 50.0         # voiced frames of a conversion whose deviation of pitch weighs as much as the target's
@@ -45,9 +45,9 @@ MOST_PITCH_GAIN = 1.5        # of the pitch's deviation: who speaks monotonously
 
 class Base(NamedTuple):
     """What is known of the sources together, and of the target."""
-    kernel: np.ndarray        # (2, W, M) of the map in the middle of the registers, and its change with each octave
-    bias: np.ndarray          # (2, M) the same; W is M times an odd number of frames
-    registers: np.ndarray     # (2,) mean pitch of the low and of the high recordings of the sources, octaves
+    kernel: np.ndarray        # (2, W, M) of the map in the middle of `registers`, and its change with each octave up;
+    bias: np.ndarray          # (2, M) W is M times an odd number of frames
+    registers: np.ndarray     # (2,) range of the mean pitches of the sources' recordings, in octaves
     mel_floor: np.ndarray     # (M,) level of pauses relative to the mean of speech; quieter input is raised to it
     linear_floor: np.ndarray  # (F,) the same for the linear spectrogram
     deviation: np.ndarray     # (F,) of each bin of the linear spectrogram; the networks read multiples of it
@@ -74,9 +74,10 @@ class Voice(NamedTuple):
 
 def find_voice(base: Base, features: Features, hp: HyperParams) -> Voice:
     """Measure the voice of a recording. With `hp.base=0` nothing is taken out of the input."""
-    octaves, known = spoken_octaves(features.hertz, hp), float(base.octaves[0])
-    pitch = mean_octave(octaves), (float(expected_deviation(len(octaves), octaves.var(), known, KNOWN_FRAMES))
-                                   if len(octaves) else known)
+    octaves, deviation = analysis.spoken_octaves(features.hertz, hp), float(base.octaves[0])
+    if len(octaves):
+        deviation = float(expected_deviation(len(octaves), octaves.var(), deviation, KNOWN_FRAMES))
+    pitch = mean_octave(octaves), deviation
     if not hp.base:
         return Voice(np.zeros(hp.n_mels, np.float32), np.zeros(hp.n_linear, np.float32), *pitch, 1.0)
     means = speech_means(features, hp)
@@ -231,24 +232,25 @@ def modulate(mel: np.ndarray, factors: np.ndarray) -> np.ndarray:
 
 def solve(corpus) -> Base:
     """Solve the base of the training pairs of a `data_load.Corpus`."""
-    hp, pairs, heights, floors, squares, octaves, frames = corpus.hp, corpus.train, [], [], [], [], np.zeros(2)
+    hp, pairs, means, floors, squares, octaves, frames = corpus.hp, corpus.train, [], [], [], [], np.zeros(2)
     width = (2 * linear_map.CONTEXT + 1) * hp.n_mels
     sums = linear_map.Sums(2 * width + 1, hp.n_mels)
     chosen = {(pair.source, pair.name) for pair in some_of(pairs)}
     for pair in some_of(pairs):
         features = corpus.recording(pair)
         mel, linear = speech_means(features, hp)
-        heights.append(mean_octave(spoken_octaves(features.hertz, hp)))
+        means.append(mean_octave(analysis.spoken_octaves(features.hertz, hp)))
         floors.append(((features.mel - mel).min(axis=0), np.percentile(features.linear - linear, QUIET, axis=0)))
     mel_floor, linear_floor = (np.mean(floor, axis=0, dtype=np.float32) for floor in zip(*floors))
-    registers = np.percentile(heights, (REGISTER, 100.0 - REGISTER))
+    registers = np.percentile(means, (LOW_VOICE, 100.0 - LOW_VOICE))
     for pair in tqdm(pairs, "base", disable=None, leave=False):
         features = corpus.recording(pair)
         mel, linear = speech_means(features, hp)
-        octaves.append(spoken_octaves(features.hertz, hp))
-        height = np.float32(register(registers, mean_octave(octaves[-1])))
+        octaves.append(analysis.spoken_octaves(features.hertz, hp))
+        own = np.float32(register(registers, mean_octave(octaves[-1])))
         windows = linear_map.in_context(np.maximum(features.mel - mel, mel_floor))
-        windows = np.concatenate([windows, height * windows, np.full((len(windows), 1), height)], axis=1)
+        # So the weights of the second part are the change of those of the first with each octave
+        windows = np.concatenate([windows, own * windows, np.full((len(windows), 1), own)], axis=1)
         sums.add(linear_map.interpolate(windows, corpus.path(pair)), corpus.target_features(pair, "mel"))
         frames += len(corpus.path(pair)), len(features.mel)
         if (pair.source, pair.name) in chosen:
@@ -256,7 +258,7 @@ def solve(corpus) -> Base:
     spoken = [pitch[pitch[:, 1] > 0.0, 0] for pitch in map(corpus.pitch, corpus.target_pairs)]
     mean, _ = linear_map.moments(spoken)
     kernel, bias = sums.solve(linear_map.PENALTY)
-    return Base(np.stack([kernel[:width], kernel[width:-1]]), np.stack([bias, kernel[-1]]), registers, mel_floor,
+    return Base(kernel[:-1].reshape(2, width, hp.n_mels), np.stack([bias, kernel[-1]]), registers, mel_floor,
                 linear_floor,
                 np.maximum(np.sqrt(np.mean(squares, axis=0, dtype=np.float32)), LEAST_DEVIATION),
                 np.array([within(octaves), mean, within(spoken)]),
@@ -264,12 +266,8 @@ def solve(corpus) -> Base:
                 frames[0] / frames[1], np.eye(hp.n_mels, dtype=np.float32), np.zeros(hp.n_mels, np.float32))
 
 
-def spoken_octaves(hertz: np.ndarray, hp: HyperParams) -> np.ndarray:
-    """The octaves (n,) of the voiced frames of a pitch (T,) in Hz."""
-    return analysis.pitch_contour(hertz, hp)[hertz > 0.0]
-
-
 def mean_octave(octaves: np.ndarray) -> float:
+    """Mean of the octaves (n,) of a recording's pitch; a whisper, which has none, counts as `hp.pitch_middle`."""
     return float(octaves.mean()) if len(octaves) else 0.0
 
 

@@ -34,6 +34,7 @@ def export(logdir: pathlib.Path, out: pathlib.Path, checkpoint: str | None = Non
     with cli.locked(out, "--out"):
         if (out / checkpoints.WEIGHTS).exists():
             raise UserError(f"--out {out} holds an exported model already: remove it, or choose another")
+        # The map is the largest part of the base, and 8 bits of the networks err more
         base.save(converter.base._replace(kernel=converter.base.kernel.astype(np.float16)), out)
         storage.write_json(out / "hparams.json", dataclasses.asdict(converter.hp))
         if not corpus.has_target_only:  # a corpus of the target alone has no source speech

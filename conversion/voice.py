@@ -13,7 +13,7 @@ from common import storage
 from common.cli import UserError
 from conversion import base
 from conversion.base import Base
-from corpus import linear_map, unpaired
+from corpus import analysis, linear_map, unpaired
 from hyperparams import HyperParams
 
 import numpy as np
@@ -73,7 +73,7 @@ def fit_to_pairs(converter, corpus) -> Base:
 def followed(pretrained: Base, kernel: np.ndarray, bias: np.ndarray, spoken: list[np.ndarray],
              hertz: Iterable[np.ndarray], hp: HyperParams) -> Base:
     """A base that is followed by a map to the voice that has `spoken` mel spectrograms (T, M) with the pitch (T,)."""
-    octaves = [base.spoken_octaves(each, hp) for each in hertz]
+    octaves = [analysis.spoken_octaves(each, hp) for each in hertz]
     return pretrained._replace(onward_kernel=kernel, onward_bias=bias, modulation=base.modulation_power(spoken),
                                octaves=np.array([pretrained.octaves[0], linear_map.moments(octaves)[0],
                                                  base.within(octaves)]))

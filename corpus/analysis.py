@@ -84,6 +84,11 @@ def pitch_contour(hertz: np.ndarray, hp: HyperParams) -> np.ndarray:
     return np.interp(frames, frames[voiced], np.log2(hertz[voiced] / hp.pitch_middle)).astype(np.float32)
 
 
+def spoken_octaves(hertz: np.ndarray, hp: HyperParams) -> np.ndarray:
+    """Octaves (n,) above `hp.pitch_middle` of the voiced frames alone of a pitch (T,) in Hz."""
+    return pitch_contour(hertz, hp)[hertz > 0.0]
+
+
 def mel_envelope(linear: np.ndarray, contour: np.ndarray, hp: HyperParams) -> np.ndarray:
     """Mel spectrogram (T, M) of the spectral envelope of (T, F), whose pitch is `contour` (T,) octaves: averaging twice
     over a window as wide as the pitch removes the harmonics (CheapTrick, Morise 2015, section 3, smooths the power once

@@ -177,7 +177,7 @@ def write(features: pathlib.Path, source: str, pool: list[tuple[str, int, int]],
     linear, mel, hertz = (np.concatenate([copied(source, name, kind, start, end) for name, start, end in pool])
                           for kind in Features._fields)
     spoken = [Features(None, *(copied(target, name, kind) for kind in ("mel", "hertz"))) for name in utterances]
-    ranges = [linear_map.moments([analysis.pitch_contour(values, hp)[values > 0.0] for values in found])
+    ranges = [linear_map.moments([analysis.spoken_octaves(values, hp) for values in found])
               for found in ([hertz], [each.hertz for each in spoken])]
     lengths = np.cumsum([end - start for _, start, end in pool])[:-1]
     places = match([part.astype(np.float32) for part in np.split(mel, lengths)],
