@@ -142,6 +142,11 @@ def test_map_follows_the_pitch_of_who_speaks(monkeypatch):
         wanted = np.maximum(mel, found.mel_floor) @ right
         assert np.abs(mapped - wanted).mean() < 0.15 * np.abs(wanted).mean()
     assert np.abs(high - low).mean() > np.abs(middle).mean()
+    for source, right in (("anna", mixing), ("bert", mixing.T)):  # and so do the networks
+        features = corpus.recording(corpus.of(source)[0])
+        wanted = np.maximum(centred(features), found.mel_floor) @ right
+        _, mapped = network_input(found, features)
+        assert np.abs(mapped[:, :HP.n_mels] - 0.5 - wanted).mean() < 0.15 * np.abs(wanted).mean()
     np.testing.assert_array_equal(base.map_mel(found, mel, 3.0), base.map_mel(found, mel, found.registers[1]))
     np.testing.assert_array_equal(base.map_mel(found, mel, -3.0), base.map_mel(found, mel, found.registers[0]))
 
