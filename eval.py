@@ -44,9 +44,10 @@ NOTES = "conversions.json"  # in a folder of results, see `Conversions`
 def find_recordings(paths: list[pathlib.Path]) -> list[pathlib.Path]:
     """Replace folders by the recordings in them, without results of earlier commands; raises UserError if there are
     none."""
-    audio_files.check_exist(paths)
     found, made_in = [], functools.cache(results_in)
     for path in paths:
+        if not path.exists():
+            raise UserError(f"{storage.printable(path)} does not exist; give a recording or a folder of recordings")
         if path.is_dir():
             found += [file for file in audio_files.list_audio(path) if file.name not in made_in(file.parent)]
         else:
@@ -73,9 +74,8 @@ def took_its_place(wav: pathlib.Path, entry: dict) -> bool:
 
 
 def read_notes(folder: pathlib.Path) -> dict[str, dict]:
-    """What `Conversions` noted in a folder; empty if it is somebody else's. Earlier versions noted only the model."""
-    notes = {name: {"model": entry, "measures": {}, "warnings": []} if isinstance(entry, str) else entry
-             for name, entry in storage.read_json(folder / NOTES).items()}
+    """What `Conversions` noted in a folder; empty if it is somebody else's."""
+    notes = storage.read_json(folder / NOTES)
     return notes if all(isinstance(entry, dict) and "model" in entry for entry in notes.values()) else {}
 
 

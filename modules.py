@@ -13,16 +13,14 @@ Keras need not make a trial call of each layer, which would double the time.
 import math
 from typing import NamedTuple
 
-from backend.recurrent import Dense, GRUCell, product, window
+from backend import devices  # noqa: F401  before TensorFlow
 
 import keras
 import tensorflow as tf
-from keras import layers, ops
+from keras import config, layers, ops
 
-
-def length_mask(lengths, size):
-    """Lengths (N,) to a mask (N, size), 1.0 within the length."""
-    return ops.cast(ops.arange(size)[None, :] < ops.cast(lengths, "int32")[:, None], "float32")
+config.set_floatx("float32")  # whatever another project left in ~/.keras/keras.json
+config.set_image_data_format("channels_last")
 
 
 def total(x):
@@ -189,6 +187,11 @@ class Attended(NamedTuple):
     weights: object   # (N, K, W)
 
 
+def take(memory, frames):
+    """Memory (N, S, E) at frames (N, W), beyond its ends the nearest frame: (N, W, E)."""
+    return tf.gather(memory, ops.clip(ops.cast(frames, "int32"), 0, ops.shape(memory)[1] - 1), batch_dims=1)
+
+
 def between(away, valid, frames):
     """Interpolate linearly between `frames` (N, W, B), of which only the `valid` (N, W) ones count, at `r` points whose
     distances to the frames are `away` (N, r, W): (N, r, B)."""
@@ -214,28 +217,24 @@ class LocalAttention(layers.Layer):
         self.n_contexts = r
         self.reach = math.ceil(self.REACH * sigma)
         self.size = 2 * self.reach + math.ceil((r - 1) * max_advance) + 2                         # W
-        self.hidden = Dense(width // 2, "tanh")
+        self.hidden = layers.Dense(width // 2, "tanh")
         # Zero weights and this bias make an untrained model advance one source frame per output frame.
         walk = -float(ops.log(max_advance - 1.0))
-        self.pace_layer = Dense(1, "sigmoid", kernel_initializer="zeros",
-                                bias_initializer=keras.initializers.Constant(walk))
-        self.query = Dense(r * width, use_bias=False)
+        self.pace_layer = layers.Dense(1, "sigmoid", kernel_initializer="zeros",
+                                       bias_initializer=keras.initializers.Constant(walk))
+        self.query = layers.Dense(r * width, use_bias=False)
         self.built = True
-
-    def prepare_memory(self, memory, corrected):
-        """Join memory (N, S, E) and corrected source (N, S, B) for the decoder's loop: (N, S, E + B)."""
-        return ops.concatenate([memory, corrected], axis=-1)
 
     def window_size(self, memory) -> int:
         """W, the number of frames in the window of a step."""
         return self.size
 
-    def step(self, start, pace, state, context, memory, lengths) -> Attended:
+    def step(self, start, pace, state, context, memory, corrected, lengths) -> Attended:
         """Update the pace (N,) from state and last context (N, E), move on from `start` (N,), and read there."""
         pace = self.advance(pace, state, context)                                                 # (N,)
         end = start + self.r * (1.0 + self.followed * (pace - 1.0))                               # (N,)
-        contexts, corrected, origin, weights = self.attend(start, end, state, memory, lengths)
-        return Attended(contexts, corrected, start, end, pace, origin, weights)
+        contexts, read, origin, weights = self.attend(start, end, state, memory, corrected, lengths)
+        return Attended(contexts, read, start, end, pace, origin, weights)
 
     def advance(self, pace, state, context):
         """Update the pace (N,), in source frames per output frame, from the state (N, E) and the last context (N, E).
@@ -246,8 +245,9 @@ class LocalAttention(layers.Layer):
         advance = self.pace_layer(self.hidden(ops.concatenate([state, context], axis=-1)))[:, 0]  # (N,) in (0, 1)
         return pace + self.smoothing * (self.max_advance * advance - pace)
 
-    def attend(self, start, end, state, memory, lengths):
-        """Read memory (N, S, E + B) of `lengths` (N,) frames at `r` points from `start` to `end` (N,).
+    def attend(self, start, end, state, memory, corrected, lengths):
+        """Read memory (N, S, E) and corrected source (N, S, B) of `lengths` (N,) frames at `r` points from `start` to
+        `end` (N,).
 
         Returns contexts (N, r, E), the corrected source (N, r, B) at the points themselves, the first frame (N,) of the
         window, and the weights (N, r, W) of its frames, which are the softmax of Luong's general score plus the
@@ -258,15 +258,14 @@ class LocalAttention(layers.Layer):
         # While longer utterances of the batch are decoded, a point past the end reads the last frame.
         centres = ops.clip(centres, 0.0, lengths[:, None] - 1.0)
         origin = ops.floor(centres[:, 0]) - self.reach                                            # (N,)
-        near = window(memory, ops.cast(origin, "int32"), self.size)                               # (N, W, E + B)
-        near, corrected = near[:, :, :self.width], near[:, :, self.width:]
         frames = origin[:, None] + ops.arange(self.size, dtype="float32")                         # (N, W)
+        near = take(memory, frames)                                                               # (N, W, E)
         valid = ops.cast(ops.logical_and(frames >= 0.0, frames < lengths[:, None]), "float32")
         query = ops.reshape(self.query(state), (-1, self.r, self.width))                          # (N, r, E)
         score = ops.matmul(query, ops.swapaxes(near, 1, 2)) / self.width ** 0.5                   # (N, r, W)
         away = ops.abs(frames[:, None, :] - centres[:, :, None])                                  # (N, r, W)
         weights = ops.softmax(score - 0.5 * ops.square(away / self.sigma) + (valid[:, None, :] - 1.0) * 1e9, axis=-1)
-        return ops.matmul(weights, near), between(away, valid, corrected), origin, weights
+        return ops.matmul(weights, near), between(away, valid, take(corrected, frames)), origin, weights
 
     def spread(self, weights, origins, length):
         """Weights (N, Ty, r, W) of windows that begin at `origins` (N, Ty) as weights (N, Ty*r, S) of all frames."""
@@ -293,32 +292,27 @@ class GlobalAttention(layers.Layer):
     def __init__(self, width: int, r: int, stack: int, **kwargs):
         super().__init__(**kwargs)
         self.width, self.r, self.stack = width, r, stack
-        self.query = Dense(width, use_bias=False)
+        self.query = layers.Dense(width, use_bias=False)
         self.built = True
-
-    def prepare_memory(self, memory, corrected):
-        """Keys (N, E, Tx), memory (N, Tx, E) and corrected source (N, S, B) for the decoder's loop."""
-        return ops.swapaxes(memory, 1, 2), memory, corrected
 
     def window_size(self, memory):
         """W = Tx: a step reads all vectors of the memory."""
-        return ops.shape(memory[1])[1]
+        return ops.shape(memory)[1]
 
-    def step(self, start, pace, state, context, memory, lengths) -> Attended:
-        """Read the memory of `lengths` (N,) frames with a state (N, E); local attention uses the other arguments."""
-        keys, memory, corrected = memory
+    def step(self, start, pace, state, context, memory, corrected, lengths) -> Attended:
+        """Read the memory (N, Tx, E) of `lengths` (N,) frames with a state (N, E), and the corrected source (N, S, B)
+        there; local attention uses the other arguments."""
         frames = self.stack * ops.arange(ops.shape(memory)[1], dtype="float32")                   # (Tx,) first of each
         valid = ops.cast(frames < lengths[:, None], "float32")[:, None, :]                        # (N, 1, Tx)
-        score = product(self.query(state)[:, None, :], keys) / self.width ** 0.5                  # (N, 1, Tx)
+        score = ops.matmul(self.query(state)[:, None, :], ops.swapaxes(memory, 1, 2)) / self.width ** 0.5  # (N, 1, Tx)
         weights = ops.softmax(score + (valid - 1.0) * 1e9, axis=-1)                               # (N, 1, Tx)
         start = ops.sum(weights[:, 0] * frames, axis=-1)                                          # (N,)
         points = start[:, None] + self.stack * ops.arange(self.r, dtype="float32") / self.r       # (N, r)
         points = ops.clip(points, 0.0, lengths[:, None] - 1.0)
-        origin, size = ops.floor(points[:, 0]), self.stack + 2
-        near = origin[:, None] + ops.arange(size, dtype="float32")                                # (N, stack + 2)
+        near = ops.floor(points[:, :1]) + ops.arange(self.stack + 2, dtype="float32")             # (N, stack + 2)
         read = between(ops.abs(near[:, None, :] - points[:, :, None]), ops.cast(near < lengths[:, None], "float32"),
-                       window(corrected, ops.cast(origin, "int32"), size))                        # (N, r, B)
-        return Attended(product(weights, memory), read, start, start + self.stack,
+                       take(corrected, near))                                                     # (N, r, B)
+        return Attended(ops.matmul(weights, memory), read, start, start + self.stack,
                         ops.full_like(pace, self.stack / self.r), ops.zeros_like(pace), weights)
 
     def spread(self, weights, origins, length):
@@ -333,6 +327,31 @@ def make_attention(hp):
     if hp.attention == "global":
         return GlobalAttention(hp.width, hp.r, hp.encoder_stack)
     return LocalAttention(hp.width, hp.r, hp.sigma, hp.max_advance, hp.advance_smoothing, hp.pace)
+
+
+class GRUCell(layers.Layer):
+    """One step of a GRU, as cuDNN defines it (reset gate after the product)."""
+
+    def __init__(self, units: int, **kwargs):
+        super().__init__(**kwargs)
+        self.units = units
+
+    def build(self, shape):
+        def weight(name, shape, initializer):
+            return self.add_weight(name=name, shape=shape, initializer=initializer)
+        self.kernel = weight("kernel", (shape[-1], 3 * self.units), "glorot_uniform")
+        self.bias = weight("bias", (3 * self.units,), "zeros")
+        self.recurrent_kernel = weight("recurrent_kernel", (self.units, 3 * self.units), "orthogonal")
+        self.recurrent_bias = weight("recurrent_bias", (3 * self.units,), "zeros")
+
+    def call(self, x, state):
+        """x (N, I), state (N, units) to the next state."""
+        update, reset, given = ops.split(ops.matmul(x, self.kernel) + self.bias, 3, axis=-1)
+        of_state = ops.matmul(state, self.recurrent_kernel) + self.recurrent_bias
+        of_update, of_reset, own = ops.split(of_state, 3, axis=-1)
+        update = ops.sigmoid(update + of_update)
+        candidate = ops.tanh(given + ops.sigmoid(reset + of_reset) * own)
+        return update * state + (1.0 - update) * candidate
 
 
 class DecoderState(NamedTuple):
@@ -364,17 +383,17 @@ class DecoderCell(layers.Layer):
     def __init__(self, hp, **kwargs):
         super().__init__(**kwargs)
         self.width, self.n_mels, self.r = hp.width, hp.n_mels, hp.r
-        self.prenet = [Dense(hp.width, "relu"), Dense(hp.width // 2, "relu")]
+        self.prenet = [layers.Dense(hp.width, "relu"), layers.Dense(hp.width // 2, "relu")]
         self.attention_gru = GRUCell(hp.width)
         self.attention = make_attention(hp)
-        self.combine = Dense(hp.width, "tanh")
+        self.combine = layers.Dense(hp.width, "tanh")
         self.residual_grus = [GRUCell(hp.width), GRUCell(hp.width)]
         # With local attention each frame has its own context, which adds to what the states give for all `r` frames
         local = hp.attention == "local"
-        self.mel_of_state = Dense(hp.r * hp.n_mels, kernel_initializer="zeros")
-        self.mel_of_context = Dense(hp.n_mels, use_bias=False, kernel_initializer="zeros") if local else None
-        self.pitch_of_state = Dense(hp.r * 2, kernel_initializer="zeros") if hp.harmonics else None
-        self.pitch_of_context = (Dense(2, use_bias=False, kernel_initializer="zeros") if hp.harmonics and local
+        self.mel_of_state = layers.Dense(hp.r * hp.n_mels, kernel_initializer="zeros")
+        self.mel_of_context = layers.Dense(hp.n_mels, use_bias=False, kernel_initializer="zeros") if local else None
+        self.pitch_of_state = layers.Dense(hp.r * 2, kernel_initializer="zeros") if hp.harmonics else None
+        self.pitch_of_context = (layers.Dense(2, use_bias=False, kernel_initializer="zeros") if hp.harmonics and local
                                  else None)
         self.built = True
 
@@ -387,8 +406,8 @@ class DecoderCell(layers.Layer):
                             ops.zeros((n, self.attention.n_contexts, self.attention.window_size(memory))), zeros, zeros,
                             zeros, zeros)
 
-    def call(self, state: DecoderState, given: dict, memory, lengths) -> DecoderState:
-        """One step on a memory of `lengths` (N,) frames, as `prepare_memory` of the attention returns it.
+    def call(self, state: DecoderState, given: dict, memory, corrected, lengths) -> DecoderState:
+        """One step on memory and corrected source, as the encoder gives them, of `lengths` (N,) frames.
 
         `given` holds "is_frame_visible" (N, 1), 0 hides the frame before this step, and "dropout_mask" (N, 3 E / 2) of
         the pre-net's two layers. It may hold the true "frame" (N, M) before this step and the true "position" (N,) in
@@ -400,7 +419,7 @@ class DecoderCell(layers.Layer):
         x = self.prenet[1](x) * dropout_mask[:, self.width:]                                      # (N, E/2)
         attention = self.attention_gru(ops.concatenate([x, state.context], axis=-1), state.attention)
         start = given.get("position", state.end)                                                  # (N,)
-        seen = self.attention.step(start, state.pace, attention, state.context, memory, lengths)
+        seen = self.attention.step(start, state.pace, attention, state.context, memory, corrected, lengths)
         flat = ops.reshape(seen.contexts, (-1, self.attention.n_contexts * self.width))
         context = self.combine(ops.concatenate([flat, attention], axis=-1))                       # (N, E)
         lower = self.residual_grus[0](context, state.lower)                                    # (N, E)

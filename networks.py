@@ -6,12 +6,12 @@ import math
 from typing import NamedTuple
 
 import utils
-from backend.recurrent import scan, take
 from hyperparams import HyperParams
-from modules import CBHG, DecoderCell, PreNet, length_mask
+from modules import CBHG, DecoderCell, PreNet, take
 
 import keras
 import numpy as np
+import tensorflow as tf
 from keras import layers, ops
 
 
@@ -148,9 +148,8 @@ class Decoder(layers.Layer):
         encoder gives them, mask (N, S). Global attention ignores positions."""
         n, lengths = ops.shape(memory)[0], ops.sum(mask, axis=1)
         given = self.inputs(n, steps, training, frames, positions)
-        memory = self.cell.attention.prepare_memory(memory, corrected)
-        states = scan(lambda state, now: self.cell(state, now, memory, lengths), self.cell.start(start, memory), given,
-                      [*self.cell.trainable_weights, *keras.tree.flatten(memory)])                 # (Ty, N, ...)
+        states = tf.scan(lambda state, now: self.cell(state, now, memory, corrected, lengths), given,
+                         self.cell.start(start, memory))                                           # (Ty, N, ...)
         mel = ops.reshape(ops.transpose(states.mel, (1, 0, 2, 3)), (n, -1, self.hp.n_mels))
         pitch = ops.reshape(ops.transpose(states.pitch, (1, 0, 2, 3)), (n, -1, 2))
         return DecoderOutput(mel, pitch, ops.transpose(ops.stack([states.start, states.end]), (2, 1, 0)),
@@ -177,14 +176,11 @@ class Conversion(NamedTuple):
 
 
 class PostNet(layers.Layer):
-    """CBHG from mel to linear frames (Tacotron, section 3.3). By default it adds the harmonics of a given pitch; with
+    """CBHG from mel to linear frames (Tacotron, section 3.3).
+
+    It learns only the difference to the mel spectrogram spread over the linear bins, and adds harmonics: cosines along
+    frequency with crests at multiples of the given pitch, whose depth the network predicts for each bin. With
     `harmonics=0` the CBHG writes the whole spectrogram and ignores the pitch.
-
-    By default the CBHG learns only the difference to the mel spectrogram spread over the linear bins. The spread mel
-    costs nothing to compute but would be hard to learn.
-
-    The mel spectrogram is that of the envelope, without harmonics. These come from the pitch: they are cosines along
-    frequency with crests at multiples of the pitch, and the network predicts their depth for each bin.
     """
 
     COSINES = 2  # the second cosine makes the crests sharp
@@ -219,9 +215,7 @@ def read_at(x, places):
     """Interpolate x (N, S, C) linearly at fractional frames `places` (N, T): (N, T, C)."""
     lower = ops.floor(places)
     share = (places - lower)[:, :, None]
-    last = ops.shape(x)[1] - 1
-    below, above = (take(x, ops.clip(ops.cast(frames, "int32"), 0, last)) for frames in (lower, lower + 1.0))
-    return below * (1.0 - share) + above * share
+    return take(x, lower) * (1.0 - share) + take(x, lower + 1.0) * share
 
 
 class Generator(keras.Model):
@@ -251,8 +245,7 @@ class Generator(keras.Model):
         source, mask = ops.zeros((1, size, self.hp.n_linear)), ops.ones((1, size))
         memory, corrected = self.encoder(source, ops.zeros((1, size, self.hp.n_mels + 2)), mask)
         given, cell = {name: x[0] for name, x in self.decoder.inputs(1, 1, False).items()}, self.decoder.cell
-        remembered = cell.attention.prepare_memory(memory, corrected)
-        cell(cell.start(ops.zeros((1,)), remembered), given, remembered, ops.ones((1,)))
+        cell(cell.start(ops.zeros((1,)), memory), given, memory, corrected, ops.ones((1,)))
         self.postnet(ops.zeros((1, self.hp.r, self.hp.n_mels)), ops.zeros((1, self.hp.r, 2)), ops.ones((1, self.hp.r)))
         self.built = True
 
@@ -298,7 +291,7 @@ class Generator(keras.Model):
         decoded = self.decoder(memory, corrected, mask, ops.zeros((n,)), steps=steps)
         positions = self.decoder.places(decoded)                                               # (N, T)
         if self.hp.attention == "global":
-            inside = length_mask(frames, ops.shape(positions)[1])                              # (N, T)
+            inside = tf.sequence_mask(frames, ops.shape(positions)[1], "float32")              # (N, T)
         else:
             inside = ops.cast(positions < ops.sum(mask, axis=1)[:, None] - 0.5, "float32")     # monotonic: 1 1 1 0 0
         lengths = ops.cast(ops.sum(inside, axis=1), "int32")

@@ -22,7 +22,6 @@ Writes below OUT:
 import argparse
 import dataclasses
 import functools
-import hashlib
 import math
 import os
 import pathlib
@@ -93,24 +92,16 @@ def several_people(target: str, utterances: list[str], data: pathlib.Path) -> li
 
 
 def align(pair: Pair, data: pathlib.Path, target: str, means: dict, hp: HyperParams) -> float:
-    """Write the DTW path of one pair; returns its mean cost. A path that was made from the same features and means is
-    kept: its .json file, written last, holds their hash and the cost."""
+    """Write the DTW path of one pair; returns its mean cost."""
     if not pair.has_partner:
         return 0.0
     path = data / "paths" / pair.source / f"{pair.name}.npy"
     if pair.source == target or pair.spliced:
         storage.save_array(path, np.arange(pair.target_end - pair.target_start, dtype=np.float32))
         return 0.0
-    features, note = [alignment.alignment_features(mel, hp) - means[speaker] for mel, speaker in zip(
-        pairing.load_mels(pair, data, target), (pair.source, target))], path.with_suffix(".json")
-    made_of = hashlib.sha256(b" ".join(map(np.ndarray.tobytes, features))).hexdigest()
-    before = storage.read_json(note)
-    if before.get("made_of") == made_of and storage.intact(path):
-        return before["cost"]
-    positions, cost = alignment.warp(*features)
-    note.unlink(missing_ok=True)
+    positions, cost = alignment.warp(*[alignment.alignment_features(mel, hp) - means[speaker] for mel, speaker in zip(
+        pairing.load_mels(pair, data, target), (pair.source, target))])
     storage.save_array(path, positions)
-    storage.write_json(note, {"made_of": made_of, "cost": cost})
     return cost
 
 

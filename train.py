@@ -21,7 +21,7 @@ import pathlib
 import sys
 
 import data_load
-from backend import recurrent
+from backend import devices
 from common import cli
 from common.cli import UserError
 from evaluation import figures
@@ -45,7 +45,7 @@ class PairedTrainer(Trainer):
         if corpus.has_target_only and not (hp.base and hp.attention == "local"):
             raise UserError(f"{corpus.data} holds the target alone, which takes the base: base=1 and attention=local")
         super().__init__(hp, corpus)
-        self.encode_on_path = recurrent.compiled(self.generator.encode_on_path)
+        self.encode_on_path = devices.compiled(self.generator.encode_on_path)
         most = math.ceil(hp.most_epochs * len(corpus.slices) / hp.batch_size)
         self.encoder_learns_alone = hp.attention == "local"  # otherwise it has no head that a loss could judge
         # A corpus of the target alone has no pairs from which encoder and decoder could learn

@@ -21,7 +21,7 @@ import sys
 from collections.abc import Iterator
 
 import data_load
-from backend import devices, recurrent
+from backend import devices
 from common import cli
 from common.cli import UserError
 from conversion import base
@@ -78,7 +78,7 @@ class GANTrainer(Trainer):
         self.discriminator_optimizer = optimizer(
             trainer.cosine_decay(hp.dis_learning_rate, hp.dis_pretrain_steps + hp.gan_steps, hp),
             self.discriminator.trainable_variables)
-        self.judge = recurrent.compiled(self.score)
+        self.judge = devices.compiled(self.score)
 
     @property
     def parts(self) -> dict:
@@ -189,19 +189,11 @@ class GANTrainer(Trainer):
                                   self.hp.gan_clip_norm, lambda: self.discriminator_losses(batch))
             scalars["gan/dis_loss"] = scalars.pop("loss")
             if stage == "adversarial":
-                def update_generator(i, last, skipped):
+                for _ in range(self.hp.k):  # devices cannot synchronise inside a loop of the graph
                     found = self.update(self.generator_optimizer, self.generator_variables,
                                         self.hp.gan_clip_norm, lambda: self.generator_losses(batch))
-                    return (i + 1, tf.stack([found[name] for name in GENERATOR_SCALARS]),
-                            tf.maximum(skipped, found["skipped"]))
-                state = 0, tf.zeros(len(GENERATOR_SCALARS)), scalars["skipped"]
-                if self.strategy.num_replicas_in_sync > 1:  # they cannot synchronise inside a loop of the graph
-                    for _ in range(self.hp.k):
-                        state = update_generator(*state)
-                else:  # compiled only once
-                    state = tf.while_loop(lambda i, *_: i < self.hp.k, update_generator, state)
-                _, last, skipped = state
-                scalars |= dict(zip(GENERATOR_SCALARS, tf.unstack(last))) | {"skipped": skipped}
+                    found["skipped"] = tf.maximum(scalars["skipped"], found["skipped"])
+                    scalars |= {name: found[name] for name in (*GENERATOR_SCALARS, "skipped")}
             return scalars
         return self.run_step(stage, batch, step, step_on_device)
 

@@ -1,1 +1,1 @@
-"""What TensorFlow needs: devices, loops over time, checkpoints. It imports common/ and hyperparams.py."""
+"""What TensorFlow needs: devices, checkpoints. It imports common/ and hyperparams.py."""

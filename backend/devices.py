@@ -6,6 +6,7 @@ It must be imported before any other module that imports TensorFlow, whose first
 or TF_CPP_MIN_LOG_LEVEL=0 asks for them).
 """
 import contextlib
+import functools
 import gc
 import os
 import platform
@@ -36,29 +37,6 @@ def captured_stderr() -> Iterator[None]:
             os.close(stderr)
 
 
-@contextlib.contextmanager
-def hidden(*names: str) -> Iterator[None]:
-    """Let modules look as if they were not installed, unless they are imported already."""
-    hiding = [name for name in names if name not in sys.modules]
-    sys.modules.update(dict.fromkeys(hiding))
-    try:
-        yield
-    finally:
-        for name in hiding:
-            del sys.modules[name]
-
-
-@contextlib.contextmanager
-def kept_for_good() -> Iterator[None]:
-    """Do not look for garbage in what the block imports, neither now nor later, which takes a second of a start."""
-    gc.disable()
-    try:
-        yield
-    finally:
-        gc.freeze()
-        gc.enable()
-
-
 os.environ["KERAS_BACKEND"] = "tensorflow"
 os.environ["MPLBACKEND"] = "agg"  # Keras imports matplotlib, which fails if a notebook hands on the name of another
 os.environ.pop("TF_USE_LEGACY_KERAS", None)  # notebooks set it for programs of Keras 2
@@ -66,11 +44,21 @@ if "--verbose" in sys.argv:  # before any script has read its flags
     os.environ["TF_CPP_MIN_LOG_LEVEL"] = "0"
 # A user who sets a level below 3 wants the messages
 quiet = os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3") not in ("0", "1", "2")
-# Keras imports the hidden modules where it finds them, for wrappers that nobody needs here: a quarter of its start
-with (captured_stderr() if quiet else contextlib.nullcontext(), kept_for_good(),
-      hidden("sklearn", "matplotlib.pyplot", "IPython")):
+# Keras imports these where it finds them, for wrappers that nobody needs here: a quarter of its start
+hidden = [name for name in ("sklearn", "matplotlib.pyplot", "IPython") if name not in sys.modules]
+sys.modules.update(dict.fromkeys(hidden))
+gc.disable()  # to look for garbage in what is imported, now and later, takes a second of a start
+with captured_stderr() if quiet else contextlib.nullcontext():
     import tensorflow as tf
     tf.config.list_physical_devices()  # now, because it complains about drivers
+gc.freeze()
+gc.enable()
+for name in hidden:
+    del sys.modules[name]
+
+# Without AutoGraph: loops over tensors are written as such, and to look for others in all of Keras takes half of the
+# time of compilation
+compiled = functools.partial(tf.function, autograph=False)
 
 
 def make_strategy(num_gpus: int | None) -> tf.distribute.Strategy:

@@ -12,7 +12,6 @@ import stat
 import subprocess
 import tempfile
 import zlib
-from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
 from common import channels
@@ -67,13 +66,6 @@ def begins_as(magic: re.Pattern, path: str | os.PathLike) -> bool:
             with open(path, "rb") as file:
                 return bool(magic.match(file.read(64)))
     return False
-
-
-def check_exist(paths: Iterable[str | os.PathLike]) -> None:
-    """Raise UserError for the first of the files and folders that does not exist."""
-    for path in paths:
-        if not os.path.exists(path):
-            raise UserError(f"{printable(path)} does not exist; give a recording or a folder of recordings")
 
 
 class BadAudio(UserError):
@@ -155,12 +147,6 @@ def check_whole(path: str | os.PathLike, name: str) -> None:
                        "again")
 
 
-def read_by_ffmpeg(path: str | os.PathLike, hp: HyperParams, channel: int | None, name: str) -> Recording:
-    with decoded(path) as (wav, damage):
-        found = read_audio(wav, hp, channel, name)
-        return found._replace(warnings=damage + found.warnings)
-
-
 def unread(path: str | os.PathLike, rest: bytes, seconds: float, promised: float) -> list[str]:
     """What is to be said of a file of which libsndfile read so many `seconds` of those that it `promised`; `rest` is
     what follows there."""
@@ -222,10 +208,9 @@ def from_array(samples: ArrayLike, sample_rate: int, hp: HyperParams) -> Recordi
     return Recording(np.ldexp(wav, -exponent).astype(np.float32), sample_rate, [])
 
 
-@contextlib.contextmanager
-def decoded(path: str | os.PathLike) -> Iterator[tuple[pathlib.Path, list[str]]]:
-    """A temporary wav file of a recording that only ffmpeg reads, and a warning if it is damaged; raises BadAudio."""
-    name, (stem, ending), command = printable(path), os.path.splitext(path), shutil.which("ffmpeg")
+def read_by_ffmpeg(path: str | os.PathLike, hp: HyperParams, channel: int | None, name: str) -> Recording:
+    """Read a recording that only ffmpeg reads, with a warning if it is damaged; raises BadAudio."""
+    (stem, ending), command = os.path.splitext(path), shutil.which("ffmpeg")
     # A recording that is called .wav must not be told to replace itself
     made = printable(f"{stem}{'_2' * (ending.lower() == '.wav')}.wav")
     if not command:
@@ -241,8 +226,9 @@ def decoded(path: str | os.PathLike) -> Iterator[tuple[pathlib.Path, list[str]]]
         said = done.stderr.strip()[-200:]
         if done.returncode or not wav.exists():
             raise BadAudio(f"{name}: cannot be decoded by ffmpeg ({said}); record it again or convert it to wav")
-        damage = f"{name}: ffmpeg found it damaged or cut off ({said}), so some may be missing; copy or record it again"
-        yield wav, [damage] if said else []
+        found = read_audio(wav, hp, channel, name)
+    damage = f"{name}: ffmpeg found it damaged or cut off ({said}), so some may be missing; copy or record it again"
+    return found._replace(warnings=[damage] * bool(said) + found.warnings)
 
 
 def reason(error: Exception) -> str:

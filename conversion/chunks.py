@@ -100,26 +100,18 @@ class Speakers:
 
     def __init__(self, converter):
         self.converter = converter
-        self.voices: dict[int, Voice] = {}
-        self.measured_on: dict[int, int] = {}  # how many voiced frames
-        self.person: int | None = None  # who spoke last
-        self.changes: list[int] = []  # chunks of the last group at which somebody else begins to speak
+        self.known: dict[int, tuple[int, Voice]] = {}  # on how many voiced frames each was measured, and the voice
 
     def follow(self, features: list[Features], people: list[int]) -> list[Voice]:
         """The voice of each of the next chunks, which are spoken by `people`."""
-        found, self.changes = [], []
         for i, person in enumerate(people):
-            if self.person not in (None, person):
-                self.changes.append(i)
-            self.person, before = person, self.measured_on.get(person, -1)
+            before, _ = self.known.get(person, (-1, None))
             if before < ENOUGH_FRAMES:
                 own = [each for each, its in zip(features[i:], people[i:]) if its == person]
                 heard = Features(*map(np.concatenate, zip(*own)))
                 n_voiced = np.count_nonzero(heard.hertz)
                 if n_voiced > before:
                     near = scipy.ndimage.maximum_filter1d(heard.hertz, 2 * NEAR_FRAMES + 1) > 0.0  # no minutes of noise
-                    self.voices[person] = self.converter.find_voice(
+                    self.known[person] = n_voiced, self.converter.find_voice(
                         Features(*(each[near | ~near.any()] for each in heard)))
-                    self.measured_on[person] = n_voiced
-            found.append(self.voices[person])
-        return found
+        return [self.known[person][1] for person in people]

@@ -5,6 +5,7 @@
     converter.save("out.wav", converter.convert("my.wav").wav)
 """
 import concurrent.futures
+import itertools
 import os
 import pathlib
 import warnings
@@ -12,7 +13,7 @@ from typing import NamedTuple
 
 import data_load
 import utils
-from backend import checkpoints, recurrent
+from backend import checkpoints, devices
 from common import audio_files, cli, storage
 from common.cli import UserError
 from conversion import base
@@ -69,9 +70,9 @@ class Converter:
         self.generator, self.base, self.hp = generator, base_map, generator.hp
         self.keep_intervals = False  # for singing: move the pitch by a constant number of octaves
         frames = [tf.TensorSpec((None, None, size)) for size in (self.hp.n_linear, self.hp.n_mels + 2)]
-        self._convert = recurrent.compiled(generator.convert, input_signature=[
+        self._convert = devices.compiled(generator.convert, input_signature=[
             *frames, tf.TensorSpec((None, None)), tf.TensorSpec((), tf.int32), tf.TensorSpec((None,))])
-        self._draw = recurrent.compiled(generator.postnet, input_signature=[
+        self._draw = devices.compiled(generator.postnet, input_signature=[
             tf.TensorSpec((None, None, size)) for size in (self.hp.n_mels, 2)] + [tf.TensorSpec((None, None))])
 
     def convert(self, recording: str | os.PathLike | ArrayLike, sample_rate: int | None = None) -> ConvertedRecording:
@@ -208,19 +209,20 @@ def load_converter(logdir: pathlib.Path, checkpoint: str | None = None, override
 def convert_recording(wav: np.ndarray, converter: Converter, pool) -> ConvertedRecording:
     """Convert a recording (samples,) of any length, CHUNKS_AT_ONCE chunks at a time to limit the use of memory; the
     voice is measured on the first of them, and where somebody else begins to speak."""
-    hp, voices, speakers, stopped, hertz, changes = converter.hp, [], Speakers(converter), True, [], []
+    hp, voices, speakers, stopped, hertz = converter.hp, [], Speakers(converter), True, []
     heard = first = None
     chunks = split_at_pauses(wav, hp, converter.keep_intervals)
     for start in range(0, len(chunks), CHUNKS_AT_ONCE):
         group = chunks[start:start + CHUNKS_AT_ONCE]
         features = [analysis.extract(chunk.gain * chunk.wav, hp) for chunk in group]
         outputs = converter(features, speakers.follow(features, [chunk.person for chunk in group]))
-        changes += [group[i].start / hp.sample_rate for i in speakers.changes]
         voices += pool.map(lambda out, chunk: utils.griffin_lim(out.linear, out.pitch, hp) / chunk.gain, outputs, group)
         stopped, heard, first = (stopped and all(out.stopped for out in outputs), heard or features[0],
                                  first or outputs[0])
         hertz += [source.hertz for source in features]
     pitch = np.concatenate(hertz)
+    changes = [after.start / hp.sample_rate for before, after in itertools.pairwise(chunks)
+               if after.person != before.person]
     whispered = sum(without_pitch(chunk.wav, each, hp) for chunk, each in zip(chunks, hertz))
     odd = remarks(pitch, changes, hp, converter.keep_intervals, whispered, loud_frames(wav, hp).sum())
     odd += [] if converter.keep_intervals else noise(wav, hp)

@@ -5,12 +5,12 @@ frequencies. What two speakers share is the spectral envelope, so all mel spectr
 envelopes. The post-net draws the harmonics from the pitch.
 """
 import functools
-import math
 import os
 import pathlib
 from typing import NamedTuple
 
 import numpy as np
+import scipy.ndimage
 
 os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # onnxruntime reports its use otherwise
 import utils
@@ -111,13 +111,6 @@ def envelope_filterbank(width: float, sample_rate: int, n_fft: int, n_mels: int)
 
 def average(magnitude: np.ndarray, width: float) -> np.ndarray:
     """Mean of (T, F) over a window of `width` bins around each bin; the spectrum is mirrored at both ends."""
-    n_bins, beyond = magnitude.shape[1], int(width / 2) + 2
-    mirrored = np.pad(magnitude, ((0, 0), (beyond, beyond)), mode="reflect")
-    sums = np.pad(np.cumsum(mirrored, axis=1, dtype=np.float64), ((0, 0), (1, 0)))                    # (T, F')
-
-    def up_to(place: float) -> np.ndarray:
-        """The sum of each spectrum up to `place` bins after the left end of each bin, with fractions of bins."""
-        whole = math.floor(place)
-        share, first = place - whole, whole + beyond
-        return sums[:, first:first + n_bins] * (1.0 - share) + sums[:, first + 1:first + 1 + n_bins] * share
-    return (up_to(0.5 + width / 2) - up_to(0.5 - width / 2)) / width
+    reach = int(width / 2) + 1
+    shares = np.clip(width / 2 + 0.5 - np.abs(np.arange(-reach, reach + 1)), 0.0, 1.0)  # of bins that lie in the window
+    return scipy.ndimage.convolve1d(magnitude, shares / width, axis=1, mode="mirror")

@@ -1,12 +1,11 @@
 """Convert the held-out sentences of a corpus, measure what is written, vocoder included, and write wav files, pictures,
 metrics.json and a page. All conversion is free running."""
 import concurrent.futures
-import contextlib
 import functools
 import math
 import pathlib
 import random
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 import data_load
 import utils
@@ -41,7 +40,9 @@ def evaluate(corpus: data_load.Corpus, out: pathlib.Path, converter: Converter, 
     if len(pairs) < len(everything):
         print(f"{len(everything) - len(pairs)} held-out recordings that the target did not say are left out")
     outputs = converter.convert_pairs(corpus, pairs)
-    with threads() as work:
+    with concurrent.futures.ThreadPoolExecutor(cli.cores()) as pool:
+        def work(function: Callable, items: list, doing: str) -> list:
+            return list(tqdm(pool.map(function, items), doing, len(items), disable=None))
         # Recordings (samples,) by kind. A kind is the ending of the names of its measures
         wavs = {"": work(lambda output: utils.griffin_lim(output.linear, output.pitch, hp), outputs, "Griffin-Lim"),
                 " of the source": [load_segment(corpus, pair, "source")
@@ -107,13 +108,6 @@ def compare_voices(corpus: data_load.Corpus, wavs: dict, hp: HyperParams, work: 
         found = work(lambda wav: analysis.extract(utils.normalise_loudness(wav, hp), hp), recordings, f"voice{kind}")
         measured |= {f"{name}{kind}": value for name, value in compare_voice(found, natural, hp).items()}
     return measured
-
-
-@contextlib.contextmanager
-def threads() -> Iterator[Callable]:
-    """Start a thread for each core; yields (function, items, doing) -> list, which maps with a progress bar."""
-    with concurrent.futures.ThreadPoolExecutor(cli.cores()) as pool:
-        yield lambda function, items, doing: list(tqdm(pool.map(function, items), doing, len(items), disable=None))
 
 
 def compare_voice(recordings: list[Features], natural: list[Features], hp: HyperParams) -> dict[str, float]:

@@ -4,8 +4,6 @@ import pathlib
 import subprocess
 import sys
 
-from backend import devices
-
 import pytest
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
@@ -17,6 +15,8 @@ os.write(2, b"{NOISE}\\n" * 5000)
 
 def end():
     {{ending}}
+
+function = end  # is wrapped, not called
 
 class distribute:
     Strategy = object
@@ -69,12 +69,3 @@ def test_the_start_of_conversion_imports_no_large_library_in_vain_and_others_can
             "import sklearn.base, matplotlib.pyplot")
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=300)
     assert (done.returncode, done.stdout) == (0, "[]\n"), done.stderr
-
-
-def test_modules_that_are_imported_already_are_not_hidden():
-    with devices.hidden("json", "no_such_module"):
-        import json
-        assert json.dumps([]) == "[]"
-        with pytest.raises(ImportError):
-            import no_such_module  # noqa: F401
-    assert "no_such_module" not in sys.modules and sys.modules["json"] is json

@@ -1,6 +1,5 @@
 """Global attention: what it reads, its gradients, padding, its positions, and the length of conversions."""
 import data_load
-import networks
 from conftest import plain_base
 from conversion import base
 from conversion.inference import Converter
@@ -11,8 +10,7 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-from test_networks import SOURCE_LENGTHS, STAGES, STEPS, VOICE, make_batch, make_task, randomise, sources, teach
-from test_recurrent import plain
+from test_networks import SOURCE_LENGTHS, STAGES, VOICE, make_batch, make_task, randomise, sources, teach
 
 WIDTH, CHANNELS, STACK, STEPS_OF_SOURCE, R = 8, 3, 5, 6, 4
 LENGTHS = (30.0, 21.0)  # source frames: six memory steps, and five of which the last is not full
@@ -36,7 +34,7 @@ def look(scale: float = 1.0, garbage: float = 0.0):
         (2, WIDTH), (2, STEPS_OF_SOURCE, WIDTH), (2, STACK * STEPS_OF_SOURCE, CHANNELS)))
     memory[1, 5:], mapped[1, 21:] = garbage, garbage
     rest = np.zeros(2, np.float32), np.ones(2, np.float32)
-    seen = attention.step(*rest, scale * state, state, attention.prepare_memory(memory, mapped), np.float32(LENGTHS))
+    seen = attention.step(*rest, scale * state, state, memory, mapped, np.float32(LENGTHS))
     return seen, memory, mapped
 
 
@@ -66,24 +64,6 @@ def test_position_is_the_expected_frame_and_the_base_is_read_there(scale):
         points = np.minimum(start[i] + STACK * np.arange(R) / R, length - 1)
         expected = np.stack([np.interp(points, np.arange(length), column[:length]) for column in mapped[i].T], axis=1)
         np.testing.assert_allclose(seen.corrected[i], expected, atol=1e-4)
-
-
-def test_gradients_equal_those_of_a_plain_loop(generator, monkeypatch, eager):
-    batch = make_batch(generator.hp)
-    weights = [weight.value for weight in (*generator.encoder.trainable_weights, *generator.decoder.trainable_weights)]
-    say = np.random.default_rng(0).normal(size=(2, max(STEPS) * generator.hp.r, generator.hp.n_mels))
-
-    def gradients():
-        with tf.GradientTape() as tape:
-            decoded = teach(generator, batch)
-            loss = tf.reduce_sum(decoded.mel * say) + tf.reduce_sum(decoded.pitch * say[:, :, :2])
-        return tape.gradient(loss, weights)
-    found = gradients()
-    monkeypatch.setattr(networks, "scan", plain)
-    for one, other in zip(found, gradients(), strict=True):
-        largest = np.abs(other).max()
-        assert largest > 1e-4
-        np.testing.assert_allclose(one, other, atol=1e-3 * largest)
 
 
 def test_gradient_of_the_query_equals_finite_differences(generator, eager):

@@ -203,15 +203,6 @@ def test_names_that_differ_in_capitals_do_not_block_each_other(speakers, again):
 
 
 @pytest.mark.usefixtures("loaded")
-def test_notes_of_an_earlier_version_are_understood(speakers, again):
-    """They held nothing but the model."""
-    again()
-    path = speakers / "out" / "conversions.json"
-    path.write_text(json.dumps({name: entry["model"] for name, entry in json.loads(path.read_text()).items()}))
-    assert again() == ("", "abcd")
-
-
-@pytest.mark.usefixtures("loaded")
 def test_the_source_of_an_interrupted_conversion_is_no_recording(speakers, again):
     again()
     (speakers / "out" / "a.wav").unlink()
@@ -321,7 +312,7 @@ def test_truncated_features_are_computed_again(speakers, capsys):
     assert run(capsys, prepro.main, *arguments)[0] == 0
     whole = contents(speakers / "data")
     for name, length in (("features/anna/a.mel.npy", 0), ("features/anna/b.linear.npy", 500), ("paths/anna/d.npy", 200),
-                         ("features/bert/c.pitch.npy", 20), ("paths/anna/b.json", 0)):
+                         ("features/bert/c.pitch.npy", 20)):
         path = speakers / "data" / name
         times = path.stat()
         path.write_bytes(whole[name][:length])

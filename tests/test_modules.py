@@ -1,6 +1,6 @@
 """Building blocks: padding has no effect, and the attention advances through the source."""
 
-from modules import CBHG, Highway, LocalAttention, MaskedNorm, PreNet, length_mask
+from modules import CBHG, Highway, LocalAttention, MaskedNorm, PreNet, take
 
 import keras
 import numpy as np
@@ -15,9 +15,9 @@ EXTRA = 5  # frames of padding beyond the longest utterance
 def batch(channels: int, seed: int = 0) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
     """Return x (2, 7, C) with silence as padding, its mask, and both again with longer padding that holds garbage."""
     rng = np.random.default_rng(seed)
-    mask = np.asarray(length_mask(np.array(LENGTHS), max(LENGTHS)))
+    mask = np.asarray(tf.sequence_mask(LENGTHS, dtype=tf.float32))
     x = rng.normal(3.0, 10.0, (2, max(LENGTHS), channels)).astype(np.float32)
-    longer = np.asarray(length_mask(np.array(LENGTHS), max(LENGTHS) + EXTRA))
+    longer = np.asarray(tf.sequence_mask(LENGTHS, max(LENGTHS) + EXTRA, tf.float32))
     garbage = rng.normal(-50.0, 200.0, (2, max(LENGTHS) + EXTRA, channels)).astype(np.float32)
     padded = np.pad(x, ((0, 0), (0, EXTRA), (0, 0)))
     return x * mask[:, :, None], mask, np.where(longer[:, :, None] > 0, padded, garbage), longer
@@ -171,10 +171,10 @@ def states(seed: int, n: int) -> list[np.ndarray]:
 
 
 def memory_of(seed: int, lengths: list[int]) -> list[np.ndarray]:
-    """States (n, E), memory (n, S, E + B) and lengths (n,)."""
+    """States (n, E), memory (n, S, E), corrected source (n, S, B) and lengths (n,)."""
     rng = np.random.default_rng(seed)
     return [rng.normal(size=(len(lengths), WIDTH)).astype(np.float32),
-            rng.normal(size=(len(lengths), SPAN, WIDTH + BASE)).astype(np.float32),
+            *np.split(rng.normal(size=(len(lengths), SPAN, WIDTH + BASE)).astype(np.float32), [WIDTH], axis=2),
             np.array(lengths, np.float32)]
 
 
@@ -231,15 +231,14 @@ def test_base_is_interpolated_at_each_point_up_to_the_end_of_the_source():
     attention, lengths = make_attention(), [SPAN, 25, 12]
     start = np.array([20.25, 10.0, 9.5], np.float32)
     end = start + np.array([10.0, 0.0, 8.0], np.float32)
-    state, memory, size = memory_of(2, lengths)
+    state, memory, corrected, size = memory_of(2, lengths)
     for i, length in enumerate(lengths):
-        memory[i, length:] = 1e6
-    found = np.asarray(attention.attend(start, end, state, memory, size)[1])
+        corrected[i, length:] = 1e6
+    found = np.asarray(attention.attend(start, end, state, memory, corrected, size)[1])
     assert found.shape == (3, 5, BASE)
     for i, length in enumerate(lengths):
         points = np.minimum(start[i] + (end[i] - start[i]) * np.arange(5) / 5, length - 1)
-        expected = np.stack([np.interp(points, np.arange(length), column[:length])
-                             for column in memory[i, :, WIDTH:].T], axis=1)
+        expected = np.stack([np.interp(points, np.arange(length), band[:length]) for band in corrected[i].T], axis=1)
         np.testing.assert_allclose(found[i], expected, atol=1e-4)
 
 
@@ -260,7 +259,7 @@ def test_attention_weights_sum_to_1_avoid_padding_and_stay_near_the_centre(sigma
             # 4 sigma; a window narrower than a frame still has to reach the frames beside the centre
             near = np.abs(frames - centre) <= max(4 * sigma, 1.5)
             assert weights[i, k, near].sum() > 0.98
-    np.testing.assert_allclose(contexts, np.matmul(weights, memory_of(2, lengths)[1][:, :, :WIDTH]), atol=1e-5)
+    np.testing.assert_allclose(contexts, np.matmul(weights, memory_of(2, lengths)[1]), atol=1e-5)
 
 
 def test_expected_position_is_the_centre_without_a_score():
@@ -274,16 +273,16 @@ def test_expected_position_is_the_centre_without_a_score():
 
 def test_score_changes_the_weights_within_the_window():
     attention = make_attention()
-    state, memory, lengths = memory_of(4, [SPAN])
+    state, memory, corrected, lengths = memory_of(4, [SPAN])
     attention.query.kernel.assign(20.0 * attention.query.kernel)
     position = np.array([20.0], np.float32)
-    quiet = look(attention, position, position, state, 0.0 * memory, lengths)[1]
-    assert np.abs(look(attention, position, position, state, memory, lengths)[1] - quiet).max() > 0.05
+    quiet = look(attention, position, position, state, 0.0 * memory, corrected, lengths)[1]
+    assert np.abs(look(attention, position, position, state, memory, corrected, lengths)[1] - quiet).max() > 0.05
 
 
-def test_length_mask():
-    np.testing.assert_array_equal(length_mask(np.array([3, 0, 5]), 5), [[1, 1, 1, 0, 0], [0] * 5, [1] * 5])
-    assert np.asarray(length_mask(np.array([3]), 5)).dtype == np.float32
+def test_frames_beyond_the_ends_of_a_memory_are_the_nearest():
+    memory, frames = tf.reshape(tf.range(8.0), (2, 4, 1)), tf.constant([[-2.0, -1.0, 0.0, 1.0], [2.0, 3.0, 4.0, 5.0]])
+    np.testing.assert_array_equal(take(memory, frames)[:, :, 0], [[0, 0, 0, 1], [6, 7, 7, 7]])
 
 
 def test_backward_gru_gets_no_fully_masked_row(monkeypatch):

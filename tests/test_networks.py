@@ -7,7 +7,7 @@ from conftest import plain_base
 from conversion import base
 from conversion.inference import Converter
 from corpus.analysis import Features
-from modules import DecoderCell, length_mask
+from modules import DecoderCell
 from networks import Generator
 
 import keras
@@ -73,7 +73,7 @@ def make_batch(hp: hyperparams.HyperParams, more: int = 0, garbage: bool = False
                                ("pitch", more * hp.r, lengths), ("linear", more * hp.r, lengths),
                                ("positions", more, np.array(STEPS) + 1)):
         array = np.pad(batch[kind], [(0, 0), (0, extra)] + [(0, 0)] * (batch[kind].ndim - 2))
-        mask = np.asarray(length_mask(np.array(valid), array.shape[1])).reshape(n, -1, *[1] * (array.ndim - 2))
+        mask = np.asarray(tf.sequence_mask(valid, array.shape[1], tf.float32)).reshape(n, -1, *[1] * (array.ndim - 2))
         fill = trash.uniform(-3, 5, array.shape) if garbage else 0.0
         batch[kind] = np.where(mask > 0, array, fill).astype(np.float32)
         if kind in ("source", "mel"):
@@ -242,11 +242,10 @@ def test_free_running_equals_stepping_the_cell_by_hand(generator, change):
     lengths = batch["source_mask"].sum(axis=1)
     start, width = np.zeros(2, np.float32), hp.width + hp.width // 2
     free = generator.decoder(memory, mapped, batch["source_mask"], start, steps=steps)
-    memory = generator.decoder.cell.attention.prepare_memory(memory, mapped)
     state = generator.decoder.cell.start(start, memory)
     for step in range(steps):
         given = {"is_frame_visible": np.ones((2, 1), np.float32), "dropout_mask": np.ones((2, width), np.float32)}
-        before, state = state, generator.decoder.cell(state, given, memory, lengths)
+        before, state = state, generator.decoder.cell(state, given, memory, mapped, lengths)
         np.testing.assert_array_equal(state.start, before.end)
         np.testing.assert_allclose(state.end - state.start, hp.r * state.pace, rtol=1e-5)
         # A step renews only a share of the pace, which lies between 0 and `max_advance`

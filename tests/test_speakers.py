@@ -36,8 +36,8 @@ def follow(speakers: Speakers, *pitches: float, of: str) -> list[float]:
 
 def test_a_voice_is_measured_once_as_long_as_the_same_person_speaks():
     speakers = Speakers(Listener())
-    assert follow(speakers, 200, 230, 0, 180, of="aaaa") == [200.0] * 4 and not speakers.changes
-    assert follow(speakers, 190, 250, of="aa") == [200.0] * 2 and not speakers.changes
+    assert follow(speakers, 200, 230, 0, 180, of="aaaa") == [200.0] * 4
+    assert follow(speakers, 190, 250, of="aa") == [200.0] * 2
     assert speakers.converter.heard == [380]  # and of a whisper what is near the voice
 
 
@@ -46,18 +46,18 @@ def test_somebody_else_is_converted_as_a_voice_of_their_own(first, second):
     """A man who speaks after a woman was taken for her, and came out too low."""
     speakers = Speakers(Listener())
     assert follow(speakers, first, first, second, 0, second, of="aabbb") == [first, first, second, second, second]
-    assert speakers.changes == [2] and speakers.converter.heard == [200, 280]
-    assert follow(speakers, second, first, of="ba") == [second, first] and speakers.changes == [1]
+    assert speakers.converter.heard == [200, 280]
+    assert follow(speakers, second, first, of="ba") == [second, first]
 
 
 def test_a_melody_is_sung_by_one_voice():
     speakers = Speakers(Listener())
-    assert follow(speakers, 110, 330, 330, of="aaa") == [330.0] * 3 and not speakers.changes
+    assert follow(speakers, 110, 330, 330, of="aaa") == [330.0] * 3
 
 
 def test_a_recording_that_begins_with_a_whisper_gets_the_voice_that_follows():
     speakers = Speakers(Listener())
-    assert follow(speakers, 0, 200, 200, of="aaa") == [200.0] * 3 and not speakers.changes
+    assert follow(speakers, 0, 200, 200, of="aaa") == [200.0] * 3
 
 
 def test_noise_before_the_speech_is_not_heard_as_part_of_the_voice():
@@ -72,8 +72,8 @@ def test_speech_after_a_long_noise_gets_a_voice_of_its_own():
     """All chunks of the first group are noise; the speaker of the next group was converted as if he were that noise."""
     speakers = Speakers(Listener())
     follow(speakers, 0, 0, of="bb")
-    assert follow(speakers, 0, 200, 210, of="bbb")[1:] == [205.0, 205.0] and not speakers.changes
-    assert follow(speakers, 110, of="a") == [110.0] and speakers.changes == [0]
+    assert follow(speakers, 0, 200, 210, of="bbb")[1:] == [205.0, 205.0]
+    assert follow(speakers, 110, of="a") == [110.0]
 
 
 @pytest.mark.parametrize("voiced", [1, 24, 60])
@@ -82,7 +82,7 @@ def test_a_few_voiced_frames_in_a_noise_are_no_voice_for_good(voiced):
     speakers, (noise,) = Speakers(Listener()), spoken_at(0)
     noise.hertz[50:50 + min(voiced, 50)] = 90.0
     assert speakers.follow([noise], [0]) == [90.0]
-    assert follow(speakers, 200, 210, of="aa") == [205.0] * 2 and not speakers.changes
+    assert follow(speakers, 200, 210, of="aa") == [205.0] * 2
     assert follow(speakers, 240, of="a") == [205.0]  # now it is known
     few = Speakers(Listener())
     few.follow([noise], [0])

@@ -113,7 +113,7 @@ def open_run(args: argparse.Namespace, script: str, inherit_with: dict | None = 
     hp = choose_hyperparams(args, default, resuming)
     if init_from and not data and not info:
         raise UserError(f"--init-from {init_from} gives the first weights: say with --data what to train on")
-    data = find_data(data, info, hp)
+    data = data or info.get("data") or demo.prepare(hp)
     if resuming:
         check_run_info(info, logdir, script, data, init_from)
         init_from = init_from or info.get("init_from")
@@ -148,12 +148,6 @@ def choose_hyperparams(args: argparse.Namespace, default: HyperParams, resuming:
         raise UserError(f"{args.logdir} was begun with other hyperparameters: {', '.join(others)}; "
                         "choose another --logdir, or --no-resume to begin anew")
     return hp
-
-
-def find_data(data: pathlib.Path | None, info: dict, hp: HyperParams) -> pathlib.Path:
-    """The folder of features: `data` if a flag names it, else the one in the `info` of the run, else the demo's
-    folder, which is prepared if it does not exist."""
-    return data or info.get("data") or demo.prepare(hp)
 
 
 def read_run_info(logdir: pathlib.Path) -> dict:

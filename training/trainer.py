@@ -17,7 +17,7 @@ from collections.abc import Iterator
 
 import data_load
 import utils
-from backend import checkpoints, recurrent
+from backend import checkpoints, devices
 from common import audio_files, cli
 from common.cli import UserError
 from conversion import base, voice
@@ -70,8 +70,8 @@ class Trainer:
         keras.utils.set_random_seed(hp.seed)
         self.generator = Generator(hp)
         self.converter = Converter(self.generator, corpus.base)
-        self.postnet = recurrent.compiled(self.generator.postnet)
-        self.on_path = recurrent.compiled(self.decode_on_path)
+        self.postnet = devices.compiled(self.generator.postnet)
+        self.on_path = devices.compiled(self.decode_on_path)
         pairs = corpus.split("val")
         self.validation = random.Random(hp.seed).sample(pairs, min(len(pairs), hp.validation_limit))
         self._steps = {}
@@ -125,7 +125,7 @@ class Trainer:
         key = stage, step.ref()
         if key not in self._steps:
             signature = {name: tf.TensorSpec((None, None, *array.shape[2:])) for name, array in batch.items()}
-            self._steps[key] = recurrent.compiled(run, input_signature=[signature])
+            self._steps[key] = devices.compiled(run, input_signature=[signature])
         return self._steps[key](batch)
 
     def shard_for_device(self, batch: dict) -> dict:
