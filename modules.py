@@ -330,7 +330,8 @@ def make_attention(hp):
 
 
 class GRUCell(layers.Layer):
-    """One step of a GRU, as cuDNN defines it (reset gate after the product)."""
+    """One step of a GRU, as cuDNN defines it (reset gate after the product). Keras' own has one weight for both biases,
+    with which no saved model could be read."""
 
     def __init__(self, units: int, **kwargs):
         super().__init__(**kwargs)
