@@ -141,9 +141,10 @@ class PairedTrainer(Trainer):
 
 def plot_curves(logdir: pathlib.Path) -> None:
     """Plot the training and validation losses of a run, if there are any, into its folder."""
-    for name, meaning in (("mean_loss", "mel and linear"), ("mean_loss1", "mel"), ("mean_loss2", "linear")):
+    for name, meaning in (("mean_loss", "mel and linear spectrograms"), ("mean_loss1", "mel spectrograms"),
+                          ("mean_loss2", "linear spectrograms (at the end of conversions)")):
         curves = {kind: run_folder.read_scalars(logdir / kind, f"loss/{name}") for kind in ("train", "validation")}
-        figures.plot_curves(logdir / f"{name}.png", curves, f"{name}: L1 of {meaning} spectrograms", "L1")
+        figures.plot_curves(logdir / f"{name}.png", curves, f"{name}: L1 of {meaning}", "L1")
 
 
 def parse_arguments(argv: list[str] | None = None, parser: argparse.ArgumentParser | None = None) -> argparse.Namespace:

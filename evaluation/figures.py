@@ -101,7 +101,8 @@ def plot_curves(path: str | os.PathLike, curves: dict[str, tuple[np.ndarray, np.
     axes.set_axisbelow(True)
     axes.spines[["top", "right"]].set_visible(False)
     for index, (name, (steps, values)) in enumerate(curves.items()):
-        gaps = np.flatnonzero(np.diff(steps) > 3 * np.median(np.diff(steps))) + 1 if len(steps) > 2 else []
+        apart = np.diff(steps)
+        gaps = np.flatnonzero(apart > 2 * np.percentile(apart, 50, method="lower")) + 1 if len(apart) else []
         axes.plot(np.insert(np.asarray(steps, float), gaps, np.nan), np.insert(np.asarray(values, float), gaps, np.nan),
                   color=COLOURS[index % len(COLOURS)], linewidth=1.4, label=literal(name),
                   marker="o" if len(values) <= 30 else None, markersize=3.5)

@@ -105,12 +105,15 @@ def test_curves_are_logarithmic_only_for_wide_positive_ranges(drawn_figures, val
     assert drawn_figures[0].axes[0].get_yscale() == scale
 
 
-def test_a_curve_has_a_gap_where_nothing_was_logged(drawn_figures):
-    steps, values = [20, 40, 60, 80, 900, 920, 940], np.arange(7.0)
+@pytest.mark.parametrize("steps, before", [
+    ([20, 40, 60, 80, 900, 920, 940], 4), ([400, 800, 1900], 2), ([400, 800, 1000, 1200, 1600], 5), ([400], 1)])
+def test_a_curve_has_a_gap_where_nothing_was_logged(drawn_figures, steps, before):
+    """The validation of another stage is no point of the same line."""
+    values = np.arange(float(len(steps)))
     figures.plot_curves("unused.png", {"training": (steps, values)}, "Loss", "L1")
-    line = drawn_figures[0].axes[0].lines[0]
-    np.testing.assert_array_equal(line.get_xdata(), [*steps[:4], np.nan, *steps[4:]])
-    np.testing.assert_array_equal(line.get_ydata(), [*values[:4], np.nan, *values[4:]])
+    line, gap = drawn_figures[0].axes[0].lines[0], [np.nan] * (before < len(steps))
+    np.testing.assert_array_equal(line.get_xdata(), [*steps[:before], *gap, *steps[before:]])
+    np.testing.assert_array_equal(line.get_ydata(), [*values[:before], *gap, *values[before:]])
 
 
 def test_figures_drawn_in_threads_are_identical(tmp_path):
