@@ -178,8 +178,9 @@ class Conversion(NamedTuple):
 class PostNet(layers.Layer):
     """CBHG from mel to linear frames (Tacotron, section 3.3).
 
-    It learns only the difference to the mel spectrogram spread over the linear bins, and adds harmonics: cosines along
-    frequency with crests at multiples of the given pitch, whose depth the network predicts for each bin. With
+    It learns only the difference to the mel spectrogram spread over the linear bins, because what costs nothing to
+    compute would be hard to learn. And it adds the harmonics, which the mel spectrogram of an envelope lacks: cosines
+    along frequency with crests at multiples of the given pitch, whose depth the network predicts for each bin. With
     `harmonics=0` the CBHG writes the whole spectrogram and ignores the pitch.
     """
 

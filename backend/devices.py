@@ -1,4 +1,4 @@
-"""The devices that TensorFlow sees, a quiet start of TensorFlow, and training on several devices.
+"""A quiet start of TensorFlow, the devices that it sees, how it compiles, and training on several devices.
 
     python -m backend.devices       # what TensorFlow sees on this machine, and what is missing
 

@@ -1,4 +1,5 @@
 """Long recordings are processed in parts, which bounds memory and does not change the result."""
+import re
 from concurrent.futures import ThreadPoolExecutor
 
 import hyperparams
@@ -40,6 +41,22 @@ def recording() -> np.ndarray:
     """Six sentences with pauses between them."""
     pause = np.zeros(HP.sample_rate // 2, np.float32)
     return np.concatenate([x for n in range(1, 7) for x in (demo_wav("rms", f"demo_{n:03d}", HP), pause)])
+
+
+@pytest.mark.parametrize("at_once", [1, 8])
+def test_it_is_said_at_which_second_somebody_else_begins_to_speak(recording, monkeypatch, at_once):
+    """Also where the border of two groups of chunks lies between them, and where the first one speaks again."""
+    monkeypatch.setattr(inference, "CHUNKS_AT_ONCE", at_once)
+    monkeypatch.setattr("conversion.chunks.CHUNK_SECONDS", 4.0)
+    other = np.concatenate([np.pad(demo_wav("slt", f"demo_{n:03d}", HP), (0, 8000)) for n in range(1, 5)])
+    begins = np.cumsum([len(recording), len(other)]) / HP.sample_rate
+    with ThreadPoolExecutor(1) as pool:
+        alone, both = (inference.convert_recording(wav, Copier(), pool).remarks for wav in (
+            recording, np.concatenate([recording, other, recording])))
+    found = [text for text in both if "somebody else speaks" in text]
+    seconds = [float(number) for number in re.findall(r"\d+", found[0].partition(" s on")[0])]
+    np.testing.assert_allclose(seconds, begins, atol=1.0)
+    assert len(found) == 1 and not alone
 
 
 @pytest.mark.parametrize("below_db, said", [(20.0, False), (55.0, True)])

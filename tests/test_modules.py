@@ -1,6 +1,6 @@
 """Building blocks: padding has no effect, and the attention advances through the source."""
 
-from modules import CBHG, Highway, LocalAttention, MaskedNorm, PreNet, take
+from modules import CBHG, GRUCell, Highway, LocalAttention, MaskedNorm, PreNet, take
 
 import keras
 import numpy as np
@@ -129,6 +129,17 @@ def test_cbhg_reads_in_both_directions():
         other[0, changed] += 5.0
         assert np.abs(np.asarray(cbhg(other, mask)) - before)[0, reached].max() > 1e-6
         assert not (np.asarray(cbhg(other, mask)) - before)[1].any()
+
+
+def test_a_step_of_the_gru_is_that_of_keras():
+    rng = np.random.default_rng(4)
+    x, state = (rng.normal(size=(3, size)).astype(np.float32) for size in (5, 4))
+    ours, keras_own = GRUCell(4), keras.layers.GRUCell(4)
+    ours(x, state), keras_own(x, state)
+    for weight in ours.weights:
+        weight.assign(rng.normal(size=weight.shape))
+    keras_own.set_weights([ours.kernel, ours.recurrent_kernel, np.stack([ours.bias, ours.recurrent_bias])])
+    np.testing.assert_allclose(ours(x, state), keras_own(x, state)[0], atol=1e-6)
 
 
 def test_highway_starts_mostly_as_identity():
