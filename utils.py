@@ -8,7 +8,7 @@ import itertools
 import math
 import os
 
-from common import audio_files, storage
+from common import audio_files, hum, storage
 from hyperparams import HyperParams
 
 import numpy as np
@@ -60,7 +60,9 @@ def normalise_recording(recording: audio_files.Recording, hp: HyperParams, trim:
     wav = wav - wav.mean()  # or the filter would swing at both ends
     if sample_rate != hp.sample_rate:
         wav = soxr.resample(wav, sample_rate, hp.sample_rate)
-    wav = remove_rumble(wav, hp)
+    wav, tones = hum.subtract(remove_rumble(wav, hp), hp.sample_rate)
+    if tones:
+        warnings.append(f"{name}: {tones}")
     quiet = remove_rumble(wav, hp, HUM)
     if np.mean(quiet ** 2) < (1.0 - HUM_SHARE) * np.mean(wav ** 2):
         warnings.append(f"{name}: a hum, or pops of breath, are louder than the rest of it: what lies below {HUM:.0f} "

@@ -11,6 +11,7 @@ import numpy as np
 import scipy.ndimage
 
 CHUNK_SECONDS = 8.0  # recordings are converted in chunks of at most this length, cut at pauses
+STEP_DB, NEAR_SECONDS = 6.0, 2.0  # a passage that is so much quieter has a level of its own, and is that long at least
 FADE_SECONDS = 0.005  # at both ends of a chunk, so that joints do not click
 BESIDE_FRAMES = 16  # voiced frames beside what is left of a chunk, from where they are speech
 LEVEL_FRAMES = 40  # voiced frames of a chunk that has a level of its own
@@ -32,10 +33,11 @@ def split_at_pauses(wav: np.ndarray, hp: HyperParams, one_voice: bool = False) -
     """Cut a recording (samples,) into chunks of at most CHUNK_SECONDS, at pauses or else at the quietest frame, and
     unless it is of `one_voice` also where somebody else begins to speak. If there are several, the gain of each raises
     it to the level of the training."""
-    mel, hertz = utils.mel_in_blocks(wav, hp), analysis.pitch(wav, hp)
+    hertz = analysis.pitch(wav, hp)
+    mel = utils.mel_in_blocks(evened(wav, hertz, hp), hp)
     longest = round(CHUNK_SECONDS * hp.frames_per_second)
     silences = alignment.pauses(mel, hp).mean(axis=1).astype(int)
-    begun, cuts = [(0, 0)] if one_voice else people.turns(mel, hertz, silences), []
+    begun, cuts = [(0, 0)] if one_voice else people.turns(mel, analysis.spoken(hertz, hp), silences), []
     for (start, person), end in zip(begun, [*(start for start, _ in begun[1:]), len(mel)]):
         cuts.append((start, person))
         while end - start > longest:
@@ -47,6 +49,22 @@ def split_at_pauses(wav: np.ndarray, hp: HyperParams, one_voice: bool = False) -
              for (start, person), end in zip(cuts, [*(start for start, _ in cuts[1:]), len(mel)])]
     chunks = [trim(*part, hp) for part in parts if np.abs(part[0]).max(initial=0.0) >= 1e-3]  # others are pauses
     return chunks if len(chunks) > 1 else [chunk._replace(gain=1.0) for chunk in chunks]  # alone, it is at the level
+
+
+def evened(wav: np.ndarray, hertz: np.ndarray, hp: HyperParams) -> np.ndarray:
+    """A recording (samples,) of pitch (T,) in Hz whose quiet passages are as loud as the others, to tell pauses and
+    people: of speech that is far below the rest, spectra hold a part only, and it would be somebody else's."""
+    power = 10.0 * np.log10(utils.frame_power(wav, hp)[:len(hertz)] + 1e-12)
+    voiced = hertz[:len(power)] > 0.0
+    if not voiced.any():
+        return wav
+    near = scipy.ndimage.maximum_filter1d(np.where(voiced, power, -np.inf), round(NEAR_SECONDS * hp.frames_per_second))
+    gain = np.percentile(near[voiced], 80) - near
+    gain = np.where((gain > STEP_DB) & np.isfinite(gain), gain, 0.0)
+    if not gain.any():
+        return wav
+    factors = 10.0 ** (scipy.ndimage.uniform_filter1d(gain, 5) / 20.0)
+    return wav * np.interp(np.arange(len(wav)), np.arange(len(gain)) * hp.hop_length, factors).astype(np.float32)
 
 
 def trim(part: np.ndarray, start: int, hertz: np.ndarray, person: int, hp: HyperParams) -> Chunk:
@@ -109,9 +127,10 @@ class Speakers:
             if before < ENOUGH_FRAMES:
                 own = [each for each, its in zip(features[i:], people[i:]) if its == person]
                 heard = Features(*map(np.concatenate, zip(*own)))
-                n_voiced = np.count_nonzero(heard.hertz)
+                hertz = analysis.spoken(heard.hertz, self.converter.hp)
+                n_voiced = np.count_nonzero(hertz)
                 if n_voiced > before:
-                    near = scipy.ndimage.maximum_filter1d(heard.hertz, 2 * NEAR_FRAMES + 1) > 0.0  # no minutes of noise
+                    near = scipy.ndimage.maximum_filter1d(hertz, 2 * NEAR_FRAMES + 1) > 0.0  # no minutes of noise
                     self.known[person] = n_voiced, self.converter.find_voice(
-                        Features(*(each[near | ~near.any()] for each in heard)))
+                        Features(*(each[near | ~near.any()] for each in heard._replace(hertz=hertz))))
         return [self.known[person][1] for person in people]

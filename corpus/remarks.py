@@ -1,5 +1,6 @@
 """What looks odd in a recording, so that its conversion may disappoint: noise, whisper, hum, singing, two people."""
 import utils
+from corpus import analysis
 from hyperparams import HyperParams
 
 import numpy as np
@@ -58,14 +59,14 @@ def loud_frames(wav: np.ndarray, hp: HyperParams) -> np.ndarray:
 
 
 def without_pitch(wav: np.ndarray, hertz: np.ndarray, hp: HyperParams) -> float:
-    """How many seconds of a chunk (samples,) of pitch (T,) in Hz are clearly louder than its pauses and have no pitch
-    for long: whisper, creak."""
+    """How many seconds of a chunk (samples,) of pitch (T,) in Hz, but for pauses, have no pitch for long: whisper,
+    creak."""
     loud, span = loud_frames(wav, hp), round(WITHOUT_PITCH * hp.frames_per_second)
     if len(loud) < span:
         return 0.0
     counts = [np.convolve(frames[:len(loud)], np.ones(span), "valid") for frames in (loud, hertz > 0.0)]
     found = (counts[0] > LOUD_SHARE * span) & (counts[1] < VOICED_SHARE * span)
-    return float((np.convolve(found, np.ones(span)) > 0.5).sum() / hp.frames_per_second)
+    return float((loud & (np.convolve(found, np.ones(span)) > 0.5)).sum() / hp.frames_per_second)
 
 
 def remarks(hertz: np.ndarray, changes: list[float], hp: HyperParams, keeps_intervals: bool = False,
@@ -84,13 +85,19 @@ def remarks(hertz: np.ndarray, changes: list[float], hp: HyperParams, keeps_inte
         if whispered:
             found.append(f"{whispered:.1f} s of it are louder than its pauses and have no pitch, as whisper, creak or "
                          "applause, and become a whisper")
-        if sings(hertz, hp) and not keeps_intervals:
+        even = analysis.tone_frames(hertz, hp)
+        rest = analysis.spoken(hertz, hp)
+        if even.any():
+            found.append(f"{even.sum() / hp.frames_per_second:.1f} s of it hold a pitch of "
+                         f"{np.median(hertz[even]):.0f} Hz, as no voice does: a tone, or a telephone beside the "
+                         "microphone, is converted like a voice; cut it out, or filter it")
+        elif len(voiced) > hp.frames_per_second and (hum := tone(voiced)) and not keeps_intervals:  # a word may be even
+            found.append(f"more than half of its pitch is {hum:.0f} Hz, as of creak, a chant or a tone, which is "
+                         "converted like a voice; filter a tone out; --keep-intervals keeps what is sung")
+        elif np.count_nonzero(rest) > hp.frames_per_second / 2 and sings(rest, hp) and not keeps_intervals:
             found.append("its pitch moves as in singing or as that of two people; intervals change with the range of "
                          "the voice; --keep-intervals keeps melodies")
-        elif len(voiced) > hp.frames_per_second and (hum := tone(voiced)) and not keeps_intervals:  # a word may be even
-            found.append(f"more than half of its pitch is {hum:.0f} Hz, as of a hum, another tone, creak or a chant, "
-                         "which is converted like a voice; filter a tone out; --keep-intervals keeps what is sung")
-        if np.percentile(voiced, 95) > HIGHEST * hp.pitch_max:
+        if rest.any() and np.percentile(rest[rest > 0.0], 95) > HIGHEST * hp.pitch_max:
             found.append(f"its pitch reaches {hp.pitch_max:.0f} Hz, the highest that is found; above it becomes noise")
     if changes:
         more = f" and {len(changes) - NAMED} times more" * (len(changes) > NAMED)

@@ -68,7 +68,7 @@ def test_what_lies_below_speech_does_not_hide_that_a_channel_is_inverted(tmp_pat
     found = load(tmp_path, SPEECH + common, common - SPEECH)
     assert "one is inverted" in found.warnings[0]
     band = scipy.signal.butter(8, 300, "highpass", fs=16000, output="sos")
-    assert abs(correlation(*(scipy.signal.sosfilt(band, wav) for wav in (found.wav, SPEECH)))) > 0.99
+    assert abs(correlation(*(scipy.signal.sosfilt(band, wav) for wav in (found.wav, SPEECH)))) > 0.98
 
 
 def test_a_channel_of_hum_is_left_out_without_a_word(tmp_path):

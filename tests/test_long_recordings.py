@@ -161,6 +161,27 @@ def test_chunks_end_where_somebody_else_begins_to_speak(speakers):
     assert len(split_at_pauses(wav, HP, one_voice=True)) < len(speakers)
 
 
+@pytest.mark.parametrize("speaker", ["rms", "slt"])
+@pytest.mark.parametrize("db", [-24.0, -12.0, 12.0, 18.0])
+def test_who_goes_away_from_the_microphone_is_nobody_else(speaker, db):
+    """Of speech that is far below the rest, spectra hold a part only, which seemed to be another person's."""
+    said = [np.pad(demo_wav(speaker, f"demo_{number:03d}", HP), 2400) for number in range(1, 13)]
+    room = 3e-5 * np.random.default_rng(0).standard_normal(sum(map(len, said)))
+    steps = [10.0 ** (db / 20.0 * (number // 3 % 2)) for number in range(12)]
+    wav = np.concatenate([step * part for step, part in zip(steps, said)]) + room
+    chunks = split_at_pauses(utils.normalise_loudness(wav.astype(np.float32), HP), HP)
+    assert {chunk.person for chunk in chunks} == {0}
+
+
+@pytest.mark.parametrize("db", [-18.0, 18.0])
+def test_somebody_else_who_is_farther_away_is_heard(db):
+    said = [np.pad(step * demo_wav(speaker, f"demo_{number:03d}", HP), 2400)
+            for speaker, step in (("rms", 1.0), ("slt", 10.0 ** (db / 20.0))) for number in range(1, 4)]
+    chunks = split_at_pauses(utils.normalise_loudness(np.concatenate(said).astype(np.float32), HP), HP)
+    first = [chunk.person for chunk in chunks if chunk.start < sum(map(len, said[:3])) - 4800]
+    assert set(first) == {0} and {chunk.person for chunk in chunks[len(first):]} == {1}
+
+
 def test_every_chunk_begins_at_its_sources_time(recording):
     """Put one after the other, chunks that are shorter or longer than their sources would drift away from them."""
     silence = np.zeros(2 * HP.sample_rate, np.float32)

@@ -53,7 +53,7 @@ def test_a_melody_within_an_octave_is_remarked_on(lowest, notes, seconds, vibrat
     (np.where(np.arange(100) % 15, 0.0, 90.0), (), "7 % of it are voiced"),
     (np.zeros(4), (), "lasts 50 ms, which is no word"), (np.full(11, 120.0), (), "lasts 138 ms"),
     (np.where(np.arange(400) % 3 > 0, 100.0, 90.0 + np.arange(400) % 21), (),
-     "more than half of its pitch is 99 Hz, as of a hum"),
+     "more than half of its pitch is 99 Hz, as of creak"),
     (np.where(np.arange(400) % 3 > 0, 63.0 + np.arange(400) % 7 / 5, 70.0), (), "is 64 Hz"),
     (990.0 * 1.01 ** -np.tile(np.arange(50), 4), (), "reaches 1000 Hz, the highest that is found")])
 def test_odd_recordings_are_remarked_on(hertz, changes, said):
@@ -92,7 +92,8 @@ def test_a_part_that_is_whispered_is_said_and_a_beep_is_no_whisper(speaker, firs
     whispered = level * np.random.default_rng(0).normal(size=len(said))
     both = np.concatenate([whispered, said] if first else [said, whispered]).astype(np.float32)
     beep = np.concatenate([said, 0.5 * np.random.default_rng(0).normal(size=32000)]).astype(np.float32)
-    for wav, seconds in ((both, len(said) / HP.sample_rate), (said, 0.0), (beep, 0.0), (said[:9000], 0.0)):
+    loud = remarks_of.loud_frames(said, HP).sum() / HP.frames_per_second  # but for its pauses
+    for wav, seconds in ((both, loud), (said, 0.0), (beep, 0.0), (said[:9000], 0.0)):
         found = remarks_of.without_pitch(wav, analysis.pitch(wav, HP), HP)
         assert found == pytest.approx(seconds, rel=0.3)
     hertz = np.full(400, 120.0) * (np.arange(400) % 2)
@@ -175,8 +176,39 @@ def test_a_voice_is_a_folder_of_pretrained(script, monkeypatch, tmp_path):
     assert script.parse_arguments(["a.wav", "--voice", "bdl"]).logdir == checkpoints.PRETRAINED.with_name("bdl")
 
 
-def test_a_word_at_an_even_pitch_is_no_hum():
+def test_a_word_at_an_even_pitch_is_no_chant():
     """As one of 972 clean sentences of six people, of half a second."""
-    pitch = np.full(120, 98.0)
-    assert "hum" in remarks(pitch)
+    pitch = 98.0 * np.where(np.arange(120) % 4, 1.0, 1.01)
+    assert "chant" in remarks(pitch)
     assert not remarks(pitch[:41])
+
+
+@pytest.mark.parametrize("speaker", ["rms", "slt"])
+@pytest.mark.parametrize("hertz", [217.0, 440.0, 950.0])
+def test_a_telephone_or_a_tone_beside_the_speech_is_said_and_is_no_part_of_the_voice(speaker, hertz):
+    """The pulses of a telephone became a voice without a word, and a tone was said to sing."""
+    said = np.concatenate([np.pad(demo_wav(speaker, f"demo_{number:03d}", HP), 4000) for number in (1, 4, 7)])
+    seconds = np.arange(len(said)) / HP.sample_rate
+    pulses = ((seconds * hertz) % 1.0 < 0.125) - 0.125
+    for sound in (pulses, np.sin(2 * np.pi * hertz * seconds))[:1 + (hertz > 400.0)]:  # a low one alone has no pitch
+        tone = np.pad(sound[:24000], 4000) * 0.3 * said.std() / sound.std()
+        wav = np.concatenate([tone, said, tone]).astype(np.float32)
+        pitch = analysis.pitch(wav, HP)
+        (found,) = remarks(pitch, (), True).split(" | ")  # whoever sings hears of it, too
+        assert "s of it hold a pitch of" in found and "Hz, as no voice does" in found
+        assert [float(found.split()[i]) for i in (0, 8)] == pytest.approx([3.0, hertz], rel=0.25)
+        assert "singing" not in remarks(pitch)
+        own = analysis.pitch(said, HP)
+        assert np.median(analysis.spoken_octaves(analysis.spoken(pitch, HP), HP)) == pytest.approx(
+            np.median(analysis.spoken_octaves(own, HP)), abs=0.02)
+        assert (analysis.spoken(own, HP) == own).all()
+
+
+def test_a_word_in_creak_before_a_pause_counts_as_long_as_it_is_heard():
+    """0.6 s before a pause were 1.2 s, because the pause was counted, too."""
+    rng, said = np.random.default_rng(0), demo_wav("rms", "demo_001", HP)
+    levels = [1.0, 0.4, 0.8, 1.2, 0.5, 1.0, 0.3, 0.7, 1.2, 0.5, 0.9]
+    creak = said.std() * rng.normal(size=11000) * np.repeat(levels, 1000)
+    wav = np.concatenate([said, np.zeros(4000, np.float32), creak, 1e-4 * rng.normal(size=9000)]).astype(np.float32)
+    found = remarks_of.without_pitch(wav, analysis.pitch(wav, HP), HP)
+    assert found == pytest.approx(11000 / HP.sample_rate, abs=0.15)

@@ -7,6 +7,7 @@ import pathlib
 import utils
 from common import audio_files, storage
 from common.cli import UserError
+from common.hum import subtract
 from conftest import demo_wav, leftovers, tone, words, write
 from corpus import analysis
 from evaluation import metrics
@@ -14,6 +15,7 @@ from hyperparams import HyperParams
 
 import numpy as np
 import pytest
+import scipy.signal
 import soundfile
 
 HP = HyperParams()
@@ -230,10 +232,64 @@ def test_a_hum_that_is_louder_than_the_speech_is_removed_and_said(tmp_path, hert
     for wav in (speech, speech + hum.astype(np.float32)):
         write(tmp_path / "a.wav", 0.05 * wav, subtype="FLOAT")
         found.append(utils.load_recording(tmp_path / "a.wav", HP, trim=False))
-    assert not found[0].warnings and "a hum, or pops of breath, are louder" in found[1].warnings[0]
+    assert not found[0].warnings and f"a hum of {hertz:.0f} Hz, 1" in found[1].warnings[0]
+    assert "dB above the rest, is removed" in found[1].warnings[0]
     clean, noisy = (utils.spectrograms(each.wav, HP)[0] for each in found)
     spoken = clean.mean(axis=1) > np.percentile(clean.mean(axis=1), 50)
     assert np.abs(clean - noisy)[spoken, 8:].mean() < 0.06  # 4.8 dB, of 18
+
+
+def test_wind_that_is_louder_than_the_speech_is_removed_and_said(tmp_path):
+    speech = demo_wav("slt", "demo_001", HP)
+    wind = scipy.signal.sosfilt(scipy.signal.butter(8, (45, 60), "bandpass", fs=HP.sample_rate, output="sos"),
+                                np.random.default_rng(0).normal(size=len(speech)))
+    write(tmp_path / "a.wav", 0.05 * (speech + 4.0 * speech.std() / wind.std() * wind), subtype="FLOAT")
+    (said,) = utils.load_recording(tmp_path / "a.wav", HP).warnings
+    assert "a hum, or pops of breath, are louder" in said
+
+
+def sentences(speaker: str, first: int, last: int) -> np.ndarray:
+    """Sentences of the demo with pauses between them."""
+    return np.concatenate([np.pad(demo_wav(speaker, f"demo_{number:03d}", HP), 3000)
+                           for number in range(first, last + 1)])
+
+
+@pytest.mark.parametrize("speaker, first", [("rms", 1), ("rms", 7), ("slt", 4), ("slt", 7)])
+@pytest.mark.parametrize("mains, overtones", [(60.02, range(2, 20, 2)), (49.97, range(1, 16)), (183.0, (1,))])
+def test_a_hum_with_overtones_is_subtracted_and_leaves_the_voice(tmp_path, speaker, first, mains, overtones):
+    """It was heard as a voice of 120 Hz that sings, and moved pitch and timbre of whoever spoke."""
+    speech, rng = sentences(speaker, first, first + 2), np.random.default_rng(first)
+    seconds = np.arange(len(speech)) / HP.sample_rate
+    hum = sum(np.sin(2 * np.pi * mains * k * seconds + rng.uniform(0, 6)) / k ** 0.7 for k in overtones)
+    for below in (10.0, 20.0):
+        noise = speech.std() / hum.std() * 10.0 ** (-below / 20.0) * hum
+        rest, said = subtract((speech + noise).astype(np.float32), HP.sample_rate)
+        assert f"a hum of {mains:.0f} Hz, {below:.0f} dB below" in said
+        assert np.mean((rest - speech) ** 2) < 0.05 * np.mean(noise ** 2)
+    write(tmp_path / "a.wav", 0.3 * (speech + noise), subtype="FLOAT")
+    assert f"a hum of {mains:.0f} Hz" in utils.load_recording(tmp_path / "a.wav", HP).warnings[0]
+
+
+@pytest.mark.parametrize("speaker", ["rms", "slt"])
+def test_speech_and_melodies_have_no_hum(speaker):
+    for number in range(1, 13):
+        speech = demo_wav(speaker, f"demo_{number:03d}", HP)
+        assert subtract(speech, HP.sample_rate) == (pytest.approx(speech), "")
+    seconds = np.arange(8 * HP.sample_rate) / HP.sample_rate
+    for notes in ((220.0,), (220.0, 247.0, 262.0, 220.0)):  # a tone alone is the sound itself
+        melody = np.sin(2 * np.pi * np.cumsum(np.repeat(notes, len(seconds) // len(notes))) / HP.sample_rate)
+        assert subtract(melody.astype(np.float32), HP.sample_rate)[1] == ""
+
+
+def test_a_fan_that_goes_on_half_way_is_subtracted_where_it_blows():
+    speech = np.tile(sentences("slt", 1, 24), 3)[:125 * HP.sample_rate]
+    fan = 0.2 * speech.std() * np.sin(2 * np.pi * 317.0 * np.arange(len(speech)) / HP.sample_rate).astype(np.float32)
+    half = len(speech) // 2
+    fan[:half] = 0.0
+    rest, said = subtract(speech + fan, HP.sample_rate)
+    assert "a hum of 317 Hz" in said
+    np.testing.assert_array_equal(rest[:half], speech[:half])
+    assert np.mean((rest - speech)[half:] ** 2) < 0.05 * np.mean(fan[half:] ** 2)
 
 
 def test_a_low_voice_is_no_hum(tmp_path):
