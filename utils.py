@@ -29,6 +29,10 @@ STILL_DB, STILL_SECONDS = 3.0, 0.25  # a sound that moves by no more for so long
 CLICK, CLICK_SECONDS = 30.0, 0.015  # a sample so many times the level of speech, and no sound that lasts longer
 CLICK_ABOVE = 4.0  # times the peak around it; a voice has another as high in its next period
 CLIPPED = 0.002  # share of samples in flat peaks, from where a recording was too loud
+# If it was encoded or filtered since: deviation in dB of the peaks of its loud frames, and peak over root mean square;
+# in 640 clean recordings never both so low
+EVEN_DB, CREST_DB = 0.9, 6.8
+LOUD_FRAMES = 20  # by which that can be told
 MOSTLY = 0.7  # share of what is heard that trimming must leave
 
 
@@ -52,15 +56,17 @@ def normalise_recording(recording: audio_files.Recording, hp: HyperParams, trim:
                         "silenced; record it again if that is heard")
         wav = wav.copy()
         wav[clicks] = middle
-    elif (span := np.ptp(wav)) and CLIPPED < sum(
-            np.mean((np.abs(wav[1:] - end) < 5e-4 * span) & (np.abs(np.diff(wav)) < 5e-5 * span))
-            for end in (wav.min(), wav.max())):
-        warnings.append(f"{name}: was recorded too loud: its peaks are cut off flat, and this distortion is converted, "
-                        "too; record it again at a lower level")
+    span = np.ptp(wav)
+    is_clipped = not len(clicks) and CLIPPED < sum(
+        np.mean((np.abs(wav[1:] - end) < 5e-4 * span) & (np.abs(np.diff(wav)) < 5e-5 * span))
+        for end in (wav.min(), wav.max()))
     wav = wav - wav.mean()  # or the filter would swing at both ends
     if sample_rate != hp.sample_rate:
         wav = soxr.resample(wav, sample_rate, hp.sample_rate)
     wav, tones = hum.subtract(remove_rumble(wav, hp), hp.sample_rate)
+    if is_clipped or was_clipped(wav, hp):
+        warnings.append(f"{name}: was recorded too loud: its peaks are cut off flat, and this distortion is converted, "
+                        "too; record it again at a lower level")
     if tones:
         warnings.append(f"{name}: {tones}")
     quiet = remove_rumble(wav, hp, HUM)
@@ -105,6 +111,18 @@ def find_clicks(wav: np.ndarray, sample_rate: float, hp: HyperParams) -> np.ndar
         if last - first < longest and np.abs(wav[event]).max() > CLICK_ABOVE * beside:
             found.append(event)
     return np.concatenate(found) if found else loud[:0]
+
+
+def was_clipped(wav: np.ndarray, hp: HyperParams) -> bool:
+    """Whether (samples,) seem to have been cut off at a level, and encoded or filtered since, so that they are no
+    longer flat: the peaks of all loud frames are about as high, and hardly higher than the rest of the frame."""
+    frames = wav[:len(wav) // hp.win_length * hp.win_length].reshape(-1, hp.win_length)
+    power = np.square(frames, dtype=np.float64).mean(axis=1)
+    loud = power > np.percentile(power, 95) / 4.0 if len(power) else []
+    if np.count_nonzero(loud) < LOUD_FRAMES or steady(frame_power(wav, hp), hp).mean() > 0.5:  # a tone
+        return False
+    peaks = 20.0 * np.log10(np.abs(frames[loud]).max(axis=1) + 1e-10)
+    return bool(peaks.std() < EVEN_DB and np.median(peaks - 10.0 * np.log10(power[loud] + 1e-20)) < CREST_DB)
 
 
 def remove_rumble(wav: np.ndarray, hp: HyperParams, lowest: float = HIGHPASS) -> np.ndarray:

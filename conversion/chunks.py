@@ -127,7 +127,8 @@ class Speakers:
             if before < ENOUGH_FRAMES:
                 own = [each for each, its in zip(features[i:], people[i:]) if its == person]
                 heard = Features(*map(np.concatenate, zip(*own)))
-                hertz = analysis.spoken(heard.hertz, self.converter.hp)
+                kept = self.converter.keep_intervals  # then a note that is held is sung
+                hertz = heard.hertz if kept else analysis.spoken(heard.hertz, self.converter.hp)
                 n_voiced = np.count_nonzero(hertz)
                 if n_voiced > before:
                     near = scipy.ndimage.maximum_filter1d(hertz, 2 * NEAR_FRAMES + 1) > 0.0  # no minutes of noise

@@ -164,7 +164,7 @@ def test_prepro_gives_the_reasons_when_all_recordings_are_bad(speakers, capsys):
     for utterance in IDS:
         silent(speakers / "bert" / f"{utterance}.wav")
     status, _, error = preparation(capsys, speakers)
-    assert status == 1 and error.startswith("prepro.py: no pair is left to train on")
+    assert status == 1 and "prepro.py: no pair is left to train on" in error
     assert f"{speakers / 'bert' / 'a.wav'}: is silent" in error
     assert leftovers(speakers) == [] and not (speakers / "data" / "manifest.csv").exists()
 

@@ -15,7 +15,7 @@ HP = hyperparams.HyperParams()
 
 class Listener:
     """Measures voices, and remembers of how many frames."""
-    hp = HP
+    hp, keep_intervals = HP, False
 
     def __init__(self):
         self.heard = []

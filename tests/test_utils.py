@@ -17,6 +17,7 @@ import numpy as np
 import pytest
 import scipy.signal
 import soundfile
+import soxr
 
 HP = HyperParams()
 
@@ -290,6 +291,30 @@ def test_a_fan_that_goes_on_half_way_is_subtracted_where_it_blows():
     assert "a hum of 317 Hz" in said
     np.testing.assert_array_equal(rest[:half], speech[:half])
     assert np.mean((rest - speech)[half:] ** 2) < 0.05 * np.mean(fan[half:] ** 2)
+
+
+@pytest.mark.parametrize("speaker, first", [("rms", 1), ("rms", 7), ("slt", 4)])
+@pytest.mark.parametrize("since", ["mp3", "ogg", "resampled"])
+def test_a_recording_that_was_too_loud_and_encoded_since_is_remarked_on(tmp_path, speaker, first, since):
+    """After an encoder or a resampler, peaks that were cut off are no longer flat, and nothing was said."""
+    speech, ending = sentences(speaker, first, first + 2), {"mp3": "mp3", "ogg": "ogg", "resampled": "flac"}[since]
+    for share in (0.0, 0.1):
+        most = np.quantile(np.abs(speech), 1.0 - share)
+        wav, rate = 0.9 * np.clip(speech, -most, most) / most, HP.sample_rate
+        if since == "resampled":
+            wav, rate = soxr.resample(0.5 * wav, rate, 22050), 22050
+        soundfile.write(tmp_path / f"a.{ending}", wav, rate)
+        told = utils.load_recording(tmp_path / f"a.{ending}", HP).warnings
+        assert ["recorded too loud" in text for text in told] == [True] * (share > 0.0)
+
+
+def test_what_is_even_by_nature_was_not_too_loud():
+    seconds = np.arange(3 * HP.sample_rate) / HP.sample_rate
+    assert not utils.was_clipped(np.sin(2 * np.pi * 440.0 * seconds).astype(np.float32), HP)
+    speech = sentences("rms", 1, 3)
+    level = np.sqrt(np.convolve(speech ** 2, np.ones(3200) / 3200, "same")) + 0.1 * speech.std()
+    assert not utils.was_clipped(speech, HP) and not utils.was_clipped((speech / level).astype(np.float32), HP)
+    assert not utils.was_clipped(speech[:3000], HP) and not utils.was_clipped(speech[:10], HP)
 
 
 def test_a_low_voice_is_no_hum(tmp_path):
