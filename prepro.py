@@ -91,18 +91,21 @@ def several_people(target: str, utterances: list[str], data: pathlib.Path) -> li
             "the voice becomes one between them; keep those of one person"]
 
 
-def align(pair: Pair, data: pathlib.Path, target: str, means: dict, hp: HyperParams) -> float:
-    """Write the DTW path of one pair; returns its mean cost."""
+def align(pair: Pair, data: pathlib.Path, target: str, means: dict, paces: dict,
+          hp: HyperParams) -> tuple[float, tuple[float, float]]:
+    """Write the DTW path of one pair; returns its mean cost, and what is `alignment.unlike` in it."""
     if not pair.has_partner:
-        return 0.0
+        return 0.0, (0.0, 0.0)
     path = data / "paths" / pair.source / f"{pair.name}.npy"
     if pair.source == target or pair.spliced:
         storage.save_array(path, np.arange(pair.target_end - pair.target_start, dtype=np.float32))
-        return 0.0
-    positions, cost = alignment.warp(*[alignment.alignment_features(mel, hp) - means[speaker] for mel, speaker in zip(
-        pairing.load_mels(pair, data, target), (pair.source, target))])
+        return 0.0, (0.0, 0.0)
+    mels = pairing.load_mels(pair, data, target)
+    features = [alignment.alignment_features(mel, hp) - means[speaker]
+                for mel, speaker in zip(mels, (pair.source, target))]
+    positions, cost = alignment.warp(*features)
     storage.save_array(path, positions)
-    return cost
+    return cost, alignment.unlike(positions, features, [*map(alignment.speaking, mels)], paces[pair.source], hp)
 
 
 def check_settings(data: pathlib.Path, settings: dict) -> None:
@@ -164,10 +167,18 @@ def prepare(corpora: dict[str, dict[str, pathlib.Path]], target: str, data: path
         means = {speaker: speaker_mean(speaker, usable, data, hp) for speaker in speakers}
         # librosa compiles at its first use: once here, not in all processes at the same time
         alignment.dtw(np.zeros((2, 1)), np.zeros((2, 1)))
-        costs = parallel(functools.partial(align, data=data, target=target, means=means, hp=hp),
-                         [(pair,) for pair in usable], "alignment")
-    for pair, cost in zip(usable, costs):
+        said_by = {source: [i for i, pair in enumerate(usable) if pair.source == source and pair.has_partner
+                            and not pair.spliced] for source in sources}
+        paces = {source: float(np.median([usable[i].source_seconds / usable[i].target_seconds for i in own]))
+                 if own else 1.0 for source, own in said_by.items()}
+        aligned = parallel(functools.partial(align, data=data, target=target, means=means, paces=paces, hp=hp),
+                           [(pair,) for pair in usable], "alignment")
+    for pair, (cost, _) in zip(usable, aligned):
         pair.dtw_cost = round(cost, 4)
+    for source, own in said_by.items():
+        if source != target and not demo.holds(corpora):
+            mismatch.drop_partly([usable[i] for i in own], [aligned[i][1] for i in own])
+    check_trainable(pairs)
     for split, purpose in (("val", "validate training"), ("test", "test conversion")) if speakers != {target} else ():
         if not any(pair.split == split for pair in pairs):
             print(f"warning: no sentence is left to {purpose} with", file=sys.stderr)

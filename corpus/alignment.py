@@ -13,6 +13,8 @@ import scipy.spatial.distance
 
 COARSE = 8            # frames averaged to align recordings that are too long for a full alignment
 PAUSE_SECONDS = 0.15  # shortest silence at which a long recording may be cut
+SLOW_SECONDS, SLOW = 0.15, 0.25  # in which a path is not to be slower than this share of the usual
+UNLIKE_SECONDS, HEARD = 1.5, 0.6  # over which distances are averaged, and the least share of it that counts as speech
 
 
 def dtw(source: np.ndarray, target: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -54,11 +56,37 @@ def warp(source: np.ndarray, target: np.ndarray) -> tuple[np.ndarray, float]:
     return np.maximum.accumulate(positions).astype(np.float32), float(distances.mean())
 
 
+def unlike(positions: np.ndarray, features: list[np.ndarray], spoken: list[np.ndarray], pace: float,
+           hp: HyperParams) -> tuple[float, float]:
+    """What in two recordings of one sentence is not in the other, by the source `positions` (T,) of `warp`, their
+    `features` and where they are `spoken`, (S,) and (T,): for how many seconds one of them speaks while the other
+    hardly moves on, slower than a quarter of its usual `pace`, source frames for one of the target; and the largest
+    mean distance within UNLIKE_SECONDS of speech."""
+    n_source, here = len(features[0]), np.arange(len(positions))
+    back = np.interp(np.arange(n_source), positions + 1e-6 * here, here)
+    frames = round(SLOW_SECONDS * hp.frames_per_second)
+    window = min(round(UNLIKE_SECONDS * hp.frames_per_second), *map(len, features))
+    slow, worst = 0, 0.0
+    for places, own, other, speaks, usual in ((back, *features, spoken[0], 1.0 / pace),
+                                              (positions, *features[::-1], spoken[1], pace)):
+        if len(own) > frames:
+            moved = np.pad(places[frames:] - places[:-frames], (frames // 2, frames - frames // 2), mode="edge")
+            slow += (speaks & (moved < SLOW * min(usual, 1.0) * frames)).sum()
+        distance = np.linalg.norm(own - other[places.round().astype(int)], axis=1)
+        heard, spent = (np.convolve(x, np.ones(window), "valid") for x in (speaks, distance * speaks))
+        worst = max(worst, (spent / np.maximum(heard, HEARD * window)).max())
+    return float(slow / hp.frames_per_second), float(worst)
+
+
+def speaking(mel: np.ndarray) -> np.ndarray:
+    """Which frames (T,) of a mel spectrogram are louder than its pauses."""
+    level = scipy.ndimage.uniform_filter1d(mel.mean(axis=1), 3)
+    return level >= utils.SPEECH_LEVEL * np.percentile(level, 80)
+
+
 def pauses(mel: np.ndarray, hp: HyperParams) -> np.ndarray:
     """First and last frames (P, 2) of the silences of at least PAUSE_SECONDS."""
-    level = scipy.ndimage.uniform_filter1d(mel.mean(axis=1), 3)
-    quiet = level < utils.SPEECH_LEVEL * np.percentile(level, 80)
-    runs, n_runs = scipy.ndimage.label(quiet)
+    runs, n_runs = scipy.ndimage.label(~speaking(mel))
     found = [(run[0].start, run[0].stop - 1) for run in scipy.ndimage.find_objects(runs, n_runs)
              if run[0].stop - run[0].start >= PAUSE_SECONDS * hp.frames_per_second]
     return np.array(found, int).reshape(-1, 2)

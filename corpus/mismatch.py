@@ -25,6 +25,9 @@ COPY_MOVES = 0.03  # octaves by which the pitch has to move: all hums of one pit
 # In deviations of the excess of other words: how far below the limit a pair is doubtful, as are those that stay beyond
 # it, and by how much one of another name has to be better, so that this is no other take of the same sentence
 DOUBTFUL, BETTER = 1.0, 1.5
+# What is left out of a pair, in seconds, and by how much more than all of it a part is unlike, in dB above the 30th
+# percentile, as many may be wrong: of 980 sentences 5 are beyond. Segments hold several sentences, and differ less
+LEFT_OUT, UNLIKE_DB, SEGMENT_DB, USUAL, ENOUGH = 0.6, 2.6, 2.0, 30, 8
 NAMES = 1000  # other names, the nearest in the order, with which a doubtful pair is compared
 
 
@@ -96,6 +99,25 @@ def drop(pairs: list[Pair], data: pathlib.Path, target: str, hp: HyperParams) ->
     for i in np.flatnonzero(wrong):
         pairs[i].reason = better.get(
             i, f"DTW cost {-own[i]:.2f} dB below that of other names, not {-limit:.2f}") + ": other words?"
+
+
+def drop_partly(pairs: list[Pair], found: list[tuple[float, float]]) -> None:
+    """Give the pairs of a source that say other words in a part of a recording, as a sentence that was left out, said
+    twice or in another place, a reason to be dropped; `found` is what `alignment.unlike` tells of each."""
+    if len(pairs) < ENOUGH:
+        return
+    seconds, worst = np.transpose(found)
+    beyond = worst - [pair.dtw_cost for pair in pairs]  # noise raises both
+    above = beyond - np.percentile(beyond, USUAL)
+    limits = [UNLIKE_DB if pair.name == pair.utterance else SEGMENT_DB for pair in pairs]
+    wrong = (seconds > LEFT_OUT) | (above > limits)
+    if wrong.mean() > 0.5:  # then this is how they speak
+        return
+    for i in np.flatnonzero(wrong):
+        pairs[i].split = "dropped"
+        pairs[i].reason = (f"DTW cost {beyond[i]:.1f} dB higher for {alignment.UNLIKE_SECONDS} s of it: other words?"
+                           if above[i] > limits[i] else
+                           f"{seconds[i]:.1f} s of speech are in one recording alone: words left out or said twice?")
 
 
 def distances(pairs: list[Pair], data: pathlib.Path, target: str, hp: HyperParams) -> Callable:

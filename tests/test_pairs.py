@@ -6,8 +6,9 @@ import shutil
 
 import prepro
 from common.cli import UserError
-from conftest import DEMO_IDS, TINY, words, write
-from corpus import demo, manifest, mismatch
+from conftest import DEMO_IDS, TINY, demo_wav, words, write
+from corpus import alignment, analysis, demo, manifest, mismatch
+from hyperparams import HyperParams
 
 import numpy as np
 import pytest
@@ -217,3 +218,53 @@ def test_the_limit_of_other_words_lies_between_them_and_the_same_words(seed):
     for own in (right, np.concatenate([right, wrong[:3]])):  # few are of other words, so it may be wider
         assert np.mean(right <= mismatch.find_limit(own, 0.38)) > 0.95 and mismatch.find_limit(own, 0.38) > limit
     assert mismatch.find_limit(wrong, 0.38) == -np.inf
+
+
+@pytest.mark.parametrize("fault", ["", "left out", "said twice"])
+def test_a_sentence_that_is_left_out_of_a_long_recording_is_not_trained_on(tmp_path, serial, fault):
+    """Its segment holds other words in a third of its length, which its mean distance does not tell."""
+    hp, ids = HyperParams(), [f"demo_{number:03d}" for number in range(1, 29)]
+    changed = ids[:16] + ids[16:17] * {"": 1, "left out": 0, "said twice": 2}[fault] + ids[17:]
+    pause = np.zeros(6400, np.float32)
+    for speaker, said in (("rms", ids), ("slt", changed)):
+        write(tmp_path / speaker / "one.wav", np.concatenate(
+            [part for name in said for part in (demo_wav(speaker, name, hp), pause)]))
+    corpora, target = manifest.gather([tmp_path / "rms"], tmp_path / "slt", "(.*)")
+    pairs = prepro.prepare(corpora, target, tmp_path / "data", hp.replace(max_seconds=6.0))
+    begins = sum(len(demo_wav("rms", name, hp)) + len(pause) for name in ids[:16]) / hp.hop_length
+    ends = begins + (len(demo_wav("rms", ids[16], hp)) + len(pause)) / hp.hop_length
+    dropped = [pair for pair in pairs if pair.split == "dropped"]
+    assert len(pairs) - len(dropped) >= 8
+    for pair in dropped:
+        assert fault and pair.source_start < ends + 800 and pair.source_end > begins - 800, pair
+        assert "words" in pair.reason
+    if fault:
+        assert any(pair.source_start < ends and pair.source_end > begins for pair in dropped)
+
+
+def test_a_false_start_is_no_part_of_the_sentence(serial):
+    hp, found = HyperParams(), {}
+    for name in ("demo_002", "demo_003", "demo_007"):
+        mels = [analysis.extract(demo_wav(speaker, name, hp), hp).mel.astype(np.float32) for speaker in ("rms", "slt")]
+        for start in (0, 110):
+            both = [np.concatenate([mels[0][:start], mels[0]]), mels[1]]
+            features = [alignment.alignment_features(mel, hp) for mel in both]
+            features = [each - each.mean(axis=0) for each in features]
+            positions, _ = alignment.warp(*features)
+            for order in (1, -1):  # whoever it is who says it twice
+                place = positions if order > 0 else np.interp(
+                    np.arange(len(both[0])), positions, np.arange(len(both[1])))
+                pace = (len(mels[0]) / len(mels[1])) ** order
+                found.setdefault(start, []).append(alignment.unlike(
+                    place, features[::order], [*map(alignment.speaking, both)][::order], pace, hp)[0])
+    assert max(found[0]) < 0.2 and min(found[110]) > 0.2 and np.mean(found[110]) > mismatch.LEFT_OUT
+
+
+def test_who_speaks_unlike_the_target_everywhere_is_not_dropped():
+    pairs = [manifest.Pair(f"{number}", f"{number}", "a", "train") for number in range(10)]
+    mismatch.drop_partly(pairs[:7], [(9.0, 9.0)] * 7)  # too few to tell
+    mismatch.drop_partly(pairs, [(1.0, 5.0)] * 10)
+    assert not any(pair.reason for pair in pairs)
+    mismatch.drop_partly(pairs, [(0.1, 5.0)] * 8 + [(1.0, 5.0), (0.1, 9.0)])
+    assert [pair.split for pair in pairs] == ["train"] * 8 + ["dropped"] * 2
+    assert "1.0 s of speech are in one recording alone" in pairs[8].reason and "9.0 dB higher for" in pairs[9].reason
