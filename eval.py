@@ -42,8 +42,8 @@ NOTES = "conversions.json"  # in a folder of results, see `Conversions`
 
 
 def find_recordings(paths: list[pathlib.Path]) -> list[pathlib.Path]:
-    """Replace folders by the recordings in them, without results of earlier commands; raises UserError if there are
-    none."""
+    """Replace folders by the recordings in them, without results of earlier commands, each once; raises UserError if
+    there are none."""
     found, made_in = [], functools.cache(results_in)
     for path in paths:
         if not path.exists():
@@ -54,7 +54,7 @@ def find_recordings(paths: list[pathlib.Path]) -> list[pathlib.Path]:
             found.append(path)
     if not found:
         raise UserError(f"no recordings ({audio_files.ALL_SUFFIXES}) in {', '.join(map(storage.printable, paths))}")
-    return found
+    return list({os.path.abspath(path): path for path in found}.values())
 
 
 def outputs(name: str) -> list[str]:

@@ -74,7 +74,8 @@ def find(wav: np.ndarray, sample_rate: int) -> list[float]:
     step = sample_rate / size
     around = round(AROUND / step)
     spectrum = spectrum[:round(HIGHEST / step) + 2 * around]
-    decibels = 10.0 * np.log10(spectrum / (scipy.ndimage.median_filter(spectrum, 2 * around + 1) + 1e-30))
+    usual = scipy.ndimage.median_filter(spectrum, 2 * around + 1)
+    decibels = 10.0 * np.log10((spectrum + 1e-30) / (usual + 1e-30))
     peaks = np.flatnonzero((decibels > CLEAR) & (decibels == scipy.ndimage.maximum_filter1d(decibels, around)))
     peaks = peaks[(peaks > LOWEST / step) & (peaks < HIGHEST / step)]
     if not len(peaks):

@@ -253,6 +253,8 @@ def test_recordings_are_found_except_for_earlier_results(tmp_path):
     storage.write_json(tmp_path / "out" / "conversions.json", {"c": noted, "mine": noted | {"wav": "another"}})
     storage.write_json(tmp_path / "other" / "conversions.json", {"x": {"currency": "EUR"}})  # somebody else's
     assert found() == everything - {"out/c.wav"}
+    named = ["a.wav", "other", "other/x.wav", "other/../a.wav"]
+    assert len(eval_script.find_recordings([tmp_path / name for name in named])) == 2  # each once
 
 
 def test_unreadable_folder_is_named(tmp_path, monkeypatch):
